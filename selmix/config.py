@@ -1,0 +1,188 @@
+"""The settings of the method: one frozen dataclass whose fields are the parameters of a sweep file.
+
+The defaults are trial 0 of every sweep. Every field is read by the method; which of them act under a given
+objective and given other settings is said by :meth:`FinetuneConfig.acting`, the identity of a trial.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+STARTS = ("balanced_head", "given")
+POOLS = ("train+feedback", "train")
+POLICIES = ("softmax", "uniform", "balanced")
+SCHEDULES = ("constant", "linear", "cosine", "exponential", "step")
+LR_SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("float32",)
+DEFAULT_EFFECTIVE_PAIRS = 0.3
+DEFAULT_TEMPERATURE = 1.0  # where a file names `temperature` instead of `effective_pairs`
+
+_MULTIPLIER_OBJECTIVES = ("min_recall", "min_head_tail_recall")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Settings of one fine-tuning run.
+
+    Attributes:
+        start: ``given``: the base model as it is; ``balanced_head``: with its classifier first re-trained
+            class-balanced on train + feedback.
+        draw_from: the samples that the pairs are drawn from.
+        temperature: of the softmax policy, in units of gain; excludes ``effective_pairs``.
+        effective_pairs: target of exp(H(P)) / (number of pairs with positive gain), in (0, 1]; the temperature
+            is solved for. None stands for 0.3 where no temperature is set.
+        temperature_schedule, temperature_final: course over the rounds of whichever of the two is set, and
+            its last value (None: a tenth of the first).
+        warmup_rounds: rounds with uniform pairs before the policy acts.
+        refresh_every: SGD steps a round. refresh_growth: factor on it from round to round, >= 1.
+        policy: pairs by ``softmax`` of the gain, ``uniform``, or ``balanced`` (i = j, every stratum alike).
+        confusion_smoothing: counts added to each cell of C before it is differentiated.
+        confusion_average: weight of the past rounds' C, in [0, 1).
+        mixup_layer: ``input``, ``features`` (what the classifier sees) or the name of a submodule.
+        coefficient_min: lower end of U[., 1], the mixing coefficient; 1 mixes nothing.
+        lr, backbone_lr_scale, momentum, weight_decay, lr_schedule, batch_size, steps: of SGD; the backbone
+            learns at ``lr * backbone_lr_scale``.
+        patience_rounds: stop after so many rounds without a better selection score (None: never).
+        precision: of the forward and backward pass.
+        multiplier_lr, multiplier_decay: eta and beta of the worst-case multipliers.
+        constraint_temperature, constraint_max: tau and lambda_max of the constraint multipliers.
+
+    Raises:
+        ValueError: lists every setting that is out of its range, one a line.
+    """
+
+    start: str = "balanced_head"
+    draw_from: str = "train+feedback"
+    temperature: float | None = None
+    effective_pairs: float | None = None
+    temperature_schedule: str = "constant"
+    temperature_final: float | None = None
+    warmup_rounds: int = 0
+    refresh_every: int = 20
+    refresh_growth: float = 1.0
+    policy: str = "softmax"
+    confusion_smoothing: float = 0.5
+    confusion_average: float = 0.7
+    mixup_layer: str = "features"
+    coefficient_min: float = 0.6
+    lr: float = 0.03
+    backbone_lr_scale: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    lr_schedule: str = "constant"
+    batch_size: int = 64
+    steps: int = 400
+    patience_rounds: int | None = None
+    precision: str = "float32"
+    multiplier_lr: float = 20.0
+    multiplier_decay: float = 0.0
+    constraint_temperature: float = 0.01
+    constraint_max: float = 100.0
+
+    def __post_init__(self) -> None:
+        if self.temperature is None and self.effective_pairs is None:
+            object.__setattr__(self, "effective_pairs", DEFAULT_EFFECTIVE_PAIRS)
+        problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_pairs()]
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    def _wrong_choices(self) -> list[str]:
+        allowed = {
+            "start": STARTS, "draw_from": POOLS, "policy": POLICIES, "precision": PRECISIONS,
+            "temperature_schedule": SCHEDULES, "lr_schedule": LR_SCHEDULES,
+        }  # fmt: skip
+        problems = [
+            f"{name}: must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+            for name, choices in allowed.items()
+            if getattr(self, name) not in choices
+        ]
+        if not isinstance(self.mixup_layer, str) or not self.mixup_layer:
+            problems.append(f"mixup_layer: must be the name of a layer, got {self.mixup_layer!r}")
+        return problems
+
+    def _wrong_numbers(self) -> list[str]:
+        return [
+            f"{name}: must be {rule}, got {getattr(self, name)!r}"
+            for name, (whole, optional, rule, holds) in _NUMBER_RULES.items()
+            if not _is_valid(getattr(self, name), whole, optional, holds)
+        ]
+
+    def _wrong_pairs(self) -> list[str]:
+        problems = []
+        if self.temperature is not None and self.effective_pairs is not None:
+            problems.append(
+                "temperature, effective_pairs: at most one may be set, got "
+                f"{self.temperature!r} and {self.effective_pairs!r}; leave one out"
+            )
+        final, target = self.temperature_final, self.effective_pairs
+        if target is not None and isinstance(final, int | float) and final > 1:
+            problems.append(f"temperature_final: with effective_pairs it must be at most 1, got {final!r}")
+        return problems
+
+    @property
+    def mixup_coefficient(self) -> float:
+        """Mean of U[coefficient_min, 1], the coefficient that the gain is estimated for."""
+        return (1.0 + self.coefficient_min) / 2.0
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by name, as a trial's ``config`` has them."""
+        return dataclasses.asdict(self)
+
+    def acting(self, objective: str, constrained: bool = False) -> dict[str, Any]:
+        """The settings that have an effect under ``objective``: the identity of a trial.
+
+        Args:
+            objective: name of the objective (a user's own function: its name).
+            constrained: whether a constraint acts inside the method.
+        """
+        values = self.flat()
+        idle: set[str] = set()
+        if self.policy != "softmax":
+            idle |= {"temperature", "effective_pairs", "temperature_schedule", "temperature_final"}
+            idle |= {"warmup_rounds", "confusion_smoothing", "confusion_average"}
+            idle |= {"multiplier_lr", "multiplier_decay", "constraint_temperature", "constraint_max"}
+        if self.temperature_schedule == "constant":
+            idle.add("temperature_final")
+        if self.coefficient_min == 1.0:
+            idle.add("mixup_layer")
+        if objective not in _MULTIPLIER_OBJECTIVES:
+            idle |= {"multiplier_lr", "multiplier_decay"}
+        if not constrained and not objective.endswith("_coverage"):
+            idle |= {"constraint_temperature", "constraint_max"}
+        return {name: value for name, value in values.items() if name not in idle}
+
+
+def _is_valid(value: object, whole: bool, optional: bool, holds: Any) -> bool:
+    if value is None:
+        return optional
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        return False
+    return math.isfinite(value) and bool(holds(value))
+
+
+# name -> (whole number, may be None, rule in words, rule)
+_NUMBER_RULES: dict[str, tuple[bool, bool, str, Any]] = {
+    "temperature": (False, True, "a number > 0", lambda v: v > 0),
+    "effective_pairs": (False, True, "a number in (0, 1]", lambda v: 0 < v <= 1),
+    "temperature_final": (False, True, "a number > 0", lambda v: v > 0),
+    "warmup_rounds": (True, False, "a whole number >= 0", lambda v: v >= 0),
+    "refresh_every": (True, False, "a whole number >= 1", lambda v: v >= 1),
+    "refresh_growth": (False, False, "a number >= 1", lambda v: v >= 1),
+    "confusion_smoothing": (False, False, "a number > 0", lambda v: v > 0),
+    "confusion_average": (False, False, "a number in [0, 1)", lambda v: 0 <= v < 1),
+    "coefficient_min": (False, False, "a number in [0, 1]", lambda v: 0 <= v <= 1),
+    "lr": (False, False, "a number > 0", lambda v: v > 0),
+    "backbone_lr_scale": (False, False, "a number >= 0", lambda v: v >= 0),
+    "momentum": (False, False, "a number in [0, 1)", lambda v: 0 <= v < 1),
+    "weight_decay": (False, False, "a number >= 0", lambda v: v >= 0),
+    "batch_size": (True, False, "a whole number >= 1", lambda v: v >= 1),
+    "steps": (True, False, "a whole number >= 1", lambda v: v >= 1),
+    "patience_rounds": (True, True, "a whole number >= 1", lambda v: v >= 1),
+    "multiplier_lr": (False, False, "a number >= 0", lambda v: v >= 0),
+    "multiplier_decay": (False, False, "a number in [0, 1]", lambda v: 0 <= v <= 1),
+    "constraint_temperature": (False, False, "a number > 0", lambda v: v > 0),
+    "constraint_max": (False, False, "a number >= 0", lambda v: v >= 0),
+}

@@ -1,0 +1,296 @@
+"""The algorithm: rounds of estimating the gain on feedback and SGD steps on pairs drawn by it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selmix.config import FinetuneConfig
+from selmix.confusion import confusion_counts, logit_gradient, recalls, smooth_confusion
+from selmix.data.splits import Split
+from selmix.gain import gain_matrix
+from selmix.mixup import draw_coefficients, mixed_logits
+from selmix.model import ClassifierView, freeze_batchnorm_, predict
+from selmix.multipliers import MultiplierSettings, WorstCaseState
+from selmix.objectives import Objective, ObjectiveContext, bind_objective, stratum_groups
+from selmix.policy import (
+    NoPositiveGain,
+    balanced_policy,
+    effective_pairs,
+    policy_at_effective_pairs,
+    sampling_policy,
+    uniform_policy,
+)
+from selmix.sampler import PairSampler
+from selmix.schedules import scheduled
+
+__all__ = ["FinetuneConfig", "Finetuner", "NonFinite", "Round"]
+
+
+class NonFinite(ArithmeticError):
+    """A loss, logit or gradient stopped being finite; the message says which."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round estimated and did; matrices are on the CPU.
+
+    Attributes:
+        number: from 1. steps: SGD steps done at its end.
+        confusion: C of the feedback split at its start, shape (S, K), unsmoothed.
+        gain: G, shape (S, S); None where the policy does not read it.
+        policy: P, shape (S, S); None where no pair had positive gain.
+        multipliers: m, shape (S,), of worst-case objectives.
+        scalars: loss (mean over the steps), temperature, effective_pairs (exp(H(P))), positive_pairs, lr,
+            objective (psi of the averaged, smoothed C).
+        stop_reason: why the run ends here (``steps``, ``no_positive_gain``), None while it goes on.
+    """
+
+    number: int
+    steps: int
+    confusion: Tensor
+    gain: Tensor | None
+    policy: Tensor | None
+    multipliers: Tensor | None
+    scalars: dict[str, float]
+    stop_reason: str | None
+
+
+class Finetuner:
+    """Fine-tunes a classifier for an objective, round by round.
+
+    Args:
+        view: the model; changed in place, on the device of the data.
+        pool: the samples that pairs are drawn from (train, or train and feedback).
+        feedback: held-out samples of every stratum, for C, prototypes, gain and multipliers.
+        objective: a name of OBJECTIVES or a callable of C (and the context).
+        config: the settings.
+        context: what the objective may know beside C; multiplier settings are taken from ``config``.
+        generator: source of all randomness of the run, on the CPU.
+    """
+
+    def __init__(
+        self,
+        view: ClassifierView,
+        pool: Split,
+        feedback: Split,
+        objective: str | Objective,
+        config: FinetuneConfig,
+        context: ObjectiveContext,
+        generator: torch.Generator,
+    ) -> None:
+        self.view, self.pool, self.feedback = view, pool, feedback
+        self.objective, self.config, self.generator = objective, config, generator
+        settings = MultiplierSettings(
+            lr=config.multiplier_lr,
+            decay=config.multiplier_decay,
+            coverage_level=context.settings.coverage_level,
+            temperature=config.constraint_temperature,
+            maximum=config.constraint_max,
+        )
+        self.context = dataclasses.replace(context, settings=settings)
+        self.num_classes = view.head.out_features
+        self.sampler = PairSampler(pool.labels, self.num_classes)
+        self.optimizer = _optimizer(view, config)
+        self.round_number = 0
+        self.steps_done = 0
+        self._averaged_counts: Tensor | None = None
+        self._worst_case = WorstCaseState(settings)
+
+    def run_round(self) -> Round:
+        """One round: estimate C and z, weigh the pairs by their gain, then SGD steps on pairs drawn by P.
+
+        Raises:
+            NonFinite: a value of the estimate or the training loss is not finite.
+        """
+        counts, prototypes = self._estimate()
+        smoothed = self._average(counts)
+        context = self._with_multipliers(smoothed)
+        objective = bind_objective(self.objective, context)
+        scalars = {"objective": float(objective(smoothed)), "lr": self._learning_rate()}
+        gain = self._gain(objective, smoothed, prototypes)
+        self.round_number += 1
+        try:
+            policy = self._policy(gain, scalars)
+        except NoPositiveGain:
+            return self._report(counts, gain, None, context, scalars, "no_positive_gain")
+        self.sampler.set_policy(policy)
+        scalars["loss"] = self._train(self._round_length())
+        stop_reason = "steps" if self.steps_done >= self.config.steps else None
+        return self._report(counts, gain, policy, context, scalars, stop_reason)
+
+    # -- the estimate -------------------------------------------------------------------------------------
+
+    def _estimate(self) -> tuple[Tensor, Tensor]:
+        """Counts (S, K) and prototypes (S, d) of the feedback split under the current model."""
+        features, logits = predict(self.view, self.feedback.inputs)
+        if not bool(torch.isfinite(logits).all()):
+            raise NonFinite("logits")
+        labels = self.feedback.labels
+        counts = confusion_counts(labels, logits.argmax(dim=1), self.num_classes, self.num_classes)
+        sums = torch.zeros(self.num_classes, features.shape[1], dtype=torch.float64, device=features.device)
+        sums.index_add_(0, labels, features.double())
+        return counts, sums / counts.sum(dim=1, keepdim=True)
+
+    def _average(self, counts: Tensor) -> Tensor:
+        """The exponential average of the counts over the rounds, smoothed: (S, K), sums to 1."""
+        weight = self.config.confusion_average
+        fresh = counts.double()
+        past = self._averaged_counts
+        self._averaged_counts = fresh if past is None else weight * past + (1.0 - weight) * fresh
+        return smooth_confusion(self._averaged_counts, self.config.confusion_smoothing)
+
+    def _with_multipliers(self, confusion: Tensor) -> ObjectiveContext:
+        values = recalls(confusion, self.context.labels)
+        if self.objective == "min_recall":
+            return dataclasses.replace(self.context, multipliers=self._worst_case.update(values))
+        if self.objective == "min_head_tail_recall":
+            groups = stratum_groups(confusion, self.context)
+            return dataclasses.replace(self.context, multipliers=self._worst_case.update(groups @ values) @ groups)
+        return self.context
+
+    def _gain(
+        self, objective: Callable[[Tensor], Tensor], confusion: Tensor, prototypes: Tensor
+    ) -> Tensor | None:
+        if self.config.policy != "softmax":
+            return None
+        head = self.view.head
+        bias = head.bias if head.bias is not None else torch.zeros_like(head.weight[:, 0])
+        gradient = logit_gradient(objective, confusion)
+        return gain_matrix(prototypes, head.weight, bias, gradient, self.config.mixup_coefficient)
+
+    # -- the policy ---------------------------------------------------------------------------------------
+
+    def _policy(self, gain: Tensor | None, scalars: dict[str, float]) -> Tensor:
+        """P of this round; adds its diagnostics to ``scalars``."""
+        drawable = self.sampler.drawable
+        if gain is None:
+            policy = balanced_policy(drawable) if self.config.policy == "balanced" else uniform_policy(drawable)
+        else:
+            scalars["positive_pairs"] = float(((gain > 0) & drawable).sum())
+            if self.round_number <= self.config.warmup_rounds:
+                policy = uniform_policy(drawable)
+            else:
+                policy, scalars["temperature"] = self._softmax_policy(gain, drawable)
+        scalars["effective_pairs"] = effective_pairs(policy)
+        if "positive_pairs" in scalars:
+            scalars["effective_pairs_share"] = scalars["effective_pairs"] / max(scalars["positive_pairs"], 1.0)
+        return policy
+
+    def _softmax_policy(self, gain: Tensor, drawable: Tensor) -> tuple[Tensor, float]:
+        config = self.config
+        start = config.temperature if config.temperature is not None else config.effective_pairs
+        if start is None:
+            raise AssertionError("FinetuneConfig sets effective_pairs where no temperature is given")
+        final = config.temperature_final if config.temperature_final is not None else start / 10.0
+        level = scheduled(config.temperature_schedule, start, final, self.steps_done / config.steps)
+        if config.temperature is not None:
+            return sampling_policy(gain, level, drawable), level
+        return policy_at_effective_pairs(gain, level, drawable)
+
+    # -- the steps ----------------------------------------------------------------------------------------
+
+    def _round_length(self) -> int:
+        grown = self.config.refresh_every * self.config.refresh_growth ** (self.round_number - 1)
+        return min(round(grown), self.config.steps - self.steps_done)
+
+    def _learning_rate(self) -> float:
+        progress = self.steps_done / self.config.steps
+        return scheduled(self.config.lr_schedule, self.config.lr, 0.0, progress)
+
+    def _train(self, steps: int) -> float:
+        """``steps`` SGD steps on pairs drawn by P; returns their mean loss."""
+        freeze_batchnorm_(self.view.model)
+        total = torch.zeros((), device=self.pool.inputs.device)
+        # Dropout and the like draw from torch's own stream: give them a seed of this run's, and the caller
+        # the stream back as it was.
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for _ in range(steps):
+                total += self._step()
+        mean = float(total) / max(steps, 1)
+        if not mean == mean or abs(mean) == float("inf"):
+            raise NonFinite("loss")
+        return mean
+
+    def _step(self) -> Tensor:
+        config, lr = self.config, self._learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        first, second = self.sampler.draw(config.batch_size, self.generator)
+        inputs = self.pool.inputs
+        if config.coefficient_min == 1.0:
+            logits: Tensor = self.view.model(inputs[first])
+        else:
+            coefficients = draw_coefficients(config.batch_size, config.coefficient_min, self.generator)
+            logits = mixed_logits(self.view, inputs[first], inputs[second], coefficients, config.mixup_layer)
+        loss = F.cross_entropy(logits, self.pool.labels[first])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.steps_done += 1
+        return loss.detach()
+
+    # -- reports and state --------------------------------------------------------------------------------
+
+    def _report(
+        self,
+        counts: Tensor,
+        gain: Tensor | None,
+        policy: Tensor | None,
+        context: ObjectiveContext,
+        scalars: dict[str, float],
+        stop_reason: str | None,
+    ) -> Round:
+        return Round(
+            number=self.round_number,
+            steps=self.steps_done,
+            confusion=(counts.double() / counts.sum()).cpu(),
+            gain=None if gain is None else gain.cpu(),
+            policy=None if policy is None else policy.cpu(),
+            multipliers=None if context.multipliers is None else context.multipliers.cpu(),
+            scalars=scalars,
+            stop_reason=stop_reason,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on bit-equal: tensors, numbers and dicts of them."""
+        return {
+            "model": self.view.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "round_number": self.round_number,
+            "steps_done": self.steps_done,
+            "averaged_counts": self._averaged_counts,
+            "worst_case": self._worst_case.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict()`` of a finetuner with the same model, data and config."""
+        self.view.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.round_number, self.steps_done = state["round_number"], state["steps_done"]
+        self._averaged_counts = state["averaged_counts"]
+        self._worst_case.load_state_dict(state["worst_case"])
+
+
+def _optimizer(view: ClassifierView, config: FinetuneConfig) -> torch.optim.SGD:
+    """SGD with the head at ``lr`` and all else at ``lr * backbone_lr_scale`` (0: frozen)."""
+    head = list(view.head.parameters())
+    held = {id(parameter) for parameter in head}
+    backbone = [p for p in view.model.parameters() if id(p) not in held]
+    groups: list[dict[str, Any]] = [{"params": head, "lr_scale": 1.0}]
+    if config.backbone_lr_scale == 0.0:
+        for parameter in backbone:
+            parameter.requires_grad_(False)
+    elif backbone:
+        groups.append({"params": backbone, "lr_scale": config.backbone_lr_scale})
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

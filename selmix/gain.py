@@ -1,0 +1,104 @@
+"""The gain of every pair of strata: first-order change of the objective per unit step on its mixup loss.
+
+Closed form in three matrix products; no tensor of the size S x S x K is ever built.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_SMALLEST_NORMALISER = 1e-250  # below it the products are near float64's subnormal numbers
+_PAIRS_AT_ONCE = 4096
+
+
+def gain_matrix(
+    prototypes: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    logit_gradient: Tensor,
+    mixup_coefficient: float,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """G[i, j] = sum_{q, l} D[q, l] <m_ij, z_q> (1{l = label[i]} - p_ij[l]).
+
+    m_ij = lam z_i + (1 - lam) z_j is the mixed prototype and p_ij = softmax(W m_ij + b). A step on the
+    cross-entropy of (m_ij, label[i]) in W moves the logits of stratum q by <V_l, z_q>, and the objective by G.
+    With A = (Z Z^T) D and L = Z W^T, exp(logit_ij[l]) = E[i, l] F[j, l] factorises, so that
+
+        G = lam A[i, label[i]] + (1 - lam) A[j, label[i]] - (lam (E * A) F^T + (1 - lam) E (F * A)^T) / (E F^T).
+
+    Args:
+        prototypes: z, mean penultimate feature of each stratum, shape (S, d).
+        weight, bias: the linear classifier W and b, shapes (K, d) and (K,).
+        logit_gradient: D = d psi / d C~, shape (S, K).
+        mixup_coefficient: lam in [0, 1], the mean of the coefficient's distribution.
+        labels: class of each stratum, shape (S,); None where strata are classes (then S = K).
+    Returns:
+        G, shape (S, S), float64, on the device of ``prototypes``.
+    Raises:
+        ValueError: shapes that do not fit, a label out of range, a coefficient outside [0, 1], or an entry that
+            is not finite.
+    Source: SelMix (arXiv:2403.18301). Departs from the released code, whose label term takes <z_i, z_q> for
+        <m_ij, z_q>. The bias is trained too but left out of the estimate, as in the paper.
+    """
+    _check(prototypes, weight, bias, logit_gradient, mixup_coefficient, labels)
+    # float64: the factors E and F of the normaliser underflow in float32 at large logits.
+    z, w, b, d = (t.detach().double() for t in (prototypes, weight, bias, logit_gradient))
+    lam = mixup_coefficient
+    logits = z @ w.T
+    first = lam * logits
+    second = (1.0 - lam) * logits + b
+    # A row's shift cancels in the softmax; subtracting the maximum keeps the exponentials in range.
+    e = (first - first.amax(dim=1, keepdim=True)).exp()
+    f = (second - second.amax(dim=1, keepdim=True)).exp()
+    a = (z @ z.T) @ d
+    index = torch.arange(len(z), device=z.device) if labels is None else labels.to(z.device).long()
+    a_label = a[:, index]  # [q, i] = A[q, label[i]]
+    normaliser = e @ f.T
+    expected = ((lam * e * a) @ f.T).addmm_(e, (f * a).T, alpha=1.0 - lam).div_(normaliser)
+    _mend_underflow_(expected, normaliser, first, second, a, lam)
+    return (lam * a_label.diagonal().unsqueeze(1) + (1.0 - lam) * a_label.T).sub_(expected)
+
+
+def _mend_underflow_(
+    expected: Tensor, normaliser: Tensor, first: Tensor, second: Tensor, a: Tensor, lam: float
+) -> None:
+    """Compute the pairs again whose factors underflow (logits hundreds apart), by the softmax itself.
+
+    Args:
+        expected, normaliser: shape (S, S). first, second, a: shape (S, K).
+    """
+    rows, columns = torch.nonzero(normaliser < _SMALLEST_NORMALISER, as_tuple=True)
+    for i, j in zip(rows.split(_PAIRS_AT_ONCE), columns.split(_PAIRS_AT_ONCE), strict=True):
+        p = torch.softmax(first[i] + second[j], dim=1)
+        expected[i, j] = (p * (lam * a[i] + (1.0 - lam) * a[j])).sum(dim=1)
+
+
+def _check(
+    prototypes: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor, lam: float, labels: Tensor | None
+) -> None:
+    shapes = {
+        "prototypes": tuple(prototypes.shape), "weight": tuple(weight.shape), "bias": tuple(bias.shape),
+        "logit_gradient": tuple(gradient.shape),
+    }  # fmt: skip
+    fits = (
+        prototypes.ndim == 2
+        and weight.ndim == 2
+        and prototypes.shape[1] == weight.shape[1]
+        and bias.shape == weight.shape[:1]
+        and gradient.shape == (len(prototypes), len(weight))
+    )
+    if not fits:
+        raise ValueError(f"shapes must be (S, d), (K, d), (K,) and (S, K), got {shapes}")
+    if labels is None and len(prototypes) != len(weight):
+        raise ValueError(f"labels are needed where strata are not classes, got S={len(prototypes)}, K={len(weight)}")
+    if labels is not None and (
+        labels.shape != (len(prototypes),) or int(labels.min()) < 0 or int(labels.max()) >= len(weight)
+    ):
+        raise ValueError(f"labels must be {len(prototypes)} classes below {len(weight)}, got {labels.tolist()[:20]}")
+    if not 0.0 <= lam <= 1.0:
+        raise ValueError(f"mixup_coefficient must lie in [0, 1], got {lam}")
+    for name, tensor in zip(shapes, (prototypes, weight, bias, gradient), strict=True):
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} must be finite, got {int((~torch.isfinite(tensor)).sum())} entries that are not")

@@ -1,0 +1,187 @@
+"""The published objectives: nine short functions psi(C) to maximise.
+
+Each takes the joint confusion matrix C, shape (S, K), and an :class:`ObjectiveContext`; what is not given in the
+context takes the published value. A user's own callable, of C alone or of C and the context, works wherever a
+name does (:func:`bind_objective`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from selmix.confusion import coverage, recalls
+from selmix.multipliers import MultiplierSettings, constraint_multipliers, worst_case_multipliers
+
+HEAD_FRACTION = 0.9
+
+
+@dataclass(frozen=True)
+class ObjectiveContext:
+    """What an objective may know beside C.
+
+    Attributes:
+        labels: class of each stratum, shape (S,); None where strata are classes.
+        train_counts: training samples of each class, shape (K,); orders classes into head and tail.
+        tail: mask of the tail classes, shape (K,), bool; None: the last classes by training count.
+        multipliers: m of the worst-case objectives, one per stratum (a group's multiplier divided by its size),
+            detached; None: computed from C.
+        coverage_multipliers: mu of the coverage terms, one per class (likewise divided), detached; None: computed
+            from C.
+        floor: what each class's (or group's mean) coverage must reach; None: coverage_level / K.
+        settings: of the multipliers.
+    """
+
+    labels: Tensor | None = None
+    train_counts: Tensor | None = None
+    tail: Tensor | None = None
+    multipliers: Tensor | None = None
+    coverage_multipliers: Tensor | None = None
+    floor: float | None = None
+    settings: MultiplierSettings = field(default_factory=MultiplierSettings)
+
+
+Objective = Callable[..., Tensor]
+_PUBLISHED = ObjectiveContext()
+
+
+def tail_classes(num_classes: int, train_counts: Tensor | None = None) -> Tensor:
+    """Mask of the tail: all but the first ceil(0.9 K) classes by falling training count, at least one class.
+
+    Args:
+        train_counts: shape (K,); None: the classes stand in order already.
+    Returns:
+        Shape (K,), bool.
+    """
+    head = min(math.ceil(HEAD_FRACTION * num_classes), num_classes - 1)
+    order = torch.arange(num_classes)
+    if train_counts is not None:
+        order = torch.argsort(train_counts.cpu(), descending=True, stable=True)
+    tail = torch.zeros(num_classes, dtype=torch.bool)
+    tail[order[head:]] = True
+    return tail
+
+
+def head_tail_groups(confusion: Tensor, context: ObjectiveContext) -> Tensor:
+    """Rows: head and tail, entries 1 / |g| on the group's classes, shape (2, K); an empty group is left out."""
+    num_classes = confusion.shape[1]
+    tail = context.tail if context.tail is not None else tail_classes(num_classes, context.train_counts)
+    members = torch.stack([~tail, tail]).to(confusion)
+    sizes = members.sum(dim=1, keepdim=True)
+    return (members / sizes)[sizes.squeeze(1) > 0]
+
+
+def mean_recall(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+    """Mean of the recalls of the strata."""
+    return recalls(confusion, (context or _PUBLISHED).labels).mean()
+
+
+def g_mean(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+    """Geometric mean of the recalls (prod_i recall_i)^(1 / S)."""
+    return recalls(confusion, (context or _PUBLISHED).labels).log().mean().exp()
+
+
+def h_mean(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+    """Harmonic mean of the recalls S / sum_i (1 / recall_i)."""
+    return 1.0 / recalls(confusion, (context or _PUBLISHED).labels).reciprocal().mean()
+
+
+def min_recall(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+    """sum_i m_i recall_i, m on the simplex and held constant: the Lagrangian of the minimum of the recalls."""
+    context = context or _PUBLISHED
+    values = recalls(confusion, context.labels)
+    multipliers = context.multipliers
+    if multipliers is None:
+        multipliers = worst_case_multipliers(values, context.settings)
+    return (multipliers.to(values) * values).sum()
+
+
+def min_head_tail_recall(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+    """sum_g m_g (mean recall of group g) over head and tail, m on the simplex and held constant."""
+    context = context or _PUBLISHED
+    values = recalls(confusion, context.labels)
+    groups = stratum_groups(confusion, context)
+    multipliers = context.multipliers
+    if multipliers is None:
+        multipliers = worst_case_multipliers(groups @ values, context.settings) @ groups
+    return (multipliers.to(values) * values).sum()
+
+
+def stratum_groups(confusion: Tensor, context: ObjectiveContext) -> Tensor:
+    """Head and tail over the strata, shape (<= 2, S): a stratum belongs where its class does."""
+    groups = head_tail_groups(confusion, context)
+    if context.labels is None:
+        return groups
+    members = (groups > 0).to(groups)[:, context.labels.to(groups.device)]
+    return members / members.sum(dim=1, keepdim=True)
+
+
+def coverage_floor(confusion: Tensor, context: ObjectiveContext) -> float:
+    """What a class's coverage must reach: the context's floor, or alpha / K."""
+    if context.floor is not None:
+        return context.floor
+    return context.settings.coverage_level / confusion.shape[1]
+
+
+def with_coverage(base: Objective, by_group: bool) -> Objective:
+    """``base`` subject to coverage >= floor, per class or for the means of head and tail.
+
+    (psi + sum_j mu_j (cov_j - floor)) / (1 + max_j mu_j) over classes j, with mu_j = m_g / |g| held constant.
+    """
+
+    def objective(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+        context = context or _PUBLISHED
+        covered = coverage(confusion)
+        multipliers = context.coverage_multipliers
+        if multipliers is None:
+            multipliers = coverage_multipliers(confusion, context, by_group)
+        multipliers = multipliers.to(covered)
+        penalty = (multipliers * (covered - coverage_floor(confusion, context))).sum()
+        return (base(confusion, context) + penalty) / (1.0 + multipliers.max())
+
+    return objective
+
+
+def coverage_multipliers(confusion: Tensor, context: ObjectiveContext, by_group: bool) -> Tensor:
+    """mu_j = m_g / |g| of each class j, shape (K,), from its (group's mean) coverage; detached."""
+    covered = coverage(confusion.detach())
+    floor = coverage_floor(confusion, context)
+    if not by_group:
+        return constraint_multipliers(covered, floor, context.settings)
+    groups = head_tail_groups(confusion, context)
+    return constraint_multipliers(groups @ covered, floor, context.settings) @ groups
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "mean_recall": mean_recall,
+    "min_recall": min_recall,
+    "min_head_tail_recall": min_head_tail_recall,
+    "g_mean": g_mean,
+    "h_mean": h_mean,
+    "mean_recall_min_coverage": with_coverage(mean_recall, by_group=False),
+    "h_mean_min_coverage": with_coverage(h_mean, by_group=False),
+    "mean_recall_min_head_tail_coverage": with_coverage(mean_recall, by_group=True),
+    "h_mean_min_head_tail_coverage": with_coverage(h_mean, by_group=True),
+}
+
+
+def bind_objective(objective: str | Objective, context: ObjectiveContext) -> Callable[[Tensor], Tensor]:
+    """A function of C alone from a name or a user's callable (of C, or of C and the context).
+
+    Raises:
+        ValueError: no objective has that name; the message lists those there are.
+    """
+    if isinstance(objective, str):
+        if objective not in OBJECTIVES:
+            raise ValueError(f"unknown objective {objective!r}; there are {', '.join(OBJECTIVES)}")
+        objective = OBJECTIVES[objective]
+    parameters = inspect.signature(objective).parameters
+    chosen = objective
+    if "context" in parameters or len(parameters) > 1:
+        return lambda confusion: chosen(confusion, context)
+    return lambda confusion: chosen(confusion)

@@ -1,0 +1,313 @@
+"""One trial from its start model to its chosen round, without Ray: the unit that a sweep schedules.
+
+A run evaluates the start model on select (round 0, eligible to win), then alternates a round of the fine-tuner
+with an evaluation on select, and keeps the weights of the round that the selection rule ranks highest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selmix.config import FinetuneConfig
+from selmix.confusion import recalls
+from selmix.data.splits import Split, SweepData
+from selmix.finetune import Finetuner, NonFinite, Round
+from selmix.intervals import score
+from selmix.metrics import MetricContext, Predictions, evaluate_predictions
+from selmix.model import ClassifierView, predict
+from selmix.models import build_model
+from selmix.objectives import OBJECTIVES, Objective, ObjectiveContext, with_coverage
+from selmix.selection import Constraint, SelectionRule
+from selmix.tables import RoundMatrices, write_rounds
+from selmix.weights import load_checkpoint_into
+
+__all__ = ["Base", "BestRound", "Constraint", "RoundReport", "Run", "SelectionRule", "finetune"]
+
+_MATRIX_BUDGET = 64 * 2**20  # bytes of matrices kept for a trial's artifact
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that every trial starts from.
+
+    Attributes:
+        model_name: of MODELS. state: weights of the base model.
+        head: ``weight`` (K, d) and ``bias`` (K,) of ``last_layer_on_train_plus_feedback``, for
+            ``start: balanced_head``.
+    """
+
+    model_name: str
+    state: Mapping[str, Tensor]
+    head: Mapping[str, Tensor]
+
+    def build(self, start: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """The start model of a run, on the CPU."""
+        model = build_model(self.model_name, input_shape, num_classes, torch.Generator().manual_seed(0))
+        load_checkpoint_into(model, self.state)
+        if start == "balanced_head":
+            head = ClassifierView(model).head
+            with torch.no_grad():
+                head.weight.copy_(self.head["weight"])
+                head.bias.copy_(self.head["bias"])
+        return model
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What a run says after each round: figures only, fit for a log line.
+
+    Attributes:
+        select: metric -> value on select. scalars: diagnostics of the round (loss, effective pairs, ...).
+        score: what ranks rounds. feasible: whether the constraints of the search hold on select.
+        best: whether this is the best round so far.
+    """
+
+    round: int
+    steps: int
+    score: float
+    feasible: bool
+    best: bool
+    select: dict[str, float]
+    scalars: dict[str, float]
+
+
+@dataclass(frozen=True)
+class BestRound:
+    """The chosen round: its weights and its predictions on select."""
+
+    round: int
+    steps: int
+    score: float
+    feasible: bool
+    violation: float
+    select: dict[str, float]
+    state: dict[str, Tensor]
+    predictions: Predictions
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Feasible rounds by score; among infeasible ones the least violation counts."""
+        return (self.feasible, self.score if self.feasible else -self.violation)
+
+
+@dataclass
+class _Progress:
+    """What a run remembers beside the fine-tuner's own state."""
+
+    reported: int = 0  # rounds evaluated, round 0 included
+    since_best: int = 0
+    stop_reason: str | None = None
+    matrices: list[RoundMatrices] = field(default_factory=list)
+
+
+class Run:
+    """Steps a fine-tuner, evaluates each round on select and keeps the best.
+
+    Args:
+        data: train, feedback and select; on the device to train on.
+        base: the start models.
+        objective: a name of OBJECTIVES or a callable.
+        config: the settings. seed: of pair draws, coefficients and the model's own randomness.
+        selection: how rounds are ranked, and the constraints.
+    """
+
+    def __init__(
+        self,
+        data: SweepData,
+        base: Base,
+        objective: str | Objective,
+        config: FinetuneConfig,
+        seed: int,
+        selection: SelectionRule,
+    ) -> None:
+        self.data, self.config, self.selection = data, config, selection
+        model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
+        self.view = ClassifierView(model)
+        self.metric_context = MetricContext(train_counts=data.train_counts)
+        self.finetuner = Finetuner(
+            self.view,
+            training_pool(data, config.draw_from),
+            data.feedback,
+            *constrained_objective(objective, selection, data.train_counts),
+            config=config,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        self.best: BestRound | None = None
+        self._progress = _Progress()
+
+    @property
+    def finished(self) -> bool:
+        return self._progress.stop_reason is not None
+
+    @property
+    def stop_reason(self) -> str | None:
+        """``steps``, ``patience``, ``no_positive_gain`` or ``nonfinite:WHAT``; None while the run goes on."""
+        return self._progress.stop_reason
+
+    @property
+    def failed(self) -> bool:
+        return (self.stop_reason or "").startswith("nonfinite")
+
+    @property
+    def rounds(self) -> list[RoundMatrices]:
+        """The matrices kept so far; the first, the last and evenly thinned ones between where they are large."""
+        return list(self._progress.matrices)
+
+    def step(self) -> RoundReport | None:
+        """Round 0 at the first call, one round of fine-tuning at each later one.
+
+        Returns:
+            The round's figures; None where the round ended the run without an evaluation (not finite).
+        Raises:
+            RuntimeError: the run is finished.
+        """
+        if self.finished:
+            raise RuntimeError(f"the run is finished ({self.stop_reason}); there is no further round")
+        try:
+            done = None if self._progress.reported == 0 else self.finetuner.run_round()
+            return self._evaluate(done)
+        except NonFinite as error:
+            self._progress.stop_reason = f"nonfinite:{error}"
+            return None
+
+    def _evaluate(self, done: Round | None) -> RoundReport:
+        _, logits = predict(self.view, self.data.select.inputs)
+        if not bool(torch.isfinite(logits).all()):
+            raise NonFinite("select logits")
+        predictions = Predictions.from_logits(self.data.select.labels, logits)
+        select = evaluate_predictions(predictions, self.metric_context)
+        counts = predictions.counts(self.data.num_classes)
+        candidate = BestRound(
+            round=self.finetuner.round_number,
+            steps=self.finetuner.steps_done,
+            score=score(self.selection.metric, counts, self.metric_context, self.selection.statistic,
+                        seed=self.selection.seed),
+            violation=self.selection.violation(select),
+            feasible=self.selection.violation(select) == 0.0,
+            select=select,
+            state={},
+            predictions=predictions,
+        )  # fmt: skip
+        is_best = self._keep_if_best(candidate)
+        self._progress.reported += 1
+        self._progress.matrices.append(_matrices(candidate, done, counts))
+        self._thin_matrices()
+        if done is not None:
+            self._progress.stop_reason = done.stop_reason or self._patience()
+        return RoundReport(
+            candidate.round, candidate.steps, candidate.score, candidate.feasible, is_best, select,
+            done.scalars if done is not None else {},
+        )  # fmt: skip
+
+    def _keep_if_best(self, candidate: BestRound) -> bool:
+        if self.best is not None and candidate.rank <= self.best.rank:
+            self._progress.since_best += 1
+            return False
+        self._progress.since_best = 0
+        state = {name: tensor.detach().cpu().clone() for name, tensor in self.view.model.state_dict().items()}
+        self.best = BestRound(**{**vars(candidate), "state": state})
+        return True
+
+    def _patience(self) -> str | None:
+        limit = self.config.patience_rounds
+        return "patience" if limit is not None and self._progress.since_best >= limit else None
+
+    def _thin_matrices(self) -> None:
+        """Drop every second round between the first and the last while the matrices exceed their budget."""
+        kept = self._progress.matrices
+        while len(kept) > 2 and sum(_size(m) for m in kept) > _MATRIX_BUDGET:
+            kept[:] = [kept[0], *kept[2:-1:2], kept[-1]]
+
+    def save(self, folder: Path) -> None:
+        """Write what :meth:`load` needs to go on bit-equal, and the artifact of the rounds so far."""
+        folder.mkdir(parents=True, exist_ok=True)
+        progress = vars(self._progress) | {"matrices": [vars(m) for m in self._progress.matrices]}
+        best = None
+        if self.best is not None:
+            best = vars(self.best) | {"predictions": vars(self.best.predictions)}
+        torch.save({"finetuner": self.finetuner.state_dict(), "progress": progress, "best": best}, folder / "run.pt")
+        write_rounds(folder / "rounds.parquet", self._progress.matrices)
+
+    def load(self, folder: Path) -> None:
+        """Go on from :meth:`save` of a run of the same data, base, objective, config and seed."""
+        # weights_only: a checkpoint is data; nothing in it may run code.
+        stored: dict[str, Any] = torch.load(folder / "run.pt", map_location="cpu", weights_only=True)
+        self.finetuner.load_state_dict(stored["finetuner"])
+        progress = stored["progress"]
+        matrices = [RoundMatrices(**m) for m in progress["matrices"]]
+        self._progress = _Progress(**{**progress, "matrices": matrices})
+        best = stored["best"]
+        self.best = None
+        if best is not None:
+            self.best = BestRound(**{**best, "predictions": Predictions(**best["predictions"])})
+
+
+def finetune(
+    data: SweepData,
+    base: Base,
+    objective: str | Objective,
+    config: FinetuneConfig,
+    seed: int,
+    selection: SelectionRule,
+) -> Run:
+    """A run stepped to its end."""
+    run = Run(data, base, objective, config, seed, selection)
+    while not run.finished:
+        run.step()
+    return run
+
+
+def training_pool(data: SweepData, draw_from: str) -> Split:
+    """The samples that pairs are drawn from."""
+    if draw_from == "train":
+        return data.train
+    return Split(
+        torch.cat([data.train.inputs, data.feedback.inputs]), torch.cat([data.train.labels, data.feedback.labels])
+    )
+
+
+def constrained_objective(
+    objective: str | Objective, selection: SelectionRule, train_counts: Tensor
+) -> tuple[str | Objective, ObjectiveContext]:
+    """The objective with the method's constraints folded in, and its context.
+
+    Raises:
+        ValueError: more than one constraint acts inside the method.
+    """
+    context = ObjectiveContext(train_counts=train_counts)
+    # The objectives with a coverage term of their own bring the constraint of the same name with them.
+    own = isinstance(objective, str) and objective.endswith("_coverage")
+    acting = [] if own else [c for c in selection.constraints if "method" in c.where]
+    if not acting:
+        return objective, context
+    if len(acting) > 1:
+        raise ValueError(f"one constraint at most acts inside the method, got {[c.metric for c in acting]}")
+    (constraint,) = acting
+    base = OBJECTIVES[objective] if isinstance(objective, str) else objective
+    context = ObjectiveContext(train_counts=train_counts, floor=constraint.at_least)
+    return with_coverage(base, by_group=constraint.metric == "min_head_tail_coverage"), context
+
+
+def _matrices(candidate: BestRound, done: Round | None, counts: Tensor) -> RoundMatrices:
+    return RoundMatrices(
+        round=candidate.round,
+        steps=candidate.steps,
+        confusion=None if done is None else done.confusion.float(),
+        gain=None if done is None or done.gain is None else done.gain.float(),
+        policy=None if done is None or done.policy is None else done.policy.float(),
+        multipliers=None if done is None or done.multipliers is None else done.multipliers.float(),
+        select_recalls=recalls(counts.double()).float().cpu(),
+    )
+
+
+def _size(matrices: RoundMatrices) -> int:
+    tensors = (matrices.confusion, matrices.gain, matrices.policy)
+    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+

@@ -1,0 +1,76 @@
+"""Draws pairs of samples for pairs of strata, without a loop over samples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class PairSampler:
+    """Draws (x1 from stratum i, x2 from stratum j) with (i, j) from P.
+
+    Args:
+        first: strata of the samples that carry the label, shape (n,), int64.
+        second: strata of the second set, shape (m,), int64; None: the same samples as the first.
+        num_strata: S.
+    """
+
+    def __init__(self, first: Tensor, num_strata: int, second: Tensor | None = None) -> None:
+        self._first = _StratumIndex(first, num_strata)
+        self._second = self._first if second is None else _StratumIndex(second, num_strata)
+        self._cumulative: Tensor | None = None
+        self._num_strata = num_strata
+
+    @property
+    def drawable(self) -> Tensor:
+        """Pairs with a sample on both sides, shape (S, S), bool."""
+        return (self._first.counts > 0).unsqueeze(1) & (self._second.counts > 0).unsqueeze(0)
+
+    def set_policy(self, policy: Tensor) -> None:
+        """Draw from P, shape (S, S), from now on.
+
+        Raises:
+            ValueError: P has the wrong shape, does not sum to 1, or gives weight to a pair without samples.
+        """
+        if policy.shape != (self._num_strata, self._num_strata):
+            raise ValueError(f"policy must be {self._num_strata} x {self._num_strata}, got {tuple(policy.shape)}")
+        if not abs(float(policy.sum()) - 1.0) < 1e-6 or bool((policy < 0).any()):
+            raise ValueError(f"policy must be >= 0 and sum to 1, got sum {float(policy.sum())}")
+        if bool((policy > 0)[~self.drawable].any()):
+            raise ValueError("policy gives weight to a pair of strata without samples; mask it with `drawable`")
+        # Inverse transform on the flat sum: torch.multinomial ends at 2^24 categories, 4,096 strata.
+        self._cumulative = policy.double().flatten().cumsum(0)
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Indices of the first and the second samples, each of shape (batch_size,), int64.
+
+        Raises:
+            RuntimeError: no policy is set.
+        """
+        if self._cumulative is None:
+            raise RuntimeError("set_policy must be called before draw")
+        cumulative = self._cumulative
+        device = cumulative.device
+        uniform = torch.rand(3, batch_size, generator=generator, dtype=torch.float64, device=generator.device)
+        uniform = uniform.to(device)
+        # right=True steps over cells of probability zero.
+        cells = torch.searchsorted(cumulative, uniform[0] * cumulative[-1], right=True)
+        cells = cells.clamp_max(int(torch.searchsorted(cumulative, cumulative[-1])))
+        rows = torch.div(cells, self._num_strata, rounding_mode="floor")
+        return self._first.pick(rows, uniform[1]), self._second.pick(cells % self._num_strata, uniform[2])
+
+
+class _StratumIndex:
+    """Sample indices sorted by stratum, so that the k-th sample of a stratum is one look-up."""
+
+    def __init__(self, strata: Tensor, num_strata: int) -> None:
+        if strata.numel() and (int(strata.min()) < 0 or int(strata.max()) >= num_strata):
+            raise ValueError(f"strata must lie in [0, {num_strata}), got {int(strata.min())} to {int(strata.max())}")
+        self._order = torch.argsort(strata, stable=True)
+        self.counts = torch.bincount(strata, minlength=num_strata)
+        self._offsets = self.counts.cumsum(0) - self.counts
+
+    def pick(self, strata: Tensor, uniform: Tensor) -> Tensor:
+        counts = self.counts[strata]
+        within = (uniform * counts).long().clamp_max(counts - 1)
+        return self._order[self._offsets[strata] + within]

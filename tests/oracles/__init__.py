@@ -1,0 +1,1 @@
+"""Slow, plain versions of the numerical code, written from the definitions."""
