@@ -1,0 +1,98 @@
+"""Calm progress on stderr: one live line on a terminal, one line per event elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import TextIO
+
+
+class Progress:
+    """Counts runs of a phase and says how long the rest may take.
+
+    Args:
+        quiet: say nothing but warnings.
+        stream: stderr by default; a live line is drawn where it is a terminal.
+    """
+
+    def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._quiet = quiet
+        self._live = self._stream.isatty()
+        self._drawn = 0
+        self._phase, self._total, self._done, self._failed, self._running = "", 0, 0, 0, 0
+        self._best: float | None = None
+        self._started = time.monotonic()
+        self._done_before = 0
+
+    def __getstate__(self) -> dict[str, object]:
+        # Tune pickles what hangs on its callbacks; a stream cannot travel and a copy has nobody to speak to.
+        return {"_quiet": True}
+
+    def phase(self, name: str, total: int, done: int = 0) -> None:
+        """Begin a phase of ``total`` runs of which ``done`` were there before."""
+        self._phase, self._total, self._done, self._done_before = name, total, done, done
+        self._failed = self._running = 0
+        self._best = None
+        self._started = time.monotonic()
+        before = f", {done} of them there already" if done else ""
+        self.say(f"{name}: {total} runs{before}")
+
+    def started(self) -> None:
+        self._running += 1
+        self._draw()
+
+    def ended(self, name: str, state: str, score: float | None, seconds: float) -> None:
+        """A run ended: counted, and on a plain stream said."""
+        self._running = max(0, self._running - 1)
+        self._done += 1
+        self._failed += state == "FAILED"
+        if score is not None and (self._best is None or score > self._best):
+            self._best = score
+        figure = "" if score is None else f"  score {100 * score:5.1f}"
+        if self._live:
+            self._draw()
+        else:
+            self.say(f"  {self._done:>3}/{self._total} {name}  {state.lower()}{figure}  {seconds:.1f} s")
+
+    def say(self, text: str) -> None:
+        """One line for an event."""
+        if not self._quiet:
+            self._write(text)
+
+    def warn(self, text: str) -> None:
+        """One line that is said also when quiet."""
+        self._write(f"warning: {text}")
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds that the rest of the phase may take; None before the first run ended."""
+        fresh = self._done - self._done_before
+        if fresh <= 0:
+            return None
+        return (time.monotonic() - self._started) / fresh * max(0, self._total - self._done)
+
+    def _write(self, text: str) -> None:
+        self._clear()
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def _clear(self) -> None:
+        if self._drawn:
+            self._stream.write("\r" + " " * self._drawn + "\r")
+            self._drawn = 0
+
+    def _draw(self) -> None:
+        if self._quiet or not self._live:
+            return
+        eta = self.eta_s
+        parts = [f"{self._phase}: {self._done}/{self._total} done", f"{self._running} running"]
+        parts += [f"{self._failed} failed"] if self._failed else []
+        parts += [] if self._best is None else [f"best score {100 * self._best:.1f}"]
+        parts += [] if eta is None else [f"about {eta:.0f} s left"]
+        line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1]
+        self._clear()
+        self._stream.write(line)
+        self._stream.flush()
+        self._drawn = len(line)

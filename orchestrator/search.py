@@ -1,0 +1,192 @@
+"""Tune's searcher and callback: they hand runs out and carry reports to the book, and decide nothing else."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from ray import tune
+from ray.tune import Callback, Stopper
+from ray.tune.search import Searcher
+
+from orchestrator.identity import config_hash
+from orchestrator.records import TrialRecord
+from orchestrator.study import ObjectiveStudy
+from orchestrator.trials import TrialBook
+
+
+class Source(Protocol):
+    """Where runs come from."""
+
+    def next(self) -> TrialRecord | None:
+        """The next run to start; None: there are no more."""
+
+    def tell(self, record: TrialRecord, best: dict[str, Any] | None) -> None:
+        """How a run ended; ``best`` is None where it failed."""
+
+
+class ListSource:
+    """Runs that are known beforehand: replicates."""
+
+    def __init__(self, records: Iterable[TrialRecord]) -> None:
+        self._records = deque(records)
+
+    def next(self) -> TrialRecord | None:
+        return self._records.popleft() if self._records else None
+
+    def tell(self, record: TrialRecord, best: dict[str, Any] | None) -> None:
+        """Nothing learns from a replicate."""
+
+
+class StudySource:
+    """Trials of the search: first what a killed launch left unfinished, then new points, objectives in turn.
+
+    Args:
+        studies: objective -> its study. num_trials: per objective.
+        unfinished: records to go on with. build: (objective, number, parameters) -> a new record.
+    """
+
+    def __init__(
+        self,
+        studies: dict[str, ObjectiveStudy],
+        num_trials: int,
+        unfinished: Iterable[TrialRecord],
+        build: Callable[[str, int, dict[str, Any]], TrialRecord],
+    ) -> None:
+        self._studies, self._num_trials, self._build = studies, num_trials, build
+        self._unfinished = deque(unfinished)
+
+    def next(self) -> TrialRecord | None:
+        if self._unfinished:
+            return self._unfinished.popleft()
+        counts = {name: len(study.trials()) for name, study in self._studies.items()}
+        objective = min(counts, key=lambda name: counts[name])
+        if counts[objective] >= self._num_trials:
+            return None
+        number, parameters = self._studies[objective].ask()
+        return self._build(objective, number, parameters)
+
+    def tell(self, record: TrialRecord, best: dict[str, Any] | None) -> None:
+        score = None if best is None else best["score"]
+        self._studies[record.objective].tell(record.number, score, 0.0 if best is None else best["violation"])
+
+
+class RunSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
+    """Hands the runs of a source to Tune, opened in the book before they start.
+
+    Tune pickles searchers for a snapshot that nothing here reads: a copy is inert.
+    """
+
+    def __init__(self, source: Source, book: TrialBook) -> None:
+        super().__init__(metric=None, mode=None)
+        self._source: Source | None = source
+        self._book: TrialBook | None = book
+        self._given: dict[str, TrialRecord] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_source": None, "_book": None, "_given": {}}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
+        """True: neither metric nor mode is Tune's business here."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._source is None or self._book is None:
+            return Searcher.FINISHED
+        try:
+            record = self._source.next()
+            if record is None:
+                return Searcher.FINISHED
+            self._given[trial_id] = self._book.open(record)
+        except Exception as error:  # noqa: BLE001  # an exception here would end the sweep without its results
+            self._book.problems.append(f"suggest: {error!r}")
+            return Searcher.FINISHED
+        return {
+            "trial_id": record.trial_id, "objective": record.objective, "seed": record.seed,
+            "config": record.config, "resume_from": record.checkpoint,
+        }  # fmt: skip
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        record = self._given.get(trial_id)
+        if record is None or self._source is None or self._book is None:
+            return
+        # A run that Tune calls complete but that did not say `finished` was stopped: it goes on another time.
+        finished = result is not None and result.get("finished", False)
+        if not error and not finished:
+            return
+        best = None if error or result is None or result["failed"] else result["best"]
+        try:
+            self._source.tell(record, best)
+        except Exception as problem:  # noqa: BLE001  # see suggest
+            self._book.problems.append(f"tell {record.trial_id}: {problem!r}")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the journal and our records are the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore; see :meth:`save`."""
+
+
+class BookCallback(Callback):  # type: ignore[misc]  # ray is untyped
+    """Carries Tune's events to the book."""
+
+    def __init__(self, book: TrialBook) -> None:
+        self._book: TrialBook | None = book
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_book": None}
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if self._book is not None:
+            self._book.on_round(trial.config["trial_id"], result)
+
+    def on_checkpoint(self, iteration: int, trials: Any, trial: Any, checkpoint: tune.Checkpoint, **info: Any) -> None:
+        if self._book is not None:
+            self._book.on_checkpoint(trial.config["trial_id"], checkpoint.path)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        if self._book is not None:
+            self._book.on_error(trial.config["trial_id"], last_line(trial))
+
+
+class DrainStopper(Stopper):  # type: ignore[misc]  # ray is untyped
+    """Ends the whole experiment once draining was asked for."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.requested
+
+
+def last_line(trial: Any) -> str:
+    """What a crashed trial died of, in one line."""
+    error = trial.get_error() if hasattr(trial, "get_error") else None
+    cause = getattr(error, "cause", None) or error
+    if cause is None:
+        return "the worker process died"
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    text = lines[-1].strip() if lines else ""
+    kind = type(cause).__name__
+    return text if text.startswith(kind) else f"{kind}: {text}".rstrip(": ")
+
+
+def trial_record(objective: str, number: int, seed: int, config: dict[str, Any], acting: dict[str, Any]) -> TrialRecord:
+    """The record of a new trial of the search."""
+    return TrialRecord(
+        trial_id=f"{objective}/trial-{number:03d}", objective=objective, kind="trial", number=number, seed=seed,
+        config=config, config_hash=config_hash(objective, acting),
+    )  # fmt: skip
+
+
+def replicate_record(trial: TrialRecord, index: int, seed: int) -> TrialRecord:
+    """The record of a run of a trial's settings on a fresh seed; ``index`` counts from 1."""
+    return TrialRecord(
+        trial_id=f"{trial.trial_id}/seed-{index}", objective=trial.objective, kind="replicate",
+        number=trial.number, seed=seed, replicate_of=trial.trial_id, config=trial.config,
+        config_hash=trial.config_hash,
+    )  # fmt: skip

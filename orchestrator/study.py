@@ -1,0 +1,97 @@
+"""One Optuna study per objective, driven by ask and tell from the driver.
+
+The journal is read again at every opening, so a study that was killed goes on where it was. The sampler is
+reseeded for every ask from (seed, trial number): a reopened study would otherwise repeat its first points.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+
+class ObjectiveStudy:
+    """The study of one objective.
+
+    Args:
+        journal: Optuna's journal file, shared by the objectives of a sweep.
+        objective: name of the study.
+        method: ``tpe``, ``random`` or ``grid``. seed: of the sampler.
+        distributions: the searched parameters. first: the point of trial 0.
+        grid: the points of ``grid`` in order; None for the other methods.
+    """
+
+    def __init__(
+        self,
+        journal: Path,
+        objective: str,
+        method: str,
+        seed: int,
+        distributions: Mapping[str, BaseDistribution],
+        first: Mapping[str, Any],
+        grid: list[dict[str, Any]] | None = None,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._storage = JournalStorage(JournalFileBackend(str(journal)))
+        self._study = optuna.create_study(
+            storage=self._storage, study_name=objective, direction="maximize", load_if_exists=True
+        )
+        self._method, self._seed = method, seed
+        self._distributions, self._first, self._grid = dict(distributions), dict(first), grid
+
+    def trials(self) -> list[FrozenTrial]:
+        """Every trial of the journal in the order of asking."""
+        return self._study.get_trials(deepcopy=False)
+
+    def ask(self) -> tuple[int, dict[str, Any]]:
+        """The next point: its number and its parameters."""
+        number = len(self.trials())
+        fixed = self._fixed_point(number)
+        if fixed is not None:
+            self._study.enqueue_trial(fixed)
+            number = self.trials()[-1].number
+        self._study.sampler = self._sampler(number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial = self._study.ask(self._distributions)
+        return trial.number, dict(trial.params)
+
+    def _fixed_point(self, number: int) -> dict[str, Any] | None:
+        if self._grid is not None:
+            return self._grid[number]
+        return self._first if number == 0 else None
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+        if self._method == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(seed=seed)
+
+    def tell(self, number: int, score: float | None, violation: float = 0.0) -> None:
+        """The result of a trial; told twice is told once.
+
+        Args:
+            score: to maximise; None or a value that is not finite: the trial failed.
+            violation: by how much the constraints are missed, 0.0 where they hold.
+        """
+        state = TrialState.COMPLETE
+        if score is None or not math.isfinite(score):
+            score, state = None, TrialState.FAIL
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        if self._storage.get_trial(trial_id).state.is_finished():
+            return
+        trial = optuna.trial.Trial(self._study, trial_id)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial.set_constraint("violation", violation)
+        self._study.tell(number, score, state=state, skip_if_finished=True)
