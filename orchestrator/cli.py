@@ -1,0 +1,282 @@
+"""The command line: one thin function a verb over typed functions; heavy imports inside the verb that needs them.
+
+stdout carries results only; progress and errors go to stderr. Flags and overrides may come in any order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import SelmixError
+
+Verb = Callable[[argparse.Namespace], int]
+
+USAGE = """\
+usage: selmix VERB [ARGUMENTS] [--help]
+
+Name the metric that matters and the checkpoint you have; get back the fine-tuned model that is best for it.
+
+  selmix launch sweeps/digits_min_recall.yaml            run a sweep, or go on with one
+  selmix show digits_min_recall                          what won, by how much, against what
+
+before       validate FILE    check a sweep file, all problems at once
+             plan FILE        trials, time and disk it will take; touches nothing
+run          launch FILE      run the sweep; again: resume it
+look         ls               the sweeps of a runs folder
+             show SWEEP       result of a sweep
+             ui               open MLflow on the right store
+keep         pin SWEEP        write the winner's lock file; opens the test split
+             pins             the pins of a folder
+             reproduce NAME   train again from a pin and compare number by number
+
+FILE may be followed by overrides: selmix launch FILE search.num_trials=8 parameters.lr.max=0.05
+exit codes: 0 fine, 2 usage, 3 invalid sweep file, 4 preflight failed, 5 too many failed trials, 6 no feasible
+trial, 7 not reproduced, 8 no such sweep or pin, 130/143 after a clean drain
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        sys.stdout.write(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from selmix import __version__
+
+        sys.stdout.write(f"selmix {__version__}\n")
+        return 0
+    name, *rest = arguments
+    if name not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(name, VERBS, 1)
+        hint = f"did you mean {near[0]}?" if near else "selmix --help lists the verbs"
+        sys.stderr.write(f"selmix: unknown verb {name!r}; {hint}\n")
+        return 2
+    parser, verb = VERBS[name]
+    try:
+        options = parser().parse_intermixed_args(rest)
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
+    return _guarded(verb, options)
+
+
+def _guarded(verb: Verb, options: argparse.Namespace) -> int:
+    try:
+        return verb(options)
+    except SelmixError as error:
+        sys.stderr.write(f"selmix: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("selmix: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`selmix show x | head`): not our error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def _emit(options: argparse.Namespace, document: dict[str, Any], text: Callable[[], str]) -> None:
+    _out(json.dumps(document, indent=1) if options.json else text())
+
+
+# -- verbs ------------------------------------------------------------------------------------------------
+
+
+def validate(options: argparse.Namespace) -> int:
+    from orchestrator.spec import load_spec
+
+    spec = load_spec(options.file, options.overrides)
+    for warning in spec.warnings():
+        sys.stderr.write(f"warning: {warning}\n")
+    document = {"schema_version": 1, "valid": True, "sweep": spec.name, "warnings": list(spec.warnings())}
+    _emit(options, document, lambda: f"{options.file}: valid ({', '.join(spec.objectives)})")
+    return 0
+
+
+def plan(options: argparse.Namespace) -> int:
+    from orchestrator.plan import plan_document, plan_text
+    from orchestrator.spec import load_spec
+
+    document = plan_document(load_spec(options.file, options.overrides), options.runs)
+    _emit(options, document, lambda: plan_text(document))
+    return 0
+
+
+def launch(options: argparse.Namespace) -> int:
+    from orchestrator.launch import launch_sweep
+    from orchestrator.spec import load_spec
+
+    spec = load_spec(options.file, options.overrides)
+    return launch_sweep(spec, options.file, options.runs, quiet=options.quiet)
+
+
+def ls(options: argparse.Namespace) -> int:
+    from orchestrator.render import ls_document, ls_text
+
+    document = ls_document(options.runs)
+    _emit(options, document, lambda: ls_text(document))
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    from orchestrator.records import RunFolder
+    from orchestrator.render import show_document, show_text
+
+    folder = RunFolder.open(options.runs, options.sweep)
+    document = show_document(folder)
+    _emit(options, document, lambda: show_text(document, colour=_colour()))
+    return 0
+
+
+def ui(options: argparse.Namespace) -> int:
+    from orchestrator.tracking import open_ui
+
+    return open_ui(options.runs, options.host, options.port)
+
+
+def pin(options: argparse.Namespace) -> int:
+    from orchestrator.pinning import pin_sweep
+
+    path = pin_sweep(
+        options.runs, options.sweep, options.pins, options.name, options.objective, options.trial, options.force
+    )
+    _out(str(path))
+    return 0
+
+
+def pins(options: argparse.Namespace) -> int:
+    from orchestrator.render import pins_document, pins_text
+
+    document = pins_document(options.pins)
+    _emit(options, document, lambda: pins_text(document))
+    return 0
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    from orchestrator.pinning import reproduce_pin
+
+    document, text, code = reproduce_pin(options.pins, options.name)
+    _emit(options, document, lambda: text)
+    return code
+
+
+def _colour() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+# -- parsers ----------------------------------------------------------------------------------------------
+
+
+def _parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"selmix {verb}", description=about, epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+
+
+def _with_runs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where sweeps lie (runs)")
+    return parser
+
+
+def _with_pins(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--pins", type=Path, default=Path("pins"), metavar="FOLDER", help="where pins lie (pins)")
+    return parser
+
+
+def _with_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+def _file_parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
+    parser = _with_runs(_parser(verb, about, example))
+    parser.add_argument("file", type=Path, metavar="FILE", help="sweep file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="search.num_trials=8, name=NEW, ...")
+    return parser
+
+
+def _validate_parser() -> argparse.ArgumentParser:
+    return _with_json(_file_parser("validate", "Check a sweep file; all problems at once, exit 3.",
+                                   "  $ selmix validate sweeps/smoke.yaml\n  sweeps/smoke.yaml: valid (min_recall)"))
+
+
+def _plan_parser() -> argparse.ArgumentParser:
+    return _with_json(_file_parser("plan", "Trials, estimated time and disk of a sweep, from a short probe. Touches "
+                                   "nothing.", "  $ selmix plan sweeps/digits_min_recall.yaml"))
+
+
+def _launch_parser() -> argparse.ArgumentParser:
+    parser = _file_parser("launch", "Run a sweep. Launched again it goes on where it was, or says that it is finished.",
+                          "  $ selmix launch sweeps/smoke.yaml search.num_trials=4 name=smoke4")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    return parser
+
+
+def _ls_parser() -> argparse.ArgumentParser:
+    return _with_json(_with_runs(_parser("ls", "The sweeps of a runs folder.", "  $ selmix ls")))
+
+
+def _show_parser() -> argparse.ArgumentParser:
+    parser = _with_json(_with_runs(_parser("show", "The result of a sweep.", "  $ selmix show digits_min_recall")))
+    parser.add_argument("sweep", metavar="SWEEP")
+    return parser
+
+
+def _ui_parser() -> argparse.ArgumentParser:
+    parser = _with_runs(_parser("ui", "Open MLflow's page on the store of these sweeps, on loopback.", "  $ selmix ui"))
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=5000)
+    return parser
+
+
+def _pin_parser() -> argparse.ArgumentParser:
+    parser = _with_pins(_with_runs(_parser(
+        "pin", "Write the lock file of a sweep's winner. Evaluates it and the baselines on test; trains nothing.",
+        "  $ selmix pin digits_min_recall --name digits\n  pins/digits.yaml")))  # fmt: skip
+    parser.add_argument("sweep", metavar="SWEEP")
+    parser.add_argument("--name", required=True, help="of the pin, and of the alias in MLflow")
+    parser.add_argument("--objective", help="which objective's winner, where the sweep has several")
+    parser.add_argument("--trial", metavar="ID", help="pin this trial, marked as not the winner")
+    parser.add_argument("--force", action="store_true", help="replace a pin of that name")
+    return parser
+
+
+def _pins_parser() -> argparse.ArgumentParser:
+    return _with_json(_with_pins(_parser("pins", "The pins of a folder.", "  $ selmix pins")))
+
+
+def _reproduce_parser() -> argparse.ArgumentParser:
+    parser = _with_json(_with_pins(_parser(
+        "reproduce", "Train again from a pin and compare digests and numbers; exit 7 where one differs.",
+        "  $ selmix reproduce digits")))  # fmt: skip
+    parser.add_argument("name", metavar="NAME")
+    return parser
+
+
+VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
+    "validate": (_validate_parser, validate),
+    "plan": (_plan_parser, plan),
+    "launch": (_launch_parser, launch),
+    "ls": (_ls_parser, ls),
+    "show": (_show_parser, show),
+    "ui": (_ui_parser, ui),
+    "pin": (_pin_parser, pin),
+    "pins": (_pins_parser, pins),
+    "reproduce": (_reproduce_parser, reproduce),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

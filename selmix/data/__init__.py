@@ -1,0 +1,41 @@
+"""The data sets of the product, by name; their configurations' fields are the keys of a sweep file's ``data``."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from selmix.data.digits import DigitsConfig
+from selmix.data.gaussians import GaussiansConfig
+from selmix.data.splits import Split, SweepData
+
+__all__ = ["DATA", "DataConfig", "Split", "SweepData", "build_data_config"]
+
+
+class DataConfig(Protocol):
+    """Where data come from and how much of each split."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+    def load(self) -> SweepData:
+        """Train, feedback and select."""
+    def load_test(self) -> Split:
+        """The test split, for those who open it."""
+
+
+DATA: dict[str, type[DigitsConfig] | type[GaussiansConfig]] = {"digits": DigitsConfig, "gaussians": GaussiansConfig}
+
+
+def build_data_config(name: str, **keys: Any) -> DataConfig:
+    """The configuration of a data set.
+
+    Raises:
+        ValueError: no such data set, or what its configuration refuses, one problem a line.
+        TypeError: a key that the data set does not have.
+    """
+    if name not in DATA:
+        raise ValueError(f"data.name: must be one of {', '.join(DATA)}, got {name!r}")
+    return DATA[name](**keys)

@@ -1,0 +1,86 @@
+"""scikit-learn's digits, 1,797 real 8 x 8 scans, made long-tailed. The only import of scikit-learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from selmix.data.longtail import long_tailed_counts, split_by_class
+from selmix.data.splits import Split, SweepData
+
+SAMPLES_OF_CLASS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
+
+
+@dataclass(frozen=True)
+class DigitsConfig:
+    """Sizes of the four splits.
+
+    Attributes:
+        imbalance: training samples of the largest over those of the smallest class.
+        largest_class: training samples of class 0. feedback, select, test: samples a class. seed: of the split.
+    Raises:
+        ValueError: a size out of range, or more samples than a class holds.
+    """
+
+    imbalance: float = 20.0
+    largest_class: int = 80
+    feedback: int = 20
+    select: int = 24
+    test: int = 50
+    seed: int = 0
+
+    name: ClassVar[str] = "digits"
+    class_names: ClassVar[tuple[str, ...]] = tuple(str(k) for k in range(10))
+    input_shape: ClassVar[tuple[int, ...]] = (1, 8, 8)
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.imbalance >= 1:
+            problems.append(f"imbalance: must be >= 1, got {self.imbalance}")
+        if self.feedback < 0:
+            problems.append(f"feedback: must be >= 0 samples a class, got {self.feedback}")
+        problems += [
+            f"{key}: must be >= 1 sample a class, got {getattr(self, key)}"
+            for key in ("largest_class", "select", "test")
+            if getattr(self, key) < 1
+        ]
+        if not problems:
+            for k, (held, asked) in enumerate(zip(SAMPLES_OF_CLASS, self._asked(), strict=True)):
+                if asked > held:
+                    problems.append(f"class {k} holds {held} samples, the four splits ask for {asked}")
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    @property
+    def train_sizes(self) -> list[int]:
+        """Training samples of each class."""
+        return long_tailed_counts(10, self.largest_class, self.imbalance)
+
+    def _asked(self) -> list[int]:
+        return [count + self.feedback + self.select + self.test for count in self.train_sizes]
+
+    def load(self) -> SweepData:
+        """Train, feedback and select."""
+        train, feedback, select, test = self._splits()
+        digests = {"train": train, "feedback": feedback, "select": select, "test": test}
+        return SweepData(
+            self.name, self.class_names, train, feedback, select, {key: s.digest() for key, s in digests.items()}
+        )
+
+    def load_test(self) -> Split:
+        """The test split, for those who open it."""
+        return self._splits()[3]
+
+    def _splits(self) -> tuple[Split, Split, Split, Split]:
+        from sklearn.datasets import load_digits
+
+        images, labels = load_digits(return_X_y=True)
+        whole = Split(
+            torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16.0, torch.from_numpy(labels).long()
+        )
+        sizes = [self.train_sizes, *([count] * 10 for count in (self.feedback, self.select, self.test))]
+        parts = split_by_class(whole.labels, sizes, torch.Generator().manual_seed(self.seed))
+        train, feedback, select, test = (whole.take(index) for index in parts)
+        return train, feedback, select, test

@@ -1,0 +1,95 @@
+"""The four parts of the data, three of which a sweep may see.
+
+The test split is no part of :class:`SweepData`: nothing that trains, ranks or shows ever holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from selmix.weights import tensor_digest
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled samples.
+
+    Attributes:
+        inputs: shape (n, ...), float32. labels: shape (n,), int64.
+    Raises:
+        ValueError: the lengths differ.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != (len(self.inputs),):
+            raise ValueError(f"one label a sample, got {len(self.inputs)} inputs and labels {tuple(self.labels.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.inputs.to(device), self.labels.to(device))
+
+    def take(self, index: Tensor) -> Split:
+        """The samples at ``index``, shape (m,), int64 or a mask of shape (n,)."""
+        return Split(self.inputs[index], self.labels[index])
+
+    def counts(self, num_classes: int) -> Tensor:
+        """Samples of each class, shape (K,), int64."""
+        return torch.bincount(self.labels, minlength=num_classes)
+
+    def digest(self) -> str:
+        """``sha256:...`` of the content."""
+        return tensor_digest(self.inputs, self.labels)
+
+
+@dataclass(frozen=True)
+class SweepData:
+    """What a sweep may see: train, feedback and select.
+
+    Attributes:
+        digests: content digest of each of the four splits, ``test`` too.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    feedback: Split
+    select: Split
+    digests: Mapping[str, str]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.train.inputs.shape[1:])
+
+    @property
+    def train_counts(self) -> Tensor:
+        """Training samples of each class, shape (K,), int64."""
+        return self.train.counts(self.num_classes)
+
+    def missing_classes(self, split: str) -> list[str]:
+        """Names of the classes without a sample in ``train``, ``feedback`` or ``select``."""
+        part: Split = getattr(self, split)
+        counts = part.counts(self.num_classes).tolist()
+        return [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
+
+    def to(self, device: torch.device) -> SweepData:
+        return replace(
+            self, train=self.train.to(device), feedback=self.feedback.to(device), select=self.select.to(device)
+        )
+
+
+def join(first: Split, second: Split) -> Split:
+    """The samples of both, in order."""
+    return Split(torch.cat([first.inputs, second.inputs]), torch.cat([first.labels, second.labels]))

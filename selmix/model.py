@@ -1,0 +1,66 @@
+"""A classifier seen as a backbone and a linear head, for any module that ends in one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ClassifierView:
+    """Finds the classifier of a module: its last ``nn.Linear``.
+
+    Attributes:
+        model: the module. head: its classifier. head_name: the classifier's name in it.
+    Raises:
+        ValueError: the module has no ``nn.Linear``.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise ValueError(f"{type(model).__name__} must have an nn.Linear as its classifier, got none")
+        self.model = model
+        self.head_name, self.head = linear[-1]
+
+    def layers(self) -> list[str]:
+        """Names at which samples can be mixed: ``input``, ``features`` and the submodules before the head."""
+        inner = [name for name, _ in self.model.named_modules() if name and name != self.head_name]
+        return ["input", "features", *inner]
+
+    def features_and_logits(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What the classifier sees, shape (n, d), and what it says, shape (n, K)."""
+        caught: list[Tensor] = []
+        handle = self.head.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
+        try:
+            logits: Tensor = self.model(inputs)
+        finally:
+            handle.remove()
+        return caught[-1], logits
+
+
+def predict(view: ClassifierView, inputs: Tensor, batch_size: int = 512) -> tuple[Tensor, Tensor]:
+    """Features (n, d) and logits (n, K) in evaluation mode, without gradients; the mode is put back."""
+    modes = [(module, module.training) for module in view.model.modules()]
+    view.model.eval()
+    try:
+        with torch.no_grad():
+            parts = [view.features_and_logits(batch) for batch in inputs.split(batch_size)]
+    finally:
+        for module, training in modes:
+            module.training = training
+    return torch.cat([features for features, _ in parts]), torch.cat([logits for _, logits in parts])
+
+
+def freeze_batchnorm_(model: nn.Module) -> None:
+    """Training mode for the module, evaluation mode for its batch normalisation: the statistics stay frozen."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.eval()
+
+
+def head_state(view: ClassifierView) -> dict[str, Any]:
+    """``weight`` (K, d) and ``bias`` (K,) of the classifier, copied."""
+    return {"weight": view.head.weight.detach().clone(), "bias": view.head.bias.detach().clone()}
