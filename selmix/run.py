@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from selmix.config import FinetuneConfig
 from selmix.confusion import recalls
-from selmix.data.splits import Split, SweepData
+from selmix.data.splits import Split, SweepData, join
 from selmix.finetune import Finetuner, NonFinite, Round
-from selmix.intervals import score
 from selmix.metrics import MetricContext, Predictions, evaluate_predictions
 from selmix.model import ClassifierView, predict
 from selmix.models import build_model
 from selmix.objectives import OBJECTIVES, Objective, ObjectiveContext, with_coverage
+from selmix.scoring import score
 from selmix.selection import Constraint, SelectionRule
 from selmix.tables import RoundMatrices, write_rounds
 from selmix.weights import load_checkpoint_into
@@ -130,14 +130,10 @@ class Run:
         model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
         self.view = ClassifierView(model)
         self.metric_context = MetricContext(train_counts=data.train_counts)
-        self.finetuner = Finetuner(
-            self.view,
-            training_pool(data, config.draw_from),
-            data.feedback,
-            *constrained_objective(objective, selection, data.train_counts),
-            config=config,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        acting, context = constrained_objective(objective, selection, data.train_counts)
+        pool = training_pool(data, config.draw_from)
+        generator = torch.Generator().manual_seed(seed)
+        self.finetuner = Finetuner(self.view, pool, data.feedback, acting, config, context, generator)
         self.best: BestRound | None = None
         self._progress = _Progress()
 
@@ -267,9 +263,7 @@ def training_pool(data: SweepData, draw_from: str) -> Split:
     """The samples that pairs are drawn from."""
     if draw_from == "train":
         return data.train
-    return Split(
-        torch.cat([data.train.inputs, data.feedback.inputs]), torch.cat([data.train.labels, data.feedback.labels])
-    )
+    return join(data.train, data.feedback)
 
 
 def constrained_objective(

@@ -16,8 +16,8 @@ class SmallCNN(nn.Module):
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.stage1 = _stage(channels, WIDTHS[0])
-        self.stage2 = nn.Sequential(*_stage(WIDTHS[0], WIDTHS[1]), nn.MaxPool2d(2))
+        self.stage1 = nn.Sequential(*_stage(channels, WIDTHS[0]), nn.MaxPool2d(2, ceil_mode=True))
+        self.stage2 = nn.Sequential(*_stage(WIDTHS[0], WIDTHS[1]), nn.MaxPool2d(2, ceil_mode=True))
         self.stage3 = _stage(WIDTHS[1], WIDTHS[2])
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(WIDTHS[2], num_classes)

@@ -1,0 +1,191 @@
+"""Paired comparison of two models, or of two procedures over seeds, on the same samples: the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from selmix.intervals import Estimate, excursions, min_recall_limits, student_quantile
+from selmix.metrics import METRICS, MetricContext, Predictions, calibration_error
+
+Outcome = Literal["better", "tied", "worse"]
+_DRAWS = 1000
+
+
+def paired_difference(
+    key: str,
+    ours: Sequence[Predictions],
+    theirs: Sequence[Predictions],
+    context: MetricContext,
+    level: float = 0.95,
+) -> Estimate:
+    """Difference ours - theirs of a metric, oriented so that higher is better, with its interval.
+
+    Within a pair of models on the same samples:
+
+    - ``min_recall``: MOVER on the exact limits of the two minima, (d - sqrt((a - L_a)^2 + (U_b - b)^2), ...). A paired
+      percentile bootstrap calls ties between one weak class and many weak ones ``better`` in a third of the cases,
+      because the minimum over many classes is biased downwards; the Sidak-corrected upper limit of the minimum carries
+      just that bias. Correlation of the pairs is left out, which widens the interval.
+    - other metrics of the recalls: Newcombe's square-and-add for pairs, class by class, with the correlation of the
+      two models' hits; it does not collapse where both are perfect.
+    - metrics of the whole matrix and calibration: quantiles of a Bayesian bootstrap over the samples of each class.
+
+    Over replicates (one Predictions a seed, replicate r against r): the half-widths are averaged, since the samples
+    are the same and their noise does not average out, and the spread of the differences between seeds is added by
+    Student's t, root of the sum of squares. A side with one Predictions stands against every replicate.
+
+    Args:
+        ours, theirs: at least one a side; where both have several, the same number.
+    Raises:
+        ValueError: sides that cannot be paired, or predictions on other samples.
+    """
+    pairs = _pairs(ours, theirs)
+    singles = [_single_pair(key, a, b, context, 1.0 - level) for a, b in pairs]
+    value = sum(s.value for s in singles) / len(singles)
+    down = sum(s.value - s.low for s in singles) / len(singles)
+    up = sum(s.high - s.value for s in singles) / len(singles)
+    seeds = _seed_half_width([s.value for s in singles], 1.0 - level)
+    return Estimate(value, value - math.hypot(down, seeds), value + math.hypot(up, seeds))
+
+
+def outcome(difference: Estimate) -> Outcome:
+    """``better`` or ``worse`` where the interval leaves 0 out, else ``tied``."""
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "tied"
+
+
+def tied_with_leader(
+    key: str,
+    leader: Sequence[Predictions],
+    others: Mapping[str, Sequence[Predictions]],
+    context: MetricContext,
+    level: float = 0.95,
+) -> list[str]:
+    """Names whose paired interval against the leader contains 0, Holm-corrected over all of them.
+
+    Holm's order is that of how clearly each is beaten; once one is not, the rest are tied too.
+    """
+    clear = {
+        name: paired_difference(key, leader, predictions, context, level) for name, predictions in others.items()
+    }
+    order = sorted(clear, key=lambda name: _clearness(clear[name]), reverse=True)
+    tied: list[str] = []
+    for rank, name in enumerate(order):
+        corrected = 1.0 - (1.0 - level) / (len(order) - rank)
+        if tied or outcome(paired_difference(key, leader, others[name], context, corrected)) == "tied":
+            tied.append(name)
+    return [name for name in others if name in tied]
+
+
+def _clearness(difference: Estimate) -> float:
+    width = difference.value - difference.low
+    return difference.value / width if width > 0 else 0.0
+
+
+def _pairs(ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> list[tuple[Predictions, Predictions]]:
+    count = max(len(ours), len(theirs))
+    if min(len(ours), len(theirs)) < 1 or {len(ours), len(theirs)} - {1, count}:
+        raise ValueError(f"replicates must pair: one, or as many as the other side, got {len(ours)} and {len(theirs)}")
+    left = list(ours) * (count if len(ours) == 1 else 1)
+    right = list(theirs) * (count if len(theirs) == 1 else 1)
+    for a, b in zip(left, right, strict=True):
+        if not torch.equal(a.labels, b.labels):
+            raise ValueError("a paired comparison needs both sides on the same samples, in the same order")
+    return list(zip(left, right, strict=True))
+
+
+def _seed_half_width(values: list[float], alpha: float) -> float:
+    if len(values) < 2:
+        return 0.0
+    spread = float(torch.tensor(values, dtype=torch.float64).std())
+    return student_quantile(len(values) - 1, alpha) * spread / math.sqrt(len(values))
+
+
+def _single_pair(key: str, a: Predictions, b: Predictions, context: MetricContext, alpha: float) -> Estimate:
+    if key not in METRICS:
+        raise ValueError(f"unknown metric {key!r}; there are {', '.join(METRICS)}")
+    metric = METRICS[key]
+    if metric.of_recalls is None:
+        return _bootstrap_pair(key, a, b, context, alpha)
+    classes = len(context.train_counts)
+    ours, theirs = a.counts(classes).double(), b.counts(classes).double()
+    value = float(metric.of(ours, context) - metric.of(theirs, context))
+    if key == "min_recall":
+        low_a, high_a = min_recall_limits(ours, alpha)
+        low_b, high_b = min_recall_limits(theirs, alpha)
+        at_a, at_b = float(metric.of(ours, context)), float(metric.of(theirs, context))
+        down, up = math.hypot(at_a - low_a, high_b - at_b), math.hypot(high_a - at_a, at_b - low_b)
+    else:
+        correlation = _correlations(a, b, classes)
+        down_a, up_a = excursions(metric.of_recalls, ours, context, alpha)
+        down_b, up_b = excursions(metric.of_recalls, theirs, context, alpha)
+        down, up = _square_and_add(down_a, up_b, correlation), _square_and_add(up_a, down_b, correlation)
+    estimate = Estimate(value, value - down, value + up)
+    return _negated(estimate) if metric.minimise else estimate
+
+
+def _square_and_add(first: Tensor, second: Tensor, correlation: Tensor) -> float:
+    squares = first.square() - 2.0 * correlation * first * second + second.square()
+    return float(squares.clamp_min(0.0).sum().sqrt())
+
+
+def _correlations(a: Predictions, b: Predictions, classes: int) -> Tensor:
+    """Phi coefficient of the two models' hits within each class, shape (K,); 0 where one has no spread."""
+    x, y = a.correct.double(), b.correct.double()
+
+    def mean(values: Tensor) -> Tensor:
+        sums = torch.zeros(classes, dtype=torch.float64).index_add_(0, a.labels, values)
+        return sums / torch.bincount(a.labels, minlength=classes)
+
+    mean_x, mean_y = mean(x), mean(y)
+    spread = (mean_x * (1 - mean_x) * mean_y * (1 - mean_y)).sqrt()
+    phi = (mean(x * y) - mean_x * mean_y) / spread
+    return torch.where(spread > 0, phi, 0.0)
+
+
+def _bootstrap_pair(key: str, a: Predictions, b: Predictions, context: MetricContext, alpha: float) -> Estimate:
+    """Bayesian bootstrap: the samples of each class get Dirichlet weights, the same for both models."""
+    generator = torch.Generator().manual_seed(0)
+    value = _plain(key, a, context) - _plain(key, b, context)
+    draws = []
+    for _ in range(_DRAWS if key != "calibration_error" else 200):
+        if key == "calibration_error":
+            index = torch.randint(len(a.labels), (len(a.labels),), generator=generator)
+            draws.append(_resampled_error(a, index) - _resampled_error(b, index))
+            continue
+        weights = torch._standard_gamma(torch.ones(len(a.labels), dtype=torch.float64), generator=generator)
+        pair = [_weighted_counts(p, weights, len(context.train_counts)) for p in (a, b)]
+        draws.append(float(METRICS[key].of(pair[0], context) - METRICS[key].of(pair[1], context)))
+    limits = torch.quantile(
+        torch.tensor(draws, dtype=torch.float64), torch.tensor([alpha / 2, 1 - alpha / 2], dtype=torch.float64)
+    )
+    estimate = Estimate(value, min(value, float(limits[0])), max(value, float(limits[1])))
+    return _negated(estimate) if METRICS[key].minimise else estimate
+
+
+def _resampled_error(predictions: Predictions, index: Tensor) -> float:
+    return calibration_error(predictions.correct[index], predictions.confidence[index])
+
+
+def _plain(key: str, predictions: Predictions, context: MetricContext) -> float:
+    if key == "calibration_error":
+        return calibration_error(predictions.correct, predictions.confidence)
+    return float(METRICS[key].of(predictions.counts(len(context.train_counts)), context))
+
+
+def _weighted_counts(predictions: Predictions, weights: Tensor, classes: int) -> Tensor:
+    """Counts with weighted samples, rows scaled back to the number of samples, shape (K, K)."""
+    cells = predictions.labels * classes + predictions.predicted
+    counts = torch.bincount(cells, weights=weights, minlength=classes**2).view(classes, classes)
+    rows = torch.bincount(predictions.labels, minlength=classes).double().unsqueeze(1)
+    return counts / counts.sum(dim=1, keepdim=True) * rows
+
+
+def _negated(estimate: Estimate) -> Estimate:
+    return Estimate(-estimate.value, -estimate.high, -estimate.low)
