@@ -1,0 +1,140 @@
+"""Runs a setting over seeds: every baseline and SelMix on the same data, base model and seed."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from selmix.baselines import BASELINES, NEVER_OPPONENT, BaselineTask, tuned_head
+from selmix.config import FinetuneConfig
+from selmix.data import DataConfig
+from selmix.data.splits import Split, join
+from selmix.metrics import MetricContext, Predictions, evaluate_predictions, metric_of_objective
+from selmix.model import ClassifierView, predict
+from selmix.models import build_model
+from selmix.pretrain import pretrain
+from selmix.run import Base, finetune
+from selmix.selection import SelectionRule
+
+OBJECTIVE_FREE = ("untouched",)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured: data by seed, model, settings, objectives, and which round counts."""
+
+    name: str
+    data: Callable[[int], DataConfig]
+    model: str
+    config: FinetuneConfig
+    objectives: tuple[str, ...]
+    last_round: bool = False
+    extra: Callable[[DataConfig], list[Row]] | None = None
+
+
+def base_of(model: str, data: Any, seed: int, rule: SelectionRule) -> Base:
+    """The base model of a seed with the head of last_layer_on_train_plus_feedback."""
+    state = pretrain("erm", model, data, seed)
+    module = build_model(model, data.input_shape, data.num_classes, torch.Generator())
+    module.load_state_dict(state)
+    head, _ = tuned_head(ClassifierView(module), join(data.train, data.feedback), data, rule)
+    return Base(model, state, head)
+
+
+def rows_of_seed(setting: Setting, seed: int) -> list[Row]:
+    """Every method of one seed, on select and on test."""
+    torch.set_num_threads(1)
+    source = setting.data(seed)
+    data, test = source.load(), source.load_test()
+    rows: list[Row] = []
+    for objective in setting.objectives:
+        rule = SelectionRule(metric_of_objective(objective))
+        base = base_of(setting.model, data, seed, rule)
+        run = finetune(data, base, objective, setting.config, seed, rule)
+        if run.best is None or run.failed:
+            raise SystemExit(f"seed {seed}: {run.stop_reason}")
+        last = {name: tensor.detach().clone() for name, tensor in run.view.model.state_dict().items()}
+        state = last if setting.last_round else run.best.state
+        task = BaselineTask(data, base, objective, rule, (seed,), setting.config, (state,))
+        methods = {"selmix": state} | {name: BASELINES[name](task).states[0] for name in BASELINES}
+        for method, weights in methods.items():
+            rows.append({
+                "method": method, "objective": None if method in OBJECTIVE_FREE else objective, "seed": seed,
+                "select": values(task, weights, data.select), "test": values(task, weights, test),
+            })  # fmt: skip
+    unique = {(r["method"], r["objective"]): r for r in rows}
+    return [*unique.values(), *(setting.extra(source) if setting.extra is not None else [])]
+
+
+def values(task: BaselineTask, state: Any, split: Split) -> dict[str, float]:
+    predictions = Predictions.from_logits(split.labels, predict(task.view(state), split.inputs)[1])
+    return evaluate_predictions(predictions, MetricContext(train_counts=task.data.train_counts))
+
+
+def compare(setting: Setting, seeds: Sequence[int]) -> list[Row]:
+    """The rows of all seeds, two at a time."""
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        parts = list(pool.map(partial(rows_of_seed_by_name, setting.name), seeds))
+    return [row for part in parts for row in part]
+
+
+def rows_of_seed_by_name(name: str, seed: int) -> list[Row]:
+    # Settings hold functions, which do not travel to another process; their names do.
+    from benchmarks import settings
+
+    return rows_of_seed(settings.SETTINGS[name], seed)
+
+
+def paired(rows: list[Row], objective: str, method: str, other: str) -> tuple[float, float, float]:
+    """Mean difference on test and its 95 % interval by Student's t over the seeds."""
+    metric = metric_of_objective(objective)
+    ours, theirs = (by_seed(rows, name, objective, metric) for name in (method, other))
+    gaps = [ours[seed] - theirs[seed] for seed in ours]
+    if len(gaps) < 2:
+        return gaps[0], -math.inf, math.inf
+    from selmix.intervals import student_quantile
+
+    half = student_quantile(len(gaps) - 1, 0.05) * statistics.stdev(gaps) / math.sqrt(len(gaps))
+    return statistics.mean(gaps), statistics.mean(gaps) - half, statistics.mean(gaps) + half
+
+
+def by_seed(rows: list[Row], method: str, objective: str, metric: str) -> dict[int, float]:
+    return {
+        row["seed"]: row["test"][metric]
+        for row in rows
+        if row["method"] == method and row["objective"] in (objective, None)
+    }
+
+
+def report(setting: Setting, rows: list[Row], as_json: bool) -> None:
+    figures: dict[str, float] = {}
+    lines = []
+    for objective in setting.objectives:
+        metric = metric_of_objective(objective)
+        names = list(dict.fromkeys(r["method"] for r in rows if r["objective"] in (objective, None)))
+        lines.append(f"{objective}: test {metric}, %, mean over seeds; SelMix minus it, paired by seed [95 %]")
+        for name in names:
+            mean = statistics.mean(by_seed(rows, name, objective, metric).values())
+            figures[f"{objective}/{name}"] = mean
+            line = f"  {name:36} {100 * mean:5.1f}"
+            if name != "selmix":
+                gap, low, high = paired(rows, objective, "selmix", name)
+                figures[f"{objective}/selmix_minus_{name}"] = gap
+                figures[f"{objective}/selmix_minus_{name}/low"] = low
+                figures[f"{objective}/selmix_minus_{name}/high"] = high
+                says = "better" if low > 0 else "worse" if high < 0 else "tied"
+                aside = " (never the opponent)" if name in NEVER_OPPONENT else ""
+                aside = " (reference)" if name == "retrained_logit_adjusted" else aside
+                line += f"   {100 * gap:+5.1f} [{100 * low:+5.1f}, {100 * high:+5.1f}]  {says}{aside}"
+            lines.append(line)
+    sys.stdout.write((json.dumps({"figures": figures, "rows": rows}) if as_json else "\n".join(lines)) + "\n")

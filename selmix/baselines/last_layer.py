@@ -1,0 +1,103 @@
+"""The classifier trained again on frozen features, class-balanced: deterministic, to the bit.
+
+Class-balanced last-layer retraining on train + feedback is what a careful colleague tries first (deep feature
+reweighting, Kirichenko et al. 2023; classifier re-training, Kang et al. 2020). Its head is also the start
+``balanced_head`` of the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selmix.data.splits import Split, SweepData
+from selmix.metrics import MetricContext, Predictions
+from selmix.model import ClassifierView, predict
+from selmix.scoring import score
+from selmix.selection import SelectionRule
+
+WEIGHT_DECAYS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+_ITERATIONS = 500
+
+
+def balanced_logistic_regression(
+    features: Tensor, labels: Tensor, num_classes: int, weight_decay: float
+) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression with every class weighing the same.
+
+    Minimises mean over classes of the class's mean cross-entropy + weight_decay / 2 ||W||^2 over standardised
+    features by L-BFGS in float64; the standardisation is folded back.
+
+    Args:
+        features: shape (n, d). labels: shape (n,).
+    Returns:
+        W, shape (K, d), and b, shape (K,), float64.
+    """
+    x = features.double()
+    mean, scale = x.mean(dim=0), x.std(dim=0, unbiased=False)
+    scale = torch.where(scale > 1e-8 * scale.max(), scale, 1.0)
+    z = (x - mean) / scale
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    sample_weights = 1.0 / (counts[labels] * (counts > 0).sum())
+    weight = torch.zeros(num_classes, x.shape[1], dtype=torch.float64, device=x.device, requires_grad=True)
+    bias = torch.zeros(num_classes, dtype=torch.float64, device=x.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=_ITERATIONS, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        losses = F.cross_entropy(z @ weight.T + bias, labels, reduction="none")
+        loss = (sample_weights * losses).sum() + 0.5 * weight_decay * weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    folded = weight.detach() / scale
+    return folded, bias.detach() - folded @ mean
+
+
+def tuned_head(
+    view: ClassifierView,
+    split: Split,
+    data: SweepData,
+    selection: SelectionRule,
+) -> tuple[dict[str, Tensor], float]:
+    """The class-balanced head on ``split`` with the weight decay that scores highest on select.
+
+    Returns:
+        ``weight`` (K, d) and ``bias`` (K,), float32 on the CPU, and the weight decay. Of equal scores the larger
+        decay stands.
+    """
+    features, _ = predict(view, split.inputs)
+    rate = _select_scorer(view, data, selection)
+    best: tuple[float, float, dict[str, Tensor]] | None = None
+    for decay in sorted(WEIGHT_DECAYS, reverse=True):
+        head = _as_head(*balanced_logistic_regression(features, split.labels, data.num_classes, decay))
+        value = rate(head)
+        if best is None or value > best[0]:
+            best = (value, decay, head)
+    if best is None:
+        raise AssertionError("WEIGHT_DECAYS is not empty")
+    return best[2], best[1]
+
+
+def _select_scorer(
+    view: ClassifierView, data: SweepData, selection: SelectionRule
+) -> Callable[[dict[str, Tensor]], float]:
+    features = predict(view, data.select.inputs)[0].cpu()
+    context = MetricContext(train_counts=data.train_counts.cpu())
+
+    def rate(head: dict[str, Tensor]) -> float:
+        predictions = Predictions.from_logits(data.select.labels, features @ head["weight"].T + head["bias"])
+        counts = predictions.counts(data.num_classes)
+        return score(selection.metric, counts, context, selection.statistic, seed=selection.seed)
+
+    return rate
+
+
+def _as_head(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    return {"weight": weight.float().cpu(), "bias": bias.float().cpu()}

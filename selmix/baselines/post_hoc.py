@@ -1,0 +1,87 @@
+"""Corrections of the logits after training: free, and strong."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from selmix.metrics import MetricContext, compute_metric
+
+SWEEPS = 4
+CANDIDATES = 256
+TAUS = tuple(k / 10 for k in range(31))
+
+
+def logit_adjustment(train_counts: Tensor, tau: float) -> Tensor:
+    """-tau log(prior), added to the logits; shape (K,).
+
+    Source: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
+    """
+    counts = train_counts.double().clamp_min(1.0)
+    return (-tau * (counts / counts.sum()).log()).float()
+
+
+def bias_search(logits: Tensor, labels: Tensor, metric: str, context: MetricContext) -> Tensor:
+    """Per-class biases that maximise a metric on these samples, by coordinate search.
+
+    One class at a time its bias moves along the points at which a sample flips to or from the class; the exact
+    best along that line is taken, ties by mean recall and then by the smaller change.
+
+    Args:
+        logits: shape (n, K). labels: shape (n,).
+    Returns:
+        Shape (K,), float32; zeros where nothing is better than no correction.
+    """
+    logits, labels = logits.double().cpu(), labels.cpu()
+    classes = logits.shape[1]
+    bias = torch.zeros(classes, dtype=torch.float64)
+    best = _value(logits, labels, metric, context)
+    for _ in range(SWEEPS):
+        before = best
+        for k in range(classes):
+            bias[k], best = _line_search(logits, labels, bias, k, metric, context, best)
+        if best == before:
+            break
+    return bias.float()
+
+
+def _line_search(
+    logits: Tensor, labels: Tensor, bias: Tensor, k: int, metric: str, context: MetricContext, best: tuple[float, float]
+) -> tuple[Tensor, tuple[float, float]]:
+    classes = logits.shape[1]
+    shifted = logits + bias
+    shifted[:, k] = -torch.inf
+    rival, runner_up = shifted.max(dim=1)
+    flips = rival - logits[:, k]  # sample i is given to class k where its bias exceeds flips[i]
+    candidates = _between(flips)
+    given = candidates.unsqueeze(1) > flips.unsqueeze(0)
+    predicted = torch.where(given, k, runner_up.unsqueeze(0))
+    cells = labels.unsqueeze(0) * classes + predicted
+    counts = torch.zeros(len(candidates), classes * classes, dtype=torch.float64)
+    counts.scatter_add_(1, cells, torch.ones_like(cells, dtype=torch.float64))
+    counts = counts.view(-1, classes, classes)
+    values = compute_metric(metric, counts, context)
+    ties = compute_metric("mean_recall", counts, context)
+    order = sorted(
+        range(len(candidates)),
+        key=lambda c: (float(values[c]), float(ties[c]), -abs(float(candidates[c] - bias[k]))),
+    )
+    top = order[-1]
+    found = (float(values[top]), float(ties[top]))
+    return (candidates[top], found) if found > best else (bias[k], best)
+
+
+def _between(flips: Tensor) -> Tensor:
+    """Points between consecutive flips and beyond the ends, at most CANDIDATES of them."""
+    ordered = flips.sort().values.unique()
+    points = torch.cat([ordered[:1] - 1.0, (ordered[1:] + ordered[:-1]) / 2.0, ordered[-1:] + 1.0])
+    if len(points) > CANDIDATES:
+        points = points[torch.linspace(0, len(points) - 1, CANDIDATES).round().long()]
+    return points
+
+
+def _value(logits: Tensor, labels: Tensor, metric: str, context: MetricContext) -> tuple[float, float]:
+    classes = logits.shape[1]
+    cells = labels * classes + logits.argmax(dim=1)
+    counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
+    return float(compute_metric(metric, counts, context)), float(compute_metric("mean_recall", counts, context))

@@ -1,0 +1,97 @@
+"""What every baseline is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from selmix.config import FinetuneConfig
+from selmix.data.splits import Split, SweepData
+from selmix.metrics import MetricContext, Predictions
+from selmix.model import ClassifierView, predict
+from selmix.models import build_model
+from selmix.run import Base
+from selmix.scoring import score
+from selmix.selection import SelectionRule
+from selmix.weights import load_checkpoint_into
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class BaselineTask:
+    """The same splits, base model and seeds as the trials had.
+
+    Attributes:
+        objective: name. selection: what ranks. seeds: of the replicates; stochastic baselines run once on each.
+        winner_config: the settings of the winning trial. winner_states: weights of its replicates, seed by seed.
+    """
+
+    data: SweepData
+    base: Base
+    objective: str
+    selection: SelectionRule
+    seeds: tuple[int, ...]
+    winner_config: FinetuneConfig
+    winner_states: tuple[State, ...]
+
+    @property
+    def context(self) -> MetricContext:
+        return MetricContext(train_counts=self.data.train_counts.cpu())
+
+    def view(self, state: State) -> ClassifierView:
+        """A model with these weights, on the device of the data."""
+        data = self.data
+        model = build_model(self.base.model_name, data.input_shape, data.num_classes, torch.Generator())
+        load_checkpoint_into(model, state)
+        return ClassifierView(model.to(data.train.inputs.device))
+
+    def logits(self, state: State, split: Split) -> Tensor:
+        """Logits of a split, shape (n, K), on the CPU."""
+        return predict(self.view(state), split.inputs)[1].cpu()
+
+    def score_logits(self, logits: Tensor) -> float:
+        """Selection score of logits on select, shape (n, K)."""
+        predictions = Predictions.from_logits(self.data.select.labels, logits)
+        counts = predictions.counts(self.data.num_classes)
+        rule = self.selection
+        return score(rule.metric, counts, self.context, rule.statistic, seed=rule.seed)
+
+    @property
+    def base_labels(self) -> list[str]:
+        """Labelled splits that made the base model."""
+        return ["train"]
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """Models of a baseline: state dicts of the sweep's own model.
+
+    Attributes:
+        states: one a replicate seed, or a single one where nothing is random.
+        labels: labelled splits used so far, the base model's too. cost_s: seconds of work, 0.0 where nothing ran.
+        reference: whether it has another cost or other information than the trials.
+        note: what was tuned.
+    """
+
+    states: tuple[State, ...]
+    labels: tuple[str, ...]
+    cost_s: float
+    reference: bool = False
+    note: dict[str, float | str] = field(default_factory=dict)
+
+
+def with_head(state: State, view: ClassifierView, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """A state dict with another classifier."""
+    prefix = f"{view.head_name}." if view.head_name else ""
+    return {**state, f"{prefix}weight": weight.cpu(), f"{prefix}bias": bias.cpu()}
+
+
+def with_bias(state: State, view: ClassifierView, added: Tensor) -> dict[str, Tensor]:
+    """A state dict whose classifier adds ``added``, shape (K,), to its logits: a post-hoc correction."""
+    prefix = f"{view.head_name}." if view.head_name else ""
+    bias = state[f"{prefix}bias"]
+    return {**state, f"{prefix}bias": bias + added.to(bias)}
