@@ -23,7 +23,9 @@ from selmix.gain import gain_matrix
 
 def inputs(classes: int, dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    prototypes, weight = (torch.randn(classes, dim, generator=generator, dtype=torch.float64) for _ in range(2))
+    prototypes, weight = (
+        torch.randn(classes, dim, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
     bias = torch.randn(classes, generator=generator, dtype=torch.float64)
     gradient = torch.randn(classes, classes, generator=generator, dtype=torch.float64) / classes**2
     return prototypes, weight / dim**0.5, bias, gradient
@@ -66,7 +68,9 @@ def megabytes_beyond_inputs(classes: int, dim: int, queue: multiprocessing.Queue
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
@@ -84,7 +88,11 @@ def main() -> None:
         error = float((gain_matrix(*arguments) - row_by_row(*arguments)).abs().max())
         rows.append({"classes": classes, "dim": dim, "seconds": ours, "row_by_row_seconds": theirs,
                      "speedup": theirs / ours, "largest_difference": error})  # fmt: skip
-    figures = {"k100_seconds": rows[0]["seconds"], "k1000_seconds": rows[1]["seconds"], "k1000_megabytes": megabytes}
+    figures = {
+        "k100_seconds": rows[0]["seconds"],
+        "k1000_seconds": rows[1]["seconds"],
+        "k1000_megabytes": megabytes,
+    }
     if options.json:
         print(json.dumps({"figures": figures, "rows": rows}))
         return

@@ -122,7 +122,9 @@ def report(setting: Setting, rows: list[Row], as_json: bool) -> None:
     for objective in setting.objectives:
         metric = metric_of_objective(objective)
         names = list(dict.fromkeys(r["method"] for r in rows if r["objective"] in (objective, None)))
-        lines.append(f"{objective}: test {metric}, %, mean over seeds; SelMix minus it, paired by seed [95 %]")
+        lines.append(
+            f"{objective}: test {metric}, %, mean over seeds; SelMix minus it, paired by seed [95 %]"
+        )
         for name in names:
             mean = statistics.mean(by_seed(rows, name, objective, metric).values())
             figures[f"{objective}/{name}"] = mean

@@ -28,11 +28,11 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(aside, 0o644)  # mkstemp's 0600 would lock colleagues on shared storage out
-            os.replace(aside, path)
+            Path(aside).chmod(0o644)  # mkstemp's 0600 would lock colleagues on shared storage out
+            Path(aside).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(aside)
+                Path(aside).unlink()
             raise
 
 

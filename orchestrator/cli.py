@@ -150,7 +150,13 @@ def pin(options: argparse.Namespace) -> int:
     from orchestrator.pinning import pin_sweep
 
     path = pin_sweep(
-        options.runs, options.sweep, options.pins, options.name, options.objective, options.trial, options.force
+        options.runs,
+        options.sweep,
+        options.pins,
+        options.name,
+        options.objective,
+        options.trial,
+        options.force,
     )
     _out(str(path))
     return 0
@@ -187,12 +193,16 @@ def _parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
 
 
 def _with_runs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where sweeps lie (runs)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where sweeps lie (runs)"
+    )
     return parser
 
 
 def _with_pins(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--pins", type=Path, default=Path("pins"), metavar="FOLDER", help="where pins lie (pins)")
+    parser.add_argument(
+        "--pins", type=Path, default=Path("pins"), metavar="FOLDER", help="where pins lie (pins)"
+    )
     return parser
 
 
@@ -204,23 +214,38 @@ def _with_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def _file_parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
     parser = _with_runs(_parser(verb, about, example))
     parser.add_argument("file", type=Path, metavar="FILE", help="sweep file")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="search.num_trials=8, name=NEW, ...")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="search.num_trials=8, name=NEW, ..."
+    )
     return parser
 
 
 def _validate_parser() -> argparse.ArgumentParser:
-    return _with_json(_file_parser("validate", "Check a sweep file; all problems at once, exit 3.",
-                                   "  $ selmix validate sweeps/smoke.yaml\n  sweeps/smoke.yaml: valid (min_recall)"))
+    return _with_json(
+        _file_parser(
+            "validate",
+            "Check a sweep file; all problems at once, exit 3.",
+            "  $ selmix validate sweeps/smoke.yaml\n  sweeps/smoke.yaml: valid (min_recall)",
+        )
+    )
 
 
 def _plan_parser() -> argparse.ArgumentParser:
-    return _with_json(_file_parser("plan", "Trials, estimated time and disk of a sweep, from a short probe. Touches "
-                                   "nothing.", "  $ selmix plan sweeps/digits_min_recall.yaml"))
+    return _with_json(
+        _file_parser(
+            "plan",
+            "Trials, estimated time and disk of a sweep, from a short probe. Touches nothing.",
+            "  $ selmix plan sweeps/digits_min_recall.yaml",
+        )
+    )
 
 
 def _launch_parser() -> argparse.ArgumentParser:
-    parser = _file_parser("launch", "Run a sweep. Launched again it goes on where it was, or says that it is finished.",
-                          "  $ selmix launch sweeps/smoke.yaml search.num_trials=4 name=smoke4")
+    parser = _file_parser(
+        "launch",
+        "Run a sweep. Launched again it goes on where it was, or says that it is finished.",
+        "  $ selmix launch sweeps/smoke.yaml search.num_trials=4 name=smoke4",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     return parser
 
@@ -230,13 +255,17 @@ def _ls_parser() -> argparse.ArgumentParser:
 
 
 def _show_parser() -> argparse.ArgumentParser:
-    parser = _with_json(_with_runs(_parser("show", "The result of a sweep.", "  $ selmix show digits_min_recall")))
+    parser = _with_json(
+        _with_runs(_parser("show", "The result of a sweep.", "  $ selmix show digits_min_recall"))
+    )
     parser.add_argument("sweep", metavar="SWEEP")
     return parser
 
 
 def _ui_parser() -> argparse.ArgumentParser:
-    parser = _with_runs(_parser("ui", "Open MLflow's page on the store of these sweeps, on loopback.", "  $ selmix ui"))
+    parser = _with_runs(
+        _parser("ui", "Open MLflow's page on the store of these sweeps, on loopback.", "  $ selmix ui")
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5000)
     return parser

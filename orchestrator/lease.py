@@ -69,7 +69,10 @@ class Lease:
             return
         self._stop.set()
         self._thread.join()
-        with contextlib.suppress(PreflightError), _locked(self.folder):  # a folder that is gone holds no lease
+        with (
+            contextlib.suppress(PreflightError),
+            _locked(self.folder),
+        ):  # a folder that is gone holds no lease
             if _is(read_holder(self.folder), self.holder.token):
                 self.folder.lease_path.unlink(missing_ok=True)
 
@@ -113,9 +116,7 @@ def acquire(folder: RunFolder, heartbeat_every_s: float = HEARTBEAT_EVERY_S) -> 
                 f"(heartbeat {age_s:.0f} s ago); wait for it, or stop it with `selmix stop {folder.name}`"
             )
         pid = os.getpid()
-        mine = Holder(
-            socket.gethostname(), pid, process_start(pid) or "", time.time(), secrets.token_hex(8)
-        )
+        mine = Holder(socket.gethostname(), pid, process_start(pid) or "", time.time(), secrets.token_hex(8))
         _write(folder, mine)
     return Lease(folder, mine, heartbeat_every_s)
 

@@ -99,7 +99,7 @@ class RunSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             if record is None:
                 return Searcher.FINISHED
             self._given[trial_id] = self._book.open(record)
-        except Exception as error:  # noqa: BLE001  # an exception here would end the sweep without its results
+        except Exception as error:  # an exception here would end the sweep without its results
             self._book.problems.append(f"suggest: {error!r}")
             return Searcher.FINISHED
         return {
@@ -107,7 +107,9 @@ class RunSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             "config": record.config, "resume_from": record.checkpoint,
         }  # fmt: skip
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         record = self._given.get(trial_id)
         if record is None or self._source is None or self._book is None:
             return
@@ -118,7 +120,7 @@ class RunSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         best = None if error or result is None or result["failed"] else result["best"]
         try:
             self._source.tell(record, best)
-        except Exception as problem:  # noqa: BLE001  # see suggest
+        except Exception as problem:  # see suggest
             self._book.problems.append(f"tell {record.trial_id}: {problem!r}")
 
     def save(self, checkpoint_path: str) -> None:
@@ -137,11 +139,15 @@ class BookCallback(Callback):  # type: ignore[misc]  # ray is untyped
     def __getstate__(self) -> dict[str, Any]:
         return {"_book": None}
 
-    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         if self._book is not None:
             self._book.on_round(trial.config["trial_id"], result)
 
-    def on_checkpoint(self, iteration: int, trials: Any, trial: Any, checkpoint: tune.Checkpoint, **info: Any) -> None:
+    def on_checkpoint(
+        self, iteration: int, trials: Any, trial: Any, checkpoint: tune.Checkpoint, **info: Any
+    ) -> None:
         if self._book is not None:
             self._book.on_checkpoint(trial.config["trial_id"], checkpoint.path)
 
@@ -175,7 +181,9 @@ def last_line(trial: Any) -> str:
     return text if text.startswith(kind) else f"{kind}: {text}".rstrip(": ")
 
 
-def trial_record(objective: str, number: int, seed: int, config: dict[str, Any], acting: dict[str, Any]) -> TrialRecord:
+def trial_record(
+    objective: str, number: int, seed: int, config: dict[str, Any], acting: dict[str, Any]
+) -> TrialRecord:
     """The record of a new trial of the search."""
     return TrialRecord(
         trial_id=f"{objective}/trial-{number:03d}", objective=objective, kind="trial", number=number, seed=seed,

@@ -29,7 +29,9 @@ CHECK_TIMEOUT_S = 8.0
 SQLITE = "sqlite:///"
 SERVERS = ("http://", "https://")
 DATABASES = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?://")
-SECRET_FIELDS = re.compile(r"([?&][^=&]*(?:password|passwd|token|secret|user|key)[^=&]*=)[^&#]*", re.IGNORECASE)
+SECRET_FIELDS = re.compile(
+    r"([?&][^=&]*(?:password|passwd|token|secret|user|key)[^=&]*=)[^&#]*", re.IGNORECASE
+)
 
 
 def tracking_address(runs: Path, environ: Mapping[str, str]) -> str:
@@ -144,7 +146,9 @@ def _check_file(path: Path) -> None:
             with path.open("r+b") as file:
                 head = file.read(15)
             if head not in {b"", b"SQLite format 3"}:
-                raise PreflightError(f"{path}: must be an SQLite file; move it away or set MLFLOW_TRACKING_URI")
+                raise PreflightError(
+                    f"{path}: must be an SQLite file; move it away or set MLFLOW_TRACKING_URI"
+                )
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -158,7 +162,9 @@ def _server_problem(address: str) -> PreflightError | None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in {401, 403}:
-            return _unreachable(address, f"refused with {error.code}", "check its credentials and allowed hosts")
+            return _unreachable(
+                address, f"refused with {error.code}", "check its credentials and allowed hosts"
+            )
         return _unreachable(address, f"/version answered {error.code}")
     except Exception as error:  # http.client and codecs raise more kinds than can be listed
         return _unreachable(address, scrubbed(str(getattr(error, "reason", error)), address))
@@ -171,7 +177,9 @@ def _version_request(address: str) -> urllib.request.Request:
     """As MLflow would ask: with the credentials of the address or of MLflow's own environment variables."""
     parts = urlsplit(address)
     host = parts.netloc.rpartition("@")[2]
-    request = urllib.request.Request(urlunsplit((parts.scheme, host, f"{parts.path.rstrip('/')}/version", "", "")))
+    request = urllib.request.Request(
+        urlunsplit((parts.scheme, host, f"{parts.path.rstrip('/')}/version", "", ""))
+    )
     user = os.environ.get("MLFLOW_TRACKING_USERNAME") or unquote(parts.username or "")
     password = os.environ.get("MLFLOW_TRACKING_PASSWORD") or unquote(parts.password or "")
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
@@ -217,7 +225,18 @@ def ui_command(address: str, host: str = "127.0.0.1", port: int = 5000) -> list[
     """
     if address.startswith(SERVERS):
         return [masked(address)]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     return command + (["--backend-store-uri", address] if sqlite_path(address) is not None else [])
 
 

@@ -37,7 +37,7 @@ def never_raises(
     def guarded(self: TrialBook, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             method(self, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001  # a boundary: see the docstring of the module
+        except Exception as error:  # a boundary: see the docstring of the module
             where = traceback.extract_tb(error.__traceback__)[-1]
             self.problems.append(f"{method.__name__}: {error!r} ({where.name}, line {where.lineno})")
 
@@ -54,7 +54,12 @@ class TrialBook:
     """
 
     def __init__(
-        self, folder: RunFolder, tracker: Tracker, progress: Progress, tags: dict[str, str], params: dict[str, Any]
+        self,
+        folder: RunFolder,
+        tracker: Tracker,
+        progress: Progress,
+        tags: dict[str, str],
+        params: dict[str, Any],
     ) -> None:
         self.folder, self.tracker, self.progress = folder, tracker, progress
         self.tags, self.params = tags, params

@@ -1,20 +1,3 @@
 """SelMix: selective mixup fine-tuning for objectives that do not decompose over samples."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from selmix.pinned import load_pin
-
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_pin"]
-
-
-def __getattr__(name: str) -> Any:
-    # Looked up when asked for: reading a version must not cost the import of torch.
-    if name == "load_pin":
-        from selmix.pinned import load_pin
-
-        return load_pin
-    raise AttributeError(f"module 'selmix' has no attribute {name!r}")

@@ -72,7 +72,8 @@ def tied_with_leader(
     Holm's order is that of how clearly each is beaten; once one is not, the rest are tied too.
     """
     clear = {
-        name: paired_difference(key, leader, predictions, context, level) for name, predictions in others.items()
+        name: paired_difference(key, leader, predictions, context, level)
+        for name, predictions in others.items()
     }
     order = sorted(clear, key=lambda name: _clearness(clear[name]), reverse=True)
     tied: list[str] = []
@@ -88,10 +89,14 @@ def _clearness(difference: Estimate) -> float:
     return difference.value / width if width > 0 else 0.0
 
 
-def _pairs(ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> list[tuple[Predictions, Predictions]]:
+def _pairs(
+    ours: Sequence[Predictions], theirs: Sequence[Predictions]
+) -> list[tuple[Predictions, Predictions]]:
     count = max(len(ours), len(theirs))
     if min(len(ours), len(theirs)) < 1 or {len(ours), len(theirs)} - {1, count}:
-        raise ValueError(f"replicates must pair: one, or as many as the other side, got {len(ours)} and {len(theirs)}")
+        raise ValueError(
+            f"replicates must pair: one, or as many as the other side, got {len(ours)} and {len(theirs)}"
+        )
     left = list(ours) * (count if len(ours) == 1 else 1)
     right = list(theirs) * (count if len(theirs) == 1 else 1)
     for a, b in zip(left, right, strict=True):
@@ -149,7 +154,9 @@ def _correlations(a: Predictions, b: Predictions, classes: int) -> Tensor:
     return torch.where(spread > 0, phi, 0.0)
 
 
-def _bootstrap_pair(key: str, a: Predictions, b: Predictions, context: MetricContext, alpha: float) -> Estimate:
+def _bootstrap_pair(
+    key: str, a: Predictions, b: Predictions, context: MetricContext, alpha: float
+) -> Estimate:
     """Bayesian bootstrap: the samples of each class get Dirichlet weights, the same for both models."""
     generator = torch.Generator().manual_seed(0)
     value = _plain(key, a, context) - _plain(key, b, context)
@@ -163,7 +170,8 @@ def _bootstrap_pair(key: str, a: Predictions, b: Predictions, context: MetricCon
         pair = [_weighted_counts(p, weights, len(context.train_counts)) for p in (a, b)]
         draws.append(float(METRICS[key].of(pair[0], context) - METRICS[key].of(pair[1], context)))
     limits = torch.quantile(
-        torch.tensor(draws, dtype=torch.float64), torch.tensor([alpha / 2, 1 - alpha / 2], dtype=torch.float64)
+        torch.tensor(draws, dtype=torch.float64),
+        torch.tensor([alpha / 2, 1 - alpha / 2], dtype=torch.float64),
     )
     estimate = Estimate(value, min(value, float(limits[0])), max(value, float(limits[1])))
     return _negated(estimate) if METRICS[key].minimise else estimate

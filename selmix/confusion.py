@@ -31,7 +31,9 @@ def confusion_counts(strata: Tensor, predictions: Tensor, num_strata: int, num_c
         )
     for what, values, limit in (("strata", strata, num_strata), ("predictions", predictions, num_classes)):
         if values.numel() and (int(values.min()) < 0 or int(values.max()) >= limit):
-            raise ValueError(f"{what} must lie in [0, {limit}), got {int(values.min())} to {int(values.max())}")
+            raise ValueError(
+                f"{what} must lie in [0, {limit}), got {int(values.min())} to {int(values.max())}"
+            )
     cells = strata.long() * num_classes + predictions.long()
     return torch.bincount(cells, minlength=num_strata * num_classes).view(num_strata, num_classes)
 
@@ -49,7 +51,9 @@ def joint_confusion(counts: Tensor) -> Tensor:
     counts = counts.double()
     total = counts.sum()
     if not float(total) > 0:
-        raise ValueError(f"a confusion matrix needs at least one sample, got counts that sum to {float(total)}")
+        raise ValueError(
+            f"a confusion matrix needs at least one sample, got counts that sum to {float(total)}"
+        )
     return counts / total
 
 
@@ -120,7 +124,9 @@ def logit_gradient(objective: Callable[[Tensor], Tensor], confusion: Tensor) -> 
     with torch.enable_grad():
         value = objective(matrix)
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
-            raise ValueError(f"an objective must return a scalar tensor that depends on the matrix, got {value!r}")
+            raise ValueError(
+                f"an objective must return a scalar tensor that depends on the matrix, got {value!r}"
+            )
         (gradient,) = torch.autograd.grad(value.reshape(()), matrix)
     if not bool(torch.isfinite(value)) or not bool(torch.isfinite(gradient).all()):
         raise ValueError(

@@ -152,7 +152,9 @@ class Finetuner:
             return dataclasses.replace(self.context, multipliers=self._worst_case.update(values))
         if self.objective == "min_head_tail_recall":
             groups = stratum_groups(confusion, self.context)
-            return dataclasses.replace(self.context, multipliers=self._worst_case.update(groups @ values) @ groups)
+            return dataclasses.replace(
+                self.context, multipliers=self._worst_case.update(groups @ values) @ groups
+            )
         return self.context
 
     def _gain(
@@ -171,7 +173,9 @@ class Finetuner:
         """P of this round; adds its diagnostics to ``scalars``."""
         drawable = self.sampler.drawable
         if gain is None:
-            policy = balanced_policy(drawable) if self.config.policy == "balanced" else uniform_policy(drawable)
+            policy = (
+                balanced_policy(drawable) if self.config.policy == "balanced" else uniform_policy(drawable)
+            )
         else:
             scalars["positive_pairs"] = float(((gain > 0) & drawable).sum())
             if self.round_number <= self.config.warmup_rounds:
@@ -180,7 +184,9 @@ class Finetuner:
                 policy, scalars["temperature"] = self._softmax_policy(gain, drawable)
         scalars["effective_pairs"] = effective_pairs(policy)
         if "positive_pairs" in scalars:
-            scalars["effective_pairs_share"] = scalars["effective_pairs"] / max(scalars["positive_pairs"], 1.0)
+            scalars["effective_pairs_share"] = scalars["effective_pairs"] / max(
+                scalars["positive_pairs"], 1.0
+            )
         return policy
 
     def _softmax_policy(self, gain: Tensor, drawable: Tensor) -> tuple[Tensor, float]:
@@ -233,7 +239,7 @@ class Finetuner:
             logits = mixed_logits(self.view, inputs[first], inputs[second], coefficients, config.mixup_layer)
         loss = F.cross_entropy(logits, self.pool.labels[first])
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.steps_done += 1
         return loss.detach()

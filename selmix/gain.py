@@ -70,7 +70,7 @@ def _mend_underflow_(
         expected, normaliser: shape (S, S). first, second, a: shape (S, K).
     """
     rows, columns = torch.nonzero(normaliser < _SMALLEST_NORMALISER, as_tuple=True)
-    for i, j in zip(rows.split(_PAIRS_AT_ONCE), columns.split(_PAIRS_AT_ONCE), strict=True):
+    for i, j in zip(torch.split(rows, _PAIRS_AT_ONCE), torch.split(columns, _PAIRS_AT_ONCE), strict=True):
         p = torch.softmax(first[i] + second[j], dim=1)
         expected[i, j] = (p * (lam * a[i] + (1.0 - lam) * a[j])).sum(dim=1)
 
@@ -92,13 +92,19 @@ def _check(
     if not fits:
         raise ValueError(f"shapes must be (S, d), (K, d), (K,) and (S, K), got {shapes}")
     if labels is None and len(prototypes) != len(weight):
-        raise ValueError(f"labels are needed where strata are not classes, got S={len(prototypes)}, K={len(weight)}")
+        raise ValueError(
+            f"labels are needed where strata are not classes, got S={len(prototypes)}, K={len(weight)}"
+        )
     if labels is not None and (
         labels.shape != (len(prototypes),) or int(labels.min()) < 0 or int(labels.max()) >= len(weight)
     ):
-        raise ValueError(f"labels must be {len(prototypes)} classes below {len(weight)}, got {labels.tolist()[:20]}")
+        raise ValueError(
+            f"labels must be {len(prototypes)} classes below {len(weight)}, got {labels.tolist()[:20]}"
+        )
     if not 0.0 <= lam <= 1.0:
         raise ValueError(f"mixup_coefficient must lie in [0, 1], got {lam}")
     for name, tensor in zip(shapes, (prototypes, weight, bias, gradient), strict=True):
         if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} must be finite, got {int((~torch.isfinite(tensor)).sum())} entries that are not")
+            raise ValueError(
+                f"{name} must be finite, got {int((~torch.isfinite(tensor)).sum())} entries that are not"
+            )

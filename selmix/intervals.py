@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from selmix.confusion import recalls
-from selmix.metrics import METRICS, MetricContext, Predictions, RecallsMetric, calibration_error, evaluate_predictions
+from selmix.metrics import (
+    METRICS,
+    MetricContext,
+    Predictions,
+    RecallsMetric,
+    calibration_error,
+    evaluate_predictions,
+)
 
 _DRAWS = 1000
 _PRIOR_COUNTS = 0.5  # spread over a row: keeps a row without errors from standing still
@@ -28,9 +35,14 @@ class Estimate:
     high: float
 
 
-def all_intervals(predictions: Predictions, context: MetricContext, level: float = 0.95) -> dict[str, Estimate]:
+def all_intervals(
+    predictions: Predictions, context: MetricContext, level: float = 0.95
+) -> dict[str, Estimate]:
     """Every metric that the data allow, with its interval."""
-    return {key: metric_interval(key, predictions, context, level) for key in evaluate_predictions(predictions, context)}
+    return {
+        key: metric_interval(key, predictions, context, level)
+        for key in evaluate_predictions(predictions, context)
+    }
 
 
 def metric_interval(
@@ -52,6 +64,9 @@ def counts_interval(key: str, counts: Tensor, context: MetricContext, level: flo
     - ``min_recall``: exact. Lower limit: the smallest of the classes' one-sided Clopper-Pearson limits at alpha / 2,
       since the class that attains the true minimum is below its own with probability alpha / 2 at most. Upper:
       the smallest of the Sidak-corrected upper limits.
+    - weighted means of the recalls: Clopper-Pearson on the mean with its effective number of samples,
+      1 / sum_k (w_k^2 / n_k). With equal n the number of hits is a sum of Bernoulli variables of unequal p, which
+      spreads less than the binomial of the same mean (Hoeffding 1956), so the limits are conservative.
     - other metrics of the recalls: MOVER (Zou and Donner 2008), class by class: the distances that the metric
       moves when one recall goes to its Wilson limit, squared and added.
     - metrics of the whole matrix: quantiles over Dirichlet draws of the rows, half a count spread over each.
@@ -68,6 +83,8 @@ def counts_interval(key: str, counts: Tensor, context: MetricContext, level: flo
     value = float(metric.of(counts, context))
     if key == "min_recall":
         return Estimate(value, *min_recall_limits(counts, alpha))
+    if metric.of_recalls is not None and metric.linear:
+        return _mean_interval(metric.of_recalls, counts, context, alpha)
     if metric.of_recalls is not None:
         return Estimate(value, *_recalls_limits(metric.of_recalls, counts, context, alpha, value))
     return _row_interval(lambda rows: metric.of(rows, context), counts, alpha, value)
@@ -108,6 +125,28 @@ def wilson(hits: Tensor, trials: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     centre = (p + z * z / (2.0 * n)) / (1.0 + z * z / n)
     half = z / (1.0 + z * z / n) * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt()
     return torch.minimum(p, (centre - half).clamp_min(0.0)), torch.maximum(p, (centre + half).clamp_max(1.0))
+
+
+def linear_weights(metric: RecallsMetric, counts: Tensor, context: MetricContext) -> tuple[Tensor, float]:
+    """A linear metric as offset + weights . recalls: the weights, shape (K,), and the offset."""
+    rows = counts.sum(dim=1)
+    points = torch.cat(
+        [torch.eye(len(rows), dtype=torch.float64), torch.zeros(1, len(rows), dtype=torch.float64)]
+    )
+    values = metric(points, rows / rows.sum(), context)
+    return values[:-1] - values[-1], float(values[-1])
+
+
+def _mean_interval(metric: RecallsMetric, counts: Tensor, context: MetricContext, alpha: float) -> Estimate:
+    weights, offset = linear_weights(metric, counts, context)
+    total = weights.sum()
+    shares, rows = weights / total, counts.sum(dim=1)
+    mean = (shares * recalls(counts)).sum()
+    samples = 1.0 / (shares.square() / rows).sum()
+    limits = clopper_pearson((mean * samples).view(1), samples.view(1), alpha / 2.0)
+    ends = [float(offset + total * end) for end in (limits[0], mean, limits[1])]
+    low, value, high = sorted(ends)
+    return Estimate(value, low, high)
 
 
 def student_quantile(freedom: int, alpha: float) -> float:
@@ -171,7 +210,9 @@ def _calibration_interval(predictions: Predictions, level: float) -> Estimate:
 
 
 def _percentile(draws: Tensor, alpha: float, value: float) -> Estimate:
-    limits = torch.quantile(draws.double(), torch.tensor([alpha / 2.0, 1.0 - alpha / 2.0], dtype=torch.float64))
+    limits = torch.quantile(
+        draws.double(), torch.tensor([alpha / 2.0, 1.0 - alpha / 2.0], dtype=torch.float64)
+    )
     return Estimate(value, min(value, float(limits[0])), max(value, float(limits[1])))
 
 

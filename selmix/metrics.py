@@ -48,6 +48,7 @@ class Metric:
         key: its name. minimise: whether less is better.
         of_recalls: recalls (..., K), prior (K,) and context -> (...), where recalls and prior are enough.
         of_counts: counts (..., K, K), float64, and context -> (...), where they are not.
+        linear: whether it is a weighted mean of the recalls (or 1 minus one).
         Neither is set for ``calibration_error``, which counts do not give.
     """
 
@@ -55,6 +56,7 @@ class Metric:
     of_recalls: RecallsMetric | None = None
     of_counts: CountsMetric | None = None
     minimise: bool = False
+    linear: bool = False
 
     def of(self, counts: Tensor, context: MetricContext) -> Tensor:
         """The metric of counts (..., K, K), shape (...).
@@ -172,14 +174,16 @@ def _shot_recall(least: float, most: float) -> RecallsMetric:
         chosen = (context.train_counts >= least) & (context.train_counts <= most)
         return values[..., chosen.to(values.device)].mean(dim=-1)
 
-    metric.__doc__ = f"Mean recall of the classes with {least:g} to {most:g} training samples; NaN without one."
+    metric.__doc__ = (
+        f"Mean recall of the classes with {least:g} to {most:g} training samples; NaN without one."
+    )
     return metric
 
 
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
-        Metric("mean_recall", mean_recall),
+        Metric("mean_recall", mean_recall, linear=True),
         Metric("min_recall", min_recall),
         Metric("min_head_tail_recall", min_head_tail_recall),
         Metric("g_mean", g_mean),
@@ -187,14 +191,14 @@ METRICS: dict[str, Metric] = {
         Metric("q_mean", q_mean),
         Metric("macro_f1", of_counts=macro_f1),
         Metric("min_precision", of_counts=min_precision),
-        Metric("accuracy", accuracy),
-        Metric("balanced_error", balanced_error, minimise=True),
+        Metric("accuracy", accuracy, linear=True),
+        Metric("balanced_error", balanced_error, minimise=True, linear=True),
         Metric("min_coverage", of_counts=min_coverage),
         Metric("min_head_tail_coverage", of_counts=min_head_tail_coverage),
         Metric("recall_gap", recall_gap, minimise=True),
-        Metric("many_shot_recall", _shot_recall(MANY_SHOT + 1, math.inf)),
-        Metric("medium_shot_recall", _shot_recall(FEW_SHOT, MANY_SHOT)),
-        Metric("few_shot_recall", _shot_recall(0, FEW_SHOT - 1)),
+        Metric("many_shot_recall", _shot_recall(MANY_SHOT + 1, math.inf), linear=True),
+        Metric("medium_shot_recall", _shot_recall(FEW_SHOT, MANY_SHOT), linear=True),
+        Metric("few_shot_recall", _shot_recall(0, FEW_SHOT - 1), linear=True),
         Metric("calibration_error", minimise=True),
     )
 }

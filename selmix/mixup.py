@@ -63,14 +63,16 @@ def _mix_halves(coefficients: Tensor, layer: str) -> Callable[[Any], Tensor]:
     def halves(output: Any) -> Tensor:
         if not isinstance(output, Tensor) or len(output) != 2 * count:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"mixup_layer {layer!r} must put out one tensor with the batch first, got {shape}")
+            raise ValueError(
+                f"mixup_layer {layer!r} must put out one tensor with the batch first, got {shape}"
+            )
         return mix(output[:count], output[count:], coefficients)
 
     return halves
 
 
 def _submodule(view: ClassifierView, layer: str) -> nn.Module:
-    modules = dict(view.model.named_modules())
+    modules: dict[str, nn.Module] = dict(view.model.named_modules())
     if not layer or layer not in modules:
         raise ValueError(f"mixup_layer {layer!r} is not in the model; there are {', '.join(view.layers())}")
     return modules[layer]

@@ -46,7 +46,7 @@ def predict(view: ClassifierView, inputs: Tensor, batch_size: int = 512) -> tupl
     view.model.eval()
     try:
         with torch.no_grad():
-            parts = [view.features_and_logits(batch) for batch in inputs.split(batch_size)]
+            parts = [view.features_and_logits(batch) for batch in torch.split(inputs, batch_size)]
     finally:
         for module, training in modes:
             module.training = training

@@ -5,6 +5,8 @@ Pairs that cannot be drawn are masked before anything else; the rest sums to 1.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -108,7 +110,9 @@ def _positive_gains(gain: Tensor, drawable: Tensor | None) -> tuple[Tensor, Tens
     if drawable is not None:
         positive &= drawable
     if not bool(positive.any()):
-        raise NoPositiveGain(f"no drawable pair has positive gain; the largest gain is {float(gain.max()):.3g}")
+        raise NoPositiveGain(
+            f"no drawable pair has positive gain; the largest gain is {float(gain.max()):.3g}"
+        )
     return gain[positive].double(), positive
 
 
@@ -127,9 +131,9 @@ def _solve_inverse_temperature(values: Tensor, target: float) -> float:
     while share(high) > target:
         low, high = high, high * 10.0
     for _ in range(_BISECTIONS):
-        middle = (low * high) ** 0.5
+        middle = math.sqrt(low * high)
         if share(middle) > target:
             low = middle
         else:
             high = middle
-    return (low * high) ** 0.5
+    return math.sqrt(low * high)

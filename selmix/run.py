@@ -227,7 +227,9 @@ class Run:
         best = None
         if self.best is not None:
             best = vars(self.best) | {"predictions": vars(self.best.predictions)}
-        torch.save({"finetuner": self.finetuner.state_dict(), "progress": progress, "best": best}, folder / "run.pt")
+        torch.save(
+            {"finetuner": self.finetuner.state_dict(), "progress": progress, "best": best}, folder / "run.pt"
+        )
         write_rounds(folder / "rounds.parquet", self._progress.matrices)
 
     def load(self, folder: Path) -> None:
@@ -303,5 +305,3 @@ def _matrices(candidate: BestRound, done: Round | None, counts: Tensor) -> Round
 def _size(matrices: RoundMatrices) -> int:
     tensors = (matrices.confusion, matrices.gain, matrices.policy)
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
-
-

@@ -33,11 +33,15 @@ class PairSampler:
             ValueError: P has the wrong shape, does not sum to 1, or gives weight to a pair without samples.
         """
         if policy.shape != (self._num_strata, self._num_strata):
-            raise ValueError(f"policy must be {self._num_strata} x {self._num_strata}, got {tuple(policy.shape)}")
+            raise ValueError(
+                f"policy must be {self._num_strata} x {self._num_strata}, got {tuple(policy.shape)}"
+            )
         if not abs(float(policy.sum()) - 1.0) < 1e-6 or bool((policy < 0).any()):
             raise ValueError(f"policy must be >= 0 and sum to 1, got sum {float(policy.sum())}")
         if bool((policy > 0)[~self.drawable].any()):
-            raise ValueError("policy gives weight to a pair of strata without samples; mask it with `drawable`")
+            raise ValueError(
+                "policy gives weight to a pair of strata without samples; mask it with `drawable`"
+            )
         # Inverse transform on the flat sum: torch.multinomial ends at 2^24 categories, 4,096 strata.
         self._cumulative = policy.double().flatten().cumsum(0)
 
@@ -65,7 +69,9 @@ class _StratumIndex:
 
     def __init__(self, strata: Tensor, num_strata: int) -> None:
         if strata.numel() and (int(strata.min()) < 0 or int(strata.max()) >= num_strata):
-            raise ValueError(f"strata must lie in [0, {num_strata}), got {int(strata.min())} to {int(strata.max())}")
+            raise ValueError(
+                f"strata must lie in [0, {num_strata}), got {int(strata.min())} to {int(strata.max())}"
+            )
         self._order = torch.argsort(strata, stable=True)
         self.counts = torch.bincount(strata, minlength=num_strata)
         self._offsets = self.counts.cumsum(0) - self.counts

@@ -45,7 +45,9 @@ def score(
     return sign * _bagged(key, counts.double().cpu(), context, resamples, torch.Generator().manual_seed(seed))
 
 
-def _bagged(key: str, counts: Tensor, context: MetricContext, resamples: int, generator: torch.Generator) -> float:
+def _bagged(
+    key: str, counts: Tensor, context: MetricContext, resamples: int, generator: torch.Generator
+) -> float:
     metric = METRICS[key]
     rows = counts.sum(dim=1)
     if metric.of_recalls is not None:

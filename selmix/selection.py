@@ -26,7 +26,9 @@ class Constraint:
 
     def __post_init__(self) -> None:
         if (self.at_least is None) == (self.at_most is None):
-            raise ValueError(f"{self.metric}: exactly one of at_least and at_most must be set, got both or none")
+            raise ValueError(
+                f"{self.metric}: exactly one of at_least and at_most must be set, got both or none"
+            )
         if not self.where or not set(self.where) <= {"method", "search"}:
             raise ValueError(f"{self.metric}: `in` must name method, search or both, got {list(self.where)}")
 

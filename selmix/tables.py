@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ def read_rounds(path: Path, num_strata: int, num_classes: int) -> list[RoundMatr
     }  # fmt: skip
     rounds = []
     for row in pq.read_table(path).to_pylist():
-        matrices = {
+        matrices: dict[str, Any] = {
             name: None if row[name] is None else torch.tensor(row[name]).view(shape)
             for name, shape in shapes.items()
         }

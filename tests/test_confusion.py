@@ -27,7 +27,12 @@ def test_counts_by_loop() -> None:
 
 @pytest.mark.parametrize(
     ("strata", "predictions", "message"),
-    [([0, 5], [0, 0], "strata"), ([0, 1], [0, 3], "predictions"), ([0], [0, 1], "one length"), ([-1], [0], "strata")],
+    [
+        ([0, 5], [0, 0], "strata"),
+        ([0, 1], [0, 3], "predictions"),
+        ([0], [0, 1], "one length"),
+        ([-1], [0], "strata"),
+    ],
 )
 def test_counts_refuse(strata: list[int], predictions: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -72,7 +72,9 @@ def test_golden_gradient_of_c() -> None:
 @pytest.mark.parametrize(("strata", "classes"), [(2, 2), (5, 5), (7, 4), (3, 3)])
 def test_gain_equals_loops(seed: int, strata: int, classes: int) -> None:
     confusion, z, w, b, labels = world(seed, strata, classes, 6)
-    gradient = logit_gradient(partial(OBJECTIVES["h_mean"], context=ObjectiveContext(labels=labels)), confusion)
+    gradient = logit_gradient(
+        partial(OBJECTIVES["h_mean"], context=ObjectiveContext(labels=labels)), confusion
+    )
     gain = gain_matrix(z, w, b, gradient, 0.7, labels)
     assert torch.allclose(gain, gain_by_loops(z, w, b, gradient, 0.7, labels.tolist()), rtol=0, atol=1e-12)
 
@@ -94,10 +96,14 @@ def test_gain_is_the_change_per_step(name: str, strata: int, classes: int) -> No
 @pytest.mark.parametrize("name", ["mean_recall_min_coverage", "h_mean_min_head_tail_coverage"])
 def test_gain_of_coverage_is_the_change_per_step(name: str) -> None:
     confusion, z, w, b, _ = world(3, 5, 5, 4)
-    fixed = ObjectiveContext(coverage_multipliers=torch.tensor([0.0, 2.0, 0.5, 7.0, 1.0], dtype=torch.float64))
+    fixed = ObjectiveContext(
+        coverage_multipliers=torch.tensor([0.0, 2.0, 0.5, 7.0, 1.0], dtype=torch.float64)
+    )
     objective = partial(OBJECTIVES[name], context=fixed)
     gain = gain_matrix(z, w, b, logit_gradient(objective, confusion), 0.8)
-    assert torch.allclose(gain, gain_by_step(objective, confusion, z, w, b, 0.8, list(range(5)), 1e-5), atol=1e-8)
+    assert torch.allclose(
+        gain, gain_by_step(objective, confusion, z, w, b, 0.8, list(range(5)), 1e-5), atol=1e-8
+    )
 
 
 def test_relabelling_permutes_gain_and_policy() -> None:
@@ -108,7 +114,9 @@ def test_relabelling_permutes_gain_and_policy() -> None:
     shuffled = confusion[order][:, order]
     permuted = gain_matrix(z[order], w[order], b[order], logit_gradient(objective, shuffled), 0.8)
     assert torch.allclose(permuted, gain[order][:, order], atol=1e-12)
-    assert torch.allclose(sampling_policy(permuted, 0.1), sampling_policy(gain, 0.1)[order][:, order], atol=1e-10)
+    assert torch.allclose(
+        sampling_policy(permuted, 0.1), sampling_policy(gain, 0.1)[order][:, order], atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("scale", [30.0, 300.0, 3000.0])
@@ -132,7 +140,9 @@ def test_a_class_without_recall_gets_the_gain() -> None:
         assert torch.isfinite(gradient).all()
         assert torch.isfinite(gain).all()
         if name == "min_recall":
-            z_far = torch.eye(5, 8, dtype=torch.float64)  # distinct prototypes: no other class stands in for it
+            z_far = torch.eye(
+                5, 8, dtype=torch.float64
+            )  # distinct prototypes: no other class stands in for it
             far = gain_matrix(z_far, w, b, gradient, 0.8)
             assert far.amax(dim=1).argmax() == 2
 
@@ -158,7 +168,9 @@ def test_gain_refuses(change: dict[str, object], message: str) -> None:
 
 def test_strata_need_labels() -> None:
     confusion, z, w, b, labels = world(1, 7, 4, 6)
-    gradient = logit_gradient(partial(OBJECTIVES["h_mean"], context=ObjectiveContext(labels=labels)), confusion)
+    gradient = logit_gradient(
+        partial(OBJECTIVES["h_mean"], context=ObjectiveContext(labels=labels)), confusion
+    )
     with pytest.raises(ValueError, match="labels are needed"):
         gain_matrix(z, w, b, gradient, 0.8)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -45,8 +47,13 @@ def test_coverage_term_by_hand() -> None:
     covered = [12 / 40, 21 / 40, 7 / 40]
     floor = 0.95 / 3
     settings = MultiplierSettings()
-    held = [max(0.0, 100 * (1 - torch.tensor((c - floor) / 0.01, dtype=torch.float64).exp().item())) for c in covered]
-    expected = (sum(RECALLS) / 3 + sum(m * (c - floor) for m, c in zip(held, covered, strict=True))) / (1 + max(held))
+    held = [
+        max(0.0, 100 * (1 - torch.tensor((c - floor) / 0.01, dtype=torch.float64).exp().item()))
+        for c in covered
+    ]
+    expected = (sum(RECALLS) / 3 + sum(m * (c - floor) for m, c in zip(held, covered, strict=True))) / (
+        1 + max(held)
+    )
     context = ObjectiveContext(settings=settings)
     assert float(OBJECTIVES["mean_recall_min_coverage"](MATRIX, context)) == pytest.approx(expected)
     loose = ObjectiveContext(floor=0.01)
@@ -64,7 +71,10 @@ def test_worst_case_state_remembers_by_its_decay() -> None:
     settings = MultiplierSettings(lr=5.0, decay=0.5)
     state = WorstCaseState(settings)
     first = state.update(values).clone()
-    weights = [p**0.5 * torch.tensor(-5.0 * v).exp().item() for p, v in zip(first.tolist(), values.tolist(), strict=True)]
+    weights = [
+        p**0.5 * torch.tensor(-5.0 * v).exp().item()
+        for p, v in zip(first.tolist(), values.tolist(), strict=True)
+    ]
     second = state.update(values)
     assert second.tolist() == pytest.approx([w / sum(weights) for w in weights], rel=1e-6)
     assert second[0] > first[0]
@@ -91,7 +101,7 @@ def test_schedules_run_from_start_to_final(kind: str) -> None:
     values = [scheduled(kind, 2.0, 0.5, k / 20) for k in range(21)]
     assert values[0] == 2.0
     assert values[-1] == pytest.approx(0.5)
-    assert all(a >= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(values))
     middle = {"linear": 1.25, "cosine": 1.25, "exponential": 1.0, "step": 2.0 * 0.25 ** (2 / 3)}[kind]
     assert scheduled(kind, 2.0, 0.5, 0.5) == pytest.approx(middle)
 

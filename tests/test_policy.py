@@ -57,11 +57,13 @@ def test_masked_pairs_are_never_drawn() -> None:
         assert policy.sum() == pytest.approx(1.0)
     balanced = balanced_policy(drawable)
     assert torch.count_nonzero(balanced) == 4
-    assert torch.allclose(balanced.diagonal()[balanced.diagonal() > 0], torch.tensor(0.25, dtype=torch.float64))
+    assert torch.allclose(
+        balanced.diagonal()[balanced.diagonal() > 0], torch.tensor(0.25, dtype=torch.float64)
+    )
 
 
 def test_no_positive_gain_is_said() -> None:
-    with pytest.raises(NoPositiveGain, match="largest gain is -0.5"):
+    with pytest.raises(NoPositiveGain, match=r"largest gain is -0\.5"):
         sampling_policy(torch.full((3, 3), -0.5), 1.0)
     gain = torch.tensor([[1.0, -1.0], [-1.0, -1.0]])
     with pytest.raises(NoPositiveGain):
@@ -80,7 +82,9 @@ def test_effective_pairs_reach_their_target(seed: int, scale: float, target: flo
 
 def test_effective_pairs_at_their_ends() -> None:
     gain = torch.tensor([[3.0, 3.0, 1.0], [0.5, 0.2, -1.0], [-1.0, -1.0, 0.1]])
-    ties, temperature = policy_at_effective_pairs(gain, 0.2)  # 2 of 6 tie at the top: less than a third is unattainable
+    ties, temperature = policy_at_effective_pairs(
+        gain, 0.2
+    )  # 2 of 6 tie at the top: less than a third is unattainable
     assert temperature == 0.0
     assert ties[0].tolist() == [0.5, 0.5, 0.0]
     flat, temperature = policy_at_effective_pairs(gain, 1.0)
@@ -96,7 +100,9 @@ def test_temperature_is_refused(temperature: float) -> None:
         sampling_policy(torch.ones(2, 2), temperature)
 
 
-@pytest.mark.parametrize("gain", [torch.ones(2, 3), torch.tensor([[math.nan, 1.0], [1.0, 1.0]]), torch.ones(3)])
+@pytest.mark.parametrize(
+    "gain", [torch.ones(2, 3), torch.tensor([[math.nan, 1.0], [1.0, 1.0]]), torch.ones(3)]
+)
 def test_gain_is_refused(gain: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="finite square matrix"):
         sampling_policy(gain, 1.0)

@@ -41,7 +41,7 @@ class Shared:
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
 
 
-class FinetuneTrainable(tune.Trainable):  # type: ignore[misc]  # ray is untyped
+class FinetuneTrainable(tune.Trainable):
     """Runs ``config["config"]`` under ``config["objective"]`` from ``config["seed"]``.
 
     ``config`` holds ``trial_id`` (ours), ``objective``, ``seed``, ``config`` (the flat settings) and, for a trial
@@ -99,7 +99,9 @@ class FinetuneTrainable(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         self._run.save(folder)
         if self._run.finished:
             write_outcome(folder, self._run)
-        (folder / "trial.json").write_text(json.dumps({"cost_s": self._cost_s, "finished": self._run.finished}))
+        (folder / "trial.json").write_text(
+            json.dumps({"cost_s": self._cost_s, "finished": self._run.finished})
+        )
         self._saved_at = time.monotonic()
 
     def load_checkpoint(self, checkpoint: str | dict[str, Any] | None) -> None:

@@ -40,7 +40,9 @@ def write_outcome(folder: Path, run: Run) -> None:
 
 def figures_of(predictions: Predictions, context: MetricContext) -> dict[str, Any]:
     """Metric -> value with its interval, as plain numbers under ``select``."""
-    return {"select": {key: asdict(estimate) for key, estimate in all_intervals(predictions, context).items()}}
+    return {
+        "select": {key: asdict(estimate) for key, estimate in all_intervals(predictions, context).items()}
+    }
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:

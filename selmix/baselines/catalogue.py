@@ -33,7 +33,9 @@ def post_hoc_logit_adjustment(task: BaselineTask) -> BaselineResult:
     counts = task.data.train_counts.cpu()
     tau = max(TAUS, key=lambda t: (task.score_logits(logits + logit_adjustment(counts, t)), -t))
     state = with_bias(task.base.state, task.view(task.base.state), logit_adjustment(counts, tau))
-    return BaselineResult((state,), (*task.base_labels, "select"), time.perf_counter() - started, note={"tau": tau})
+    return BaselineResult(
+        (state,), (*task.base_labels, "select"), time.perf_counter() - started, note={"tau": tau}
+    )
 
 
 def post_hoc_bias_search(task: BaselineTask) -> BaselineResult:
@@ -167,7 +169,7 @@ def _corrected(
 def _folds(labels: Tensor, folds: int) -> Iterator[Tensor]:
     """Masks of stratified folds: the samples of each class dealt out in turn."""
     position = torch.zeros_like(labels)
-    for k in labels.unique():
+    for k in torch.unique(labels):
         members = labels == k
         position[members] = torch.arange(int(members.sum()), device=labels.device)
     for fold in range(folds):

@@ -46,7 +46,13 @@ def bias_search(logits: Tensor, labels: Tensor, metric: str, context: MetricCont
 
 
 def _line_search(
-    logits: Tensor, labels: Tensor, bias: Tensor, k: int, metric: str, context: MetricContext, best: tuple[float, float]
+    logits: Tensor,
+    labels: Tensor,
+    bias: Tensor,
+    k: int,
+    metric: str,
+    context: MetricContext,
+    best: tuple[float, float],
 ) -> tuple[Tensor, tuple[float, float]]:
     classes = logits.shape[1]
     shifted = logits + bias
@@ -73,7 +79,7 @@ def _line_search(
 
 def _between(flips: Tensor) -> Tensor:
     """Points between consecutive flips and beyond the ends, at most CANDIDATES of them."""
-    ordered = flips.sort().values.unique()
+    ordered = torch.unique(flips)
     points = torch.cat([ordered[:1] - 1.0, (ordered[1:] + ordered[:-1]) / 2.0, ordered[-1:] + 1.0])
     if len(points) > CANDIDATES:
         points = points[torch.linspace(0, len(points) - 1, CANDIDATES).round().long()]
@@ -84,4 +90,6 @@ def _value(logits: Tensor, labels: Tensor, metric: str, context: MetricContext) 
     classes = logits.shape[1]
     cells = labels * classes + logits.argmax(dim=1)
     counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
-    return float(compute_metric(metric, counts, context)), float(compute_metric("mean_recall", counts, context))
+    return float(compute_metric(metric, counts, context)), float(
+        compute_metric("mean_recall", counts, context)
+    )

@@ -22,11 +22,15 @@ class DataConfig(Protocol):
     def input_shape(self) -> tuple[int, ...]: ...
     def load(self) -> SweepData:
         """Train, feedback and select."""
+
     def load_test(self) -> Split:
         """The test split, for those who open it."""
 
 
-DATA: dict[str, type[DigitsConfig] | type[GaussiansConfig]] = {"digits": DigitsConfig, "gaussians": GaussiansConfig}
+DATA: dict[str, type[DigitsConfig] | type[GaussiansConfig]] = {
+    "digits": DigitsConfig,
+    "gaussians": GaussiansConfig,
+}
 
 
 def build_data_config(name: str, **keys: Any) -> DataConfig:

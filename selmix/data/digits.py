@@ -66,7 +66,12 @@ class DigitsConfig:
         train, feedback, select, test = self._splits()
         digests = {"train": train, "feedback": feedback, "select": select, "test": test}
         return SweepData(
-            self.name, self.class_names, train, feedback, select, {key: s.digest() for key, s in digests.items()}
+            self.name,
+            self.class_names,
+            train,
+            feedback,
+            select,
+            {key: s.digest() for key, s in digests.items()},
         )
 
     def load_test(self) -> Split:

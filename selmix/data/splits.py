@@ -29,7 +29,9 @@ class Split:
 
     def __post_init__(self) -> None:
         if self.labels.shape != (len(self.inputs),):
-            raise ValueError(f"one label a sample, got {len(self.inputs)} inputs and labels {tuple(self.labels.shape)}")
+            raise ValueError(
+                f"one label a sample, got {len(self.inputs)} inputs and labels {tuple(self.labels.shape)}"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,7 +88,10 @@ class SweepData:
 
     def to(self, device: torch.device) -> SweepData:
         return replace(
-            self, train=self.train.to(device), feedback=self.feedback.to(device), select=self.select.to(device)
+            self,
+            train=self.train.to(device),
+            feedback=self.feedback.to(device),
+            select=self.select.to(device),
         )
 
 

@@ -35,7 +35,9 @@ def small_cnn(input_shape: tuple[int, ...], num_classes: int, generator: torch.G
         ValueError: the input is no image.
     """
     if len(input_shape) != 3 or min(input_shape[1:]) < 2:
-        raise ValueError(f"small_cnn takes images (channels, height, width), got samples of shape {input_shape}")
+        raise ValueError(
+            f"small_cnn takes images (channels, height, width), got samples of shape {input_shape}"
+        )
     # Built without weights of its own: construction must not draw from torch's global stream.
     with torch.device("meta"):
         model = SmallCNN(input_shape[0], num_classes)

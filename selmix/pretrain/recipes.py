@@ -54,7 +54,9 @@ def train_from_scratch(
     model = model.to(split.inputs.device).train()
     counts = split.counts(num_classes).double().clamp_min(1.0)
     shift = recipe.adjust * (counts / counts.sum()).log().float()
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
+    )
     batches = max(1, len(split) // BATCH)
     with torch.random.fork_rng():  # dropout and the like, for models that have them
         torch.manual_seed(seed)
@@ -62,7 +64,13 @@ def train_from_scratch(
             if step % batches == 0:
                 order = torch.randperm(len(split), generator=generator).to(split.labels.device)
             index = order[(step % batches) * BATCH : (step % batches + 1) * BATCH]
-            _step(model, optimizer, split.take(index), shift, scheduled("cosine", LR, 1e-4, step / (EPOCHS * batches)))
+            _step(
+                model,
+                optimizer,
+                split.take(index),
+                shift,
+                scheduled("cosine", LR, 1e-4, step / (EPOCHS * batches)),
+            )
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 

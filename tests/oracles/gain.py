@@ -37,7 +37,9 @@ def gain_by_step(
             residual = -torch.softmax(w @ mixed + b, dim=0)
             residual[labels[i]] += 1.0
             moved = [
-                objective(prior * torch.softmax(logits + sign * eta * z @ torch.outer(residual, mixed).T, dim=1))
+                objective(
+                    prior * torch.softmax(logits + sign * eta * z @ torch.outer(residual, mixed).T, dim=1)
+                )
                 for sign in (1.0, -1.0)
             ]
             change[i, j] = (moved[0] - moved[1]) / (2 * eta)
