@@ -1,0 +1,270 @@
+"""What a sweep file may say, checked as a whole: every problem at once, with its line and the closest name."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+
+from orchestrator.errors import SpecError
+from orchestrator.overrides import apply_overrides
+from orchestrator.spec_checks import cross_check, warnings_of
+from orchestrator.sweepfile import KeyPath, SweepFile, read_sweep_file
+
+Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Number = StrictInt | StrictFloat
+Count = Annotated[StrictInt, Field(ge=1)]
+Seed = Annotated[StrictInt, Field(ge=0)]
+
+LATER: dict[KeyPath, tuple[str, ...]] = {
+    (): ("compare", "budget", "early_stopping", "screen", "deterministic"),
+    ("selection",): ("metrics",),
+    ("parameters", "*"): ("when",),
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelSection(_Section):
+    """The model: a name of MODELS."""
+
+    name: StrictStr = "small_cnn"
+
+
+class PretrainSection(_Section):
+    """Where the base model comes from: a recipe and its seed, or a checkpoint (safetensors)."""
+
+    recipe: StrictStr | None = None
+    seed: Seed = 0
+    checkpoint: StrictStr | None = None
+
+
+class ConstraintSection(_Section):
+    """A bound on a metric, inside the method, in the search, or both."""
+
+    metric: StrictStr
+    at_least: Number | None = None
+    at_most: Number | None = None
+    where: tuple[Literal["method", "search"], ...] = Field(default=("method", "search"), alias="in")
+
+
+class ParameterSection(_Section):
+    """One parameter: fixed (``value``) or searched (``values``, or ``min`` and ``max`` with a distribution)."""
+
+    distribution: (
+        Literal[
+            "uniform", "log_uniform_values", "int_uniform", "q_uniform", "q_log_uniform_values", "categorical", "constant"
+        ]
+        | None
+    ) = None
+    value: StrictBool | Number | StrictStr | None = None
+    values: tuple[StrictBool | Number | StrictStr | None, ...] | None = None
+    min: Number | None = None
+    max: Number | None = None
+    q: Number | None = None
+
+    @property
+    def is_fixed(self) -> bool:
+        return self.values is None and self.min is None and self.max is None
+
+
+class SearchSection(_Section):
+    """How points are chosen; ``num_trials`` is per objective."""
+
+    method: Literal["tpe", "random", "grid"] = "tpe"
+    num_trials: Count = 16
+    seed: Seed = 0
+    max_concurrent_trials: Count | None = None
+    max_failed: Annotated[Number, Field(ge=0, le=1)] = 0.2
+
+
+class SelectionSection(_Section):
+    """How rounds and trials are ranked on the select split."""
+
+    metric: StrictStr | None = None
+    statistic: Literal["bagged", "lower_bound", "value"] = "bagged"
+    replicates: Count = 3
+    finalists: Count = 3
+
+
+class ResourceSection(_Section):
+    """What a trial takes; cpu and gpu are per worker."""
+
+    workers: Count = 1
+    cpu: Count = 1
+    gpu: Annotated[Number, Field(ge=0)] = 0
+
+
+class SweepSpec(_Section):
+    """A checked sweep file."""
+
+    version: Literal[1]
+    name: Name
+    data: dict[str, Any]
+    model: ModelSection = ModelSection()
+    pretrain: PretrainSection = PretrainSection()
+    objectives: tuple[StrictStr, ...] = Field(min_length=1)
+    constraints: tuple[ConstraintSection, ...] = ()
+    parameters: dict[str, ParameterSection] = Field(default_factory=dict)
+    search: SearchSection = SearchSection()
+    selection: SelectionSection = SelectionSection()
+    resources: ResourceSection = ResourceSection()
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole specification as plain values, defaults written out."""
+        document: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        for name, parameter in self.parameters.items():
+            document["parameters"][name] = parameter.model_dump(mode="json", exclude_unset=True)
+        return document
+
+    def digest(self) -> str:
+        """``sha256:...`` of :meth:`resolved`."""
+        text = json.dumps(self.resolved(), sort_keys=True)
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The fixed parameters by name."""
+        return {name: p.value for name, p in self.parameters.items() if p.is_fixed}
+
+    @property
+    def searched(self) -> dict[str, ParameterSection]:
+        """The searched parameters by name."""
+        return {name: p for name, p in self.parameters.items() if not p.is_fixed}
+
+    @property
+    def recipe(self) -> str | None:
+        """The pre-training recipe; None where a checkpoint is given."""
+        if self.pretrain.checkpoint is not None:
+            return None
+        return self.pretrain.recipe or "erm"
+
+    def warnings(self) -> list[str]:
+        """What is allowed but will disappoint."""
+        return warnings_of(self)
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """Read, override and check a sweep file.
+
+    Raises:
+        SpecError: with every problem at once, one a line: ``FILE:LINE: key: what must hold, what was got``.
+        UsageError: an override that is no KEY=VALUE.
+    """
+    file = read_sweep_file(path)
+    apply_overrides(file, overrides)
+    return check_spec(file)
+
+
+def check_spec(file: SweepFile) -> SweepSpec:
+    """The specification of a parsed file.
+
+    Raises:
+        SpecError: as :func:`load_spec`.
+    """
+    problems = list(file.problems)
+    try:
+        spec = SweepSpec.model_validate(_as_tuples(file.values))
+    except ValidationError as error:
+        problems += [_said(file, dict(problem)) for problem in error.errors()]
+        problems += cross_check(file, None)
+        raise SpecError(_unique(problems)) from error
+    problems += cross_check(file, spec)
+    if problems:
+        raise SpecError(_unique(problems))
+    return spec
+
+
+def spec_from_resolved(document: dict[str, Any]) -> SweepSpec:
+    """The specification that :meth:`SweepSpec.resolved` was stored from."""
+    return SweepSpec.model_validate(_as_tuples(document))
+
+
+def _unique(problems: list[str]) -> list[str]:
+    return list(dict.fromkeys(problems))
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists become tuples: the frozen models take nothing else."""
+    if isinstance(value, dict):
+        return {key: _as_tuples(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return tuple(_as_tuples(inner) for inner in value)
+    return value
+
+
+def _said(file: SweepFile, problem: dict[str, Any]) -> str:
+    """One of pydantic's problems in our words."""
+    path = _plain_path(problem["loc"], file.values)
+    where, kind, got = file.where(path), problem["type"], problem.get("input")
+    if kind == "extra_forbidden":
+        return f"{where}: {_unknown_key(path)}"
+    if kind == "missing":
+        return f"{where}: must be given"
+    if kind == "literal_error":
+        return f"{where}: must be one of {problem['ctx']['expected'].replace(' or ', ', ')}, got {got!r}"
+    if kind == "string_pattern_mismatch":
+        return f"{where}: must be letters, digits, '.', '_' or '-', the first a letter or digit, got {got!r}"
+    if kind in _TYPES:
+        return f"{where}: must be {_TYPES[kind]}, got {_shown(got)}"
+    message = problem["msg"].replace("Input should", "must").replace("Tuple should", "must")
+    return f"{where}: {message[0].lower()}{message[1:]}, got {_shown(got)}"
+
+
+_TYPES = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "a text",
+    "bool_type": "a number or a text",
+    "model_type": "a mapping of keys",
+    "dict_type": "a mapping of keys",
+    "tuple_type": "a list",
+}
+
+
+def _shown(value: Any) -> str:
+    return {True: "true", False: "false", None: "nothing"}.get(value, repr(value)) if not isinstance(
+        value, dict | tuple | int | float
+    ) or isinstance(value, bool) else repr(value)  # fmt: skip
+
+
+def _plain_path(location: tuple[Any, ...], values: Any) -> KeyPath:
+    """Pydantic's location without the names of union members, which are no keys of the file."""
+    path: list[str | int] = []
+    for part in location:
+        inside_list = isinstance(values, list | tuple)
+        if isinstance(part, int) and inside_list:
+            path.append(part)
+            values = values[part] if part < len(values) else None
+        elif isinstance(part, str) and isinstance(values, dict):
+            path.append(part)
+            values = values.get(part)
+    return tuple(path)
+
+
+def _unknown_key(path: KeyPath) -> str:
+    parent, key = path[:-1], str(path[-1])
+    pattern = ("parameters", "*") if parent[:1] == ("parameters",) and len(parent) == 2 else parent
+    if key in LATER.get(pattern, ()):
+        return "not supported yet"
+    valid = _keys_of(parent)
+    near = difflib.get_close_matches(key, valid, 1)
+    return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; there are {', '.join(valid)}"
+
+
+def _keys_of(parent: KeyPath) -> list[str]:
+    sections: dict[KeyPath, type[BaseModel]] = {
+        (): SweepSpec, ("model",): ModelSection, ("pretrain",): PretrainSection, ("search",): SearchSection,
+        ("selection",): SelectionSection, ("resources",): ResourceSection,
+    }  # fmt: skip
+    section = sections.get(parent)
+    if section is None:
+        section = ConstraintSection if parent[:1] == ("constraints",) else ParameterSection
+    return [field.alias or name for name, field in section.model_fields.items()]

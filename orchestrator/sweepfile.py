@@ -1,0 +1,151 @@
+"""A sweep file as plain values, with the line of every key, and every problem of its form at once.
+
+Scalars are read as YAML 1.2 has them: ``1e-3`` is a number, ``yes`` and ``off`` are texts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.errors import SpecError
+
+KeyPath = tuple[str | int, ...]
+_INT = re.compile(r"[-+]?[0-9]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_CONSTANTS: dict[str, Any] = {
+    "": None, "~": None, "null": None, "Null": None, "NULL": None, "true": True, "True": True, "TRUE": True,
+    "false": False, "False": False, "FALSE": False,
+}  # fmt: skip
+
+
+@dataclass
+class SweepFile:
+    """A parsed file.
+
+    Attributes:
+        name: as messages show it. values: plain dicts, lists and scalars. lines: key path -> line, from 1.
+        problems: of the form, one line each.
+    """
+
+    name: str
+    values: dict[str, Any]
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def where(self, path: KeyPath) -> str:
+        """``FILE:LINE: a.b``, the line that of the key or, for what is missing, of what should hold it."""
+        known = path
+        while known and known not in self.lines:
+            known = known[:-1]
+        dotted = ".".join(str(part) for part in path)
+        return f"{self.name}:{self.lines.get(known, 1)}: {dotted}" if dotted else f"{self.name}:1"
+
+
+def read_sweep_file(path: Path) -> SweepFile:
+    """Parse a sweep file.
+
+    Raises:
+        SpecError: there is no such file, or it is no YAML mapping at all.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SpecError([f"{path}: must be a readable sweep file: {reason}"]) from error
+    return parse_sweep_text(text, str(path))
+
+
+def parse_sweep_text(text: str, name: str) -> SweepFile:
+    """Parse the text of a sweep file; ``name`` stands for it in messages.
+
+    Raises:
+        SpecError: it is no YAML mapping at all.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        raise SpecError([f"{name}:{line}: must be YAML: {error.problem or error.context}"]) from error
+    except yaml.YAMLError as error:
+        raise SpecError([f"{name}:1: must be YAML: {str(error).splitlines()[0]}"]) from error
+    if not isinstance(root, yaml.MappingNode):
+        raise SpecError([f"{name}:1: must be a mapping of keys (version, name, data, objectives, ...)"])
+    file = SweepFile(name, {})
+    file.values = _mapping(root, (), file)
+    return file
+
+
+def parse_scalar(text: str) -> Any:
+    """A scalar or a flow list as a sweep file has it, for overrides on the command line.
+
+    Raises:
+        ValueError: no YAML value, or a number that is not finite.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"must be a YAML value, got {text!r}") from error
+    if node is None:
+        return None
+    file = SweepFile("", {})
+    value = _value(node, (), file)
+    if file.problems:
+        raise ValueError(file.problems[0].split(": ", 1)[-1])
+    return value
+
+
+def _value(node: yaml.Node, path: KeyPath, file: SweepFile) -> Any:
+    file.lines[path] = node.start_mark.line + 1
+    if node.anchor if hasattr(node, "anchor") else False:
+        file.problems.append(f"{file.where(path)}: anchors and aliases are not read; write the value out")
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, path, file)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(child, (*path, index), file) for index, child in enumerate(node.value)]
+    return _scalar(node, path, file)
+
+
+def _mapping(node: yaml.MappingNode, path: KeyPath, file: SweepFile) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            file.problems.append(f"{file.name}:{line}: a key must be a plain text")
+            continue
+        key = str(key_node.value)
+        if key in values:
+            first = file.lines[(*path, key)]
+            dotted = ".".join(str(part) for part in (*path, key))
+            file.problems.append(f"{file.name}:{line}: {dotted}: must appear once, stands on line {first} already")
+            continue
+        values[key] = _value(value_node, (*path, key), file)
+        file.lines[(*path, key)] = line
+    return values
+
+
+def _scalar(node: yaml.Node, path: KeyPath, file: SweepFile) -> Any:
+    text = str(node.value)
+    if getattr(node, "style", None) is not None:  # quoted or a block: a text, whatever it looks like
+        return text
+    if not node.tag.startswith("tag:yaml.org,2002:"):
+        file.problems.append(f"{file.where(path)}: tags are not read, got {node.tag}; remove it")
+        return text
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _INT.fullmatch(text):
+        return int(text) if len(text) < 300 else text
+    if _FLOAT.fullmatch(text):
+        number = float(text)
+        if math.isfinite(number):
+            return number
+    elif not _NOT_FINITE.fullmatch(text):
+        return text
+    file.problems.append(f"{file.where(path)}: must be a finite number, got {text[:40]}")
+    return None
