@@ -95,12 +95,14 @@ def _emit(options: argparse.Namespace, document: dict[str, Any], text: Callable[
 
 
 def validate(options: argparse.Namespace) -> int:
+    from orchestrator.rules import warnings_of
     from orchestrator.spec import load_spec
 
     spec = load_spec(options.file, options.overrides)
-    for warning in spec.warnings():
+    warnings = warnings_of(spec)
+    for warning in warnings:
         sys.stderr.write(f"warning: {warning}\n")
-    document = {"schema_version": 1, "valid": True, "sweep": spec.name, "warnings": list(spec.warnings())}
+    document = {"schema_version": 1, "valid": True, "sweep": spec.name, "warnings": warnings}
     _emit(options, document, lambda: f"{options.file}: valid ({', '.join(spec.objectives)})")
     return 0
 

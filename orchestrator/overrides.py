@@ -27,6 +27,7 @@ def apply_overrides(file: SweepFile, overrides: Sequence[str]) -> None:
         except ValueError as error:
             raise UsageError(f"{override}: {error}") from error
         _set(file.values, key.split("."), value, override)
+        file.overridden[tuple(key.split("."))] = override
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:

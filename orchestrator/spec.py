@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
 
 from orchestrator.errors import SpecError
 from orchestrator.overrides import apply_overrides
-from orchestrator.spec_checks import cross_check, warnings_of
+from orchestrator.spec_checks import closest, cross_check, shown
 from orchestrator.sweepfile import KeyPath, SweepFile, read_sweep_file
 
 Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Number = StrictInt | StrictFloat
+Number = StrictFloat  # takes whole numbers too, never a boolean
 Count = Annotated[StrictInt, Field(ge=1)]
 Seed = Annotated[StrictInt, Field(ge=0)]
 
@@ -64,8 +64,8 @@ class ParameterSection(_Section):
         ]
         | None
     ) = None
-    value: StrictBool | Number | StrictStr | None = None
-    values: tuple[StrictBool | Number | StrictStr | None, ...] | None = None
+    value: Any = None
+    values: tuple[Any, ...] | None = None
     min: Number | None = None
     max: Number | None = None
     q: Number | None = None
@@ -146,10 +146,6 @@ class SweepSpec(_Section):
             return None
         return self.pretrain.recipe or "erm"
 
-    def warnings(self) -> list[str]:
-        """What is allowed but will disappoint."""
-        return warnings_of(self)
-
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """Read, override and check a sweep file.
@@ -169,16 +165,14 @@ def check_spec(file: SweepFile) -> SweepSpec:
     Raises:
         SpecError: as :func:`load_spec`.
     """
-    problems = list(file.problems)
+    problems = [*file.problems, *cross_check(file)]
     try:
         spec = SweepSpec.model_validate(_as_tuples(file.values))
     except ValidationError as error:
         problems += [_said(file, dict(problem)) for problem in error.errors()]
-        problems += cross_check(file, None)
-        raise SpecError(_unique(problems)) from error
-    problems += cross_check(file, spec)
+        raise SpecError(_in_order(problems)) from error
     if problems:
-        raise SpecError(_unique(problems))
+        raise SpecError(_in_order(problems))
     return spec
 
 
@@ -187,8 +181,17 @@ def spec_from_resolved(document: dict[str, Any]) -> SweepSpec:
     return SweepSpec.model_validate(_as_tuples(document))
 
 
-def _unique(problems: list[str]) -> list[str]:
-    return list(dict.fromkeys(problems))
+def _in_order(problems: list[str]) -> list[str]:
+    """By line, and one for each key: what follows from the first is noise."""
+    first: dict[tuple[str, ...], str] = {}
+    for problem in problems:
+        first.setdefault(tuple(problem.split(": ", 2)[:2]), problem)
+    return sorted(first.values(), key=_line)
+
+
+def _line(problem: str) -> int:
+    found = re.match(r".*?:(\d+): ", problem)
+    return int(found[1]) if found else 10**9
 
 
 def _as_tuples(value: Any) -> Any:
@@ -209,13 +212,14 @@ def _said(file: SweepFile, problem: dict[str, Any]) -> str:
     if kind == "missing":
         return f"{where}: must be given"
     if kind == "literal_error":
-        return f"{where}: must be one of {problem['ctx']['expected'].replace(' or ', ', ')}, got {got!r}"
+        expected = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
+        return f"{where}: must be one of {expected}, got {shown(got)}"
     if kind == "string_pattern_mismatch":
         return f"{where}: must be letters, digits, '.', '_' or '-', the first a letter or digit, got {got!r}"
     if kind in _TYPES:
-        return f"{where}: must be {_TYPES[kind]}, got {_shown(got)}"
+        return f"{where}: must be {_TYPES[kind]}, got {shown(got)}"
     message = problem["msg"].replace("Input should", "must").replace("Tuple should", "must")
-    return f"{where}: {message[0].lower()}{message[1:]}, got {_shown(got)}"
+    return f"{where}: {message[0].lower()}{message[1:]}, got {shown(got)}"
 
 
 _TYPES = {
@@ -227,12 +231,6 @@ _TYPES = {
     "dict_type": "a mapping of keys",
     "tuple_type": "a list",
 }
-
-
-def _shown(value: Any) -> str:
-    return {True: "true", False: "false", None: "nothing"}.get(value, repr(value)) if not isinstance(
-        value, dict | tuple | int | float
-    ) or isinstance(value, bool) else repr(value)  # fmt: skip
 
 
 def _plain_path(location: tuple[Any, ...], values: Any) -> KeyPath:
@@ -255,8 +253,7 @@ def _unknown_key(path: KeyPath) -> str:
     if key in LATER.get(pattern, ()):
         return "not supported yet"
     valid = _keys_of(parent)
-    near = difflib.get_close_matches(key, valid, 1)
-    return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; there are {', '.join(valid)}"
+    return f"unknown key; {closest(key, valid)}"
 
 
 def _keys_of(parent: KeyPath) -> list[str]:

@@ -31,16 +31,22 @@ class SweepFile:
 
     Attributes:
         name: as messages show it. values: plain dicts, lists and scalars. lines: key path -> line, from 1.
-        problems: of the form, one line each.
+        problems: of the form, one line each. overridden: key path -> the override that set it.
     """
 
     name: str
     values: dict[str, Any]
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    overridden: dict[KeyPath, str] = field(default_factory=dict)
 
     def where(self, path: KeyPath) -> str:
         """``FILE:LINE: a.b``, the line that of the key or, for what is missing, of what should hold it."""
+        known = path
+        while known:
+            if known in self.overridden:
+                return f"override {self.overridden[known]}: {'.'.join(str(part) for part in path)}"
+            known = known[:-1]
         known = path
         while known and known not in self.lines:
             known = known[:-1]

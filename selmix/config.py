@@ -186,3 +186,6 @@ _NUMBER_RULES: dict[str, tuple[bool, bool, str, Any]] = {
     "constraint_temperature": (False, False, "a number > 0", lambda v: v > 0),
     "constraint_max": (False, False, "a number >= 0", lambda v: v >= 0),
 }
+
+WHOLE_NUMBERS = frozenset(name for name, (whole, *_) in _NUMBER_RULES.items() if whole)
+"""The parameters that are counted, not measured."""
