@@ -143,7 +143,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def ui(options: argparse.Namespace) -> int:
-    from orchestrator.tracking import open_ui
+    from orchestrator.ui import open_ui
 
     return open_ui(options.runs, options.host, options.port)
 

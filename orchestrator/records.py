@@ -89,9 +89,14 @@ class RunFolder:
     def base_weights(self) -> Path:
         return self.path / "base" / "weights.safetensors"
 
+    def base_head(self, objective: str) -> Path:
+        """The balanced head; its weight decay is tuned for the objective's own metric."""
+        return self.path / "base" / f"head-{objective}.safetensors"
+
     @property
-    def base_head(self) -> Path:
-        return self.path / "base" / "head.safetensors"
+    def ray_path(self) -> Path:
+        """Ray's own files, gone when the sweep is finished."""
+        return self.path / "ray"
 
     def trial_folder(self, trial_id: str) -> Path:
         """Where a trial, replicate or baseline keeps its files; baselines lie under ``baselines/``."""

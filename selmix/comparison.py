@@ -45,7 +45,18 @@ def paired_difference(
         ValueError: sides that cannot be paired, or predictions on other samples.
     """
     pairs = _pairs(ours, theirs)
-    singles = [_single_pair(key, a, b, context, 1.0 - level) for a, b in pairs]
+    return over_replicates([_single_pair(key, a, b, context, 1.0 - level) for a, b in pairs], level)
+
+
+def over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimate:
+    """The mean of estimates from several seeds on the same samples, with its interval.
+
+    The samples' noise is shared, so half-widths are averaged; the spread between seeds is added by Student's t, root
+    of the sum of squares.
+
+    Args:
+        singles: one a seed, at least one.
+    """
     value = sum(s.value for s in singles) / len(singles)
     down = sum(s.value - s.low for s in singles) / len(singles)
     up = sum(s.high - s.value for s in singles) / len(singles)

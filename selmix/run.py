@@ -40,11 +40,13 @@ class Base:
         model_name: of MODELS. state: weights of the base model.
         head: ``weight`` (K, d) and ``bias`` (K,) of ``last_layer_on_train_plus_feedback``, for
             ``start: balanced_head``.
+        labels: labelled splits that made the base model; what made a user's checkpoint is not known.
     """
 
     model_name: str
     state: Mapping[str, Tensor]
     head: Mapping[str, Tensor]
+    labels: tuple[str, ...] = ("train",)
 
     def build(self, start: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """The start model of a run, on the CPU."""

@@ -27,14 +27,14 @@ class Shared:
 
     Attributes:
         data: train, feedback and select, on the CPU; never the test split.
-        base: the start models. rules: objective -> how its rounds are ranked.
+        bases: objective -> the start models. rules: objective -> how its rounds are ranked.
         threads: torch threads of a trial; one and two give different bits.
         gpu: whether trials run on the first GPU they see.
         checkpoint_every_s: least time between two checkpoints of a trial that goes on.
     """
 
     data: SweepData
-    base: Base
+    bases: Mapping[str, Base]
     rules: Mapping[str, SelectionRule]
     threads: int
     gpu: bool
@@ -64,7 +64,7 @@ class FinetuneTrainable(tune.Trainable):
         torch.set_num_threads(self._shared.threads)
         objective = config["objective"]
         self._run = Run(
-            self._shared.data, self._shared.base, objective, FinetuneConfig(**config["config"]),
+            self._shared.data, self._shared.bases[objective], objective, FinetuneConfig(**config["config"]),
             seed=config["seed"], selection=self._shared.rules[objective],
         )  # fmt: skip
         self._cost_s = 0.0

@@ -63,7 +63,7 @@ class BaselineTask:
     @property
     def base_labels(self) -> list[str]:
         """Labelled splits that made the base model."""
-        return ["train"]
+        return list(self.base.labels)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,115 @@
+"""Ray for one sweep: a private cluster on this machine, or the one that RAY_ADDRESS names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.errors import PreflightError
+from orchestrator.spec import ResourceSection
+
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TQDM": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver drains by its own handler
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@contextlib.contextmanager
+def ray_cluster() -> Iterator[None]:
+    """Ray, for as long as the block lasts.
+
+    A private cluster listens on loopback under a token of its own and leaves nothing in the home folder.
+
+    Raises:
+        PreflightError: Ray does not start, or nobody answers at RAY_ADDRESS.
+    """
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    _let_workers_import()
+    import ray
+
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(
+                address="local", log_to_driver=False, logging_level="ERROR", include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+            )  # fmt: skip
+    except Exception as error:  # a boundary: Ray raises many kinds here
+        where = f"RAY_ADDRESS={address}" if address else "Ray on this machine"
+        raise PreflightError(f"{where}: must start, got: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _let_workers_import() -> None:
+    """Workers do not inherit the driver's sys.path: a checkout that is not installed must be on PYTHONPATH."""
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if root not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
+
+
+def concurrency(resources: ResourceSection, most: int | None) -> int:
+    """How many trials run at once: what fits on the cluster, and at most ``most``.
+
+    Raises:
+        PreflightError: not even one fits; Tune would wait for ever, in silence.
+    """
+    import ray
+
+    held = ray.cluster_resources()
+    fits = _fits(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
+    if fits < 1:
+        raise _too_much(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
+    return fits if most is None else min(fits, most)
+
+
+def check_local_resources(resources: ResourceSection) -> None:
+    """What a trial asks for exists on this machine; asked before anything is written or started.
+
+    Raises:
+        PreflightError: it does not.
+    """
+    if os.environ.get("RAY_ADDRESS", "").strip():
+        return
+    cpus, gpus = local_resources()
+    if _fits(resources, cpus, gpus) < 1:
+        raise _too_much(resources, cpus, gpus)
+
+
+def local_resources() -> tuple[float, float]:
+    """CPUs and GPUs that Ray will find here."""
+    import torch
+
+    return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
+
+
+def _fits(resources: ResourceSection, cpus: float, gpus: float) -> int:
+    by_cpu = cpus / (resources.cpu * resources.workers)
+    by_gpu = gpus / (resources.gpu * resources.workers) if resources.gpu else by_cpu
+    return int(min(by_cpu, by_gpu) + 1e-9)
+
+
+def _too_much(resources: ResourceSection, cpus: float, gpus: float) -> PreflightError:
+    return PreflightError(
+        f"resources: a trial must fit on the cluster, asks for cpu {resources.cpu:g} and gpu {resources.gpu:g} with "
+        f"{resources.workers} worker(s), there are cpu {cpus:g} and gpu {gpus:g}; lower resources.cpu or resources.gpu"
+    )

@@ -1,0 +1,130 @@
+"""What every trial of a sweep shares: the data, the base model and its balanced heads; made once by the driver."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.errors import PreflightError
+from orchestrator.records import RunFolder
+from orchestrator.rules import data_config, selection_rules
+from orchestrator.spec import SweepSpec
+from selmix.baselines import tuned_head
+from selmix.data.splits import SweepData, join
+from selmix.model import ClassifierView
+from selmix.models import build_model
+from selmix.pretrain import pretrain
+from selmix.run import Base
+from selmix.selection import SelectionRule
+from selmix.weights import load_checkpoint_into, load_weights, save_weights, state_digest
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data, start models by objective, selection rules by objective, and what is known of the base model."""
+
+    data: SweepData
+    bases: dict[str, Base]
+    rules: dict[str, SelectionRule]
+    base: dict[str, Any]
+
+
+def load_data(spec: SweepSpec) -> SweepData:
+    """Train, feedback and select, checked.
+
+    Raises:
+        PreflightError: they cannot be read, or a class is missing from a split.
+    """
+    try:
+        data = data_config(spec).load()
+    except OSError as error:
+        raise PreflightError(f"data: {spec.data['name']} must be readable: {error}") from error
+    for split in ("train", "feedback", "select"):
+        missing = data.missing_classes(split)
+        if missing:
+            raise PreflightError(
+                f"data: every class must have a sample in {split}, got none of {', '.join(missing)}; "
+                f"raise data.{'largest_class' if split == 'train' else split}"
+            )
+    return data
+
+
+def check_checkpoint(spec: SweepSpec, data: SweepData) -> None:
+    """A checkpoint that is named can be read and fits the model.
+
+    Raises:
+        PreflightError: it does not.
+    """
+    if spec.pretrain.checkpoint is not None:
+        _from_checkpoint(spec, data)
+
+
+def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
+    """The base model, from the run folder where it was trained before, and the balanced head of each objective.
+
+    Raises:
+        PreflightError: a checkpoint that cannot be used, or stored weights that are not those of before.
+    """
+    with torch_threads(spec.resources.cpu):
+        state, base = base_model(spec, data, folder.base_weights)
+        if not folder.base_weights.is_file():
+            save_weights(folder.base_weights, state)
+        rules = selection_rules(spec, data.num_classes)
+        heads = {objective: balanced_head_of(spec.model.name, state, data, rule) for objective, rule in rules.items()}
+    for objective, head in heads.items():
+        save_weights(folder.base_head(objective), head)
+    labels = ("train",) if spec.recipe is not None else ("checkpoint",)
+    bases = {objective: Base(spec.model.name, state, head, labels) for objective, head in heads.items()}
+    return Prepared(data, bases, rules, base)
+
+
+def base_model(spec: SweepSpec, data: SweepData, stored: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights of the base model and what is known of it: recipe and seed or address, digest, seconds."""
+    started = time.perf_counter()
+    if spec.recipe is None:
+        state = _from_checkpoint(spec, data)
+        known: dict[str, Any] = {"checkpoint": spec.pretrain.checkpoint}
+    else:
+        state = load_weights(stored) if stored.is_file() else pretrain(spec.recipe, spec.model.name, data, spec.pretrain.seed)
+        known = {"recipe": spec.recipe, "seed": spec.pretrain.seed}
+    return state, known | {"digest": state_digest(state), "cost_s": time.perf_counter() - started}
+
+
+def balanced_head_of(
+    model_name: str, state: dict[str, torch.Tensor], data: SweepData, rule: SelectionRule
+) -> dict[str, torch.Tensor]:
+    """The head of ``last_layer_on_train_plus_feedback`` on a base model."""
+    model = build_model(model_name, data.input_shape, data.num_classes, torch.Generator())
+    load_checkpoint_into(model, state)
+    return tuned_head(ClassifierView(model), join(data.train, data.feedback), data, rule)[0]
+
+
+def _from_checkpoint(spec: SweepSpec, data: SweepData) -> dict[str, torch.Tensor]:
+    path = Path(str(spec.pretrain.checkpoint))
+    model = build_model(spec.model.name, data.input_shape, data.num_classes, torch.Generator())
+    try:
+        state = load_weights(path)
+        load_checkpoint_into(model, state)
+    except ValueError as error:
+        raise PreflightError(
+            f"pretrain.checkpoint: {path}: {str(error).removeprefix(f'{path}: ')}; model {spec.model.name} with "
+            f"{data.num_classes} classes"
+        ) from error
+    return state
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """A fixed number of torch threads: one and two give different bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
