@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,24 +25,49 @@ _QUIET = {
 
 
 @contextlib.contextmanager
-def ray_cluster() -> Iterator[None]:
-    """Ray, for as long as the block lasts.
+def ray_environment() -> Iterator[None]:
+    """What Ray reads of the environment, most of it while it is imported: enter this before."""
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    _let_workers_import()
+    with contextlib.ExitStack() as stack:
+        if not _address():
+            stack.enter_context(_own_token())
+        yield
 
-    A private cluster listens on loopback under a token of its own and leaves nothing in the home folder.
+
+def _address() -> str:
+    return os.environ.get("RAY_ADDRESS", "").strip()
+
+
+@contextlib.contextmanager
+def _own_token() -> Iterator[None]:
+    """A token for a private cluster, in a file of its own: Ray would make one in the home folder."""
+    given = "RAY_AUTH_TOKEN_PATH" in os.environ or "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_MODE" in os.environ
+    if given:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="selmix-") as folder:
+        path = Path(folder) / "token"  # the folder is readable by its owner only
+        path.write_text(secrets.token_hex(32))
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+        try:
+            yield
+        finally:
+            for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+                os.environ.pop(key, None)
+
+
+@contextlib.contextmanager
+def ray_cluster() -> Iterator[None]:
+    """Ray, for as long as the block lasts; a private cluster listens on loopback.
 
     Raises:
         PreflightError: Ray does not start, or nobody answers at RAY_ADDRESS.
     """
-    address = os.environ.get("RAY_ADDRESS", "").strip()
-    for key, value in _QUIET.items():
-        os.environ.setdefault(key, value)
-    if not address:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    _let_workers_import()
     import ray
 
+    address = _address()
     try:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -88,7 +114,7 @@ def check_local_resources(resources: ResourceSection) -> None:
     Raises:
         PreflightError: it does not.
     """
-    if os.environ.get("RAY_ADDRESS", "").strip():
+    if _address():
         return
     cpus, gpus = local_resources()
     if _fits(resources, cpus, gpus) < 1:

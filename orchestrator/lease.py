@@ -110,15 +110,30 @@ def acquire(folder: RunFolder, heartbeat_every_s: float = HEARTBEAT_EVERY_S) -> 
     with _locked(folder):
         other = read_holder(folder)
         if other is not None and other.alive():
-            age_s = max(0.0, time.time() - other.heartbeat)
-            raise PreflightError(
-                f"{folder.path}: must have one driver at a time, held by process {other.pid} on {other.host} "
-                f"(heartbeat {age_s:.0f} s ago); wait for it, or stop it with `selmix stop {folder.name}`"
-            )
+            raise _held(folder, other)
         pid = os.getpid()
         mine = Holder(socket.gethostname(), pid, process_start(pid) or "", time.time(), secrets.token_hex(8))
         _write(folder, mine)
     return Lease(folder, mine, heartbeat_every_s)
+
+
+def check_free(folder: RunFolder) -> None:
+    """Nobody drives this sweep now; takes nothing and writes nothing.
+
+    Raises:
+        PreflightError: another driver is alive; the message says who.
+    """
+    holder = live_holder(folder)
+    if holder is not None:
+        raise _held(folder, holder)
+
+
+def _held(folder: RunFolder, holder: Holder) -> PreflightError:
+    age_s = max(0.0, time.time() - holder.heartbeat)
+    return PreflightError(
+        f"{folder.path}: must have one driver at a time, held by process {holder.pid} on {holder.host} "
+        f"(heartbeat {age_s:.0f} s ago); wait for it, or end it with: kill -INT {holder.pid}"
+    )
 
 
 def live_holder(folder: RunFolder) -> Holder | None:

@@ -68,6 +68,7 @@ class SweepState:
     sweep_id: str
     state: Literal["running", "stopped", "finished", "failed"] = "running"
     created: str = ""
+    ended: str | None = None
     tracking_uri: str = ""
     file_digest: str = ""
     spec_digest: str = ""
@@ -79,3 +80,4 @@ class SweepState:
     environment: dict[str, Any] = field(default_factory=dict)
     test_openings: list[dict[str, Any]] = field(default_factory=list)
     problem: str | None = None
+    unsent: int = 0

@@ -45,6 +45,7 @@ class StudySource:
     Args:
         studies: objective -> its study. num_trials: per objective.
         unfinished: records to go on with. build: (objective, number, parameters) -> a new record.
+        most_failed: after more failures than these no new trial is begun.
     """
 
     def __init__(
@@ -53,13 +54,17 @@ class StudySource:
         num_trials: int,
         unfinished: Iterable[TrialRecord],
         build: Callable[[str, int, dict[str, Any]], TrialRecord],
+        most_failed: int,
     ) -> None:
         self._studies, self._num_trials, self._build = studies, num_trials, build
+        self._failures_left = most_failed
         self._unfinished = deque(unfinished)
 
     def next(self) -> TrialRecord | None:
         if self._unfinished:
             return self._unfinished.popleft()
+        if self._failures_left < 0:
+            return None
         counts = {name: len(study.trials()) for name, study in self._studies.items()}
         objective = min(counts, key=lambda name: counts[name])
         if counts[objective] >= self._num_trials:
@@ -68,6 +73,7 @@ class StudySource:
         return self._build(objective, number, parameters)
 
     def tell(self, record: TrialRecord, best: dict[str, Any] | None) -> None:
+        self._failures_left -= best is None
         score = None if best is None else best["score"]
         self._studies[record.objective].tell(record.number, score, 0.0 if best is None else best["violation"])
 
@@ -117,8 +123,10 @@ class RunSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         finished = result is not None and result.get("finished", False)
         if not error and not finished:
             return
-        best = None if error or result is None or result["failed"] else result["best"]
         try:
+            # Tune hands results to searchers flattened.
+            lost = error or result is None or result["failed"]
+            best = None if lost else {key: result[f"best/{key}"] for key in ("score", "violation")}
             self._source.tell(record, best)
         except Exception as problem:  # see suggest
             self._book.problems.append(f"tell {record.trial_id}: {problem!r}")
@@ -159,14 +167,17 @@ class BookCallback(Callback):  # type: ignore[misc]  # ray is untyped
 class DrainStopper(Stopper):  # type: ignore[misc]  # ray is untyped
     """Ends the whole experiment once draining was asked for."""
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, asked: Callable[[], bool]) -> None:
+        self._asked: Callable[[], bool] | None = asked
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_asked": None}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.requested
+        return self._asked is not None and self._asked()
 
 
 def last_line(trial: Any) -> str:

@@ -43,7 +43,7 @@ def run_baseline(
     started_ms = int(time.time() * 1000)
     rule = shared.rules[objective]
     task = BaselineTask(
-        shared.data, shared.bases[objective], objective, rule, tuple(seeds), FinetuneConfig(**config),
+        shared.on_device(), shared.bases[objective], objective, rule, tuple(seeds), FinetuneConfig(**config),
         tuple(load_weights(Path(path)) for path in winner_weights),
     )  # fmt: skip
     result = BASELINES[name](task)

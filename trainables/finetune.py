@@ -40,6 +40,10 @@ class Shared:
     gpu: bool
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
 
+    def on_device(self) -> SweepData:
+        """The data where trials run."""
+        return self.data.to(torch.device("cuda" if self.gpu else "cpu"))
+
 
 class FinetuneTrainable(tune.Trainable):
     """Runs ``config["config"]`` under ``config["objective"]`` from ``config["seed"]``.
@@ -51,8 +55,7 @@ class FinetuneTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
         if shared is None:
             raise ValueError("FinetuneTrainable needs `shared`; wrap it with tune.with_parameters")
-        device = torch.device("cuda" if shared.gpu else "cpu")
-        self._shared = replace(shared, data=shared.data.to(device))
+        self._shared = replace(shared, data=shared.on_device())
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -1,0 +1,143 @@
+"""What is left to run of a sweep: trials, replicates, baselines; told from records and journal alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.execution import BaselineJob
+from orchestrator.prepare import Prepared
+from orchestrator.records import RunFolder
+from orchestrator.recordtypes import BASELINE, TrialRecord
+from orchestrator.results import Judge, finalists, replicate_weights
+from orchestrator.rules import is_constrained
+from orchestrator.search import ListSource, StudySource, replicate_record, trial_record
+from orchestrator.space import default_point, distributions, grid, settings, trials_per_objective
+from orchestrator.spec import SweepSpec
+from orchestrator.study import ObjectiveStudy
+from selmix.baselines import BASELINES
+from trainables.finetune import Shared
+
+DONE = ("FINISHED", "FAILED", "PRUNED")
+
+
+class Agenda:
+    """Runs of a sweep that are still to be made.
+
+    Args:
+        spec: of the sweep. folder: its records. prepared: what all runs share.
+    """
+
+    def __init__(self, spec: SweepSpec, folder: RunFolder, prepared: Prepared) -> None:
+        self.spec, self.folder, self.prepared = spec, folder, prepared
+        self.shared = Shared(
+            prepared.data, prepared.bases, prepared.rules, threads=spec.resources.cpu, gpu=spec.resources.gpu > 0
+        )
+
+    @property
+    def replicate_seeds(self) -> list[int]:
+        """Fresh seeds, the same for every finalist and baseline: differences are paired by seed."""
+        first = self.spec.search.seed + 1
+        return list(range(first, first + self.spec.selection.replicates))
+
+    def search(self) -> tuple[StudySource, int, int]:
+        """Where trials come from, how many there are in all, and how many are done."""
+        for lock in self.folder.path.glob("journal.log*lock*"):
+            lock.unlink()  # a killed driver's; the lease says that nobody else writes the journal
+        spec = self.spec
+        studies = {
+            objective: ObjectiveStudy(
+                self.folder.journal_path, objective, spec.search.method, spec.search.seed, distributions(spec),
+                default_point(spec), grid(spec),
+            )
+            for objective in spec.objectives
+        }  # fmt: skip
+        records = {r.trial_id: r for r in self.folder.load_trials() if r.kind == "trial"}
+        left = self._reconciled(studies, records)
+        per_objective = trials_per_objective(spec)
+        total = per_objective * len(spec.objectives)
+        source = StudySource(studies, per_objective, left, self.new_trial, int(spec.search.max_failed * total))
+        done = sum(record.state in DONE for record in records.values())
+        return source, total, done
+
+    def _reconciled(
+        self, studies: dict[str, ObjectiveStudy], records: dict[str, TrialRecord]
+    ) -> list[TrialRecord]:
+        """Bring journal and records together after a kill at any instant; what is unfinished."""
+        left = []
+        for objective, study in studies.items():
+            for trial in study.trials():
+                record = records.get(f"{objective}/trial-{trial.number:03d}")
+                if record is None:  # killed between asking and writing the record
+                    left.append(self.new_trial(objective, trial.number, dict(trial.params)))
+                elif record.state not in DONE:
+                    left.append(_resumable(record))
+                elif not trial.state.is_finished():
+                    values = {key: figures["value"] for key, figures in record.select.items()}
+                    failed = record.state == "FAILED"
+                    violation = 0.0 if failed else self.prepared.rules[objective].violation(values)
+                    study.tell(trial.number, None if failed else record.score, violation)
+        return sorted(left, key=lambda r: (r.number, r.objective))
+
+    def new_trial(self, objective: str, number: int, parameters: dict[str, Any]) -> TrialRecord:
+        """The record of a point of the space. All trials share one seed: they differ by their settings alone."""
+        config = settings(self.spec, parameters)
+        acting = config.acting(objective, is_constrained(self.spec, objective))
+        return trial_record(objective, number, self.spec.search.seed, config.flat(), acting)
+
+    def replicates(self) -> tuple[ListSource, int, int]:
+        """The finalists' runs on fresh seeds that are left, how many there are in all, how many are done."""
+        records = {r.trial_id: r for r in self.folder.load_trials()}
+        wanted = []
+        for objective in self.spec.objectives:
+            trials = [r for r in records.values() if r.objective == objective]
+            for final in finalists(trials, self.spec.selection.finalists):
+                for index, seed in enumerate(self.replicate_seeds, start=1):
+                    fresh = replicate_record(final, index, seed)
+                    wanted.append(records.get(fresh.trial_id, fresh))
+        left = [_resumable(record) for record in wanted if record.state not in DONE]
+        return ListSource(left), len(wanted), len(wanted) - len(left)
+
+    def baselines(self) -> tuple[list[BaselineJob], int]:
+        """The baselines that are left to fit, and how many there are in all."""
+        done = {r.trial_id for r in self.folder.load_baselines() if r.state in DONE}
+        jobs, total = [], 0
+        for objective in self.spec.objectives:
+            judge = Judge(self.folder, self.spec, objective)
+            chosen = judge.choice()
+            if chosen is None:
+                continue
+            winner = judge.trials[chosen[2]]
+            weights = replicate_weights(self.folder, judge.finals()[winner.trial_id])
+            total += len(BASELINES)
+            for name in BASELINES:
+                trial_id = f"{objective}/{BASELINE}/{name}"
+                if trial_id not in done:
+                    jobs.append(BaselineJob(
+                        name, objective, winner.config, [str(path.absolute()) for path in weights],
+                        self.replicate_seeds, str(self.folder.trial_folder(trial_id).absolute()),
+                    ))  # fmt: skip
+        return jobs, total
+
+    def baseline_record(
+        self, job: BaselineJob, figures: dict[str, Any] | None, error: str | None, now_ms: int
+    ) -> tuple[TrialRecord, int]:
+        """The record of a baseline that ended, and when it began."""
+        record = TrialRecord(
+            trial_id=f"{job.objective}/{BASELINE}/{job.name}", objective=job.objective, kind="baseline", number=0,
+            seed=self.spec.search.seed, state="FAILED", error=error,
+        )  # fmt: skip
+        if figures is None:
+            return record, now_ms
+        started_ms = figures.pop("started_ms")
+        for key, value in figures.items():
+            setattr(record, key, value)
+        record.state, record.error, record.round, record.steps = "FINISHED", None, 0, 0
+        return record, started_ms
+
+
+def _resumable(record: TrialRecord) -> TrialRecord:
+    from pathlib import Path
+
+    if record.checkpoint is not None and not (Path(record.checkpoint) / "trial.json").is_file():
+        record.checkpoint = None  # begins again, bit-equal
+    return record

@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM: the first drains the sweep, the second ends it at once."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+from orchestrator.lease import Lease
+from orchestrator.progress import Progress
+
+
+class Drained(BaseException):
+    """Draining was asked for where no run is alive: leave at once."""
+
+
+class Drain:
+    """Whether the sweep is to stop, and why.
+
+    Args:
+        progress: told once. lease: a lease that was lost drains the sweep too.
+    """
+
+    def __init__(self, progress: Progress, lease: Lease) -> None:
+        self._progress, self._lease = progress, lease
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+        self.at_once = True
+        """Raise :class:`Drained` instead of waiting to be asked."""
+
+    def listen(self) -> None:
+        """Take the signals; again after Ray has started, which takes SIGTERM for itself."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(number, self._on_signal)
+            self._before.setdefault(number, before)
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number
+        self._progress.say("stopping: what is finished is kept, launch again to go on (once more: stop at once)")
+        if self.at_once:
+            raise Drained
+
+    def asked(self) -> bool:
+        """Whether to stop now."""
+        return self._signal is not None or self._lease.lost
+
+    @property
+    def exit_code(self) -> int:
+        """130 or 143 after a signal; 4 where the lease was lost."""
+        return 4 if self._signal is None else 128 + self._signal

@@ -1,0 +1,212 @@
+"""One launch from its lease to its verdict: prepare, search, replicate, baselines, result.
+
+Our records and Optuna's journal are the truth. A sweep that was killed goes on with a new Tuner in a new folder: its
+searcher hands out what is unfinished, then asks the studies for what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from orchestrator.atomic import write_json
+from orchestrator.cluster import concurrency, ray_cluster
+from orchestrator.drain import Drain, Drained
+from orchestrator.errors import NoFeasibleTrial, SelmixError, TooManyFailures
+from orchestrator.tracking_sweep import mlflow_params, parent_figures, parent_tags, trial_tags
+from orchestrator.lease import Lease
+from orchestrator.agenda import Agenda
+from orchestrator.prepare import Prepared, prepare
+from orchestrator.progress import Progress
+from orchestrator.provenance import environment
+from orchestrator.records import RunFolder
+from orchestrator.recordtypes import SweepState
+from orchestrator.results import Judge
+from orchestrator.spec import SweepSpec
+from orchestrator.tracking import Tracker
+from orchestrator.trials import TrialBook, now_ms
+from selmix.data.splits import SweepData
+
+
+class Driver:
+    """Drives one sweep under its lease.
+
+    Args:
+        state: of the sweep, saved whenever it changes. address: of MLflow, with its credentials.
+    """
+
+    def __init__(
+        self, spec: SweepSpec, folder: RunFolder, state: SweepState, data: SweepData, address: str,
+        progress: Progress, lease: Lease,
+    ) -> None:  # fmt: skip
+        self.spec, self.folder, self.state, self.data = spec, folder, state, data
+        self.progress = progress
+        self.drain = Drain(progress, lease)
+        self.tracker = Tracker(
+            address, spec.name, state.sweep_id, folder.runs / "mlartifacts" / spec.name, progress.warn
+        )
+        self.book = TrialBook(
+            folder, self.tracker, progress, trial_tags(data.digests), mlflow_params(spec)
+        )
+
+    def run(self) -> int:
+        """The exit code of the launch; the state says the same for later ones."""
+        self.drain.listen()
+        try:
+            code = self._run()
+        except Drained:
+            code = self._stopped()
+        except BaseException as error:
+            self._stopped(repr(error) if not isinstance(error, KeyboardInterrupt | SelmixError) else str(error))
+            raise
+        finally:
+            self._close()
+            self.drain.restore()
+        return code
+
+    def _run(self) -> int:
+        self._open()
+        if self.state.exit_code is None:
+            prepared = self._prepare()
+            with self._ray() as at_once:
+                self._search(prepared, at_once)
+                self._replicate(prepared, at_once)
+                self._baselines(prepared)
+            if self.drain.asked():
+                raise Drained
+        return self._finish()
+
+    def _open(self) -> None:
+        """The parent run in MLflow, and what a killed driver had not sent."""
+        tags = parent_tags(self.spec, self.data.digests)
+        self.state.parent_run_id = self.tracker.open_sweep(self.spec.name, tags, mlflow_params(self.spec))
+        self.state.experiment_id = self.tracker.experiment_id
+        self.folder.save_state(self.state)
+        self.tracker.reap(now_ms())
+        for record in [*self.folder.load_trials(), *self.folder.load_baselines()]:
+            if record.state in ("FINISHED", "FAILED", "PRUNED"):
+                self.book.replay(record)
+
+    def _prepare(self) -> Prepared:
+        if not self.folder.base_weights.is_file():
+            how = self.spec.pretrain.checkpoint or f"{self.spec.model.name}, {self.spec.recipe}"
+            self.progress.say(f"base model: {how}")
+        prepared = prepare(self.spec, self.data, self.folder)
+        base = prepared.base
+        if self.state.base.get("digest") == base["digest"]:
+            base["cost_s"] = self.state.base["cost_s"]
+        self.state.base = base
+        self.state.data = {
+            "class_names": list(self.data.class_names), "train_counts": self.data.train_counts.tolist(),
+            "digests": dict(self.data.digests), "num_select": len(self.data.select),
+        }  # fmt: skip
+        self.state.environment = environment(self.spec.resources.cpu)
+        self.folder.save_state(self.state)
+        self.agenda = Agenda(self.spec, self.folder, prepared)
+        return prepared
+
+    @contextlib.contextmanager
+    def _ray(self) -> Iterator[int]:
+        with ray_cluster():
+            self.drain.listen()
+            self.drain.at_once = False
+            try:
+                yield concurrency(self.spec.resources, self.spec.search.max_concurrent_trials)
+            finally:
+                self.drain.at_once = True
+
+    def _search(self, prepared: Prepared, at_once: int) -> None:
+        source, total, done = self.agenda.search()
+        if done < total:
+            self.progress.phase("search", total, done)
+            self._run_source(source, prepared, at_once)
+        failed = [t for t in self.folder.load_trials() if t.kind == "trial" and t.state == "FAILED"]
+        if len(failed) > self.spec.search.max_failed * total and not self.drain.asked():
+            reasons = sorted({str(t.error) for t in failed})
+            raise TooManyFailures(
+                f"{self.spec.name}: {len(failed)} of {total} trials failed, search.max_failed allows "
+                f"{100 * self.spec.search.max_failed:g} %: {'; '.join(reasons[:3])}"
+            )
+
+    def _replicate(self, prepared: Prepared, at_once: int) -> None:
+        if self.drain.asked():
+            return
+        source, total, done = self.agenda.replicates()
+        if done < total:
+            self.progress.phase("finalists on fresh seeds", total, done)
+            self._run_source(source, prepared, at_once)
+
+    def _run_source(self, source: Any, prepared: Prepared, at_once: int) -> None:
+        from orchestrator.execution import run_source
+
+        run_source(
+            source, self.agenda.shared, self.book, self.spec.resources, at_once, self._ray_folder(), self.drain.asked
+        )
+        if self.drain.asked():
+            self.book.on_drain()
+        for problem in self.book.problems:
+            self.progress.warn(problem)
+        if self.book.problems and not self.drain.asked():
+            raise RuntimeError(f"the record of {self.spec.name} has gaps: {self.book.problems[0]}")
+
+    def _ray_folder(self) -> Path:
+        """A folder that no Tuner used: an old one's name would mix its trials into the new."""
+        number = len(list(self.folder.ray_path.glob("*"))) if self.folder.ray_path.is_dir() else 0
+        return self.folder.ray_path / f"{number:03d}"
+
+    def _baselines(self, prepared: Prepared) -> None:
+        from orchestrator.execution import run_baselines
+
+        if self.drain.asked():
+            return
+        jobs, total = self.agenda.baselines()
+        if not jobs:
+            return
+        self.progress.phase("baselines", total, total - len(jobs))
+        shared = self.agenda.shared
+        for job, figures, error in run_baselines(jobs, shared, self.spec.resources, self.drain.asked):
+            record, started_ms = self.agenda.baseline_record(job, figures, error, now_ms())
+            self.book.add(record, started_ms, [])
+
+    def _finish(self) -> int:
+        """Judge, write results.json, end the parent run."""
+        results = {objective: Judge(self.folder, self.spec, objective).result() for objective in self.spec.objectives}
+        write_json(self.folder.results_path, {"schema_version": 1, "objectives": results})
+        missing = [objective for objective, result in results.items() if result["winner"] is None]
+        self.state.state = "finished"
+        self.state.exit_code = NoFeasibleTrial.exit_code if missing else 0
+        if missing:
+            self.state.problem = f"no feasible trial for {', '.join(missing)}; loosen the constraints or search more"
+            self.progress.warn(self.state.problem)
+        self._end("FINISHED", results)
+        shutil.rmtree(self.folder.ray_path, ignore_errors=True)
+        return self.state.exit_code
+
+    def _stopped(self, problem: str | None = None) -> int:
+        """The launch ends before the sweep does."""
+        self.book.on_drain()
+        self.state.state, self.state.problem = "stopped", problem
+        if problem is not None and "search.max_failed" in problem:
+            self.state.state, self.state.exit_code = "failed", TooManyFailures.exit_code
+        self._end("FAILED" if self.state.state == "failed" else "KILLED", {})
+        return self.drain.exit_code
+
+    def _end(self, status: str, results: dict[str, Any]) -> None:
+        from orchestrator.launch import utc_now
+
+        self.state.ended = utc_now() if self.state.exit_code is not None else None
+        files = [self.folder.results_path, self.folder.file_path] if results else []
+        figures, tags = parent_figures(results)
+        self.tracker.finish_sweep(status, now_ms(), figures, tags | {"selmix.state": self.state.state}, files)
+
+    def _close(self) -> None:
+        self.state.unsent = self.tracker.close()
+        if self.state.unsent:
+            self.progress.warn(
+                f"{self.state.unsent} writes did not reach MLflow; launch again when it is back to send them"
+            )
+        self.folder.save_state(self.state)
+

@@ -1,0 +1,74 @@
+"""``selmix launch``: what must hold before a sweep may run, and its folder; the driver does the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from orchestrator.identity import new_sweep_id
+from orchestrator.lease import acquire, check_free
+from orchestrator.preflight import check_all, check_unchanged
+from orchestrator.progress import Progress
+from orchestrator.records import RunFolder
+from orchestrator.recordtypes import SweepState
+from orchestrator.spec import SweepSpec
+from orchestrator.tracking_address import masked, tracking_address
+
+
+def launch_sweep(spec: SweepSpec, file: Path, runs: Path, quiet: bool = False) -> int:
+    """Run a sweep, or go on with it.
+
+    Args:
+        spec: of the sweep. file: the sweep file, kept beside the result. runs: folder of all sweeps.
+    Returns:
+        0; 5 too many trials failed; 6 an objective has no feasible trial; 130 or 143 drained after a signal.
+    Raises:
+        UsageError: the file changed since the first launch.
+        PreflightError: something that the sweep needs is not there, or another driver holds it.
+    """
+    progress = Progress(quiet)
+    folder = RunFolder(runs, spec.name)
+    check_free(folder)  # before the seconds that the other checks take
+    if is_launched(folder):
+        check_unchanged(folder, spec, tracking_address(runs, os.environ))
+        state = folder.load_state()
+        if state.exit_code is not None and state.unsent == 0:
+            progress.say(f"{spec.name} is {state.state}; to see it: selmix show {spec.name}")
+            return state.exit_code
+    address, data = check_all(spec, runs)
+    from orchestrator.cluster import ray_environment
+
+    with acquire(folder) as lease, ray_environment():
+        state = open_folder(folder, spec, file, address)
+        from orchestrator.driver import Driver
+
+        return Driver(spec, folder, state, data, address, progress, lease).run()
+
+
+def is_launched(folder: RunFolder) -> bool:
+    """Whether the folder holds a sweep; one that was killed while it was made does not."""
+    return folder.state_path.is_file() and bool(folder.load_spec())
+
+
+def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, address: str) -> SweepState:
+    """The state of a sweep that goes on, or of one that begins: then its folder, file and identity are made."""
+    if is_launched(folder):
+        state = folder.load_state()
+        state.state, state.problem = "running", None
+    else:
+        folder.create()
+        shutil.copyfile(file, folder.file_path)
+        folder.save_spec(spec.resolved())
+        state = SweepState(
+            name=spec.name, sweep_id=new_sweep_id(), created=utc_now(), tracking_uri=masked(address),
+            file_digest=spec.digest(),
+        )  # fmt: skip
+    folder.save_state(state)
+    return state
+
+
+def utc_now() -> str:
+    """The time in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
