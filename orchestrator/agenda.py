@@ -39,6 +39,11 @@ class Agenda:
         first = self.spec.search.seed + 1
         return list(range(first, first + self.spec.selection.replicates))
 
+    @property
+    def num_trials(self) -> int:
+        """Trials of all objectives."""
+        return trials_per_objective(self.spec) * len(self.spec.objectives)
+
     def search(self) -> tuple[StudySource, int, int]:
         """Where trials come from, how many there are in all, and how many are done."""
         for lock in self.folder.path.glob("journal.log*lock*"):
@@ -54,7 +59,7 @@ class Agenda:
         records = {r.trial_id: r for r in self.folder.load_trials() if r.kind == "trial"}
         left = self._reconciled(studies, records)
         per_objective = trials_per_objective(spec)
-        total = per_objective * len(spec.objectives)
+        total = self.num_trials
         source = StudySource(studies, per_objective, left, self.new_trial, int(spec.search.max_failed * total))
         done = sum(record.state in DONE for record in records.values())
         return source, total, done

@@ -125,7 +125,8 @@ def launch(options: argparse.Namespace) -> int:
 
 
 def ls(options: argparse.Namespace) -> int:
-    from orchestrator.render import ls_document, ls_text
+    from orchestrator.documents import ls_document
+    from orchestrator.render import ls_text
 
     document = ls_document(options.runs)
     _emit(options, document, lambda: ls_text(document))
@@ -133,8 +134,9 @@ def ls(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
+    from orchestrator.documents import show_document
     from orchestrator.records import RunFolder
-    from orchestrator.render import show_document, show_text
+    from orchestrator.render import show_text
 
     folder = RunFolder.open(options.runs, options.sweep)
     document = show_document(folder)

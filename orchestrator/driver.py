@@ -120,6 +120,7 @@ class Driver:
 
     def _search(self, prepared: Prepared, at_once: int) -> None:
         source, total, done = self.agenda.search()
+        self._plan(total)
         if done < total:
             self.progress.phase("search", total, done)
             self._run_source(source, prepared, at_once)
@@ -135,9 +136,14 @@ class Driver:
         if self.drain.asked():
             return
         source, total, done = self.agenda.replicates()
+        self._plan(self.agenda.num_trials + total)
         if done < total:
             self.progress.phase("finalists on fresh seeds", total, done)
             self._run_source(source, prepared, at_once)
+
+    def _plan(self, runs: int) -> None:
+        self.state.planned_runs = runs
+        self.folder.save_state(self.state)
 
     def _run_source(self, source: Any, prepared: Prepared, at_once: int) -> None:
         from orchestrator.execution import run_source

@@ -61,7 +61,8 @@ class SweepState:
 
     A driver that was killed leaves ``running`` behind: ask :func:`orchestrator.lease.current_state` for what
     holds now. ``data`` is ``{"class_names", "train_counts", "digests", "num_select"}``, kept so that reading
-    results loads no data. ``test_openings`` has one entry ``{"time", "by"}`` per opening of the test split.
+    results loads no data. ``planned_runs`` counts trials and replicates as far as they are known, ``unsent`` what did
+    not reach MLflow. ``test_openings`` has one entry ``{"time", "by"}`` per opening of the test split.
     """
 
     name: str
@@ -81,3 +82,4 @@ class SweepState:
     test_openings: list[dict[str, Any]] = field(default_factory=list)
     problem: str | None = None
     unsent: int = 0
+    planned_runs: int = 0

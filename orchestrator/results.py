@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.documents import baseline_row
 from orchestrator.recordtypes import TrialRecord
 
 if TYPE_CHECKING:
@@ -207,15 +208,6 @@ def mean_select(records: Sequence[TrialRecord]) -> dict[str, dict[str, float]]:
         for key in records[0].select
         if key in shared
     }
-
-
-def baseline_row(record: TrialRecord) -> dict[str, Any]:
-    """A baseline as the readers show it."""
-    return {
-        "select": record.select, "labels": record.labels, "cost_s": record.cost_s, "reference": record.reference,
-        "score": record.score, "state": record.state, "error": record.error, "seeds": record.seeds,
-        "note": record.note, "mlflow_run_id": record.mlflow_run_id,
-    }  # fmt: skip
 
 
 def in_order(baselines: Sequence[TrialRecord]) -> list[TrialRecord]:
