@@ -167,7 +167,8 @@ def pin(options: argparse.Namespace) -> int:
 
 
 def pins(options: argparse.Namespace) -> int:
-    from orchestrator.render import pins_document, pins_text
+    from orchestrator.pin import pins_document
+    from orchestrator.render import pins_text
 
     document = pins_document(options.pins)
     _emit(options, document, lambda: pins_text(document))
@@ -175,10 +176,12 @@ def pins(options: argparse.Namespace) -> int:
 
 
 def reproduce(options: argparse.Namespace) -> int:
-    from orchestrator.pinning import reproduce_pin
+    from orchestrator.reproduction import reproduce_pin, reproduction_text
 
-    document, text, code = reproduce_pin(options.pins, options.name)
-    _emit(options, document, lambda: text)
+    document, code = reproduce_pin(options.pins, options.name, options.runs)
+    _emit(options, document, lambda: reproduction_text(document))
+    for problem in document["problems"]:
+        sys.stderr.write(f"selmix: {options.name}: {problem}\n")
     return code
 
 
@@ -292,9 +295,9 @@ def _pins_parser() -> argparse.ArgumentParser:
 
 
 def _reproduce_parser() -> argparse.ArgumentParser:
-    parser = _with_json(_with_pins(_parser(
+    parser = _with_json(_with_pins(_with_runs(_parser(
         "reproduce", "Train again from a pin and compare digests and numbers; exit 7 where one differs.",
-        "  $ selmix reproduce digits")))  # fmt: skip
+        "  $ selmix reproduce digits"))))  # fmt: skip
     parser.add_argument("name", metavar="NAME")
     return parser
 

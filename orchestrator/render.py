@@ -97,7 +97,7 @@ def _objective(document: Document, objective: str, result: Document) -> str:
     seeds = len(winner["replicates"]["seeds"])
     rows = [(
         f"winner {short(winner['trial_id'])}", winner["replicates"]["select"][metric], winner["replicates"]["score"],
-        "", f"{winner['cost_s']:.1f} s",
+        "+".join(winner["labels"]), f"{winner['cost_s']:.1f} s",
     )]  # fmt: skip
     others = sorted(result["baselines"].items(), key=lambda item: -(item[1]["score"] or -1e9))
     for name, row in others:
@@ -201,6 +201,23 @@ def ls_text(document: Document) -> str:
             count = f"{done['finished']}/{done['total']}" + (f", {done['failed']} failed" if done["failed"] else "")
             rows.append((sweep["sweep"], sweep["state"], count, *cells, sweep["created"]))
     return _table(("sweep", "state", "runs", "winner", "select, %", "verdict", "created"), rows)
+
+
+def pins_text(document: Document) -> str:
+    """One line a pin."""
+    if not document["pins"]:
+        return "no pins yet; selmix pin SWEEP --name NAME writes one"
+    rows = []
+    for pin in document["pins"]:
+        if "problem" in pin:
+            rows.append((pin["name"], pin["problem"], "", "", "", ""))
+            continue
+        verdict = pin["verdict"]
+        says = f"{verdict['outcome']} vs {verdict['against']}, {difference(verdict['difference'])}" if verdict else ""
+        edited = f"EDITED: {', '.join(pin['edited'])}" if pin["edited"] else pin["created"]
+        what = short(pin["trial_id"]) + ("" if pin["is_winner"] else " (not the winner)")
+        rows.append((pin["name"], pin["sweep"], what, f"{pin['metric']} {estimate(pin['test']).strip()}", says, edited))
+    return _table(("pin", "sweep", "trial", "test, %", "verdict on test", "created"), rows)
 
 
 def estimate(value: Document) -> str:

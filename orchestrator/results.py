@@ -92,6 +92,7 @@ class Judge:
 
         self.folder, self.objective = folder, objective
         counts = folder.load_state().data["train_counts"]
+        self.base_labels = ["train"] if spec.recipe is not None else ["checkpoint"]
         self.rule = selection_rule(spec, objective, len(counts))
         self.context: MetricContext = MetricContext(train_counts=torch.tensor(counts))
         records = [r for r in folder.load_trials() if r.objective == objective]
@@ -164,6 +165,7 @@ class Judge:
             "trial_id": trial.trial_id, "seed": trial.seed, "round": trial.round, "steps": trial.steps,
             "checkpoint_digest": trial.weights_digest, "config": trial.config, "is_default": trial.number == 0,
             "score": trial.score, "select": trial.select, "cost_s": trial.cost_s,
+            "labels": [*self.base_labels, "feedback", "select"],
             "replicates": {"seeds": [r.seed for r in replicates], "score": mean_score(replicates),
                            "select": mean_select(replicates)},
         }  # fmt: skip
@@ -199,12 +201,12 @@ class Judge:
 
 def mean_select(records: Sequence[TrialRecord]) -> dict[str, dict[str, float]]:
     """Metric -> mean over the replicates with its interval."""
-    from selmix.comparison import over_replicates
+    from selmix.comparison import mean_over_replicates
     from selmix.intervals import Estimate
 
     shared = set.intersection(*(set(r.select) for r in records))
     return {
-        key: asdict(over_replicates([Estimate(**r.select[key]) for r in records]))
+        key: asdict(mean_over_replicates([Estimate(**r.select[key]) for r in records]))
         for key in records[0].select
         if key in shared
     }

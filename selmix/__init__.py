@@ -1,3 +1,20 @@
-"""SelMix: selective mixup fine-tuning for objectives that do not decompose over samples."""
+"""SelMix: selective mixup fine-tuning for metrics that do not decompose over samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selmix.pinned import load_pin
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load_pin"]
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: `import selmix` must stay light, the command line reads the version from it.
+    if name == "load_pin":
+        from selmix.pinned import load_pin
+
+        return load_pin
+    raise AttributeError(f"module 'selmix' has no attribute {name!r}")

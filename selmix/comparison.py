@@ -64,6 +64,12 @@ def over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimat
     return Estimate(value, value - math.hypot(down, seeds), value + math.hypot(up, seeds))
 
 
+def mean_over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimate:
+    """:func:`over_replicates` of metrics, which are fractions: the interval ends at 0 and 1."""
+    mean = over_replicates(singles, level)
+    return Estimate(mean.value, max(0.0, mean.low), min(1.0, mean.high))
+
+
 def outcome(difference: Estimate) -> Outcome:
     """``better`` or ``worse`` where the interval leaves 0 out, else ``tied``."""
     if difference.low > 0:

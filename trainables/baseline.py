@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from selmix.baselines import BASELINES, BaselineTask
-from selmix.comparison import over_replicates
+from selmix.comparison import mean_over_replicates
 from selmix.config import FinetuneConfig
 from selmix.intervals import all_intervals
 from selmix.metrics import Predictions
@@ -57,7 +57,7 @@ def run_baseline(
         write_predictions(home / f"predictions-{index}.npz", predictions)
         estimates.append(all_intervals(predictions, task.context))
         scores.append(task.score_logits(logits))
-    select = {key: asdict(over_replicates([each[key] for each in estimates])) for key in estimates[0]}
+    select = {key: asdict(mean_over_replicates([each[key] for each in estimates])) for key in estimates[0]}
     values = {key: figures["value"] for key, figures in select.items()}
     return {
         "select": select, "score": sum(scores) / len(scores), "feasible": rule.violation(values) == 0.0,
