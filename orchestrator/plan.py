@@ -1,0 +1,134 @@
+"""``selmix plan``: what a sweep will take, from a probe of some rounds. Writes nothing and starts no cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.cluster import local_resources
+from orchestrator.preflight import check_all
+from orchestrator.prepare import torch_threads
+from orchestrator.rules import selection_rules, warnings_of
+from orchestrator.space import default_point, settings, trials_per_objective
+from orchestrator.spec import SweepSpec
+from orchestrator.tracking_address import masked
+from selmix.baselines import BASELINES
+from selmix.config import FinetuneConfig
+from selmix.data.splits import SweepData
+from selmix.models import build_model
+from selmix.pretrain.recipes import BATCH, EPOCHS
+from selmix.run import Base, Run
+
+PROBE_ROUNDS = 3
+START_S = 12.0  # Ray, its workers and the first imports, on a laptop
+RUN_OVERHEAD_S = 0.3  # handing over, checkpoint, records
+FITTED_AGAIN = 5  # fine-tunings a replicate seed in the baselines: uniform_mixup, and selmix_post_hoc with its folds
+
+
+def plan_document(spec: SweepSpec, runs: Path) -> dict[str, Any]:
+    """Runs, seconds and bytes that a sweep will take.
+
+    Raises:
+        PreflightError: as a launch would.
+    """
+    address, data = check_all(spec, runs)
+    config = settings(spec, default_point(spec))
+    probe = measure(spec, data, config)
+    objectives, cpus_gpus = len(spec.objectives), local_resources()
+    trials = trials_per_objective(spec) * objectives
+    replicates = (min(spec.selection.finalists, trials) + 1) * spec.selection.replicates * objectives
+    at_once = _at_once(spec, *cpus_gpus)
+    trial_s = probe["trial_s"] + RUN_OVERHEAD_S
+    baselines_s = objectives * spec.selection.replicates * (FITTED_AGAIN * probe["trial_s"] + probe["pretrain_s"])
+    total_s = START_S + probe["pretrain_s"] + ((trials + replicates) * trial_s + baselines_s) / at_once
+    models = trials + replicates + objectives * len(BASELINES) * spec.selection.replicates
+    existing = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
+    return {
+        "schema_version": 1,
+        "sweep": spec.name,
+        "trials": trials,
+        "replicates": replicates,
+        "baselines": objectives * len(BASELINES),
+        "at_once": at_once,
+        "resources": {"cpus": cpus_gpus[0], "gpus": cpus_gpus[1]},
+        "probe": probe,
+        "estimated_s": total_s,
+        "estimated_bytes": models * probe["weights_bytes"] + (trials + replicates) * probe["table_bytes"],
+        "free_bytes": shutil.disk_usage(existing).free,
+        "tracking_uri": masked(address),
+        "warnings": warnings_of(spec),
+    }
+
+
+def _at_once(spec: SweepSpec, cpus: float, gpus: float) -> int:
+    asked = spec.resources
+    fits = cpus / asked.cpu if not asked.gpu else min(cpus / asked.cpu, gpus / asked.gpu)
+    most = spec.search.max_concurrent_trials
+    return max(1, int(fits) if most is None else min(int(fits), most))
+
+
+def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> dict[str, Any]:
+    """Seconds of a trial at the defaults, told from its first rounds, and the size of what it leaves."""
+    objective = spec.objectives[0]
+    with torch_threads(spec.resources.cpu):
+        model = build_model(spec.model.name, data.input_shape, data.num_classes, torch.Generator().manual_seed(0))
+        base = Base(spec.model.name, model.state_dict(), {})
+        given = dataclasses.replace(config, start="given")
+        run = Run(data, base, objective, given, spec.search.seed, selection_rules(spec, data.num_classes)[objective])
+        seconds = []
+        for _ in range(PROBE_ROUNDS + 1):
+            started = time.perf_counter()
+            run.step()
+            seconds.append(time.perf_counter() - started)
+            if run.finished:
+                break
+    rounds = _rounds(config)
+    a_round = min(seconds[1:], default=seconds[0])
+    classes, steps = data.num_classes, max(1, len(data.train) // BATCH) * EPOCHS
+    return {
+        "rounds_measured": len(seconds) - 1,
+        "rounds": rounds,
+        "trial_s": seconds[0] + rounds * a_round,
+        # A step of pre-training is one of fine-tuning on a smaller batch.
+        "pretrain_s": steps * a_round / config.refresh_every * BATCH / config.batch_size if spec.recipe else 0.0,
+        "weights_bytes": sum(t.numel() * t.element_size() for t in model.state_dict().values()),
+        "table_bytes": rounds * 4 * classes * (3 * classes + 2),
+    }
+
+
+def _rounds(config: FinetuneConfig) -> int:
+    steps, length, rounds = 0, float(config.refresh_every), 0
+    while steps < config.steps:
+        steps, length, rounds = steps + int(length), length * config.refresh_growth, rounds + 1
+    return rounds
+
+
+def plan_text(document: dict[str, Any]) -> str:
+    """The plan for a terminal."""
+    probe = document["probe"]
+    return "\n".join([
+        f"{document['sweep']}: about {duration(document['estimated_s'])}, {megabytes(document['estimated_bytes'])} "
+        f"of {megabytes(document['free_bytes'])} free",
+        f"  {document['trials']} trials and at most {document['replicates']} runs of finalists on fresh seeds, "
+        f"{document['at_once']} at once, about {probe['trial_s']:.1f} s each "
+        f"({probe['rounds']} rounds, {probe['rounds_measured']} measured)",
+        f"  {document['baselines']} baselines; base model about {probe['pretrain_s']:.1f} s",
+        f"  MLflow: {document['tracking_uri']}",
+        *(f"  warning: {warning}" for warning in document["warnings"]),
+    ])  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``3 min`` or ``2.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 1e6:.0f} MB" if count < 1e10 else f"{count / 1e9:.0f} GB"
