@@ -67,13 +67,13 @@ def load_checkpoint_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         ValueError: lists what is missing, unexpected, or of another shape.
     """
     own = model.state_dict()
-    problems = [f"missing {name}" for name in own if name not in state]
-    problems += [f"unexpected {name}" for name in state if name not in own]
-    problems += [
+    problems = [
         f"{name} must have shape {tuple(own[name].shape)}, got {tuple(tensor.shape)}"
         for name, tensor in state.items()
         if name in own and tensor.shape != own[name].shape
     ]
+    problems += [f"unexpected {name}" for name in state if name not in own]
+    problems += [f"missing {name}" for name in own if name not in state]
     if problems:
         shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
         raise ValueError(f"the checkpoint does not fit the model: {shown}")

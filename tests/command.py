@@ -1,0 +1,88 @@
+"""Runs the command line as a user does, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "sweeps" / "smoke.yaml"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads(self.out)
+        return loaded
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The test's own environment without what would point a sweep elsewhere."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_"))}
+    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | extra
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
+
+
+def selmix(*arguments: str | Path, cwd: Path = ROOT, timeout: float = 240, **extra: str) -> Done:
+    """Run ``selmix ARGUMENTS``; ``extra`` are environment variables."""
+    done = subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=timeout,
+        check=False,
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+class Background:
+    """A command that goes on while the test looks at it; killed at the end."""
+
+    def __init__(self, *arguments: str | Path, log: Path, **extra: str) -> None:
+        self._log = log.open("w")
+        self.process = subprocess.Popen(
+            command(*arguments), cwd=ROOT, env=environment(**extra), stdout=self._log, stderr=self._log,
+            start_new_session=True,
+        )  # fmt: skip
+        self.log = log
+
+    def __enter__(self) -> Background:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self._log.close()
+
+    def wait_until(self, holds: Callable[[], bool], timeout: float = 120) -> None:
+        """Wait for something to come true while the command lives."""
+        end = time.monotonic() + timeout
+        while not holds():
+            assert self.process.poll() is None, f"ended early: {self.log.read_text()}"
+            assert time.monotonic() < end, f"not within {timeout} s: {self.log.read_text()}"
+            time.sleep(0.1)
+
+    def signal(self, number: int) -> None:
+        """As the terminal does it: to the whole process group."""
+        os.killpg(self.process.pid, number)
+
+    def kill_driver(self) -> None:
+        """``kill -9`` of the driver alone."""
+        self.process.kill()
+        self.process.wait()
