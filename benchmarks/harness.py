@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from selmix.base import Base
 from selmix.baselines import BASELINES, NEVER_OPPONENT, BaselineTask, tuned_head
 from selmix.config import FinetuneConfig
 from selmix.data import DataConfig
@@ -22,7 +23,7 @@ from selmix.metrics import MetricContext, Predictions, evaluate_predictions, met
 from selmix.model import ClassifierView, predict
 from selmix.models import build_model
 from selmix.pretrain import pretrain
-from selmix.run import Base, finetune
+from selmix.run import finetune
 from selmix.selection import SelectionRule
 
 OBJECTIVE_FREE = ("untouched",)

@@ -30,7 +30,11 @@ class Agenda:
     def __init__(self, spec: SweepSpec, folder: RunFolder, prepared: Prepared) -> None:
         self.spec, self.folder, self.prepared = spec, folder, prepared
         self.shared = Shared(
-            prepared.data, prepared.bases, prepared.rules, threads=spec.resources.cpu, gpu=spec.resources.gpu > 0
+            prepared.data,
+            prepared.bases,
+            prepared.rules,
+            threads=spec.resources.cpu,
+            gpu=spec.resources.gpu > 0,
         )
 
     @property
@@ -60,7 +64,9 @@ class Agenda:
         left = self._reconciled(studies, records)
         per_objective = trials_per_objective(spec)
         total = self.num_trials
-        source = StudySource(studies, per_objective, left, self.new_trial, int(spec.search.max_failed * total))
+        source = StudySource(
+            studies, per_objective, left, self.new_trial, int(spec.search.max_failed * total)
+        )
         done = sum(record.state in DONE for record in records.values())
         return source, total, done
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import tempfile
@@ -43,7 +44,9 @@ def _address() -> str:
 @contextlib.contextmanager
 def _own_token() -> Iterator[None]:
     """A token for a private cluster, in a file of its own: Ray would make one in the home folder."""
-    given = "RAY_AUTH_TOKEN_PATH" in os.environ or "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_MODE" in os.environ
+    given = (
+        "RAY_AUTH_TOKEN_PATH" in os.environ or "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_MODE" in os.environ
+    )
     if given:
         yield
         return
@@ -70,10 +73,10 @@ def ray_cluster() -> Iterator[None]:
     address = _address()
     try:
         if address:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
-                address="local", log_to_driver=False, logging_level="ERROR", include_dashboard=False,
+                address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False,
                 _node_ip_address="127.0.0.1",
             )  # fmt: skip
     except Exception as error:  # a boundary: Ray raises many kinds here
@@ -101,7 +104,7 @@ def concurrency(resources: ResourceSection, most: int | None) -> int:
     """
     import ray
 
-    held = ray.cluster_resources()
+    held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     fits = _fits(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
     if fits < 1:
         raise _too_much(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))

@@ -100,7 +100,11 @@ def progress(state: SweepState, records: list[TrialRecord], now: str) -> dict[st
 
 def ls_document(runs: Path) -> dict[str, Any]:
     """The sweeps of a runs folder."""
-    return {"schema_version": SCHEMA_VERSION, "runs": str(runs), "sweeps": [_line(f) for f in list_sweeps(runs)]}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "runs": str(runs),
+        "sweeps": [_line(f) for f in list_sweeps(runs)],
+    }
 
 
 def _line(folder: RunFolder) -> dict[str, Any]:
@@ -117,7 +121,8 @@ def _line(folder: RunFolder) -> dict[str, Any]:
             name: {
                 "metric": result["metric"],
                 "winner": result["winner"] and result["winner"]["trial_id"],
-                "value": result["winner"] and result["winner"]["replicates"]["select"][result["metric"]]["value"],
+                "value": result["winner"]
+                and result["winner"]["replicates"]["select"][result["metric"]]["value"],
                 "verdict": result["verdict"] and {k: result["verdict"][k] for k in ("outcome", "against")},
             }
             for name, result in results.items()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import signal
+import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from orchestrator.lease import Lease
 from orchestrator.progress import Progress
+
+OVERDUE_S = 12.0
 
 
 class Drained(BaseException):
@@ -19,10 +23,13 @@ class Drain:
 
     Args:
         progress: told once. lease: a lease that was lost drains the sweep too.
+        overdue: called on a thread of its own where the sweep has not stopped within 12 s: Ray can block for a minute
+            when a signal to the whole process group took its processes away.
     """
 
-    def __init__(self, progress: Progress, lease: Lease) -> None:
-        self._progress, self._lease = progress, lease
+    def __init__(self, progress: Progress, lease: Lease, overdue: Callable[[], None]) -> None:
+        self._progress, self._lease, self._overdue = progress, lease, overdue
+        self._watch: threading.Timer | None = None
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
         self.at_once = True
@@ -36,6 +43,8 @@ class Drain:
 
     def restore(self) -> None:
         """Give the signals back."""
+        if self._watch is not None:
+            self._watch.cancel()
         for number, before in self._before.items():
             signal.signal(number, before)
 
@@ -43,7 +52,12 @@ class Drain:
         if self._signal is not None:
             raise KeyboardInterrupt
         self._signal = number
-        self._progress.say("stopping: what is finished is kept, launch again to go on (once more: stop at once)")
+        self._progress.say(
+            "stopping: what is finished is kept, launch again to go on (once more: stop at once)"
+        )
+        self._watch = threading.Timer(OVERDUE_S, self._overdue)
+        self._watch.daemon = True
+        self._watch.start()
         if self.at_once:
             raise Drained
 

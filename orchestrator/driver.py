@@ -7,18 +7,20 @@ searcher hands out what is unfinished, then asks the studies for what is missing
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator.agenda import Agenda
 from orchestrator.atomic import write_json
+from orchestrator.clock import now_ms, utc_now
 from orchestrator.cluster import concurrency, ray_cluster
 from orchestrator.drain import Drain, Drained
-from orchestrator.errors import NoFeasibleTrial, SelmixError, TooManyFailures
-from orchestrator.tracking_sweep import mlflow_params, parent_figures, parent_tags, trial_tags
+from orchestrator.errors import NoFeasibleTrial, TooManyFailures
 from orchestrator.lease import Lease
-from orchestrator.agenda import Agenda
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.progress import Progress
 from orchestrator.provenance import environment
@@ -27,7 +29,8 @@ from orchestrator.recordtypes import SweepState
 from orchestrator.results import Judge
 from orchestrator.spec import SweepSpec
 from orchestrator.tracking import Tracker
-from orchestrator.trials import TrialBook, now_ms
+from orchestrator.tracking_sweep import mlflow_params, parent_figures, parent_tags, trial_tags
+from orchestrator.trials import TrialBook
 from selmix.data.splits import SweepData
 
 
@@ -44,13 +47,13 @@ class Driver:
     ) -> None:  # fmt: skip
         self.spec, self.folder, self.state, self.data = spec, folder, state, data
         self.progress = progress
-        self.drain = Drain(progress, lease)
+        self.lease = lease
+        self.drain = Drain(progress, lease, self._leave)
+        self._ending = threading.Lock()
         self.tracker = Tracker(
             address, spec.name, state.sweep_id, folder.runs / "mlartifacts" / spec.name, progress.warn
         )
-        self.book = TrialBook(
-            folder, self.tracker, progress, trial_tags(data.digests), mlflow_params(spec)
-        )
+        self.book = TrialBook(folder, self.tracker, progress, trial_tags(data.digests), mlflow_params(spec))
 
     def run(self) -> int:
         """The exit code of the launch; the state says the same for later ones."""
@@ -58,17 +61,33 @@ class Driver:
         try:
             code = self._run()
         except Drained:
-            code = self._stopped()
+            code = self._stop()
         except BaseException as error:
-            self._stopped(repr(error) if not isinstance(error, KeyboardInterrupt | SelmixError) else str(error))
-            raise
+            # After a signal to the whole group Ray goes away under us, and errors with it: the record is whole.
+            asked = self.drain.asked()
+            code = self._stop(None if asked else str(error) or repr(error), error)
+            if not asked:
+                raise
         finally:
-            self._close()
             self.drain.restore()
         return code
 
+    def _leave(self) -> None:
+        """Stop from the watch's thread, while the main one hangs in Ray."""
+        if not self._ending.locked():
+            self._stop()
+            self.lease.release()
+            os._exit(self.drain.exit_code)
+
     def _run(self) -> int:
         self._open()
+        if (
+            self.state.exit_code == TooManyFailures.exit_code
+        ):  # launched again to send what MLflow did not get
+            self.state.state = "failed"
+            self._end("FAILED", {})
+            self._close()
+            return self.state.exit_code
         if self.state.exit_code is None:
             prepared = self._prepare()
             with self._ray() as at_once:
@@ -149,7 +168,13 @@ class Driver:
         from orchestrator.execution import run_source
 
         run_source(
-            source, self.agenda.shared, self.book, self.spec.resources, at_once, self._ray_folder(), self.drain.asked
+            source,
+            self.agenda.shared,
+            self.book,
+            self.spec.resources,
+            at_once,
+            self._ray_folder(),
+            self.drain.asked,
         )
         if self.drain.asked():
             self.book.on_drain()
@@ -179,30 +204,35 @@ class Driver:
 
     def _finish(self) -> int:
         """Judge, write results.json, end the parent run."""
-        results = {objective: Judge(self.folder, self.spec, objective).result() for objective in self.spec.objectives}
+        results = {
+            objective: Judge(self.folder, self.spec, objective).result() for objective in self.spec.objectives
+        }
         write_json(self.folder.results_path, {"schema_version": 1, "objectives": results})
         missing = [objective for objective, result in results.items() if result["winner"] is None]
         self.state.state = "finished"
         self.state.exit_code = NoFeasibleTrial.exit_code if missing else 0
         if missing:
-            self.state.problem = f"no feasible trial for {', '.join(missing)}; loosen the constraints or search more"
+            self.state.problem = (
+                f"no feasible trial for {', '.join(missing)}; loosen the constraints or search more"
+            )
             self.progress.warn(self.state.problem)
         self._end("FINISHED", results)
+        self._close()
         shutil.rmtree(self.folder.ray_path, ignore_errors=True)
         return self.state.exit_code
 
-    def _stopped(self, problem: str | None = None) -> int:
-        """The launch ends before the sweep does."""
-        self.book.on_drain()
-        self.state.state, self.state.problem = "stopped", problem
-        if problem is not None and "search.max_failed" in problem:
-            self.state.state, self.state.exit_code = "failed", TooManyFailures.exit_code
-        self._end("FAILED" if self.state.state == "failed" else "KILLED", {})
+    def _stop(self, problem: str | None = None, error: BaseException | None = None) -> int:
+        """End the launch before the sweep is finished: what runs is INTERRUPTED and goes on another time."""
+        with self._ending:
+            self.book.on_drain()
+            self.state.state, self.state.problem = "stopped", problem
+            if isinstance(error, TooManyFailures):
+                self.state.state, self.state.exit_code = "failed", error.exit_code
+            self._end("FAILED" if self.state.state == "failed" else "KILLED", {})
+            self._close()
         return self.drain.exit_code
 
     def _end(self, status: str, results: dict[str, Any]) -> None:
-        from orchestrator.launch import utc_now
-
         self.state.ended = utc_now() if self.state.exit_code is not None else None
         files = [self.folder.results_path, self.folder.file_path] if results else []
         figures, tags = parent_figures(results)
@@ -215,4 +245,3 @@ class Driver:
                 f"{self.state.unsent} writes did not reach MLflow; launch again when it is back to send them"
             )
         self.folder.save_state(self.state)
-

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from orchestrator.clock import utc_now
 from orchestrator.errors import PreflightError
-from orchestrator.launch import utc_now
 from orchestrator.prepare import torch_threads
 from orchestrator.records import RunFolder
 from orchestrator.recordtypes import TrialRecord
@@ -79,7 +79,9 @@ class Evaluation:
         is_winner = winner is not None and winner["trial_id"] == trial.trial_id
         replicates = judge.finals().get(trial.trial_id, []) or [trial]
         on_test = self.over(replicates)
-        baselines = {b.name: b for b in in_order(self.folder.load_baselines(self.objective)) if b.state == "FINISHED"}
+        baselines = {
+            b.name: b for b in in_order(self.folder.load_baselines(self.objective)) if b.state == "FINISHED"
+        }
         baseline_tests = {key: self.over([record]) for key, record in baselines.items()}
         return {
             "schema_version": 1,

@@ -40,10 +40,12 @@ def run_source(
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=RunSearcher(source, book), num_samples=-1, max_concurrent_trials=at_once, reuse_actors=True,
+            search_alg=RunSearcher(source, book, asked_to_drain), num_samples=-1,
+            max_concurrent_trials=at_once, reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=storage.name, storage_path=str(storage.parent.absolute()), callbacks=[BookCallback(book)],
+            name=storage.name, storage_path=str(storage.parent.absolute()),
+            callbacks=[BookCallback(book, asked_to_drain)],
             stop=DrainStopper(asked_to_drain), verbose=0, failure_config=tune.FailureConfig(max_failures=0),
             # A run asks for its checkpoints itself, its last one too.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -77,7 +79,9 @@ def run_baselines(
     task = ray.remote(run_baseline).options(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0)
     stored = ray.put(shared)
     waiting = {
-        task.remote(stored, job.name, job.objective, job.config, job.winner_weights, job.seeds, job.folder): job
+        task.remote(
+            stored, job.name, job.objective, job.config, job.winner_weights, job.seeds, job.folder
+        ): job
         for job in jobs
     }
     while waiting and not asked_to_drain():
@@ -87,6 +91,8 @@ def run_baselines(
             try:
                 yield job, ray.get(reference), None
             except ray.exceptions.RayError as error:
+                if asked_to_drain():
+                    return
                 yield job, None, last_line_of(error)
     for reference in waiting:
         ray.cancel(reference, force=True)

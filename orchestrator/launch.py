@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
+from orchestrator.clock import utc_now
 from orchestrator.identity import new_sweep_id
 from orchestrator.lease import acquire, check_free
 from orchestrator.preflight import check_all, check_unchanged
@@ -67,8 +67,3 @@ def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, address: str) ->
         )  # fmt: skip
     folder.save_state(state)
     return state
-
-
-def utc_now() -> str:
-    """The time in ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -59,8 +59,12 @@ def digest(value: Any) -> str:
 
 def write_pin(path: Path, document: Mapping[str, Any]) -> None:
     """Write a sealed pin in block style, keys in order."""
-    head = "# Written by `selmix pin`; checked by `selmix reproduce`. Edit nothing: each section has a digest.\n"
-    text = yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
+    head = (
+        "# Written by `selmix pin`; checked by `selmix reproduce`. Edit nothing: each section has a digest.\n"
+    )
+    text = yaml.safe_dump(
+        dict(document), sort_keys=False, default_flow_style=False, allow_unicode=True, width=120
+    )
     write_atomically(path, (head + text).encode())
 
 
@@ -87,7 +91,7 @@ def read_pin(pins: Path, name: str) -> dict[str, Any]:
 
 def pins_document(pins: Path) -> dict[str, Any]:
     """The pins of a folder."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in sorted(pins.glob("*.yaml")):
         try:
             document = read_pin(pins, path.stem)

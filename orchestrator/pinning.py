@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from orchestrator.clock import utc_now
 from orchestrator.documents import show_document
 from orchestrator.errors import NoFeasibleTrial, PreflightError, UsageError
-from orchestrator.launch import utc_now
 from orchestrator.pin import pin_path, sealed, weights_beside, write_pin
 from orchestrator.preflight import check_writable
 from orchestrator.records import RunFolder
@@ -63,7 +63,9 @@ def pin_sweep(
 
 def _free_path(pins: Path, name: str, force: bool) -> Path:
     if not NAME.fullmatch(name):
-        raise UsageError(f"--name: must be letters, digits, '.', '_' or '-', the first a letter or digit, got {name!r}")
+        raise UsageError(
+            f"--name: must be letters, digits, '.', '_' or '-', the first a letter or digit, got {name!r}"
+        )
     if ALIAS_TAKEN.fullmatch(name):
         raise UsageError(f"--name: {name} is a name that MLflow keeps for its own aliases; choose another")
     path = pin_path(pins, name)
@@ -79,9 +81,13 @@ def _chosen(
     if trial_id is not None:
         record = folder.load_trial(trial_id)
         if record.state != "FINISHED" or record.kind == "baseline":
-            raise UsageError(f"--trial: must be a finished trial or replicate, {trial_id} is a {record.state} {record.kind}")
+            raise UsageError(
+                f"--trial: must be a finished trial or replicate, {trial_id} is a {record.state} {record.kind}"
+            )
         if objective not in (None, record.objective):
-            raise UsageError(f"--trial: {trial_id} is a trial of {record.objective}, --objective says {objective}")
+            raise UsageError(
+                f"--trial: {trial_id} is a trial of {record.objective}, --objective says {objective}"
+            )
         return record.objective, record
     if objective is None and len(objectives) > 1:
         raise UsageError(f"--objective: must be named, {folder.name} has {', '.join(objectives)}")
@@ -99,16 +105,27 @@ def _chosen(
 
 
 def _register(
-    address: str, sweep: str, name: str, chosen: TrialRecord, pinned: dict[str, Any], folder: RunFolder, scratch: Path
+    address: str,
+    sweep: str,
+    name: str,
+    chosen: TrialRecord,
+    pinned: dict[str, Any],
+    folder: RunFolder,
+    scratch: Path,
 ) -> dict[str, Any]:
     """The model in MLflow's registry: weights and settings as plain files, under the alias of the pin."""
     from orchestrator.tracking import register_model
 
     if chosen.mlflow_run_id is None:
-        raise PreflightError(f"{chosen.trial_id} has no run at {masked(address)} yet; launch the sweep again to send it")
+        raise PreflightError(
+            f"{chosen.trial_id} has no run at {masked(address)} yet; launch the sweep again to send it"
+        )
     weights, settings = scratch / "weights.safetensors", scratch / "settings.json"
     shutil.copyfile(folder.weights_path(chosen.trial_id), weights)
-    told = {key: pinned[key] for key in ("objective", "trial_id", "seed", "round", "config", "protocol", "digests")}
+    told = {
+        key: pinned[key]
+        for key in ("objective", "trial_id", "seed", "round", "config", "protocol", "digests")
+    }
     settings.write_text(json.dumps(told, indent=1))
     alias = name.replace(".", "-")  # MLflow takes no dot in an alias
     tags = {"selmix.weights_digest": pinned["digests"]["weights"], "selmix.pin": name}

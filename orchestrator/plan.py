@@ -17,17 +17,20 @@ from orchestrator.rules import selection_rules, warnings_of
 from orchestrator.space import default_point, settings, trials_per_objective
 from orchestrator.spec import SweepSpec
 from orchestrator.tracking_address import masked
+from selmix.base import Base
 from selmix.baselines import BASELINES
 from selmix.config import FinetuneConfig
 from selmix.data.splits import SweepData
 from selmix.models import build_model
 from selmix.pretrain.recipes import BATCH, EPOCHS
-from selmix.run import Base, Run
+from selmix.run import Run
 
 PROBE_ROUNDS = 3
 START_S = 12.0  # Ray, its workers and the first imports, on a laptop
 RUN_OVERHEAD_S = 0.3  # handing over, checkpoint, records
-FITTED_AGAIN = 5  # fine-tunings a replicate seed in the baselines: uniform_mixup, and selmix_post_hoc with its folds
+FITTED_AGAIN = (
+    5  # fine-tunings a replicate seed in the baselines: uniform_mixup, and selmix_post_hoc with its folds
+)
 
 
 def plan_document(spec: SweepSpec, runs: Path) -> dict[str, Any]:
@@ -44,7 +47,9 @@ def plan_document(spec: SweepSpec, runs: Path) -> dict[str, Any]:
     replicates = (min(spec.selection.finalists, trials) + 1) * spec.selection.replicates * objectives
     at_once = _at_once(spec, *cpus_gpus)
     trial_s = probe["trial_s"] + RUN_OVERHEAD_S
-    baselines_s = objectives * spec.selection.replicates * (FITTED_AGAIN * probe["trial_s"] + probe["pretrain_s"])
+    baselines_s = (
+        objectives * spec.selection.replicates * (FITTED_AGAIN * probe["trial_s"] + probe["pretrain_s"])
+    )
     total_s = START_S + probe["pretrain_s"] + ((trials + replicates) * trial_s + baselines_s) / at_once
     models = trials + replicates + objectives * len(BASELINES) * spec.selection.replicates
     existing = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
@@ -76,10 +81,14 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> dict[st
     """Seconds of a trial at the defaults, told from its first rounds, and the size of what it leaves."""
     objective = spec.objectives[0]
     with torch_threads(spec.resources.cpu):
-        model = build_model(spec.model.name, data.input_shape, data.num_classes, torch.Generator().manual_seed(0))
+        model = build_model(
+            spec.model.name, data.input_shape, data.num_classes, torch.Generator().manual_seed(0)
+        )
         base = Base(spec.model.name, model.state_dict(), {})
         given = dataclasses.replace(config, start="given")
-        run = Run(data, base, objective, given, spec.search.seed, selection_rules(spec, data.num_classes)[objective])
+        run = Run(
+            data, base, objective, given, spec.search.seed, selection_rules(spec, data.num_classes)[objective]
+        )
         seconds = []
         for _ in range(PROBE_ROUNDS + 1):
             started = time.perf_counter()
@@ -95,7 +104,9 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> dict[st
         "rounds": rounds,
         "trial_s": seconds[0] + rounds * a_round,
         # A step of pre-training is one of fine-tuning on a smaller batch.
-        "pretrain_s": steps * a_round / config.refresh_every * BATCH / config.batch_size if spec.recipe else 0.0,
+        "pretrain_s": steps * a_round / config.refresh_every * BATCH / config.batch_size
+        if spec.recipe
+        else 0.0,
         "weights_bytes": sum(t.numel() * t.element_size() for t in model.state_dict().values()),
         "table_bytes": rounds * 4 * classes * (3 * classes + 2),
     }

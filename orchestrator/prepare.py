@@ -15,12 +15,12 @@ from orchestrator.errors import PreflightError
 from orchestrator.records import RunFolder
 from orchestrator.rules import data_config, selection_rules
 from orchestrator.spec import SweepSpec
+from selmix.base import Base
 from selmix.baselines import tuned_head
 from selmix.data.splits import SweepData, join
 from selmix.model import ClassifierView
 from selmix.models import build_model
 from selmix.pretrain import pretrain
-from selmix.run import Base
 from selmix.selection import SelectionRule
 from selmix.weights import load_checkpoint_into, load_weights, save_weights, state_digest
 
@@ -76,7 +76,10 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
         if not folder.base_weights.is_file():
             save_weights(folder.base_weights, state)
         rules = selection_rules(spec, data.num_classes)
-        heads = {objective: balanced_head_of(spec.model.name, state, data, rule) for objective, rule in rules.items()}
+        heads = {
+            objective: balanced_head_of(spec.model.name, state, data, rule)
+            for objective, rule in rules.items()
+        }
     for objective, head in heads.items():
         save_weights(folder.base_head(objective), head)
     labels = ("train",) if spec.recipe is not None else ("checkpoint",)
@@ -84,14 +87,20 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
     return Prepared(data, bases, rules, base)
 
 
-def base_model(spec: SweepSpec, data: SweepData, stored: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def base_model(
+    spec: SweepSpec, data: SweepData, stored: Path
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Weights of the base model and what is known of it: recipe and seed or address, digest, seconds."""
     started = time.perf_counter()
     if spec.recipe is None:
         state = _from_checkpoint(spec, data)
         known: dict[str, Any] = {"checkpoint": spec.pretrain.checkpoint}
     else:
-        state = load_weights(stored) if stored.is_file() else pretrain(spec.recipe, spec.model.name, data, spec.pretrain.seed)
+        state = (
+            load_weights(stored)
+            if stored.is_file()
+            else pretrain(spec.recipe, spec.model.name, data, spec.pretrain.seed)
+        )
         known = {"recipe": spec.recipe, "seed": spec.pretrain.seed}
     return state, known | {"digest": state_digest(state), "cost_s": time.perf_counter() - started}
 

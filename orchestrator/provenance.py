@@ -9,7 +9,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "ray", "optuna", "mlflow", "safetensors", "pyarrow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "ray",
+    "optuna",
+    "mlflow",
+    "safetensors",
+    "pyarrow",
+)
 
 
 def environment(threads: int) -> dict[str, Any]:
@@ -41,7 +52,10 @@ def git_state() -> dict[str, Any]:
     for folder in (Path.cwd(), Path(__file__).resolve().parent):
         commit = _git(folder, "rev-parse", "HEAD")
         if commit is not None:
-            return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+            return {
+                "commit": commit,
+                "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
+            }
     return {"commit": None, "dirty": None}
 
 

@@ -213,7 +213,7 @@ class RunFolder:
         import numpy
 
         buffer = io.BytesIO()
-        numpy.savez(buffer, **dict(arrays))
+        numpy.savez(buffer, allow_pickle=False, **dict(arrays))
         write_atomically(self.predictions_path(trial_id, index), buffer.getvalue())
 
     def load_predictions(self, trial_id: str) -> list[dict[str, NDArray[Any]]]:

@@ -32,7 +32,9 @@ def _headline(document: Document, colour: bool) -> str:
             lines.append(f"{objective}: {answer(result)}")
     if not lines:
         done = document["progress"]
-        lines.append(f"{document['sweep']} is {document['state']}: {done['finished']} of {done['total']} runs finished")
+        lines.append(
+            f"{document['sweep']} is {document['state']}: {done['finished']} of {done['total']} runs finished"
+        )
     if document["problem"]:
         lines.append(str(document["problem"]))
     return "\n".join(f"{BOLD}{line}{PLAIN}" if colour else line for line in lines)
@@ -64,7 +66,8 @@ def _asked(document: Document) -> str:
     made = base.get("checkpoint") or f"pre-trained by {base.get('recipe')}"
     done = document["progress"]
     lines = [
-        f"asked     {', '.join(spec['objectives'])}" + (f"  subject to {', '.join(constraints)}" if constraints else ""),
+        f"asked     {', '.join(spec['objectives'])}"
+        + (f"  subject to {', '.join(constraints)}" if constraints else ""),
         f"data      {spec['data']['name']}: {len(train)} classes, {max(train)} to {min(train)} training samples, "
         f"{per_class} select samples a class (a recall moves in steps of {100 / per_class:.1f} points)",
         f"model     {spec['model']['name']}, {made}",
@@ -76,7 +79,11 @@ def _asked(document: Document) -> str:
 
 
 def _constraint(constraint: Document) -> str:
-    sign, bound = (">=", constraint["at_least"]) if constraint["at_least"] is not None else ("<=", constraint["at_most"])
+    sign, bound = (
+        (">=", constraint["at_least"])
+        if constraint["at_least"] is not None
+        else ("<=", constraint["at_most"])
+    )
     return f"{constraint['metric']} {sign} {bound:g}"
 
 
@@ -104,7 +111,15 @@ def _objective(document: Document, objective: str, result: Document) -> str:
         if row["state"] == "FINISHED":
             mark = " (reference)" if row["reference"] else ""
             each = row["cost_s"] / max(1, len(row["seeds"]))
-            rows.append((f"{name}{mark}", row["select"][metric], row["score"], "+".join(row["labels"]), f"{each:.1f} s"))
+            rows.append(
+                (
+                    f"{name}{mark}",
+                    row["select"][metric],
+                    row["score"],
+                    "+".join(row["labels"]),
+                    f"{each:.1f} s",
+                )
+            )
         else:
             rows.append((name, None, None, f"failed: {row['error']}", ""))
     head = (f"{metric} on select, %", "value  [95 % interval]", "score", "labels used", "cost a run")
@@ -120,7 +135,9 @@ def _objective(document: Document, objective: str, result: Document) -> str:
     return f"{objective}\n" + "\n".join(lines)
 
 
-def _cells(name: str, select: Document | None, score: float | None, labels: str, cost: str) -> tuple[str, ...]:
+def _cells(
+    name: str, select: Document | None, score: float | None, labels: str, cost: str
+) -> tuple[str, ...]:
     shown = "" if select is None else estimate(select)
     return name, shown, "" if score is None else f"{100 * score:5.1f}", labels, cost
 
@@ -198,7 +215,9 @@ def ls_text(document: Document) -> str:
                 verdict = result["verdict"]
                 says = f"{verdict['outcome']} vs {verdict['against']}" if verdict else ""
                 cells = (short(result["winner"]), f"{objective} {100 * result['value']:.1f}", says)
-            count = f"{done['finished']}/{done['total']}" + (f", {done['failed']} failed" if done["failed"] else "")
+            count = f"{done['finished']}/{done['total']}" + (
+                f", {done['failed']} failed" if done["failed"] else ""
+            )
             rows.append((sweep["sweep"], sweep["state"], count, *cells, sweep["created"]))
     return _table(("sweep", "state", "runs", "winner", "select, %", "verdict", "created"), rows)
 
@@ -213,10 +232,23 @@ def pins_text(document: Document) -> str:
             rows.append((pin["name"], pin["problem"], "", "", "", ""))
             continue
         verdict = pin["verdict"]
-        says = f"{verdict['outcome']} vs {verdict['against']}, {difference(verdict['difference'])}" if verdict else ""
+        says = (
+            f"{verdict['outcome']} vs {verdict['against']}, {difference(verdict['difference'])}"
+            if verdict
+            else ""
+        )
         edited = f"EDITED: {', '.join(pin['edited'])}" if pin["edited"] else pin["created"]
         what = short(pin["trial_id"]) + ("" if pin["is_winner"] else " (not the winner)")
-        rows.append((pin["name"], pin["sweep"], what, f"{pin['metric']} {estimate(pin['test']).strip()}", says, edited))
+        rows.append(
+            (
+                pin["name"],
+                pin["sweep"],
+                what,
+                f"{pin['metric']} {estimate(pin['test']).strip()}",
+                says,
+                edited,
+            )
+        )
     return _table(("pin", "sweep", "trial", "test, %", "verdict on test", "created"), rows)
 
 
@@ -238,5 +270,8 @@ def short(trial_id: str) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [head, *rows]
     widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
     return "\n".join(f"  {line}" for line in lines)

@@ -26,7 +26,9 @@ def reproduce_pin(pins: Path, name: str, runs: Path) -> tuple[Document, int]:
     pinned = read_pin(pins, name)
     broken = broken_sections(pinned)
     if broken:
-        problems = [f"{section}: was edited since the pin was written (its digest differs)" for section in broken]
+        problems = [
+            f"{section}: was edited since the pin was written (its digest differs)" for section in broken
+        ]
         return _document(name, False, {}, [], problems), NotReproduced.exit_code
     from orchestrator.provenance import environment, stack
 
@@ -50,16 +52,25 @@ def _compare(pinned: Document, weights: Path, same_stack: bool, runs: Path) -> l
     from orchestrator.evaluation import test_predictions
     from orchestrator.prepare import balanced_head_of, base_model, load_data, torch_threads
     from orchestrator.rules import data_config, selection_rule
+    from selmix.base import Base
     from selmix.config import FinetuneConfig
     from selmix.intervals import all_intervals
-    from selmix.run import Base, finetune
+    from selmix.run import finetune
     from selmix.weights import load_weights, state_digest
 
     spec = _spec(pinned)
     compared: list[Document] = []
 
     def equal(what: str, then: Any, got: Any, must: bool = True) -> None:
-        compared.append({"what": what, "pinned": then, "got": got, "equal": then == got, "passes": then == got or not must})
+        compared.append(
+            {
+                "what": what,
+                "pinned": then,
+                "got": got,
+                "equal": then == got,
+                "passes": then == got or not must,
+            }
+        )
 
     def numbers(split: str, got: Mapping[str, Any]) -> None:
         for metric, figure in pinned[split].items():
@@ -86,7 +97,15 @@ def _compare(pinned: Document, weights: Path, same_stack: bool, runs: Path) -> l
         base = Base(spec.model.name, state, balanced_head_of(spec.model.name, state, data, rule))
         run = finetune(data, base, objective, FinetuneConfig(**pinned["config"]), pinned["seed"], rule)
         if run.best is None or run.failed:
-            compared.append({"what": "training", "pinned": "finished", "got": run.stop_reason, "equal": False, "passes": False})
+            compared.append(
+                {
+                    "what": "training",
+                    "pinned": "finished",
+                    "got": run.stop_reason,
+                    "equal": False,
+                    "passes": False,
+                }
+            )
             return compared
         equal("round", pinned["round"], run.best.round, must=same_stack)
         equal("digests/weights", pinned["digests"]["weights"], state_digest(run.best.state), must=same_stack)
@@ -128,7 +147,11 @@ def reproduction_text(document: Document) -> str:
     same = sum(c["equal"] for c in document["compared"])
     lines = []
     if document["reproduced"]:
-        how = "every digest and number is equal" if document["same_stack"] else "every figure is within tolerance"
+        how = (
+            "every digest and number is equal"
+            if document["same_stack"]
+            else "every figure is within tolerance"
+        )
         lines.append(f"{document['pin']}: reproduced; {how} ({same} of {len(document['compared'])} equal)")
     else:
         lines.append(f"{document['pin']}: not reproduced; {len(document['problems'])} differ")

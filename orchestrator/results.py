@@ -73,7 +73,9 @@ def opponent(baselines: Sequence[TrialRecord]) -> TrialRecord | None:
     """The best baseline by score on select: reference rows and what contains the winner stand aside."""
     from selmix.baselines import NEVER_OPPONENT
 
-    able = [b for b in baselines if b.state == "FINISHED" and not b.reference and b.name not in NEVER_OPPONENT]
+    able = [
+        b for b in baselines if b.state == "FINISHED" and not b.reference and b.name not in NEVER_OPPONENT
+    ]
     return min(able, key=lambda b: (-_score(b), b.cost_s)) if able else None
 
 
@@ -178,7 +180,9 @@ class Judge:
 
     def search_added(self, winner: str, finals: Mapping[str, list[TrialRecord]]) -> dict[str, Any] | None:
         """The best searched finalist against the defaults, whether it won or not."""
-        default = next((name for name, trial in self.trials.items() if trial.number == 0 and finals.get(name)), None)
+        default = next(
+            (name for name, trial in self.trials.items() if trial.number == 0 and finals.get(name)), None
+        )
         others = [name for name in finals if finals[name] and name != default]
         if default is None or not others:
             return None

@@ -78,27 +78,29 @@ class StudySource:
         self._studies[record.objective].tell(record.number, score, 0.0 if best is None else best["violation"])
 
 
-class RunSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
+class RunSearcher(Searcher):
     """Hands the runs of a source to Tune, opened in the book before they start.
 
-    Tune pickles searchers for a snapshot that nothing here reads: a copy is inert.
+    Tune pickles searchers for a snapshot that nothing here reads: a copy is inert. While the sweep drains, a run that
+    dies was killed with it and is nobody's failure: it goes on another time.
     """
 
-    def __init__(self, source: Source, book: TrialBook) -> None:
+    def __init__(self, source: Source, book: TrialBook, draining: Callable[[], bool]) -> None:
         super().__init__(metric=None, mode=None)
+        self._draining: Callable[[], bool] | None = draining
         self._source: Source | None = source
         self._book: TrialBook | None = book
         self._given: dict[str, TrialRecord] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_source": None, "_book": None, "_given": {}}
+        return vars(self) | {"_source": None, "_book": None, "_draining": None, "_given": {}}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
         """True: neither metric nor mode is Tune's business here."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        if self._source is None or self._book is None:
+        if self._source is None or self._book is None or self._draining is None or self._draining():
             return Searcher.FINISHED
         try:
             record = self._source.next()
@@ -121,12 +123,14 @@ class RunSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             return
         # A run that Tune calls complete but that did not say `finished` was stopped: it goes on another time.
         finished = result is not None and result.get("finished", False)
-        if not error and not finished:
+        if not finished and (not error or self._draining is None or self._draining()):
             return
         try:
             # Tune hands results to searchers flattened.
             lost = error or result is None or result["failed"]
-            best = None if lost else {key: result[f"best/{key}"] for key in ("score", "violation")}
+            best = None
+            if result is not None and not lost:
+                best = {key: result[f"best/{key}"] for key in ("score", "violation")}
             self._source.tell(record, best)
         except Exception as problem:  # see suggest
             self._book.problems.append(f"tell {record.trial_id}: {problem!r}")
@@ -138,14 +142,15 @@ class RunSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         """Nothing to restore; see :meth:`save`."""
 
 
-class BookCallback(Callback):  # type: ignore[misc]  # ray is untyped
+class BookCallback(Callback):
     """Carries Tune's events to the book."""
 
-    def __init__(self, book: TrialBook) -> None:
+    def __init__(self, book: TrialBook, draining: Callable[[], bool]) -> None:
         self._book: TrialBook | None = book
+        self._draining: Callable[[], bool] | None = draining
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_book": None}
+        return {"_book": None, "_draining": None}
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
@@ -160,11 +165,11 @@ class BookCallback(Callback):  # type: ignore[misc]  # ray is untyped
             self._book.on_checkpoint(trial.config["trial_id"], checkpoint.path)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        if self._book is not None:
+        if self._book is not None and self._draining is not None and not self._draining():
             self._book.on_error(trial.config["trial_id"], last_line(trial))
 
 
-class DrainStopper(Stopper):  # type: ignore[misc]  # ray is untyped
+class DrainStopper(Stopper):
     """Ends the whole experiment once draining was asked for."""
 
     def __init__(self, asked: Callable[[], bool]) -> None:

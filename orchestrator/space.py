@@ -66,7 +66,9 @@ def default_point(spec: SweepSpec) -> dict[str, Any]:
     the nearest, anything else to the first.
     """
     defaults = FinetuneConfig().flat() | {"temperature": DEFAULT_TEMPERATURE}
-    return {name: _nearest(defaults[name], distribution) for name, distribution in distributions(spec).items()}
+    return {
+        name: _nearest(defaults[name], distribution) for name, distribution in distributions(spec).items()
+    }
 
 
 def _nearest(default: Any, distribution: BaseDistribution) -> Any:

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, Stric
 
 from orchestrator.errors import SpecError
 from orchestrator.overrides import apply_overrides
-from orchestrator.spec_checks import closest, cross_check, shown
+from orchestrator.spec_checks import cross_check
 from orchestrator.sweepfile import KeyPath, SweepFile, read_sweep_file
+from orchestrator.wording import closest, shown
 
 Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Number = StrictFloat  # takes whole numbers too, never a boolean
@@ -60,7 +61,13 @@ class ParameterSection(_Section):
 
     distribution: (
         Literal[
-            "uniform", "log_uniform_values", "int_uniform", "q_uniform", "q_log_uniform_values", "categorical", "constant"
+            "uniform",
+            "log_uniform_values",
+            "int_uniform",
+            "q_uniform",
+            "q_log_uniform_values",
+            "categorical",
+            "constant",
         ]
         | None
     ) = None

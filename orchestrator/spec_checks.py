@@ -6,14 +6,13 @@ Works on the plain values of a file, whatever else is wrong with it, so that one
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from orchestrator.parameter_checks import mixable_layers, parameter_problems
 from orchestrator.sweepfile import KeyPath, SweepFile
+from orchestrator.wording import closest, is_number, shown
 
 CONSTRAINED_IN_METHOD = ("min_coverage", "min_head_tail_coverage")
-TWO_ENDED = ("uniform", "log_uniform_values", "int_uniform", "q_uniform", "q_log_uniform_values")
 
 
 def cross_check(file: SweepFile) -> list[str]:
@@ -23,33 +22,12 @@ def cross_check(file: SweepFile) -> list[str]:
         *_data(file),
         *_model(file),
         *_pretrain(file),
-        *_parameters(file),
+        *parameter_problems(file),
         *_constraints(file),
         *_selection(file),
         *_search(file),
         *_resources(file),
     ]
-
-
-def closest(got: object, valid: Iterable[str]) -> str:
-    """``; did you mean X?``, or what there is."""
-    names = list(valid)
-    near = difflib.get_close_matches(str(got), names, 1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-
-
-def shown(value: Any) -> str:
-    """A plain value as a sweep file would have it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "nothing" if value is None else repr(value)
-
-
-def _section(file: SweepFile, *path: str) -> Mapping[str, Any]:
-    value: Any = file.values
-    for part in path:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
 
 
 def _objectives(file: SweepFile) -> list[str]:
@@ -76,7 +54,7 @@ def _objectives(file: SweepFile) -> list[str]:
 def _data(file: SweepFile) -> list[str]:
     from selmix.data import DATA, build_data_config
 
-    keys = dict(_section(file, "data"))
+    keys = dict(file.section("data"))
     if not isinstance(file.values.get("data"), Mapping):
         return []
     if "name" not in keys:
@@ -90,7 +68,7 @@ def _data(file: SweepFile) -> list[str]:
         where = file.where(("data", key))
         if key not in fields:
             problems.append(f"{where}: unknown key; {closest(key, fields)}")
-        elif not _is_number(value, whole=fields[key] == "int"):
+        elif not is_number(value, whole=fields[key] == "int"):
             kind = "a whole number" if fields[key] == "int" else "a number"
             problems.append(f"{where}: must be {kind}, got {shown(value)}")
     if problems:
@@ -113,7 +91,7 @@ def _placed(file: SweepFile, parent: KeyPath, line: str, keys: Iterable[str]) ->
 def _model(file: SweepFile) -> list[str]:
     from selmix.models import MODELS
 
-    name = _section(file, "model").get("name", "small_cnn")
+    name = file.section("model").get("name", "small_cnn")
     where = file.where(("model", "name"))
     if isinstance(name, str) and name not in MODELS:
         return [f"{where}: unknown model {name!r}; {closest(name, MODELS)}"]
@@ -124,36 +102,10 @@ def _model(file: SweepFile) -> list[str]:
     return []
 
 
-def mixable_layers(values: Mapping[str, Any]) -> list[str] | None:
-    """Where the model of a file can mix; None where file, data or model are too wrong to build it.
-
-    Raises:
-        ValueError: the model cannot take these data.
-    """
-    import torch
-
-    from selmix.data import DATA, build_data_config
-    from selmix.model import ClassifierView
-    from selmix.models import MODELS, build_model
-
-    data, model = values.get("data"), values.get("model", {"name": "small_cnn"})
-    if not isinstance(data, Mapping) or not isinstance(model, Mapping):
-        return None
-    name = model.get("name", "small_cnn")
-    if data.get("name") not in DATA or name not in MODELS:
-        return None
-    try:
-        config = build_data_config(**{str(key): value for key, value in data.items()})
-    except (ValueError, TypeError):
-        return None
-    network = build_model(name, config.input_shape, len(config.class_names), torch.Generator())
-    return ClassifierView(network).layers()
-
-
 def _pretrain(file: SweepFile) -> list[str]:
     from selmix.pretrain import RECIPES
 
-    section = _section(file, "pretrain")
+    section = file.section("pretrain")
     recipe, checkpoint = section.get("recipe"), section.get("checkpoint")
     problems = []
     if isinstance(recipe, str) and recipe not in RECIPES:
@@ -166,111 +118,6 @@ def _pretrain(file: SweepFile) -> list[str]:
         where = file.where(("pretrain", "checkpoint"))
         problems.append(f"{where}: registered models are not supported yet; give a safetensors file")
     return problems
-
-
-def _parameters(file: SweepFile) -> list[str]:
-    from selmix.config import FinetuneConfig
-
-    section = _section(file, "parameters")
-    valid = [field.name for field in dataclasses.fields(FinetuneConfig)]
-    problems = []
-    for name, parameter in section.items():
-        path: KeyPath = ("parameters", name)
-        if name not in valid:
-            problems.append(f"{file.where(path)}: unknown parameter; {closest(name, valid)}")
-        elif not isinstance(parameter, Mapping):
-            problems.append(
-                f"{file.where(path)}: must be {{value: ...}}, {{values: [...]}} or {{min: ..., max: ...}}, "
-                f"got {shown(parameter)}"
-            )
-        else:
-            problems += _form(file, path, parameter) or _range(file, name, parameter)
-    if {"temperature", "effective_pairs"} <= section.keys():
-        where = file.where(("parameters", "temperature"))
-        problems.append(f"{where}: must not stand beside effective_pairs, they set the same thing; leave one out")
-    return problems
-
-
-def _form(file: SweepFile, path: KeyPath, parameter: Mapping[str, Any]) -> list[str]:
-    """Whether a parameter is fixed, a list or a range, and only one of them."""
-    where, kind = file.where(path), parameter.get("distribution")
-    if kind == "log_uniform":
-        return [
-            f"{file.where((*path, 'distribution'))}: log_uniform takes exponents in a W&B file; write "
-            "log_uniform_values, whose min and max are the values themselves"
-        ]
-    given = [form for form in ("value", "values") if form in parameter]
-    given += ["min and max"] if "min" in parameter or "max" in parameter else []
-    if len(given) != 1:
-        return [f"{where}: must have one of value, values, min and max, got {' with '.join(given) or 'none'}"]
-    form = given[0]
-    wanted = {"categorical": "values", "constant": "value"} | dict.fromkeys(TWO_ENDED, "min and max")
-    if kind in wanted and form != wanted[kind]:
-        return [f"{where}: distribution {kind} needs {wanted[kind]}, got {form}"]
-    if "q" in parameter and not str(kind).startswith("q_"):
-        return [f"{file.where((*path, 'q'))}: goes with q_uniform and q_log_uniform_values only"]
-    if form == "values":
-        values = parameter["values"]
-        if not isinstance(values, list) or not values:
-            return [f"{file.where((*path, 'values'))}: must be a list of at least one value, got {shown(values)}"]
-        if any(values.count(value) > 1 for value in values):
-            return [f"{file.where((*path, 'values'))}: must be different values, got {values}"]
-    return _ends(file, path, parameter) if form == "min and max" else []
-
-
-def _ends(file: SweepFile, path: KeyPath, parameter: Mapping[str, Any]) -> list[str]:
-    missing = [end for end in ("min", "max") if end not in parameter]
-    if missing:
-        return [f"{file.where(path)}: must have both min and max, {missing[0]} is missing"]
-    low, high = parameter["min"], parameter["max"]
-    if not _is_number(low) or not _is_number(high):
-        return []  # said as a wrong type
-    if low >= high:
-        return [f"{file.where((*path, 'min'))}: must be below max, got min {low} and max {high}"]
-    kind = str(parameter.get("distribution", "uniform"))
-    if "log" in kind and low <= 0:
-        return [f"{file.where((*path, 'min'))}: must be > 0 on a logarithmic scale, got {low}"]
-    q = parameter.get("q")
-    if kind.startswith("q_") and not (_is_number(q) and 0 < q <= high - low):
-        return [f"{file.where(path)}: {kind} needs q, a step > 0 and at most max - min, got {shown(q)}"]
-    return []
-
-
-def _range(file: SweepFile, name: str, parameter: Mapping[str, Any]) -> list[str]:
-    """Every value that the parameter can take is one that the method takes: its ends, or all of a list."""
-    from selmix.config import WHOLE_NUMBERS, FinetuneConfig
-
-    candidates = [((key,), parameter[key]) for key in ("value", "min", "max") if key in parameter]
-    candidates += [(("values", k), value) for k, value in enumerate(parameter.get("values", []))]
-    problems = []
-    for place, value in candidates:
-        where = file.where(("parameters", name, *place))
-        if isinstance(value, Mapping | list):
-            problems.append(f"{where}: must be a number or a text, got {shown(value)}")
-            continue
-        try:
-            FinetuneConfig(**{name: value})
-        except ValueError as error:
-            problems.append(f"{where}: {str(error).removeprefix(f'{name}: ')}")
-            continue
-        if name == "mixup_layer":
-            problems += _layer(file, where, value)
-    kind = parameter.get("distribution")
-    if not problems and "min" in parameter and name not in WHOLE_NUMBERS and not _is_number(parameter["min"]):
-        problems.append(f"{file.where(('parameters', name))}: has no range; give values")
-    if not problems and kind == "int_uniform" and any(parameter[e] != int(parameter[e]) for e in ("min", "max")):
-        problems.append(f"{file.where(('parameters', name))}: int_uniform needs whole numbers")
-    return problems
-
-
-def _layer(file: SweepFile, where: str, value: str) -> list[str]:
-    try:
-        layers = mixable_layers(file.values)
-    except ValueError:
-        return []
-    if layers is None or value in layers:
-        return []
-    return [f"{where}: the model has no layer {value!r}; {closest(value, layers)}"]
 
 
 def _constraints(file: SweepFile) -> list[str]:
@@ -313,7 +160,7 @@ def _metric_hint(metric: str) -> str:
 def _selection(file: SweepFile) -> list[str]:
     from selmix.metrics import METRICS
 
-    metric = _section(file, "selection").get("metric")
+    metric = file.section("selection").get("metric")
     if not isinstance(metric, str) or metric in METRICS:
         return []
     where = file.where(("selection", "metric"))
@@ -321,21 +168,17 @@ def _selection(file: SweepFile) -> list[str]:
 
 
 def _search(file: SweepFile) -> list[str]:
-    if _section(file, "search").get("method") != "grid":
+    if file.section("search").get("method") != "grid":
         return []
     return [
         f"{file.where(('parameters', name))}: method grid needs a list of values"
-        for name, parameter in _section(file, "parameters").items()
+        for name, parameter in file.section("parameters").items()
         if isinstance(parameter, Mapping) and ("min" in parameter or "max" in parameter)
     ]
 
 
 def _resources(file: SweepFile) -> list[str]:
-    workers = _section(file, "resources").get("workers", 1)
-    if _is_number(workers, whole=True) and workers > 1:
+    workers = file.section("resources").get("workers", 1)
+    if is_number(workers, whole=True) and workers > 1:
         return [f"{file.where(('resources', 'workers'))}: trials on several workers are not supported yet"]
     return []
-
-
-def _is_number(value: object, whole: bool = False) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int if whole else int | float)

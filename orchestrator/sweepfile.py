@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ class SweepFile:
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     overridden: dict[KeyPath, str] = field(default_factory=dict)
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A mapping of the file by its key; empty where there is none or it is something else."""
+        value = self.values.get(name)
+        return value if isinstance(value, Mapping) else {}
 
     def where(self, path: KeyPath) -> str:
         """``FILE:LINE: a.b``, the line that of the key or, for what is missing, of what should hold it."""
@@ -129,7 +135,9 @@ def _mapping(node: yaml.MappingNode, path: KeyPath, file: SweepFile) -> dict[str
         if key in values:
             first = file.lines[(*path, key)]
             dotted = ".".join(str(part) for part in (*path, key))
-            file.problems.append(f"{file.name}:{line}: {dotted}: must appear once, stands on line {first} already")
+            file.problems.append(
+                f"{file.name}:{line}: {dotted}: must appear once, stands on line {first} already"
+            )
             continue
         values[key] = _value(value_node, (*path, key), file)
         file.lines[(*path, key)] = line

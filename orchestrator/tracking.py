@@ -108,7 +108,9 @@ class Tracker:
     def reap(self, ended_ms: int) -> None:
         """End the runs that a killed driver left RUNNING; those that go on are opened again."""
         with _said(self._address):
-            for run in self._search(f"{tag_filter({SWEEP_ID: self._sweep_id})} AND attributes.status = 'RUNNING'"):
+            for run in self._search(
+                f"{tag_filter({SWEEP_ID: self._sweep_id})} AND attributes.status = 'RUNNING'"
+            ):
                 if run.info.run_id != self.parent_id:
                     self._client.set_terminated(run.info.run_id, status="KILLED", end_time=ended_ms)
 
@@ -230,7 +232,11 @@ def open_client(address: str) -> Any:
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     # A locked store is retried by the outbox; mlflow would print eighty lines of it first.
-    for name, level in {"mlflow": logging.ERROR, "alembic": logging.ERROR, "mlflow.store.db.utils": logging.CRITICAL}.items():
+    for name, level in {
+        "mlflow": logging.ERROR,
+        "alembic": logging.ERROR,
+        "mlflow.store.db.utils": logging.CRITICAL,
+    }.items():
         logging.getLogger(name).setLevel(level)
     with _said(address), first_opening(address):
         from mlflow import MlflowClient
@@ -240,7 +246,9 @@ def open_client(address: str) -> Any:
     return client
 
 
-def register_model(address: str, run_id: str, name: str, alias: str, files: Sequence[Path], tags: Mapping[str, str]) -> str:
+def register_model(
+    address: str, run_id: str, name: str, alias: str, files: Sequence[Path], tags: Mapping[str, str]
+) -> str:
     """Store files with a run and register them as a new version of a model, under an alias.
 
     Returns:

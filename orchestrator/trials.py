@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
+from orchestrator.clock import now_ms
 from orchestrator.progress import Progress
 from orchestrator.records import RunFolder, TrialRecord
 from orchestrator.tracking import Tracker
@@ -24,24 +24,19 @@ OUTCOME_FILES = ("weights.safetensors", "predictions.npz", "rounds.parquet")
 MLFLOW_STATUS = {"FINISHED": "FINISHED", "PRUNED": "FINISHED", "FAILED": "FAILED"}
 
 
-def now_ms() -> int:
-    return int(time.time() * 1000)
-
-
 def never_raises(
     method: Callable[Concatenate[TrialBook, P], None],
 ) -> Callable[Concatenate[TrialBook, P], None]:
     """What goes wrong in a report is noted, not raised into Tune."""
 
-    @functools.wraps(method)
-    def guarded(self: TrialBook, *args: P.args, **kwargs: P.kwargs) -> None:
+    def guarded(self: TrialBook, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             method(self, *args, **kwargs)
         except Exception as error:  # a boundary: see the docstring of the module
             where = traceback.extract_tb(error.__traceback__)[-1]
             self.problems.append(f"{method.__name__}: {error!r} ({where.name}, line {where.lineno})")
 
-    return guarded
+    return functools.update_wrapper(guarded, method)
 
 
 class TrialBook:

@@ -34,8 +34,12 @@ def load_pin(path: str | Path) -> nn.Module:
     state = load_weights(path.with_suffix(".safetensors"))
     digest = state_digest(state)
     if digest != document["digests"]["weights"]:
-        raise ValueError(f"{path.with_suffix('.safetensors')}: must have digest {document['digests']['weights']}, got {digest}")
-    model = build_model(protocol["model"]["name"], tuple(protocol["input_shape"]), len(names), torch.Generator())
+        raise ValueError(
+            f"{path.with_suffix('.safetensors')}: must have digest {document['digests']['weights']}, got {digest}"
+        )
+    model = build_model(
+        protocol["model"]["name"], tuple(protocol["input_shape"]), len(names), torch.Generator()
+    )
     load_checkpoint_into(model, state)
     model.class_names = names  # type: ignore[assignment]  # nn.Module's __setattr__ is typed for tensors and modules
     return model.eval()

@@ -6,58 +6,29 @@ with an evaluation on select, and keeps the weights of the round that the select
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from selmix.base import Base
 from selmix.config import FinetuneConfig
 from selmix.confusion import recalls
 from selmix.data.splits import Split, SweepData, join
-from selmix.finetune import Finetuner, NonFinite, Round
+from selmix.finetune import Finetuner
 from selmix.metrics import MetricContext, Predictions, evaluate_predictions
 from selmix.model import ClassifierView, predict
-from selmix.models import build_model
 from selmix.objectives import OBJECTIVES, Objective, ObjectiveContext, with_coverage
+from selmix.round import NonFinite, Round
 from selmix.scoring import score
 from selmix.selection import Constraint, SelectionRule
 from selmix.tables import RoundMatrices, write_rounds
-from selmix.weights import load_checkpoint_into
 
-__all__ = ["Base", "BestRound", "Constraint", "RoundReport", "Run", "SelectionRule", "finetune"]
+__all__ = ["BestRound", "Constraint", "RoundReport", "Run", "SelectionRule", "finetune"]
 
 _MATRIX_BUDGET = 64 * 2**20  # bytes of matrices kept for a trial's artifact
-
-
-@dataclass(frozen=True)
-class Base:
-    """The model that every trial starts from.
-
-    Attributes:
-        model_name: of MODELS. state: weights of the base model.
-        head: ``weight`` (K, d) and ``bias`` (K,) of ``last_layer_on_train_plus_feedback``, for
-            ``start: balanced_head``.
-        labels: labelled splits that made the base model; what made a user's checkpoint is not known.
-    """
-
-    model_name: str
-    state: Mapping[str, Tensor]
-    head: Mapping[str, Tensor]
-    labels: tuple[str, ...] = ("train",)
-
-    def build(self, start: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """The start model of a run, on the CPU."""
-        model = build_model(self.model_name, input_shape, num_classes, torch.Generator().manual_seed(0))
-        load_checkpoint_into(model, self.state)
-        if start == "balanced_head":
-            head = ClassifierView(model).head
-            with torch.no_grad():
-                head.weight.copy_(self.head["weight"])
-                head.bias.copy_(self.head["bias"])
-        return model
 
 
 @dataclass(frozen=True)

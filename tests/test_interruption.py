@@ -43,9 +43,22 @@ def mlflow_runs(runs: Path) -> list[Any]:
 def table(runs: Path) -> dict[str, Any]:
     """The result without what clocks and random identities decide."""
     document = selmix("show", "smoke", "--runs", runs, "--json").document
-    own = ("trial_id", "state", "seed", "round", "steps", "score", "config", "select", "weights_digest", "stop_reason")
+    own = (
+        "trial_id",
+        "state",
+        "seed",
+        "round",
+        "steps",
+        "score",
+        "config",
+        "select",
+        "weights_digest",
+        "stop_reason",
+    )
     result = document["objectives"]["min_recall"]
-    baselines = {name: (row["select"], row["score"], row["labels"]) for name, row in result["baselines"].items()}
+    baselines = {
+        name: (row["select"], row["score"], row["labels"]) for name, row in result["baselines"].items()
+    }
     return {
         "trials": [{key: row[key] for key in own} for row in document["trials"]],
         "winner": result["winner"]["trial_id"], "tied": result["tied"], "verdict": result["verdict"]["difference"],

@@ -46,7 +46,9 @@ def test_the_result_has_every_part_of_its_contract(shown: dict[str, Any]) -> Non
     assert result["front"] == [result["winner"]["trial_id"]]
     assert result["verdict"]["outcome"] in {"better", "tied", "worse"}
     assert result["verdict"]["against"] in BASELINES - {"selmix_post_hoc", "retrained_logit_adjusted"}
-    assert [name for name, row in result["baselines"].items() if row["reference"]] == ["retrained_logit_adjusted"]
+    assert [name for name, row in result["baselines"].items() if row["reference"]] == [
+        "retrained_logit_adjusted"
+    ]
     assert result["baselines"]["untouched"]["labels"] == ["train"]
     assert result["baselines"]["untouched"]["cost_s"] == 0.0
     kinds = [row["kind"] for row in shown["trials"]]
@@ -111,7 +113,9 @@ def test_mlflow_has_one_parent_and_its_children_each_once(smoke_runs: Path, show
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if run is not parent]
     ids = [run.data.tags["selmix.trial_id"] for run in children]
-    wanted = [row["trial_id"] for row in shown["trials"]] + [f"min_recall/baseline/{name}" for name in BASELINES]
+    wanted = [row["trial_id"] for row in shown["trials"]] + [
+        f"min_recall/baseline/{name}" for name in BASELINES
+    ]
     assert sorted(ids) == sorted(wanted)
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
@@ -159,7 +163,16 @@ def test_the_last_screen_answers_a_stranger(smoke_runs: Path) -> None:
     text = selmix("show", "smoke", "--runs", smoke_runs).out
     first = text.splitlines()[0]
     assert first.startswith(("min_recall: TIED", "min_recall: BETTER", "min_recall: WORSE"))
-    for part in ("asked", "winner", "is it real?", "search", "next", "selmix pin smoke", "labels used", *BASELINES):
+    for part in (
+        "asked",
+        "winner",
+        "is it real?",
+        "search",
+        "next",
+        "selmix pin smoke",
+        "labels used",
+        *BASELINES,
+    ):
         assert part in text
     listed = selmix("ls", "--runs", smoke_runs).out
     assert "smoke" in listed
@@ -169,7 +182,17 @@ def test_the_last_screen_answers_a_stranger(smoke_runs: Path) -> None:
 def test_pin_and_reproduce(smoke_runs: Path, tmp_path: Path) -> None:
     runs, pins = tmp_path / "runs", tmp_path / "pins"
     shutil.copytree(smoke_runs, runs)
-    done = selmix("pin", "smoke", "--name", "first", "--runs", runs, "--pins", pins, MLFLOW_TRACKING_URI=f"sqlite:///{smoke_runs}/mlflow.db")
+    done = selmix(
+        "pin",
+        "smoke",
+        "--name",
+        "first",
+        "--runs",
+        runs,
+        "--pins",
+        pins,
+        MLFLOW_TRACKING_URI=f"sqlite:///{smoke_runs}/mlflow.db",
+    )
     assert done.code == 0, done.err
     assert done.out.strip() == str(pins / "first.yaml")
     assert selmix("pin", "smoke", "--name", "first", "--runs", runs, "--pins", pins).code == 2
@@ -233,7 +256,12 @@ def test_a_number_edited_with_its_digest_is_found_by_training(smoke_runs: Path, 
     runs = tmp_path / "runs"
     shutil.copytree(smoke_runs, runs)
     store = f"sqlite:///{smoke_runs}/mlflow.db"
-    assert selmix("pin", "smoke", "--name", "forged", "--runs", runs, "--pins", pins, MLFLOW_TRACKING_URI=store).code == 0
+    assert (
+        selmix(
+            "pin", "smoke", "--name", "forged", "--runs", runs, "--pins", pins, MLFLOW_TRACKING_URI=store
+        ).code
+        == 0
+    )
     pin = read_pin(pins, "forged")
     pin["test"]["min_recall"]["value"] += 0.02
     write_pin(pins / "forged.yaml", sealed(pin))

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from ray import tune
 
+from selmix.base import Base
 from selmix.config import FinetuneConfig
 from selmix.data.splits import SweepData
-from selmix.run import Base, Run
+from selmix.run import Run
 from selmix.selection import SelectionRule
 from trainables.outcome import write_outcome
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from selmix.base import Base
 from selmix.config import FinetuneConfig
 from selmix.data.splits import Split, SweepData
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
 from selmix.models import build_model
-from selmix.run import Base
 from selmix.scoring import score
 from selmix.selection import SelectionRule
 from selmix.weights import load_checkpoint_into

@@ -1,0 +1,116 @@
+"""Arguments of every verb; each help page shows a real session."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def _parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"selmix {verb}", description=about, epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+
+
+def _with_runs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where sweeps lie (runs)"
+    )
+    return parser
+
+
+def _with_pins(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument(
+        "--pins", type=Path, default=Path("pins"), metavar="FOLDER", help="where pins lie (pins)"
+    )
+    return parser
+
+
+def _with_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+def _file_parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
+    parser = _with_runs(_parser(verb, about, example))
+    parser.add_argument("file", type=Path, metavar="FILE", help="sweep file")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="search.num_trials=8, name=NEW, ..."
+    )
+    return parser
+
+
+def validate_parser() -> argparse.ArgumentParser:
+    return _with_json(
+        _file_parser(
+            "validate",
+            "Check a sweep file; all problems at once, exit 3.",
+            "  $ selmix validate sweeps/smoke.yaml\n  sweeps/smoke.yaml: valid (min_recall)",
+        )
+    )
+
+
+def plan_parser() -> argparse.ArgumentParser:
+    return _with_json(
+        _file_parser(
+            "plan",
+            "Trials, estimated time and disk of a sweep, from a short probe. Touches nothing.",
+            "  $ selmix plan sweeps/digits_min_recall.yaml",
+        )
+    )
+
+
+def launch_parser() -> argparse.ArgumentParser:
+    parser = _file_parser(
+        "launch",
+        "Run a sweep. Launched again it goes on where it was, or says that it is finished.",
+        "  $ selmix launch sweeps/smoke.yaml search.num_trials=4 name=smoke4",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    return parser
+
+
+def ls_parser() -> argparse.ArgumentParser:
+    return _with_json(_with_runs(_parser("ls", "The sweeps of a runs folder.", "  $ selmix ls")))
+
+
+def show_parser() -> argparse.ArgumentParser:
+    parser = _with_json(
+        _with_runs(_parser("show", "The result of a sweep.", "  $ selmix show digits_min_recall"))
+    )
+    parser.add_argument("sweep", metavar="SWEEP")
+    return parser
+
+
+def ui_parser() -> argparse.ArgumentParser:
+    parser = _with_runs(
+        _parser("ui", "Open MLflow's page on the store of these sweeps, on loopback.", "  $ selmix ui")
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=5000)
+    return parser
+
+
+def pin_parser() -> argparse.ArgumentParser:
+    parser = _with_pins(_with_runs(_parser(
+        "pin", "Write the lock file of a sweep's winner. Evaluates it and the baselines on test; trains nothing.",
+        "  $ selmix pin digits_min_recall --name digits\n  pins/digits.yaml")))  # fmt: skip
+    parser.add_argument("sweep", metavar="SWEEP")
+    parser.add_argument("--name", required=True, help="of the pin, and of the alias in MLflow")
+    parser.add_argument("--objective", help="which objective's winner, where the sweep has several")
+    parser.add_argument("--trial", metavar="ID", help="pin this trial, marked as not the winner")
+    parser.add_argument("--force", action="store_true", help="replace a pin of that name")
+    return parser
+
+
+def pins_parser() -> argparse.ArgumentParser:
+    return _with_json(_with_pins(_parser("pins", "The pins of a folder.", "  $ selmix pins")))
+
+
+def reproduce_parser() -> argparse.ArgumentParser:
+    parser = _with_json(_with_pins(_with_runs(_parser(
+        "reproduce", "Train again from a pin and compare digests and numbers; exit 7 where one differs.",
+        "  $ selmix reproduce digits"))))  # fmt: skip
+    parser.add_argument("name", metavar="NAME")
+    return parser
