@@ -11,6 +11,10 @@ Seed s seeds split, pre-training and fine-tuning. Benchmarks open the test split
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository's root, where `benchmarks` lies
 
 import torch
 

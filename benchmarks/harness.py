@@ -6,13 +6,14 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from selmix.base import Base
 from selmix.baselines import BASELINES, NEVER_OPPONENT, BaselineTask, tuned_head
@@ -27,6 +28,7 @@ from selmix.run import finetune
 from selmix.selection import SelectionRule
 
 OBJECTIVE_FREE = ("untouched",)
+REFERENCES = ("retrained_logit_adjusted", "optimum")
 Row = dict[str, Any]
 
 
@@ -40,7 +42,7 @@ class Setting:
     config: FinetuneConfig
     objectives: tuple[str, ...]
     last_round: bool = False
-    extra: Callable[[DataConfig], list[Row]] | None = None
+    extra: Callable[[int, str], dict[str, Mapping[str, Tensor]]] | None = None  # (seed, objective) -> weights by row
 
 
 def base_of(model: str, data: Any, seed: int, rule: SelectionRule) -> Base:
@@ -68,13 +70,14 @@ def rows_of_seed(setting: Setting, seed: int) -> list[Row]:
         state = last if setting.last_round else run.best.state
         task = BaselineTask(data, base, objective, rule, (seed,), setting.config, (state,))
         methods = {"selmix": state} | {name: BASELINES[name](task).states[0] for name in BASELINES}
+        methods |= setting.extra(seed, objective) if setting.extra is not None else {}
         for method, weights in methods.items():
             rows.append({
                 "method": method, "objective": None if method in OBJECTIVE_FREE else objective, "seed": seed,
                 "select": values(task, weights, data.select), "test": values(task, weights, test),
             })  # fmt: skip
     unique = {(r["method"], r["objective"]): r for r in rows}
-    return [*unique.values(), *(setting.extra(source) if setting.extra is not None else [])]
+    return list(unique.values())
 
 
 def values(task: BaselineTask, state: Any, split: Split) -> dict[str, float]:
@@ -117,8 +120,8 @@ def by_seed(rows: list[Row], method: str, objective: str, metric: str) -> dict[i
     }
 
 
-def report(setting: Setting, rows: list[Row], as_json: bool) -> None:
-    figures: dict[str, float] = {}
+def report(setting: Setting, rows: list[Row], as_json: bool, more: Mapping[str, float] | None = None) -> None:
+    figures: dict[str, float] = dict(more or {})
     lines = []
     for objective in setting.objectives:
         metric = metric_of_objective(objective)
@@ -137,7 +140,7 @@ def report(setting: Setting, rows: list[Row], as_json: bool) -> None:
                 figures[f"{objective}/selmix_minus_{name}/high"] = high
                 says = "better" if low > 0 else "worse" if high < 0 else "tied"
                 aside = " (never the opponent)" if name in NEVER_OPPONENT else ""
-                aside = " (reference)" if name == "retrained_logit_adjusted" else aside
+                aside = " (reference)" if name in REFERENCES else aside
                 line += f"   {100 * gap:+5.1f} [{100 * low:+5.1f}, {100 * high:+5.1f}]  {says}{aside}"
             lines.append(line)
     sys.stdout.write((json.dumps({"figures": figures, "rows": rows}) if as_json else "\n".join(lines)) + "\n")

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from benchmarks.harness import Setting
 from selmix.config import FinetuneConfig
 from selmix.data.digits import DigitsConfig
+from selmix.data.gaussians import GaussiansConfig
+from selmix.data.optimum import optimum
+
+
+def _best_linear_head(seed: int, objective: str) -> dict[str, Mapping[str, Tensor]]:
+    """The weights of a linear_head that no fine-tuner can beat, by the name of their row."""
+    head = optimum(GaussiansConfig(seed=seed), objective).head
+    return {"optimum": {f"head.{name}": tensor for name, tensor in head.items()}}
+
 
 METHOD = Setting(
     name="method",
@@ -24,4 +37,12 @@ PRODUCT = Setting(
     config=FinetuneConfig(),
     objectives=("min_recall",),
 )
-SETTINGS = {setting.name: setting for setting in (METHOD, PRODUCT)}
+GAUSSIANS = Setting(
+    name="gaussians",
+    data=lambda seed: GaussiansConfig(seed=seed),
+    model="linear_head",
+    config=FinetuneConfig(),
+    objectives=("min_recall", "h_mean"),
+    extra=_best_linear_head,
+)
+SETTINGS = {setting.name: setting for setting in (METHOD, PRODUCT, GAUSSIANS)}

@@ -155,7 +155,7 @@ def _logistic_regression(sample: _Sample, class_weights: Tensor) -> Tensor:
     def closure() -> Tensor:
         optimizer.zero_grad()
         losses = F.cross_entropy(sample.inputs @ theta.T, sample.labels, reduction="none")
-        loss = (weights[sample.labels] * losses).sum() + 1e-3 * theta.square().sum()
+        loss: Tensor = (weights[sample.labels] * losses).sum() + 1e-3 * theta.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
@@ -178,4 +178,5 @@ def _ascend(sample: _Sample, objective: str, start: Tensor, steps: int, hot: flo
         optimizer.step()
         with torch.no_grad():
             theta *= math.sqrt(theta.numel()) / theta.norm()
-    return theta.detach()
+    found: Tensor = theta.detach()
+    return found
