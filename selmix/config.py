@@ -72,7 +72,7 @@ class FinetuneConfig:
     backbone_lr_scale: float = 0.1
     momentum: float = 0.0
     weight_decay: float = 0.0
-    lr_schedule: str = "constant"
+    lr_schedule: str = "cosine"
     batch_size: int = 64
     steps: int = 400
     patience_rounds: int | None = None
