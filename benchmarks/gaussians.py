@@ -33,9 +33,7 @@ def shares_closed(rows: list[Row], objective: str) -> dict[str, float]:
     names = dict.fromkeys(row["method"] for row in rows if row["objective"] == objective)
     mean = {name: statistics.mean(by_seed(rows, name, objective, metric).values()) for name in names}
     distance = mean["optimum"] - mean[FLOOR]
-    return {
-        name: (mean[name] - mean[FLOOR]) / distance for name in names if name not in (FLOOR, *REFERENCES)
-    }
+    return {name: (mean[name] - mean[FLOOR]) / distance for name in names if name not in (FLOOR, *REFERENCES)}
 
 
 def main() -> None:
@@ -48,7 +46,12 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = compare(GAUSSIANS, options.seeds)
     closed = {objective: shares_closed(rows, objective) for objective in GAUSSIANS.objectives}
-    report(GAUSSIANS, rows, options.json, {f"{o}/{m}/closed": v for o, each in closed.items() for m, v in each.items()})
+    report(
+        GAUSSIANS,
+        rows,
+        options.json,
+        {f"{o}/{m}/closed": v for o, each in closed.items() for m, v in each.items()},
+    )
     if not options.json:
         for objective, shares in closed.items():
             told = ", ".join(f"{method} {100 * share:.0f} %" for method, share in shares.items())

@@ -42,7 +42,9 @@ class Setting:
     config: FinetuneConfig
     objectives: tuple[str, ...]
     last_round: bool = False
-    extra: Callable[[int, str], dict[str, Mapping[str, Tensor]]] | None = None  # (seed, objective) -> weights by row
+    extra: Callable[[int, str], dict[str, Mapping[str, Tensor]]] | None = (
+        None  # (seed, objective) -> weights by row
+    )
 
 
 def base_of(model: str, data: Any, seed: int, rule: SelectionRule) -> Base:

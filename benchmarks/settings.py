@@ -24,8 +24,8 @@ METHOD = Setting(
     data=lambda seed: DigitsConfig(imbalance=50, largest_class=74, feedback=30, select=30, test=40, seed=seed),
     model="small_cnn",
     config=FinetuneConfig(
-        start="given", draw_from="train", temperature=0.1, multiplier_lr=50.0, lr_schedule="constant", confusion_smoothing=0.5,
-        confusion_average=0.0,
+        start="given", draw_from="train", temperature=0.1, multiplier_lr=50.0, lr_schedule="constant",
+        confusion_smoothing=0.5, confusion_average=0.0,
     ),
     objectives=("min_recall", "h_mean"),
     last_round=True,

@@ -1,0 +1,149 @@
+"""The baselines: against scikit-learn, against search by brute force, and what labels they say they used."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from functools import cache
+
+import pytest
+import torch
+
+from selmix.baselines import BASELINES, NEVER_OPPONENT, BaselineTask
+from selmix.baselines.last_layer import balanced_logistic_regression
+from selmix.baselines.post_hoc import bias_search, logit_adjustment
+from selmix.config import FinetuneConfig
+from selmix.metrics import MetricContext, compute_metric
+from selmix.run import SelectionRule, finetune
+from selmix.weights import state_digest
+from tests.test_run import world
+
+CONFIG = FinetuneConfig(start="given", steps=20, refresh_every=10)
+
+
+def test_the_head_is_that_of_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    data, _ = world()
+    x, y = data.train.inputs.double().numpy(), data.train.labels.numpy()
+    decay = 1e-2
+    scaled = StandardScaler().fit(x)
+    # Its loss is C times a sum whose class weights sum to n, ours a mean: C = 1 / (decay n).
+    model = LogisticRegression(C=1 / (decay * len(y)), class_weight="balanced", tol=1e-10, max_iter=5000)
+    model.fit(scaled.transform(x), y)
+    weight, bias = balanced_logistic_regression(data.train.inputs, data.train.labels, 6, decay)
+    ours = torch.softmax(data.select.inputs.double() @ weight.T + bias, dim=1)
+    theirs = torch.from_numpy(model.predict_proba(scaled.transform(data.select.inputs.double().numpy())))
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["min_recall", "h_mean", "min_precision"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bias_of_two_classes_is_the_best_there_is(metric: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(2).repeat(25)
+    logits = torch.randn(50, 2, generator=generator) + torch.tensor([1.5, 0.0])
+    logits[torch.arange(50), labels] += 1.0
+    context = MetricContext(train_counts=torch.tensor([40, 4]))
+
+    def value(bias: torch.Tensor) -> float:
+        cells = labels * 2 + (logits + bias).argmax(dim=1)
+        return float(compute_metric(metric, torch.bincount(cells, minlength=4).view(2, 2), context))
+
+    best = max(value(torch.tensor([0.0, b])) for b in torch.linspace(-8, 8, 3001).tolist())
+    assert value(bias_search(logits, labels, metric, context)) == pytest.approx(best)
+
+
+def test_the_bias_of_three_classes_is_near_a_grid_search() -> None:
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.arange(3).repeat(30)
+    logits = torch.randn(90, 3, generator=generator) + torch.tensor([2.0, 0.0, -1.0])
+    logits[torch.arange(90), labels] += 1.0
+    context = MetricContext(train_counts=torch.tensor([40, 4, 4]))
+
+    def value(bias: torch.Tensor) -> float:
+        cells = labels * 3 + (logits + bias).argmax(dim=1)
+        return float(compute_metric("min_recall", torch.bincount(cells, minlength=9).view(3, 3), context))
+
+    grid = torch.linspace(-1, 5, 40).tolist()
+    best = max(value(torch.tensor([0.0, a, b])) for a, b in itertools.product(grid, grid))
+    found = bias_search(logits, labels, "min_recall", context)
+    assert value(found) >= best - 2 / 30
+    assert value(found) > value(torch.zeros(3)) + 0.2
+
+
+def test_no_correction_where_none_helps() -> None:
+    labels = torch.arange(3).repeat(5)
+    logits = 10.0 * torch.nn.functional.one_hot(labels, 3).float()
+    context = MetricContext(train_counts=torch.tensor([5, 5, 5]))
+    assert bias_search(logits, labels, "min_recall", context).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_logit_adjustment_by_hand() -> None:
+    shift = logit_adjustment(torch.tensor([90, 10]), 2.0)
+    assert shift.tolist() == pytest.approx([-2 * -0.1053605, -2 * -2.3025851], rel=1e-5)
+    assert logit_adjustment(torch.tensor([90, 10]), 0.0).tolist() == [0.0, 0.0]
+
+
+@cache
+def task() -> BaselineTask:
+    data, base = world()
+    seeds = (1, 2)
+    rule = SelectionRule("min_recall")
+    runs = [finetune(data, base, "min_recall", CONFIG, seed, rule) for seed in seeds]
+    states = tuple(run.best.state for run in runs if run.best is not None)
+    return BaselineTask(data, base, "min_recall", rule, seeds, CONFIG, states)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "models"),
+    [
+        ("untouched", ("train",), 1),
+        ("post_hoc_logit_adjustment", ("train", "select"), 1),
+        ("post_hoc_bias_search", ("train", "feedback"), 1),
+        ("balanced_head", ("train", "select"), 1),
+        ("last_layer_on_train_plus_feedback", ("train", "feedback", "select"), 1),
+        ("last_layer_post_hoc", ("train", "feedback", "select"), 1),
+        ("uniform_mixup", ("train", "feedback", "select"), 2),
+        ("selmix_post_hoc", ("train", "feedback", "select"), 2),
+        ("retrained_logit_adjusted", ("train", "feedback"), 2),
+    ],
+)
+def test_what_a_baseline_is_and_used(name: str, labels: tuple[str, ...], models: int) -> None:
+    assert set(BASELINES) > {name}
+    result = BASELINES[name](task())
+    assert result.labels == labels
+    assert len(result.states) == models
+    assert result.reference == (name == "retrained_logit_adjusted")
+    assert [state_digest(s) for s in result.states] == [
+        state_digest(s) for s in BASELINES[name](task()).states
+    ]
+    for state in result.states:
+        assert set(state) == set(task().base.state)
+    assert (result.cost_s > 0) == (name != "untouched")
+
+
+def test_the_start_of_the_method_is_a_baseline() -> None:
+    (state,) = BASELINES["last_layer_on_train_plus_feedback"](task()).states
+    assert torch.equal(state["head.weight"], task().base.head["weight"])
+    assert torch.equal(state["head.bias"], task().base.head["bias"])
+
+
+def test_a_correction_moves_the_biases_alone() -> None:
+    for name in ("post_hoc_logit_adjustment", "post_hoc_bias_search"):
+        (state,) = BASELINES[name](task()).states
+        assert [key for key in state if not torch.equal(state[key], task().base.state[key])] == ["head.bias"]
+
+
+def test_the_corrected_winner_is_never_the_opponent() -> None:
+    assert NEVER_OPPONENT == ("selmix_post_hoc",)
+
+
+def test_a_baseline_uses_the_winners_settings_with_uniform_pairs() -> None:
+    data, base = world()
+    config = dataclasses.replace(CONFIG, policy="uniform")
+    run = finetune(data, base, "min_recall", config, 1, SelectionRule("min_recall"))
+    assert run.best is not None
+    states = BASELINES["uniform_mixup"](task()).states
+    assert state_digest(states[0]) == state_digest(run.best.state) != state_digest(states[1])

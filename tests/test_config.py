@@ -1,0 +1,86 @@
+"""The settings of the method: what is refused, and which of them act."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from selmix.config import FinetuneConfig
+
+
+def test_the_defaults_use_the_scale_free_temperature() -> None:
+    assert FinetuneConfig().effective_pairs == 0.3
+    assert FinetuneConfig(temperature=0.1).effective_pairs is None
+    assert FinetuneConfig(coefficient_min=0.5).mixup_coefficient == 0.75
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start": "blank"}, "start: must be one of balanced_head, given, got 'blank'"),
+        ({"draw_from": "test"}, r"draw_from: must be one of train\+feedback, train, got 'test'"),
+        ({"policy": "hard"}, "policy: must be one of softmax, uniform, balanced, got 'hard'"),
+        ({"temperature": 0.0}, "temperature: must be a number > 0, got 0.0"),
+        ({"effective_pairs": 1.5}, "effective_pairs: must be a number in"),
+        ({"temperature": 0.1, "effective_pairs": 0.3}, "at most one may be set"),
+        ({"temperature_final": 2.0}, "temperature_final: with effective_pairs it must be at most 1"),
+        ({"steps": 0}, "steps: must be a whole number >= 1, got 0"),
+        ({"steps": 10.0}, "steps: must be a whole number >= 1, got 10.0"),
+        ({"steps": True}, "steps: must be a whole number >= 1, got True"),
+        ({"lr": float("nan")}, "lr: must be a number > 0, got nan"),
+        ({"lr": float("inf")}, "lr: must be a number > 0, got inf"),
+        ({"lr": "0.1"}, "lr: must be a number > 0, got '0.1'"),
+        ({"coefficient_min": 1.1}, "coefficient_min: must be a number in"),
+        ({"refresh_growth": 0.9}, "refresh_growth: must be a number >= 1"),
+        ({"patience_rounds": 0}, "patience_rounds: must be a whole number >= 1"),
+        ({"mixup_layer": ""}, "mixup_layer: must be the name of a layer"),
+    ],
+)
+def test_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FinetuneConfig(**change)  # type: ignore[arg-type]
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match="policy") as caught:
+        FinetuneConfig(policy="hard", lr=-1.0, steps=0)
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == ["policy", "lr", "steps"]
+
+
+def test_every_setting_acts_somewhere() -> None:
+    active = FinetuneConfig(temperature_schedule="cosine").acting("min_recall", constrained=True)
+    assert set(active) == {field.name for field in dataclasses.fields(FinetuneConfig)}
+
+
+@pytest.mark.parametrize(
+    ("config", "objective", "same_as"),
+    [
+        (
+            FinetuneConfig(policy="uniform", effective_pairs=0.1),
+            "min_recall",
+            FinetuneConfig(policy="uniform"),
+        ),
+        (FinetuneConfig(temperature_final=0.2), "min_recall", FinetuneConfig()),
+        (FinetuneConfig(multiplier_lr=7.0), "h_mean", FinetuneConfig()),
+        (FinetuneConfig(constraint_max=7.0), "min_recall", FinetuneConfig()),
+        (
+            FinetuneConfig(coefficient_min=1.0, mixup_layer="input"),
+            "min_recall",
+            FinetuneConfig(coefficient_min=1.0),
+        ),
+    ],
+)
+def test_idle_settings_make_no_other_trial(
+    config: FinetuneConfig, objective: str, same_as: FinetuneConfig
+) -> None:
+    assert config != same_as
+    assert config.acting(objective) == same_as.acting(objective)
+
+
+def test_what_acts_makes_another_trial() -> None:
+    default = FinetuneConfig()
+    assert FinetuneConfig(multiplier_lr=7.0).acting("min_recall") != default.acting("min_recall")
+    assert FinetuneConfig(constraint_max=7.0).acting("mean_recall_min_coverage") != default.acting(
+        "mean_recall_min_coverage"
+    )

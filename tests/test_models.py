@@ -1,0 +1,184 @@
+"""Models, what is seen of them, their weights as files, and mixing inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from selmix.mixup import draw_coefficients, mix, mixed_logits
+from selmix.model import ClassifierView, freeze_batchnorm_, predict
+from selmix.models import build_model
+from selmix.weights import load_checkpoint_into, load_weights, save_weights, state_digest, tensor_digest
+
+
+def small(seed: int = 0) -> nn.Module:
+    return build_model("small_cnn", (1, 8, 8), 10, torch.Generator().manual_seed(seed))
+
+
+def images(count: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("small_cnn", (1, 8, 8)), ("small_cnn", (3, 32, 32)), ("linear_head", (7,))]
+)
+def test_models(name: str, shape: tuple[int, ...]) -> None:
+    state = torch.get_rng_state()
+    models = [build_model(name, shape, 5, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert models[0].eval()(torch.rand(2, *shape)).shape == (2, 5)
+    digests = [state_digest(model.state_dict()) for model in models]
+    assert digests[0] == digests[1] != digests[2]
+    assert not any(tensor.is_meta for tensor in models[0].state_dict().values())
+
+
+def test_models_refuse() -> None:
+    with pytest.raises(ValueError, match="model must be one of small_cnn, linear_head, got 'resnet'"):
+        build_model("resnet", (1, 8, 8), 10, torch.Generator())
+    with pytest.raises(ValueError, match=r"small_cnn takes images .*, got samples of shape \(8,\)"):
+        build_model("small_cnn", (8,), 10, torch.Generator())
+    with pytest.raises(ValueError, match=r"ReLU must have an nn\.Linear"):
+        ClassifierView(nn.ReLU())
+
+
+def test_predictions_are_in_evaluation_mode_and_leave_the_mode() -> None:
+    view = ClassifierView(small())
+    freeze_batchnorm_(view.model)
+    before = [module.training for module in view.model.modules()]
+    assert True in before
+    assert False in before
+    features, logits = predict(view, images(30), batch_size=7)
+    assert [module.training for module in view.model.modules()] == before
+    assert torch.allclose(view.head(features), logits, atol=1e-6)
+    assert not features.requires_grad
+    whole = predict(view, images(30), batch_size=512)[1]
+    assert torch.allclose(whole, logits, atol=1e-5)
+
+
+def test_frozen_batchnorm_keeps_its_statistics() -> None:
+    model = small()
+    freeze_batchnorm_(model)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(images(16))
+    assert all(torch.equal(before[name], value) for name, value in model.named_buffers())
+
+
+# -- mixing ----------------------------------------------------------------------------------------------
+
+
+def test_mix_by_hand() -> None:
+    mixed = mix(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2), torch.tensor([0.5, 1.0]))
+    assert mixed.tolist() == [[0.5, 1.0], [3.0, 4.0]]
+
+
+def test_coefficients() -> None:
+    drawn = draw_coefficients(20_000, 0.6, torch.Generator().manual_seed(0))
+    assert 0.6 <= float(drawn.min()) < 0.601
+    assert 0.999 < float(drawn.max()) <= 1.0
+    assert float(drawn.mean()) == pytest.approx(0.8, abs=0.003)
+
+
+def stages(model: nn.Module) -> list[tuple[str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]:
+    """(layer, network up to it, network after it), spelled out."""
+    parts = dict(model.named_children())
+    order = ["stage1", "stage2", "stage3", "pool", "head"]
+
+    def run(names: list[str]) -> Callable[[Tensor], Tensor]:
+        return lambda x: nn.Sequential(*[parts[name] for name in names])(x)
+
+    cuts: list[tuple[str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = [
+        ("input", lambda x: x, run(order)),
+        ("features", run(order[:4]), run(order[4:])),
+    ]
+    return cuts + [(order[at], run(order[: at + 1]), run(order[at + 1 :])) for at in range(4)]
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_mixing_at_every_layer_is_the_network_cut_in_two(at: int) -> None:
+    model = small().eval()
+    layer, below, above = stages(model)[at]
+    first, second, lam = images(9, 1), images(9, 2), torch.rand(9, generator=torch.Generator().manual_seed(3))
+    weight = lam.view(-1, *([1] * (below(first).ndim - 1)))
+    expected = above(weight * below(first) + (1 - weight) * below(second))
+    view = ClassifierView(model)
+    got = mixed_logits(view, first, second, lam, layer)
+    assert torch.allclose(got, expected, atol=1e-5)
+    assert layer in view.layers()
+    assert not model._forward_hooks
+    assert not view.head._forward_pre_hooks
+
+
+def test_mixing_refuses() -> None:
+    view = ClassifierView(small())
+    with pytest.raises(
+        ValueError, match="mixup_layer 'stage9' is not in the model; there are input, features, stage1"
+    ):
+        mixed_logits(view, images(2), images(2), torch.ones(2), "stage9")
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Flatten(0), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.inner(x).view(-1, 3))
+            return logits
+
+    flat = ClassifierView(Flat())
+    with pytest.raises(ValueError, match="must put out one tensor with the batch first"):
+        mixed_logits(flat, torch.ones(2, 3), torch.ones(2, 3), torch.ones(2), "inner")
+    assert not flat.model.get_submodule("inner")._forward_hooks
+
+
+# -- weights ---------------------------------------------------------------------------------------------
+
+
+def test_weights_survive_the_file(tmp_path: Path) -> None:
+    state = small().state_dict()
+    save_weights(tmp_path / "deep" / "x.safetensors", state)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.safetensors"]
+    read = load_weights(tmp_path / "deep" / "x.safetensors")
+    assert state_digest(read) == state_digest(state)
+    load_checkpoint_into(small(1), read)
+
+
+def test_weights_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be a safetensors file, there is none"):
+        load_weights(tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="must be a safetensors file"):
+        load_weights(tmp_path / "x.safetensors")
+
+
+def test_a_digest_sees_name_shape_dtype_and_bytes() -> None:
+    x = torch.arange(6.0)
+    states = [
+        {"a": x},
+        {"b": x},
+        {"a": x.view(2, 3)},
+        {"a": x.double()},
+        {"a": x + 1e-7},
+        {"a": x.view(6, 1)},
+    ]
+    assert len({state_digest(state) for state in states}) == len(states)
+    assert state_digest({"a": x, "b": x}) == state_digest({"b": x.clone(), "a": x})
+    assert state_digest({"a": x.view(2, 3).T.T}) == state_digest({"a": x.view(2, 3)})
+    assert tensor_digest(x, x) != tensor_digest(x)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head.weight": torch.zeros(7, 256)}, r"head\.weight must have shape \(10, 256\), got \(7, 256\)"),
+        ({"extra": torch.zeros(1)}, "unexpected extra"),
+        ({"head.bias": None}, r"missing head\.bias"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit(change: dict[str, Tensor | None], message: str) -> None:
+    state = {name: tensor for name, tensor in (small().state_dict() | change).items() if tensor is not None}
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint_into(small(), state)
