@@ -17,7 +17,7 @@ POLICIES = ("softmax", "uniform", "balanced")
 SCHEDULES = ("constant", "linear", "cosine", "exponential", "step")
 LR_SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32",)
-DEFAULT_EFFECTIVE_PAIRS = 0.3
+DEFAULT_EFFECTIVE_PAIRS = 0.6
 DEFAULT_TEMPERATURE = 1.0  # where a file names `temperature` instead of `effective_pairs`
 
 _MULTIPLIER_OBJECTIVES = ("min_recall", "min_head_tail_recall")
@@ -33,7 +33,7 @@ class FinetuneConfig:
         draw_from: the samples that the pairs are drawn from.
         temperature: of the softmax policy, in units of gain; excludes ``effective_pairs``.
         effective_pairs: target of exp(H(P)) / (number of pairs with positive gain), in (0, 1]; the temperature
-            is solved for. None stands for 0.3 where no temperature is set.
+            is solved for. None stands for 0.6 where no temperature is set.
         temperature_schedule, temperature_final: course over the rounds of whichever of the two is set, and
             its last value (None: a tenth of the first).
         warmup_rounds: rounds with uniform pairs before the policy acts.

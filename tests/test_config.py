@@ -10,7 +10,7 @@ from selmix.config import FinetuneConfig
 
 
 def test_the_defaults_use_the_scale_free_temperature() -> None:
-    assert FinetuneConfig().effective_pairs == 0.3
+    assert FinetuneConfig().effective_pairs == 0.6
     assert FinetuneConfig(temperature=0.1).effective_pairs is None
     assert FinetuneConfig(coefficient_min=0.5).mixup_coefficient == 0.75
 

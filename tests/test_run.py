@@ -106,7 +106,7 @@ def test_the_rounds_of_a_run() -> None:
     assert reports[0].best
     assert reports[1].scalars["lr"] == SHORT.lr
     assert reports[-1].scalars["lr"] < SHORT.lr / 5
-    assert reports[1].scalars["effective_pairs_share"] == pytest.approx(0.3, abs=1e-6)
+    assert reports[1].scalars["effective_pairs_share"] == pytest.approx(0.6, abs=1e-6)
     with pytest.raises(RuntimeError, match=r"the run is finished \(steps\)"):
         run.step()
 
