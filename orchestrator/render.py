@@ -126,7 +126,7 @@ def _objective(document: Document, objective: str, result: Document) -> str:
     lines = [_table(head, [_cells(*row) for row in rows])]
     lines.append(
         f"winner    {short(winner['trial_id'])}, seed {winner['seed']}, round {winner['round']} "
-        f"({winner['steps']} steps), {estimate(winner['select'][metric])} on its own seed; the table has its mean over "
+        f"({winner['steps']} steps), {estimate(winner['select'][metric]).strip()} on its own seed; the table has its mean over "
         f"{seeds} fresh seeds"
     )
     lines.append(f"          {_settings(document['spec'], winner['config'])}")
