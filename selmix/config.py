@@ -18,7 +18,7 @@ SCHEDULES = ("constant", "linear", "cosine", "exponential", "step")
 LR_SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32",)
 DEFAULT_EFFECTIVE_PAIRS = 0.6
-DEFAULT_TEMPERATURE = 1.0  # where a file names `temperature` instead of `effective_pairs`
+DEFAULT_TEMPERATURE = 0.03  # where a file names `temperature`: about effective_pairs 0.6 in a first round on digits
 
 _MULTIPLIER_OBJECTIVES = ("min_recall", "min_head_tail_recall")
 

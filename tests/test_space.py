@@ -48,8 +48,8 @@ def test_settings_are_the_point_and_what_the_file_fixes() -> None:
     spec = searched("lr: {min: 0.01, max: 0.1}, steps: {value: 7}")
     config = settings(spec, {"lr": 0.02})
     assert (config.lr, config.steps, config.effective_pairs) == (0.02, 7, 0.6)
-    named = searched("temperature: {min: 0.1, max: 10}")
-    assert settings(named, default_point(named)).temperature == 1.0
+    named = searched("temperature: {min: 0.001, max: 10}")
+    assert settings(named, default_point(named)).temperature == 0.03
     assert settings(named, default_point(named)).effective_pairs is None
 
 
