@@ -47,7 +47,7 @@ def main() -> None:
     for tick, (_, _, kind) in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_color(COLOURS[kind])
     axes.set_xlabel(f"{result['metric']} on select, %, with its 95 % interval")
-    axes.set_xlim(0, 100)
+    axes.set_xlim(10 * int(min(value["low"] for _, value, _ in rows) * 10), 100)
     axes.grid(axis="x", color="#e2e8f0")
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -61,7 +61,7 @@ def test_trial_zero_is_the_defaults(shown: dict[str, Any]) -> None:
     (first,) = [row for row in shown["trials"] if row["trial_id"] == "min_recall/trial-000"]
     assert first["config"]["policy"] == "softmax"
     assert first["config"]["lr"] == 0.03
-    assert first["config"]["effective_pairs"] == 0.3
+    assert first["config"]["effective_pairs"] == 0.6
     assert first["config"]["steps"] == 60  # the file fixes it
 
 
