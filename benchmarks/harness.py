@@ -34,7 +34,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: data by seed, model, settings, objectives, and which round counts."""
+    """What is measured: data by seed, model, settings, objectives, and which round counts.
+
+    Travels to other processes: its functions are those of a module.
+    """
 
     name: str
     data: Callable[[int], DataConfig]
@@ -90,15 +93,8 @@ def values(task: BaselineTask, state: Any, split: Split) -> dict[str, float]:
 def compare(setting: Setting, seeds: Sequence[int]) -> list[Row]:
     """The rows of all seeds, two at a time."""
     with ProcessPoolExecutor(max_workers=2) as pool:
-        parts = list(pool.map(partial(rows_of_seed_by_name, setting.name), seeds))
+        parts = list(pool.map(partial(rows_of_seed, setting), seeds))
     return [row for part in parts for row in part]
-
-
-def rows_of_seed_by_name(name: str, seed: int) -> list[Row]:
-    # Settings hold functions, which do not travel to another process; their names do.
-    from benchmarks import settings
-
-    return rows_of_seed(settings.SETTINGS[name], seed)
 
 
 def paired(rows: list[Row], objective: str, method: str, other: str) -> tuple[float, float, float]:

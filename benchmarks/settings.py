@@ -19,9 +19,21 @@ def _best_linear_head(seed: int, objective: str) -> dict[str, Mapping[str, Tenso
     return {"optimum": {f"head.{name}": tensor for name, tensor in head.items()}}
 
 
+def _steep_tail(seed: int) -> DigitsConfig:
+    return DigitsConfig(imbalance=50, largest_class=74, feedback=30, select=30, test=40, seed=seed)
+
+
+def _shipped(seed: int) -> DigitsConfig:
+    return DigitsConfig(seed=seed)
+
+
+def _gaussians(seed: int) -> GaussiansConfig:
+    return GaussiansConfig(seed=seed)
+
+
 METHOD = Setting(
     name="method",
-    data=lambda seed: DigitsConfig(imbalance=50, largest_class=74, feedback=30, select=30, test=40, seed=seed),
+    data=_steep_tail,
     model="small_cnn",
     config=FinetuneConfig(
         start="given", draw_from="train", temperature=0.1, multiplier_lr=50.0, lr_schedule="constant",
@@ -32,14 +44,14 @@ METHOD = Setting(
 )  # fmt: skip
 PRODUCT = Setting(
     name="product",
-    data=lambda seed: DigitsConfig(seed=seed),
+    data=_shipped,
     model="small_cnn",
     config=FinetuneConfig(),
     objectives=("min_recall",),
 )
 GAUSSIANS = Setting(
     name="gaussians",
-    data=lambda seed: GaussiansConfig(seed=seed),
+    data=_gaussians,
     model="linear_head",
     config=FinetuneConfig(),
     objectives=("min_recall", "h_mean"),

@@ -10,15 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-mpl.rcParams.update(
-    {"svg.hashsalt": "selmix", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}
-)
-
 from matplotlib import pyplot
 
+pyplot.rcParams.update({"svg.hashsalt": "selmix", "svg.fonttype": "none", "font.size": 9})
 COLOURS = {"winner": "#c2410c", "baseline": "#334155", "reference": "#94a3b8"}
 
 

@@ -126,8 +126,8 @@ def _objective(document: Document, objective: str, result: Document) -> str:
     lines = [_table(head, [_cells(*row) for row in rows])]
     lines.append(
         f"winner    {short(winner['trial_id'])}, seed {winner['seed']}, round {winner['round']} "
-        f"({winner['steps']} steps), {estimate(winner['select'][metric]).strip()} on its own seed; the table has its mean over "
-        f"{seeds} fresh seeds"
+        f"({winner['steps']} steps), {estimate(winner['select'][metric]).strip()} on its own seed; "
+        f"the table has its mean over {seeds} fresh seeds"
     )
     lines.append(f"          {_settings(document['spec'], winner['config'])}")
     lines.append(f"is it real?  {_real(result)}")

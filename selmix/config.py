@@ -18,7 +18,9 @@ SCHEDULES = ("constant", "linear", "cosine", "exponential", "step")
 LR_SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32",)
 DEFAULT_EFFECTIVE_PAIRS = 0.6
-DEFAULT_TEMPERATURE = 0.03  # where a file names `temperature`: about effective_pairs 0.6 in a first round on digits
+DEFAULT_TEMPERATURE = (
+    0.03  # where a file names `temperature`: about effective_pairs 0.6 in a first round on digits
+)
 
 _MULTIPLIER_OBJECTIVES = ("min_recall", "min_head_tail_recall")
 
