@@ -96,7 +96,7 @@ class Judge:
         counts = folder.load_state().data["train_counts"]
         self.base_labels = ["train"] if spec.recipe is not None else ["checkpoint"]
         self.rule = selection_rule(spec, objective, len(counts))
-        self.context: MetricContext = MetricContext(train_counts=torch.tensor(counts))
+        self.context: MetricContext = MetricContext(torch.tensor(counts), self.rule.definitions)
         records = [r for r in folder.load_trials() if r.objective == objective]
         self.trials = {r.trial_id: r for r in records if r.kind == "trial"}
         self.replicates: dict[str, list[TrialRecord]] = {}

@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.spec import SweepSpec
 from selmix.data import DataConfig, build_data_config
+from selmix.definitions import Definitions
 from selmix.metrics import metric_of_objective
 from selmix.objectives import ObjectiveContext
 from selmix.selection import Constraint, SelectionRule
@@ -36,8 +37,14 @@ def selection_rule(spec: SweepSpec, objective: str, num_classes: int) -> Selecti
             break
     return SelectionRule(
         spec.selection.metric or metric_of_objective(objective),
-        spec.selection.statistic, tuple(constraints), seed=spec.search.seed,
+        spec.selection.statistic, tuple(constraints), seed=spec.search.seed, definitions=definitions(spec),
     )  # fmt: skip
+
+
+def definitions(spec: SweepSpec) -> Definitions:
+    """The numbers that define the metrics with parameters."""
+    given = spec.metrics
+    return Definitions(given.cvar_fraction, given.recall_weights, given.cost_matrix)
 
 
 def is_constrained(spec: SweepSpec, objective: str) -> bool:

@@ -16,6 +16,7 @@ from orchestrator.overrides import apply_overrides
 from orchestrator.spec_checks import cross_check
 from orchestrator.sweepfile import KeyPath, SweepFile, read_sweep_file
 from orchestrator.wording import closest, shown
+from selmix.definitions import DEFAULT_CVAR_FRACTION
 
 Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Number = StrictFloat  # takes whole numbers too, never a boolean
@@ -54,6 +55,14 @@ class ConstraintSection(_Section):
     at_least: Number | None = None
     at_most: Number | None = None
     where: tuple[Literal["method", "search"], ...] = Field(default=("method", "search"), alias="in")
+
+
+class MetricsSection(_Section):
+    """Numbers that define the metrics with parameters; see selmix.definitions."""
+
+    cvar_fraction: Number = DEFAULT_CVAR_FRACTION
+    recall_weights: tuple[Number, ...] | None = None
+    cost_matrix: tuple[tuple[Number, ...], ...] | None = None
 
 
 class ParameterSection(_Section):
@@ -119,6 +128,7 @@ class SweepSpec(_Section):
     pretrain: PretrainSection = PretrainSection()
     objectives: tuple[StrictStr, ...] = Field(min_length=1)
     constraints: tuple[ConstraintSection, ...] = ()
+    metrics: MetricsSection = MetricsSection()
     parameters: dict[str, ParameterSection] = Field(default_factory=dict)
     search: SearchSection = SearchSection()
     selection: SelectionSection = SelectionSection()
@@ -266,7 +276,7 @@ def _unknown_key(path: KeyPath) -> str:
 def _keys_of(parent: KeyPath) -> list[str]:
     sections: dict[KeyPath, type[BaseModel]] = {
         (): SweepSpec, ("model",): ModelSection, ("pretrain",): PretrainSection, ("search",): SearchSection,
-        ("selection",): SelectionSection, ("resources",): ResourceSection,
+        ("selection",): SelectionSection, ("resources",): ResourceSection, ("metrics",): MetricsSection,
     }  # fmt: skip
     section = sections.get(parent)
     if section is None:

@@ -12,13 +12,14 @@ from orchestrator.parameter_checks import mixable_layers, parameter_problems
 from orchestrator.sweepfile import KeyPath, SweepFile
 from orchestrator.wording import closest, is_number, shown
 
-CONSTRAINED_IN_METHOD = ("min_coverage", "min_head_tail_coverage")
+NEEDED_DEFINITIONS = {"weighted_recall": "recall_weights", "cost": "cost_matrix"}
 
 
 def cross_check(file: SweepFile) -> list[str]:
     """Problems of meaning, each ``FILE:LINE: key: what must hold, what was got``."""
     return [
         *_objectives(file),
+        *_metrics(file),
         *_data(file),
         *_model(file),
         *_pretrain(file),
@@ -42,13 +43,49 @@ def _objectives(file: SweepFile) -> list[str]:
         if not isinstance(name, str):
             continue
         if name in METRICS and name not in OBJECTIVES:
-            problems.append(f"{where}: {name} is a metric; as an objective it is not supported yet")
+            problems.append(
+                f"{where}: {name} is a metric that no objective stands for; {closest(name, OBJECTIVES)}"
+            )
         elif name not in OBJECTIVES:
             problems.append(f"{where}: unknown objective {name!r}; {closest(name, OBJECTIVES)}")
         elif name in seen:
             problems.append(f"{where}: must appear once, got {name} again")
+        elif name in NEEDED_DEFINITIONS and not file.section("metrics").get(NEEDED_DEFINITIONS[name]):
+            problems.append(f"{where}: {name} needs metrics.{NEEDED_DEFINITIONS[name]}, it is not given")
         seen.add(name)
     return problems
+
+
+def _metrics(file: SweepFile) -> list[str]:
+    from selmix.definitions import Definitions
+
+    section = file.section("metrics")
+    fraction = section.get("cvar_fraction", 1.0)
+    weights, costs = section.get("recall_weights"), section.get("cost_matrix")
+    numeric = is_number(fraction) and _are_numbers(weights)
+    numeric &= costs is None or (isinstance(costs, list) and all(_are_numbers(row) for row in costs))
+    classes = _num_classes(file)
+    if classes is None or not numeric:
+        return []  # said as a wrong type
+    given = Definitions(fraction, weights and tuple(weights), costs and tuple(tuple(row) for row in costs))
+    return [_placed(file, ("metrics",), line, section) for line in given.problems(classes)]
+
+
+def _are_numbers(values: object) -> bool:
+    return values is None or (isinstance(values, list) and all(is_number(value) for value in values))
+
+
+def _num_classes(file: SweepFile) -> int | None:
+    """K of the data of a file; None where the data are wrong themselves."""
+    from selmix.data import DATA, build_data_config
+
+    data = file.values.get("data")
+    if not isinstance(data, Mapping) or data.get("name") not in DATA:
+        return None
+    try:
+        return len(build_data_config(**{str(key): value for key, value in data.items()}).class_names)
+    except (ValueError, TypeError):
+        return None
 
 
 def _data(file: SweepFile) -> list[str]:
@@ -121,30 +158,31 @@ def _pretrain(file: SweepFile) -> list[str]:
 
 
 def _constraints(file: SweepFile) -> list[str]:
+    from selmix.constraints import UNCOUNTED
     from selmix.metrics import METRICS
 
     constraints = file.values.get("constraints")
-    problems, acting = [], 0
+    problems = []
     for index, constraint in enumerate(constraints if isinstance(constraints, list) else []):
         if not isinstance(constraint, Mapping) or not isinstance(constraint.get("metric"), str):
             continue
         where, metric = file.where(("constraints", index)), constraint["metric"]
         if metric not in METRICS:
             problems.append(f"{where}: unknown metric {metric!r}; {_metric_hint(metric)}")
-        if ("at_least" in constraint) == ("at_most" in constraint):
+        bounds = [constraint[key] for key in ("at_least", "at_most") if key in constraint]
+        if len(bounds) != 1:
             problems.append(f"{where}: must have one of at_least and at_most")
-        inside = "method" in (constraint.get("in") or ("method", "search"))
-        acting += inside
-        if inside and (metric not in CONSTRAINED_IN_METHOD or "at_least" not in constraint):
+        elif is_number(bounds[0]) and metric != "cost" and not 0 <= bounds[0] <= 1:
             problems.append(
-                f"{where}: inside the method only {' and '.join(CONSTRAINED_IN_METHOD)}, at_least, are supported "
-                "yet; write in: [search] to have it decide feasibility"
+                f"{where}: the bound on {metric}, a fraction, must lie in [0, 1], got {bounds[0]}"
             )
-    if acting > 1:
-        problems.append(
-            f"{file.where(('constraints',))}: one constraint at most acts inside the method yet, got {acting}; "
-            "write in: [search] on the others"
-        )
+        if metric in NEEDED_DEFINITIONS and not file.section("metrics").get(NEEDED_DEFINITIONS[metric]):
+            problems.append(f"{where}: {metric} needs metrics.{NEEDED_DEFINITIONS[metric]}, it is not given")
+        if metric in UNCOUNTED and "method" in (constraint.get("in") or ("method", "search")):
+            problems.append(
+                f"{where}: {metric} is no metric of a confusion matrix and cannot bind inside the method; write "
+                "in: [search] to have it decide feasibility"
+            )
     return problems
 
 
@@ -161,9 +199,13 @@ def _selection(file: SweepFile) -> list[str]:
     from selmix.metrics import METRICS
 
     metric = file.section("selection").get("metric")
-    if not isinstance(metric, str) or metric in METRICS:
-        return []
     where = file.where(("selection", "metric"))
+    if not isinstance(metric, str):
+        return []
+    if metric in NEEDED_DEFINITIONS and not file.section("metrics").get(NEEDED_DEFINITIONS[metric]):
+        return [f"{where}: {metric} needs metrics.{NEEDED_DEFINITIONS[metric]}, it is not given"]
+    if metric in METRICS:
+        return []
     return [f"{where}: must be a metric of the select split, got {metric!r}; {_metric_hint(metric)}"]
 
 

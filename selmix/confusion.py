@@ -99,6 +99,26 @@ def recalls(confusion: Tensor, labels: Tensor | None = None) -> Tensor:
     return hits / confusion.sum(dim=-1)
 
 
+def class_confusion(confusion: Tensor, labels: Tensor | None = None) -> Tensor:
+    """C with the strata of each class added up.
+
+    Args:
+        confusion: shape (S, K). labels: class of each stratum, shape (S,); None where strata are classes.
+    Returns:
+        Shape (K, K).
+    """
+    if labels is None:
+        return confusion
+    total = confusion.new_zeros(confusion.shape[1], confusion.shape[1])
+    return total.index_add(0, labels.to(confusion.device), confusion)
+
+
+def precisions(confusion: Tensor) -> Tensor:
+    """C_kk over the column sum, shape (K,); 0 for a class that is never predicted."""
+    columns = confusion.sum(dim=-2)
+    return confusion.diagonal(dim1=-2, dim2=-1) / torch.where(columns > 0, columns, 1.0)
+
+
 def coverage(confusion: Tensor) -> Tensor:
     """Share of the samples that are predicted as each class: the column sums of C, shape (..., K)."""
     return confusion.sum(dim=-2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selmix.config import FinetuneConfig
-from selmix.confusion import confusion_counts, logit_gradient, recalls, smooth_confusion
+from selmix.confusion import (
+    class_confusion,
+    confusion_counts,
+    logit_gradient,
+    precisions,
+    recalls,
+    smooth_confusion,
+)
+from selmix.constraints import with_constraints
 from selmix.data.splits import Split
 from selmix.gain import gain_matrix
 from selmix.mixup import draw_coefficients, mixed_logits
@@ -29,6 +37,7 @@ from selmix.policy import (
 from selmix.round import NonFinite, Round
 from selmix.sampler import PairSampler
 from selmix.schedules import scheduled
+from selmix.selection import Constraint
 
 __all__ = ["FinetuneConfig", "Finetuner", "NonFinite", "Round"]
 
@@ -44,6 +53,7 @@ class Finetuner:
         config: the settings.
         context: what the objective may know beside C; multiplier settings are taken from ``config``.
         generator: source of all randomness of the run, on the CPU.
+        constraints: bounds that act inside the method.
     """
 
     def __init__(
@@ -55,9 +65,11 @@ class Finetuner:
         config: FinetuneConfig,
         context: ObjectiveContext,
         generator: torch.Generator,
+        constraints: Sequence[Constraint] = (),
     ) -> None:
         self.view, self.pool, self.feedback = view, pool, feedback
         self.objective, self.config, self.generator = objective, config, generator
+        self.constraints = tuple(constraints)
         settings = MultiplierSettings(
             lr=config.multiplier_lr,
             decay=config.multiplier_decay,
@@ -83,7 +95,7 @@ class Finetuner:
         counts, prototypes = self._estimate()
         smoothed = self._average(counts)
         context = self._with_multipliers(smoothed)
-        objective = bind_objective(self.objective, context)
+        objective = with_constraints(bind_objective(self.objective, context), self.constraints, context)
         scalars = {"objective": float(objective(smoothed)), "lr": self._learning_rate()}
         gain = self._gain(objective, smoothed, prototypes)
         self.round_number += 1
@@ -121,6 +133,9 @@ class Finetuner:
         values = recalls(confusion, self.context.labels)
         if self.objective == "min_recall":
             return dataclasses.replace(self.context, multipliers=self._worst_case.update(values))
+        if self.objective == "min_precision":
+            by_class = precisions(class_confusion(confusion, self.context.labels))
+            return dataclasses.replace(self.context, multipliers=self._worst_case.update(by_class))
         if self.objective == "min_head_tail_recall":
             groups = stratum_groups(confusion, self.context)
             return dataclasses.replace(

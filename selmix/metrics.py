@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from selmix.confusion import confusion_counts, coverage, recalls
+from selmix.definitions import Definitions, cvar_of_recalls
 from selmix.objectives import tail_classes
 
 CALIBRATION_BINS = 15
@@ -26,9 +27,11 @@ class MetricContext:
 
     Attributes:
         train_counts: training samples of each class, shape (K,).
+        definitions: what the metrics with parameters take.
     """
 
     train_counts: Tensor
+    definitions: Definitions = field(default_factory=Definitions)
 
     @property
     def tail(self) -> Tensor:
@@ -169,6 +172,27 @@ def recall_gap(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
     return values.amax(dim=-1) - values.amin(dim=-1)
 
 
+def cvar_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
+    """Mean of the worst ``cvar_fraction`` of the recalls."""
+    return cvar_of_recalls(values, context.definitions.cvar_fraction)
+
+
+def weighted_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
+    """Mean of the recalls with ``recall_weights``; NaN without them."""
+    if context.definitions.recall_weights is None:
+        return values.sum(dim=-1) * math.nan
+    weights = torch.tensor(context.definitions.recall_weights, dtype=values.dtype, device=values.device)
+    return (values * weights).sum(dim=-1) / weights.sum()
+
+
+def cost(counts: Tensor, context: MetricContext) -> Tensor:
+    """Mean cost of a sample under ``cost_matrix``; NaN without one."""
+    if context.definitions.cost_matrix is None:
+        return counts.sum(dim=(-2, -1)) * math.nan
+    costs = torch.tensor(context.definitions.cost_matrix, dtype=counts.dtype, device=counts.device)
+    return (counts * costs).sum(dim=(-2, -1)) / counts.sum(dim=(-2, -1))
+
+
 def _shot_recall(least: float, most: float) -> RecallsMetric:
     def metric(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
         chosen = (context.train_counts >= least) & (context.train_counts <= most)
@@ -189,10 +213,13 @@ METRICS: dict[str, Metric] = {
         Metric("g_mean", g_mean),
         Metric("h_mean", h_mean),
         Metric("q_mean", q_mean),
+        Metric("cvar_recall", cvar_recall),
+        Metric("weighted_recall", weighted_recall, linear=True),
         Metric("macro_f1", of_counts=macro_f1),
         Metric("min_precision", of_counts=min_precision),
         Metric("accuracy", accuracy, linear=True),
         Metric("balanced_error", balanced_error, minimise=True, linear=True),
+        Metric("cost", of_counts=cost, minimise=True),
         Metric("min_coverage", of_counts=min_coverage),
         Metric("min_head_tail_coverage", of_counts=min_head_tail_coverage),
         Metric("recall_gap", recall_gap, minimise=True),
@@ -203,7 +230,7 @@ METRICS: dict[str, Metric] = {
     )
 }
 
-_COVERAGE_SUFFIXES = ("_min_head_tail_coverage", "_min_coverage")
+COVERAGE_SUFFIXES = ("_min_head_tail_coverage", "_min_coverage")
 
 
 def metric_of_objective(objective: str) -> str:
@@ -214,7 +241,7 @@ def metric_of_objective(objective: str) -> str:
     """
     key = objective
     if key not in METRICS:
-        for suffix in _COVERAGE_SUFFIXES:
+        for suffix in COVERAGE_SUFFIXES:
             key = key.removesuffix(suffix)
     if key not in METRICS:
         raise ValueError(f"no metric goes with the objective {objective!r}; there are {', '.join(METRICS)}")

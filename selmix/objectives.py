@@ -1,4 +1,4 @@
-"""The published objectives: nine short functions psi(C) to maximise.
+"""The objectives: short functions psi(C) to maximise, the nine published ones and more.
 
 Each takes the joint confusion matrix C, shape (S, K), and an :class:`ObjectiveContext`; what is not given in the
 context takes the published value. A user's own callable, of C alone or of C and the context, works wherever a
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from selmix.confusion import coverage, recalls
+from selmix.confusion import class_confusion, coverage, precisions, recalls
+from selmix.definitions import Definitions, cvar_of_recalls
 from selmix.multipliers import MultiplierSettings, constraint_multipliers, worst_case_multipliers
 
 HEAD_FRACTION = 0.9
@@ -29,12 +30,12 @@ class ObjectiveContext:
         labels: class of each stratum, shape (S,); None where strata are classes.
         train_counts: training samples of each class, shape (K,); orders classes into head and tail.
         tail: mask of the tail classes, shape (K,), bool; None: the last classes by training count.
-        multipliers: m of the worst-case objectives, one per stratum (a group's multiplier divided by its size),
-            detached; None: computed from C.
+        multipliers: m of the worst-case objectives, one per stratum (a group's multiplier divided by its size; for
+            min_precision one per class), detached; None: computed from C.
         coverage_multipliers: mu of the coverage terms, one per class (likewise divided), detached; None: computed
             from C.
         floor: what each class's (or group's mean) coverage must reach; None: coverage_level / K.
-        settings: of the multipliers.
+        settings: of the multipliers. definitions: what objectives with parameters take.
     """
 
     labels: Tensor | None = None
@@ -44,6 +45,7 @@ class ObjectiveContext:
     coverage_multipliers: Tensor | None = None
     floor: float | None = None
     settings: MultiplierSettings = field(default_factory=MultiplierSettings)
+    definitions: Definitions = field(default_factory=Definitions)
 
 
 Objective = Callable[..., Tensor]
@@ -112,6 +114,64 @@ def min_head_tail_recall(confusion: Tensor, context: ObjectiveContext | None = N
     return (multipliers.to(values) * values).sum()
 
 
+def q_mean(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+    """1 - sqrt(mean_i (1 - recall_i)^2)."""
+    misses = 1.0 - recalls(confusion, (context or _PUBLISHED).labels)
+    # The norm has the subgradient 0 at 0, where a square root would have none.
+    norm: Tensor = torch.linalg.vector_norm(misses)
+    return 1.0 - norm / math.sqrt(len(misses))
+
+
+def cvar_recall(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+    """Mean of the worst ``cvar_fraction`` of the recalls: less noisy than their minimum."""
+    context = context or _PUBLISHED
+    return cvar_of_recalls(recalls(confusion, context.labels), context.definitions.cvar_fraction)
+
+
+def weighted_recall(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+    """Mean of the recalls with ``recall_weights``, a stratum with the weight of its class.
+
+    Raises:
+        ValueError: no weights are given.
+    """
+    context = context or _PUBLISHED
+    if context.definitions.recall_weights is None:
+        raise ValueError("weighted_recall needs recall_weights, one a class; got none")
+    weights = torch.tensor(context.definitions.recall_weights).to(confusion)
+    if context.labels is not None:
+        weights = weights[context.labels.to(weights.device)]
+    return (weights * recalls(confusion, context.labels)).sum() / weights.sum()
+
+
+def negative_cost(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+    """-sum_il C_il cost[label[i], l], the mean cost of a sample under ``cost_matrix``, negated.
+
+    Raises:
+        ValueError: no cost matrix is given.
+    """
+    context = context or _PUBLISHED
+    if context.definitions.cost_matrix is None:
+        raise ValueError("cost needs a cost_matrix, K rows of K numbers; got none")
+    costs = torch.tensor(context.definitions.cost_matrix).to(confusion)
+    return -(class_confusion(confusion, context.labels) * costs).sum() / confusion.sum()
+
+
+def macro_f1(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+    """Mean over the classes of 2 C_kk / (row sum + column sum)."""
+    matrix = class_confusion(confusion, (context or _PUBLISHED).labels)
+    return (2.0 * matrix.diagonal() / (matrix.sum(dim=1) + matrix.sum(dim=0))).mean()
+
+
+def min_precision(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+    """sum_k m_k precision_k, m on the simplex and held constant, as in :func:`min_recall`."""
+    context = context or _PUBLISHED
+    values = precisions(class_confusion(confusion, context.labels))
+    multipliers = context.multipliers
+    if multipliers is None:
+        multipliers = worst_case_multipliers(values, context.settings)
+    return (multipliers.to(values) * values).sum()
+
+
 def stratum_groups(confusion: Tensor, context: ObjectiveContext) -> Tensor:
     """Head and tail over the strata, shape (<= 2, S): a stratum belongs where its class does."""
     groups = head_tail_groups(confusion, context)
@@ -167,7 +227,15 @@ OBJECTIVES: dict[str, Objective] = {
     "h_mean_min_coverage": with_coverage(h_mean, by_group=False),
     "mean_recall_min_head_tail_coverage": with_coverage(mean_recall, by_group=True),
     "h_mean_min_head_tail_coverage": with_coverage(h_mean, by_group=True),
+    "q_mean": q_mean,
+    "cvar_recall": cvar_recall,
+    "weighted_recall": weighted_recall,
+    "cost": negative_cost,
+    "macro_f1": macro_f1,
+    "min_precision": min_precision,
 }
+PUBLISHED = tuple(OBJECTIVES)[:9]
+"""The objectives of the paper; the golden files have these."""
 
 
 def bind_objective(objective: str | Objective, context: ObjectiveContext) -> Callable[[Tensor], Tensor]:

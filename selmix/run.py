@@ -18,9 +18,9 @@ from selmix.config import FinetuneConfig
 from selmix.confusion import recalls
 from selmix.data.splits import Split, SweepData, join
 from selmix.finetune import Finetuner
-from selmix.metrics import MetricContext, Predictions, evaluate_predictions
+from selmix.metrics import COVERAGE_SUFFIXES, MetricContext, Predictions, evaluate_predictions
 from selmix.model import ClassifierView, predict
-from selmix.objectives import OBJECTIVES, Objective, ObjectiveContext, with_coverage
+from selmix.objectives import Objective, ObjectiveContext
 from selmix.round import NonFinite, Round
 from selmix.scoring import score
 from selmix.selection import Constraint, SelectionRule
@@ -102,11 +102,13 @@ class Run:
         self.data, self.config, self.selection = data, config, selection
         model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
         self.view = ClassifierView(model)
-        self.metric_context = MetricContext(train_counts=data.train_counts)
-        acting, context = constrained_objective(objective, selection, data.train_counts)
+        self.metric_context = MetricContext(data.train_counts, selection.definitions)
+        acting, context, constraints = inside_the_method(objective, selection, data.train_counts)
         pool = training_pool(data, config.draw_from)
         generator = torch.Generator().manual_seed(seed)
-        self.finetuner = Finetuner(self.view, pool, data.feedback, acting, config, context, generator)
+        self.finetuner = Finetuner(
+            self.view, pool, data.feedback, acting, config, context, generator, constraints
+        )
         self.best: BestRound | None = None
         self._progress = _Progress()
 
@@ -241,26 +243,20 @@ def training_pool(data: SweepData, draw_from: str) -> Split:
     return join(data.train, data.feedback)
 
 
-def constrained_objective(
+def inside_the_method(
     objective: str | Objective, selection: SelectionRule, train_counts: Tensor
-) -> tuple[str | Objective, ObjectiveContext]:
-    """The objective with the method's constraints folded in, and its context.
+) -> tuple[str | Objective, ObjectiveContext, tuple[Constraint, ...]]:
+    """The objective, its context, and the constraints that act inside the method.
 
-    Raises:
-        ValueError: more than one constraint acts inside the method.
+    An objective ``X_min_coverage`` is X where the rule has a bound on that metric: the bound is then the rule's.
     """
-    context = ObjectiveContext(train_counts=train_counts)
-    # The objectives with a coverage term of their own bring the constraint of the same name with them.
-    own = isinstance(objective, str) and objective.endswith("_coverage")
-    acting = [] if own else [c for c in selection.constraints if "method" in c.where]
-    if not acting:
-        return objective, context
-    if len(acting) > 1:
-        raise ValueError(f"one constraint at most acts inside the method, got {[c.metric for c in acting]}")
-    (constraint,) = acting
-    base = OBJECTIVES[objective] if isinstance(objective, str) else objective
-    context = ObjectiveContext(train_counts=train_counts, floor=constraint.at_least)
-    return with_coverage(base, by_group=constraint.metric == "min_head_tail_coverage"), context
+    context = ObjectiveContext(train_counts=train_counts, definitions=selection.definitions)
+    acting = tuple(c for c in selection.constraints if "method" in c.where)
+    if isinstance(objective, str):
+        for suffix in COVERAGE_SUFFIXES:
+            if objective.endswith(suffix) and any(f"_{c.metric}" == suffix for c in acting):
+                return objective.removesuffix(suffix), context, acting
+    return objective, context, acting
 
 
 def _matrices(candidate: BestRound, done: Round | None, counts: Tensor) -> RoundMatrices:

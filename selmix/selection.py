@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from selmix.definitions import Definitions
 
 STATISTICS = ("bagged", "lower_bound", "value")
 
@@ -32,12 +34,17 @@ class Constraint:
         if not self.where or not set(self.where) <= {"method", "search"}:
             raise ValueError(f"{self.metric}: `in` must name method, search or both, got {list(self.where)}")
 
+    @property
+    def bound(self) -> float:
+        """The one of ``at_least`` and ``at_most`` that is set."""
+        if self.at_least is not None:
+            return self.at_least
+        return self.at_most if self.at_most is not None else float("nan")
+
     def violation(self, values: Mapping[str, float]) -> float:
         """By how much the metric misses the bound, 0.0 where it holds."""
         value = values[self.metric]
-        if self.at_least is not None:
-            return max(0.0, self.at_least - value)
-        return max(0.0, value - (self.at_most if self.at_most is not None else value))
+        return max(0.0, self.bound - value if self.at_least is not None else value - self.bound)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class SelectionRule:
         metric: a key of METRICS. statistic: of STATISTICS.
         constraints: those that hold in the search decide feasibility.
         seed: of the bootstrap resamples; the same for all trials, so that equal predictions score equally.
+        definitions: of the metrics with parameters.
     Raises:
         ValueError: an unknown statistic.
     """
@@ -56,6 +64,7 @@ class SelectionRule:
     statistic: str = "bagged"
     constraints: tuple[Constraint, ...] = ()
     seed: int = 0
+    definitions: Definitions = field(default_factory=Definitions)
 
     def __post_init__(self) -> None:
         if self.statistic not in STATISTICS:

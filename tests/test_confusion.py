@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from selmix.confusion import (
+    class_confusion,
     confusion_counts,
     coverage,
     joint_confusion,
     logit_gradient,
+    precisions,
     recalls,
     smooth_confusion,
 )
-from selmix.objectives import OBJECTIVES
+from selmix.definitions import Definitions
+from selmix.objectives import OBJECTIVES, ObjectiveContext
+
+DEFINED = Definitions(
+    cvar_fraction=0.4,
+    recall_weights=(1.0, 0.0, 2.0, 1.0, 3.0, 1.0),
+    cost_matrix=tuple(tuple(float((3 * k + j) % 5 * (k != j)) for j in range(6)) for k in range(6)),
+)
 
 
 def test_counts_by_loop() -> None:
@@ -64,19 +75,25 @@ def test_recalls_and_coverage() -> None:
     assert coverage(matrix).tolist() == [6.0, 4.0]
 
 
+def test_strata_of_a_class_are_added_up() -> None:
+    matrix = torch.tensor([[4.0, 1.0], [2.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
+    assert class_confusion(matrix, torch.tensor([0, 1, 1])).tolist() == [[4.0, 1.0], [2.0, 3.0]]
+    assert class_confusion(matrix) is matrix
+    assert precisions(torch.tensor([[3.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 2.0, 0.0]])).tolist() == [
+        0.75,
+        0.25,
+        0.0,
+    ]
+
+
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 @pytest.mark.parametrize("seed", range(3))
 def test_logit_gradient_by_finite_steps(name: str, seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
     counts = 20 * torch.rand(6, 6, generator=g, dtype=torch.float64) + 5 * torch.eye(6, dtype=torch.float64)
     confusion = smooth_confusion(counts * torch.rand(6, 1, generator=g, dtype=torch.float64) + 1.0)
-    objective = OBJECTIVES[name]
-    if name != "mean_recall" and name not in ("g_mean", "h_mean"):
-        frozen = constant_multipliers(name, confusion)
-        gradient = logit_gradient(frozen, confusion)
-        objective = frozen
-    else:
-        gradient = logit_gradient(objective, confusion)
+    objective = constant_multipliers(name, confusion)
+    gradient = logit_gradient(objective, confusion)
     prior = confusion.sum(dim=1, keepdim=True)
     logits = (confusion / prior).log()
     step = 1e-6
@@ -91,18 +108,21 @@ def test_logit_gradient_by_finite_steps(name: str, seed: int) -> None:
 def constant_multipliers(name: str, confusion: torch.Tensor):  # type: ignore[no-untyped-def]
     """The objective with the multipliers it has at ``confusion`` held, as the gradient holds them."""
     from selmix.multipliers import MultiplierSettings, worst_case_multipliers
-    from selmix.objectives import ObjectiveContext, coverage_multipliers, stratum_groups
+    from selmix.objectives import coverage_multipliers, stratum_groups
 
-    context = ObjectiveContext()
+    context = ObjectiveContext(definitions=DEFINED)
     if name.endswith("coverage"):
         held = coverage_multipliers(confusion, context, by_group="head_tail" in name)
-        fixed = ObjectiveContext(coverage_multipliers=held)
-    elif name == "min_recall":
-        fixed = ObjectiveContext(multipliers=worst_case_multipliers(recalls(confusion), MultiplierSettings()))
+        fixed = dataclasses.replace(context, coverage_multipliers=held)
+    elif name.startswith("min_"):
+        weights = torch.eye(6, dtype=torch.float64)
+        if name == "min_head_tail_recall":
+            weights = stratum_groups(confusion, context)
+        values = precisions(confusion) if name == "min_precision" else recalls(confusion)
+        held = worst_case_multipliers(weights @ values, MultiplierSettings()) @ weights
+        fixed = dataclasses.replace(context, multipliers=held)
     else:
-        groups = stratum_groups(confusion, context)
-        held = worst_case_multipliers(groups @ recalls(confusion), MultiplierSettings()) @ groups
-        fixed = ObjectiveContext(multipliers=held)
+        fixed = context
     return lambda matrix: OBJECTIVES[name](matrix, fixed)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from selmix.definitions import Definitions
 from selmix.metrics import (
     METRICS,
     MetricContext,
@@ -20,7 +21,9 @@ from selmix.metrics import (
 )
 
 TRAIN = [300, 120, 60, 20, 5]
-CONTEXT = MetricContext(train_counts=torch.tensor(TRAIN))
+WEIGHTS = (1.0, 0.0, 2.0, 0.5, 3.0)
+COSTS = tuple(tuple(abs(k - j) * 1.5 for j in range(5)) for k in range(5))
+CONTEXT = MetricContext(torch.tensor(TRAIN), Definitions(0.5, WEIGHTS, COSTS))
 TAIL = [4]  # all but the first ceil(0.9 * 5) classes, but at least one
 
 
@@ -47,6 +50,10 @@ def _by_hand(c: list[list[int]]) -> dict[str, float]:
         "g_mean": math.prod(r) ** (1 / len(r)),
         "h_mean": len(r) / sum(1 / x for x in r) if all(r) else 0.0,
         "q_mean": 1 - math.sqrt(_mean([(1 - x) ** 2 for x in r])),
+        # Half of five recalls: the worst two, and half of the third.
+        "cvar_recall": (sum(sorted(r)[:2]) + 0.5 * sorted(r)[2]) / 2.5,
+        "weighted_recall": sum(w * x for w, x in zip(WEIGHTS, r, strict=True)) / sum(WEIGHTS),
+        "cost": sum(c[i][j] * COSTS[i][j] for i in k for j in k) / n,
         "macro_f1": _mean([2 * c[i][i] / (sum(c[i]) + column[i]) for i in k]),
         "min_precision": min(c[i][i] / column[i] for i in k),
         "accuracy": sum(c[i][i] for i in k) / n,
@@ -113,6 +120,40 @@ def test_refused(call: Callable[[], object], message: str) -> None:
 )
 def test_the_metric_of_an_objective(objective: str, metric: str) -> None:
     assert metric_of_objective(objective) == metric
+
+
+@pytest.mark.parametrize(
+    ("fraction", "same_as"), [(1.0, "mean_recall"), (0.2, "min_recall"), (0.01, "min_recall")]
+)
+def test_the_ends_of_cvar(fraction: float, same_as: str) -> None:
+    context = MetricContext(torch.tensor(TRAIN), Definitions(fraction))
+    counts = random_counts(3)
+    assert float(compute_metric("cvar_recall", counts, context)) == pytest.approx(
+        float(compute_metric(same_as, counts, context))
+    )
+
+
+def test_metrics_without_their_definition_are_not_reported() -> None:
+    labels = torch.arange(5).repeat(4)
+    predictions = Predictions.from_logits(
+        labels, torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
+    )
+    values = evaluate_predictions(predictions, MetricContext(torch.tensor(TRAIN)))
+    assert {"weighted_recall", "cost"}.isdisjoint(values)
+    assert "cvar_recall" in values
+
+
+def test_definitions_that_do_not_fit() -> None:
+    assert Definitions(0.5, WEIGHTS, COSTS).problems(5) == []
+    problems = Definitions(0.0, (1.0, -1.0), ((1.0, 2.0),)).problems(2)
+    assert [problem.split(":")[0] for problem in problems] == [
+        "cvar_fraction",
+        "recall_weights",
+        "cost_matrix",
+    ]
+    assert "must be one a class, 5, got 2" in Definitions(recall_weights=(1.0, 1.0)).problems(5)[0]
+    assert "not all 0" in Definitions(recall_weights=(0.0, 0.0)).problems(2)[0]
+    assert "must be finite" in Definitions(cost_matrix=((0.0, math.nan), (1.0, 0.0))).problems(2)[0]
 
 
 def test_calibration_error_by_loop() -> None:

@@ -111,7 +111,13 @@ def test_temperature_and_effective_pairs_set_the_same() -> None:
     [
         ("constraints: [{metric: min_coverag, at_least: 0.1}]", "did you mean min_coverage?"),
         ("constraints: [{metric: min_coverage}]", "must have one of at_least and at_most"),
-        ("constraints: [{metric: recall_gap, at_most: 0.1}]", "write in: [search]"),
+        ("constraints: [{metric: calibration_error, at_most: 0.1}]", "write in: [search]"),
+        ("constraints: [{metric: recall_gap, at_most: 1.1}]", "must lie in [0, 1], got 1.1"),
+        ("constraints: [{metric: cost, at_most: 3}]", "cost needs metrics.cost_matrix"),
+        ("metrics: {cvar_fraction: 0}", "cvar_fraction: must be a number in (0, 1], got 0"),
+        ("metrics: {recall_weights: [1, 2]}", "recall_weights: must be one a class, 10, got 2"),
+        ("metrics: {cost_matrx: []}", "did you mean cost_matrix?"),
+        ("selection: {metric: weighted_recall}", "weighted_recall needs metrics.recall_weights"),
         ("pretrain: {recipe: erm, checkpoint: x}", "got both"),
         ("pretrain: {recipe: emr}", "did you mean erm?"),
         ("model: {name: small_cn}", "did you mean small_cnn?"),
@@ -122,7 +128,8 @@ def test_temperature_and_effective_pairs_set_the_same() -> None:
             "search: {method: grid}\nparameters: {lr: {min: 0.1, max: 1}}",
             "method grid needs a list of values",
         ),
-        ("objectives: [q_mean]", "as an objective it is not supported yet"),
+        ("objectives: [accuracy]", "accuracy is a metric that no objective stands for"),
+        ("objectives: [weighted_recall]", "weighted_recall needs metrics.recall_weights"),
     ],
 )
 def test_what_does_not_fit_together(line: str, says: str) -> None:

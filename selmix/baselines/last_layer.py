@@ -93,7 +93,7 @@ def _select_scorer(
     view: ClassifierView, data: SweepData, selection: SelectionRule
 ) -> Callable[[dict[str, Tensor]], float]:
     features = predict(view, data.select.inputs)[0].cpu()
-    context = MetricContext(train_counts=data.train_counts.cpu())
+    context = MetricContext(data.train_counts.cpu(), selection.definitions)
 
     def rate(head: dict[str, Tensor]) -> float:
         predictions = Predictions.from_logits(data.select.labels, features @ head["weight"].T + head["bias"])

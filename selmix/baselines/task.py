@@ -40,7 +40,7 @@ class BaselineTask:
 
     @property
     def context(self) -> MetricContext:
-        return MetricContext(train_counts=self.data.train_counts.cpu())
+        return MetricContext(self.data.train_counts.cpu(), self.selection.definitions)
 
     def view(self, state: State) -> ClassifierView:
         """A model with these weights, on the device of the data."""

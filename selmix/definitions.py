@@ -1,0 +1,66 @@
+"""What some metrics and objectives need to be told: the fraction of CVaR, weights of recalls, a cost matrix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DEFAULT_CVAR_FRACTION = 0.3
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """Numbers that define a metric, the same for every trial of a sweep.
+
+    Attributes:
+        cvar_fraction: share of the classes, the worst ones, whose mean recall is ``cvar_recall``, in (0, 1].
+        recall_weights: of ``weighted_recall``, one a class, >= 0, not all 0; None: the metric is not reported.
+        cost_matrix: of ``cost``, K x K: what it costs to predict column k for a sample of row's class; None: the
+            metric is not reported.
+    """
+
+    cvar_fraction: float = DEFAULT_CVAR_FRACTION
+    recall_weights: tuple[float, ...] | None = None
+    cost_matrix: tuple[tuple[float, ...], ...] | None = None
+
+    def problems(self, num_classes: int) -> list[str]:
+        """What is wrong with them for K classes, one ``name: what must hold, what was got`` each."""
+        found = []
+        if not 0 < self.cvar_fraction <= 1:
+            found.append(f"cvar_fraction: must be a number in (0, 1], got {self.cvar_fraction}")
+        weights = self.recall_weights
+        if weights is not None:
+            good = all(math.isfinite(w) and w >= 0 for w in weights) and sum(weights) > 0
+            if len(weights) != num_classes:
+                found.append(f"recall_weights: must be one a class, {num_classes}, got {len(weights)}")
+            elif not good:
+                found.append(f"recall_weights: must be finite, >= 0 and not all 0, got {list(weights)}")
+        costs = self.cost_matrix
+        if costs is not None:
+            lengths = {len(row) for row in costs}
+            if len(costs) != num_classes or lengths != {num_classes}:
+                shape = f"{len(costs)} rows of {sorted(lengths)}"
+                found.append(f"cost_matrix: must be {num_classes} rows of {num_classes} numbers, got {shape}")
+            elif not all(math.isfinite(cost) for row in costs for cost in row):
+                found.append("cost_matrix: must be finite numbers")
+        return found
+
+
+def cvar_of_recalls(values: Tensor, fraction: float) -> Tensor:
+    """Mean of the worst ``fraction`` of the recalls: the minimum at 1 / K and below, the mean at 1.
+
+    With m = max(1, fraction K) the worst floor(m) count whole and the next one m - floor(m) of it.
+
+    Args:
+        values: recalls, shape (..., S).
+    Returns:
+        Shape (...).
+    Source: conditional value at risk, Rockafellar and Uryasev, 2000.
+    """
+    size = values.shape[-1]
+    amount = max(1.0, fraction * size)
+    weights = (amount - torch.arange(size, dtype=values.dtype, device=values.device)).clamp(0.0, 1.0)
+    return (values.sort(dim=-1).values * weights).sum(dim=-1) / amount
