@@ -117,7 +117,7 @@ class Evaluation:
         return {
             "data": asked["data"], "class_names": list(self.source.class_names),
             "input_shape": list(self.source.input_shape), "model": asked["model"], "pretrain": asked["pretrain"],
-            "constraints": asked["constraints"],
+            "constraints": asked["constraints"], "metrics": asked["metrics"],
             "selection": asked["selection"] | {"metric": rule.metric, "seed": rule.seed},
             "search_seed": self.spec.search.seed, "threads": self.spec.resources.cpu,
             "tolerance": "on another stack every figure must lie within the pin's own interval",

@@ -124,7 +124,7 @@ def _spec(pinned: Document) -> Any:
     return spec_from_resolved({
         "version": 1, "name": pinned["sweep"]["name"], "data": protocol["data"], "model": protocol["model"],
         "pretrain": protocol["pretrain"], "objectives": [pinned["objective"]],
-        "constraints": protocol["constraints"], "selection": selection,
+        "constraints": protocol["constraints"], "metrics": protocol["metrics"], "selection": selection,
         "search": {"seed": protocol["search_seed"]}, "resources": {"cpu": protocol["threads"]},
     })  # fmt: skip
 

@@ -13,7 +13,8 @@ from typing import Any
 
 STARTS = ("balanced_head", "given")
 POOLS = ("train+feedback", "train")
-POLICIES = ("softmax", "uniform", "balanced")
+POLICIES = ("softmax", "greedy", "proportional", "epsilon", "uniform", "balanced")
+TARGETED = ("softmax", "greedy", "proportional", "epsilon")  # those that look at the gain
 SCHEDULES = ("constant", "linear", "cosine", "exponential", "step")
 LR_SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32",)
@@ -40,7 +41,10 @@ class FinetuneConfig:
             its last value (None: a tenth of the first).
         warmup_rounds: rounds with uniform pairs before the policy acts.
         refresh_every: SGD steps a round. refresh_growth: factor on it from round to round, >= 1.
-        policy: pairs by ``softmax`` of the gain, ``uniform``, or ``balanced`` (i = j, every stratum alike).
+        policy: pairs by ``softmax`` of the gain, ``greedy`` (the ``top_k`` of highest gain alike), ``proportional`` to
+            the gain, ``epsilon`` (softmax, mixed with a share ``epsilon`` of uniform pairs), ``uniform``, or
+            ``balanced`` (i = j, every stratum alike).
+        top_k: pairs of the greedy policy. epsilon: uniform share of the epsilon policy, in [0, 1].
         confusion_smoothing: counts added to each cell of C before it is differentiated.
         confusion_average: weight of the past rounds' C, in [0, 1).
         mixup_layer: ``input``, ``features`` (what the classifier sees) or the name of a submodule.
@@ -66,6 +70,8 @@ class FinetuneConfig:
     refresh_every: int = 20
     refresh_growth: float = 1.0
     policy: str = "softmax"
+    top_k: int = 10
+    epsilon: float = 0.1
     confusion_smoothing: float = 0.5
     confusion_average: float = 0.7
     mixup_layer: str = "features"
@@ -142,8 +148,13 @@ class FinetuneConfig:
         """
         values = self.flat()
         idle: set[str] = set()
-        if self.policy != "softmax":
+        if self.policy not in ("softmax", "epsilon"):
             idle |= {"temperature", "effective_pairs", "temperature_schedule", "temperature_final"}
+        if self.policy != "greedy":
+            idle.add("top_k")
+        if self.policy != "epsilon":
+            idle.add("epsilon")
+        if self.policy not in TARGETED:
             idle |= {"warmup_rounds", "confusion_smoothing", "confusion_average"}
             idle |= {"multiplier_lr", "multiplier_decay", "constraint_temperature", "constraint_max"}
         if self.temperature_schedule == "constant":
@@ -173,6 +184,8 @@ _NUMBER_RULES: dict[str, tuple[bool, bool, str, Any]] = {
     "warmup_rounds": (True, False, "a whole number >= 0", lambda v: v >= 0),
     "refresh_every": (True, False, "a whole number >= 1", lambda v: v >= 1),
     "refresh_growth": (False, False, "a number >= 1", lambda v: v >= 1),
+    "top_k": (True, False, "a whole number >= 1", lambda v: v >= 1),
+    "epsilon": (False, False, "a number in [0, 1]", lambda v: 0 <= v <= 1),
     "confusion_smoothing": (False, False, "a number > 0", lambda v: v > 0),
     "confusion_average": (False, False, "a number in [0, 1)", lambda v: 0 <= v < 1),
     "coefficient_min": (False, False, "a number in [0, 1]", lambda v: 0 <= v <= 1),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selmix.config import FinetuneConfig
+from selmix.config import TARGETED, FinetuneConfig
 from selmix.confusion import (
     class_confusion,
     confusion_counts,
@@ -30,7 +30,10 @@ from selmix.policy import (
     NoPositiveGain,
     balanced_policy,
     effective_pairs,
+    epsilon_policy,
+    greedy_policy,
     policy_at_effective_pairs,
+    proportional_policy,
     sampling_policy,
     uniform_policy,
 )
@@ -146,7 +149,7 @@ class Finetuner:
     def _gain(
         self, objective: Callable[[Tensor], Tensor], confusion: Tensor, prototypes: Tensor
     ) -> Tensor | None:
-        if self.config.policy != "softmax":
+        if self.config.policy not in TARGETED:
             return None
         head = self.view.head
         bias = head.bias if head.bias is not None else torch.zeros_like(head.weight[:, 0])
@@ -159,20 +162,29 @@ class Finetuner:
         """P of this round; adds its diagnostics to ``scalars``."""
         drawable = self.sampler.drawable
         if gain is None:
-            policy = (
-                balanced_policy(drawable) if self.config.policy == "balanced" else uniform_policy(drawable)
-            )
+            chosen = balanced_policy if self.config.policy == "balanced" else uniform_policy
+            policy = chosen(drawable)
         else:
             scalars["positive_pairs"] = float(((gain > 0) & drawable).sum())
             if self.round_number <= self.config.warmup_rounds:
                 policy = uniform_policy(drawable)
             else:
-                policy, scalars["temperature"] = self._softmax_policy(gain, drawable)
+                policy = self._targeted_policy(gain, drawable, scalars)
         scalars["effective_pairs"] = effective_pairs(policy)
         if "positive_pairs" in scalars:
             scalars["effective_pairs_share"] = scalars["effective_pairs"] / max(
                 scalars["positive_pairs"], 1.0
             )
+        return policy
+
+    def _targeted_policy(self, gain: Tensor, drawable: Tensor, scalars: dict[str, float]) -> Tensor:
+        if self.config.policy == "greedy":
+            return greedy_policy(gain, self.config.top_k, drawable)
+        if self.config.policy == "proportional":
+            return proportional_policy(gain, drawable)
+        policy, scalars["temperature"] = self._softmax_policy(gain, drawable)
+        if self.config.policy == "epsilon":
+            return epsilon_policy(policy, self.config.epsilon, drawable)
         return policy
 
     def _softmax_policy(self, gain: Tensor, drawable: Tensor) -> tuple[Tensor, float]:

@@ -72,6 +72,49 @@ def policy_at_effective_pairs(
     return policy, 1.0 / inverse
 
 
+def greedy_policy(gain: Tensor, top_k: int, drawable: Tensor | None = None) -> Tensor:
+    """The ``top_k`` pairs of highest positive gain alike; pairs tied with the last of them count too.
+
+    Returns:
+        P, shape (S, S), float64; uniform over the positive gains where there are fewer than ``top_k``.
+    Raises:
+        ValueError: as :func:`sampling_policy`, or ``top_k`` < 1.
+        NoPositiveGain: as :func:`sampling_policy`.
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k must be >= 1, got {top_k}")
+    values, positive = _positive_gains(gain, drawable)
+    last = values.topk(min(top_k, values.numel())).values[-1]
+    policy = torch.zeros_like(gain, dtype=torch.float64)
+    policy[positive] = (values >= last).double()
+    return policy / policy.sum()
+
+
+def proportional_policy(gain: Tensor, drawable: Tensor | None = None) -> Tensor:
+    """Each pair in proportion to its positive gain: no temperature to choose, shape (S, S), float64.
+
+    Raises:
+        ValueError, NoPositiveGain: as :func:`sampling_policy`.
+    """
+    values, positive = _positive_gains(gain, drawable)
+    policy = torch.zeros_like(gain, dtype=torch.float64)
+    policy[positive] = values / values.sum()
+    return policy
+
+
+def epsilon_policy(policy: Tensor, epsilon: float, drawable: Tensor) -> Tensor:
+    """(1 - epsilon) P + epsilon uniform over the drawable pairs: no pair is ever forgotten.
+
+    Args:
+        policy: P, shape (S, S). epsilon: in [0, 1].
+    Raises:
+        ValueError: ``epsilon`` outside [0, 1], or no pair can be drawn.
+    """
+    if not 0.0 <= epsilon <= 1.0:
+        raise ValueError(f"epsilon must lie in [0, 1], got {epsilon}")
+    return (1.0 - epsilon) * policy + epsilon * uniform_policy(drawable)
+
+
 def uniform_policy(drawable: Tensor) -> Tensor:
     """Every drawable pair alike, shape (S, S), float64.
 

@@ -20,7 +20,12 @@ def test_the_defaults_use_the_scale_free_temperature() -> None:
     [
         ({"start": "blank"}, "start: must be one of balanced_head, given, got 'blank'"),
         ({"draw_from": "test"}, r"draw_from: must be one of train\+feedback, train, got 'test'"),
-        ({"policy": "hard"}, "policy: must be one of softmax, uniform, balanced, got 'hard'"),
+        (
+            {"policy": "hard"},
+            "policy: must be one of softmax, greedy, proportional, epsilon, uniform, balanced, got 'hard'",
+        ),
+        ({"top_k": 0}, "top_k: must be a whole number >= 1"),
+        ({"epsilon": 1.5}, "epsilon: must be a number in"),
         ({"temperature": 0.0}, "temperature: must be a number > 0, got 0.0"),
         ({"effective_pairs": 1.5}, "effective_pairs: must be a number in"),
         ({"temperature": 0.1, "effective_pairs": 0.3}, "at most one may be set"),
@@ -49,8 +54,11 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_every_setting_acts_somewhere() -> None:
-    active = FinetuneConfig(temperature_schedule="cosine").acting("min_recall", constrained=True)
-    assert set(active) == {field.name for field in dataclasses.fields(FinetuneConfig)}
+    soft = FinetuneConfig(policy="epsilon", temperature_schedule="cosine").acting(
+        "min_recall", constrained=True
+    )
+    greedy = FinetuneConfig(policy="greedy").acting("min_recall", constrained=True)
+    assert soft.keys() | greedy.keys() == {field.name for field in dataclasses.fields(FinetuneConfig)}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +70,8 @@ def test_every_setting_acts_somewhere() -> None:
             FinetuneConfig(policy="uniform"),
         ),
         (FinetuneConfig(temperature_final=0.2), "min_recall", FinetuneConfig()),
+        (FinetuneConfig(epsilon=0.2, top_k=3), "min_recall", FinetuneConfig()),
+        (FinetuneConfig(policy="greedy", effective_pairs=0.1), "min_recall", FinetuneConfig(policy="greedy")),
         (FinetuneConfig(multiplier_lr=7.0), "h_mean", FinetuneConfig()),
         (FinetuneConfig(constraint_max=7.0), "min_recall", FinetuneConfig()),
         (

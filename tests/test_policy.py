@@ -11,7 +11,10 @@ from selmix.policy import (
     NoPositiveGain,
     balanced_policy,
     effective_pairs,
+    epsilon_policy,
+    greedy_policy,
     policy_at_effective_pairs,
+    proportional_policy,
     sampling_policy,
     uniform_policy,
 )
@@ -117,3 +120,33 @@ def test_target_is_refused(target: float) -> None:
 def test_nothing_drawable_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one pair"):
         uniform_policy(torch.zeros(2, 2, dtype=torch.bool))
+
+
+def test_greedy_takes_the_best_pairs_and_their_ties() -> None:
+    gain = torch.tensor([[3.0, 1.0, -1.0], [2.0, 2.0, 0.0], [0.5, -3.0, 0.1]])
+    assert greedy_policy(gain, 1).tolist() == [[1.0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    third = 1 / 3
+    assert greedy_policy(gain, 2).flatten().tolist() == pytest.approx([third, 0, 0, third, third, 0, 0, 0, 0])
+    assert torch.allclose(greedy_policy(gain, 100), (gain > 0).double() / 6)
+    without = torch.ones(3, 3, dtype=torch.bool)
+    without[0, 0] = False
+    assert greedy_policy(gain, 1, without).flatten().tolist() == [0, 0, 0, 0.5, 0.5, 0, 0, 0, 0]
+    with pytest.raises(ValueError, match="top_k must be >= 1"):
+        greedy_policy(gain, 0)
+
+
+def test_proportional_to_the_positive_gains() -> None:
+    gain = torch.tensor([[3.0, 1.0], [-4.0, 1.0]])
+    assert proportional_policy(gain).tolist() == [[0.6, 0.2], [0.0, 0.2]]
+    with pytest.raises(NoPositiveGain):
+        proportional_policy(-gain.abs())
+
+
+def test_epsilon_mixes_uniform_pairs_in() -> None:
+    drawable = torch.tensor([[True, True], [True, False]])
+    policy = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    mixed = epsilon_policy(policy, 0.3, drawable)
+    assert mixed.flatten().tolist() == pytest.approx([0.8, 0.1, 0.1, 0.0])
+    assert torch.equal(epsilon_policy(policy, 0.0, drawable), policy)
+    with pytest.raises(ValueError, match="epsilon must lie in"):
+        epsilon_policy(policy, 1.1, drawable)

@@ -204,6 +204,24 @@ def test_policies_and_warm_up(config: FinetuneConfig, check: str) -> None:
     assert all((r.gain is None) == (check != "warmup") for r in rounds)
 
 
+@pytest.mark.parametrize("policy", ["greedy", "proportional", "epsilon"])
+def test_targeted_policies(policy: str) -> None:
+    data, base = world()
+    config = dataclasses.replace(SHORT, policy=policy, top_k=3, epsilon=0.5)
+    rounds = finetune(data, base, "min_recall", config, 0, RULE).rounds[1:]
+    for each in rounds:
+        assert each.policy is not None
+        assert each.gain is not None
+        if policy == "greedy":
+            assert int((each.policy > 0).sum()) == 3
+        elif policy == "proportional":
+            expected = each.gain.clamp_min(0.0)
+            assert torch.allclose(each.policy, expected / expected.sum(), atol=1e-6)
+        else:
+            assert torch.allclose(each.policy[each.gain <= 0], torch.tensor(0.5 / 36))
+            assert float(each.policy.min()) >= 0.5 / 36 - 1e-6
+
+
 def test_a_constraint_decides_feasibility() -> None:
     data, base = world()
     out_of_reach = (Constraint("min_coverage", at_least=0.9, where=("search",)),)
