@@ -104,7 +104,7 @@ def paired(rows: list[Row], objective: str, method: str, other: str) -> tuple[fl
     gaps = [ours[seed] - theirs[seed] for seed in ours]
     if len(gaps) < 2:
         return gaps[0], -math.inf, math.inf
-    from selmix.intervals import student_quantile
+    from selmix.binomial import student_quantile
 
     half = student_quantile(len(gaps) - 1, 0.05) * statistics.stdev(gaps) / math.sqrt(len(gaps))
     return statistics.mean(gaps), statistics.mean(gaps) - half, statistics.mean(gaps) + half

@@ -9,8 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from selmix.intervals import Estimate, excursions, min_recall_limits, student_quantile
+from selmix.binomial import student_quantile, wilson
+from selmix.intervals import Estimate, excursions
 from selmix.metrics import METRICS, MetricContext, Predictions, calibration_error
+from selmix.worst_case import WORST_CASE_LIMITS
 
 Outcome = Literal["better", "tied", "worse"]
 _DRAWS = 1000
@@ -27,10 +29,11 @@ def paired_difference(
 
     Within a pair of models on the same samples:
 
-    - ``min_recall``: MOVER on the exact limits of the two minima, (d - sqrt((a - L_a)^2 + (U_b - b)^2), ...). A paired
-      percentile bootstrap calls ties between one weak class and many weak ones ``better`` in a third of the cases,
-      because the minimum over many classes is biased downwards; the Sidak-corrected upper limit of the minimum carries
-      just that bias. Correlation of the pairs is left out, which widens the interval.
+    - minima and other metrics of the worst classes: MOVER on the limits of the two (:mod:`selmix.worst_case`),
+      (d - sqrt((a - L_a)^2 + (U_b - b)^2), ...). A paired percentile bootstrap calls ties between one weak class and
+      many weak ones ``better`` in a third of the cases, because the minimum over many classes is biased downwards; the
+      Sidak-corrected upper limit of the minimum carries just that bias. Correlation of the pairs is left out, which
+      widens the interval.
     - other metrics of the recalls: Newcombe's square-and-add for pairs, class by class, with the correlation of the
       two models' hits; it does not collapse where both are perfect.
     - metrics of the whole matrix and calibration: quantiles of a Bayesian bootstrap over the samples of each class.
@@ -65,8 +68,10 @@ def over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimat
 
 
 def mean_over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimate:
-    """:func:`over_replicates` of metrics, which are fractions: the interval ends at 0 and 1."""
+    """:func:`over_replicates` of a metric; that of a fraction ends at 0 and 1, that of a cost nowhere."""
     mean = over_replicates(singles, level)
+    if max(s.high for s in singles) > 1.0 or min(s.low for s in singles) < 0.0:
+        return mean
     return Estimate(mean.value, max(0.0, mean.low), min(1.0, mean.high))
 
 
@@ -138,15 +143,18 @@ def _single_pair(key: str, a: Predictions, b: Predictions, context: MetricContex
     classes = len(context.train_counts)
     ours, theirs = a.counts(classes).double(), b.counts(classes).double()
     value = float(metric.of(ours, context) - metric.of(theirs, context))
-    if key == "min_recall":
-        low_a, high_a = min_recall_limits(ours, alpha)
-        low_b, high_b = min_recall_limits(theirs, alpha)
+    if key in WORST_CASE_LIMITS:
+        low_a, high_a = WORST_CASE_LIMITS[key](ours, context, alpha)
+        low_b, high_b = WORST_CASE_LIMITS[key](theirs, context, alpha)
         at_a, at_b = float(metric.of(ours, context)), float(metric.of(theirs, context))
         down, up = math.hypot(at_a - low_a, high_b - at_b), math.hypot(high_a - at_a, at_b - low_b)
     else:
         correlation = _correlations(a, b, classes)
-        down_a, up_a = excursions(metric.of_recalls, ours, context, alpha)
-        down_b, up_b = excursions(metric.of_recalls, theirs, context, alpha)
+        moves = [
+            excursions(metric.of_recalls, c, context, wilson(c.diagonal(), c.sum(dim=1), alpha))
+            for c in (ours, theirs)
+        ]
+        (down_a, up_a), (down_b, up_b) = moves
         down, up = _square_and_add(down_a, up_b, correlation), _square_and_add(up_a, down_b, correlation)
     estimate = Estimate(value, value - down, value + up)
     return _negated(estimate) if metric.minimise else estimate

@@ -19,7 +19,7 @@ CONFINED = {
     "optuna": ("orchestrator/space.py", "orchestrator/study.py"),
     "sklearn": ("selmix/data/digits.py",),
     "safetensors": ("selmix/weights.py",),
-    "scipy": ("selmix/intervals.py",),
+    "scipy": ("selmix/binomial.py",),
     "torchvision": ("selmix/data/", "selmix/models/"),
 }
 TOP_OF_SELMIX = {"torch", "numpy", "selmix"}

@@ -73,6 +73,21 @@ def test_the_bias_of_three_classes_is_near_a_grid_search() -> None:
     assert value(found) > value(torch.zeros(3)) + 0.2
 
 
+@pytest.mark.parametrize("metric", ["recall_gap", "balanced_error"])
+def test_what_is_to_be_minimised_is_minimised(metric: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.arange(3).repeat(30)
+    logits = torch.randn(90, 3, generator=generator) + torch.tensor([2.0, 0.0, -1.0])
+    logits[torch.arange(90), labels] += 1.0
+    context = MetricContext(train_counts=torch.tensor([40, 4, 4]))
+
+    def value(bias: torch.Tensor) -> float:
+        cells = labels * 3 + (logits + bias).argmax(dim=1)
+        return float(compute_metric(metric, torch.bincount(cells, minlength=9).view(3, 3), context))
+
+    assert value(bias_search(logits, labels, metric, context)) < value(torch.zeros(3)) - 0.1
+
+
 def test_no_correction_where_none_helps() -> None:
     labels = torch.arange(3).repeat(5)
     logits = 10.0 * torch.nn.functional.one_hot(labels, 3).float()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from selmix.binomial import clopper_pearson, wilson
 from selmix.comparison import outcome, paired_difference, tied_with_leader
-from selmix.intervals import Estimate, all_intervals, clopper_pearson, metric_interval, wilson
+from selmix.intervals import Estimate, all_intervals, metric_interval
 from selmix.metrics import METRICS
 from tests.simulation import CLASSES, CONTEXT, TRUTHS, coverage, draw, verdicts
 
@@ -25,6 +26,24 @@ EQUAL_MINIMA = {
 def test_coverage(key: str, truth: str) -> None:
     # 200 draws: at a true coverage of 0.95 the share stays above 0.90 with probability 0.999.
     assert coverage(key, TRUTHS[truth], 200) >= 0.90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "least"),
+    [
+        ("min_head_tail_recall", 0.93), ("cvar_recall", 0.93), ("recall_gap", 0.93), ("g_mean", 0.93),
+        ("h_mean", 0.93), ("q_mean", 0.90),
+    ],
+)  # fmt: skip
+def test_coverage_of_other_metrics(key: str, least: float) -> None:
+    for name, truth in TRUTHS.items():
+        assert coverage(key, truth, 500) >= least - 0.02, name  # 2 points: the error of 500 draws
+
+
+def test_worst_case_limits_do_not_collapse_where_classes_are_alike() -> None:
+    for key in ("min_head_tail_recall", "cvar_recall", "recall_gap", "g_mean", "q_mean"):
+        assert coverage(key, [0.8] * CLASSES, 60) >= 0.85, key
 
 
 @pytest.mark.slow

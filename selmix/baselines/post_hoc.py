@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selmix.metrics import MetricContext, compute_metric
+from selmix.metrics import METRICS, MetricContext, compute_metric
 
 SWEEPS = 4
 CANDIDATES = 256
@@ -22,7 +22,7 @@ def logit_adjustment(train_counts: Tensor, tau: float) -> Tensor:
 
 
 def bias_search(logits: Tensor, labels: Tensor, metric: str, context: MetricContext) -> Tensor:
-    """Per-class biases that maximise a metric on these samples, by coordinate search.
+    """Per-class biases that are best for a metric on these samples, by coordinate search.
 
     One class at a time its bias moves along the points at which a sample flips to or from the class; the exact
     best along that line is taken, ties by mean recall and then by the smaller change.
@@ -66,7 +66,7 @@ def _line_search(
     counts = torch.zeros(len(candidates), classes * classes, dtype=torch.float64)
     counts.scatter_add_(1, cells, torch.ones_like(cells, dtype=torch.float64))
     counts = counts.view(-1, classes, classes)
-    values = compute_metric(metric, counts, context)
+    values = _oriented(metric, counts, context)
     ties = compute_metric("mean_recall", counts, context)
     order = sorted(
         range(len(candidates)),
@@ -90,6 +90,11 @@ def _value(logits: Tensor, labels: Tensor, metric: str, context: MetricContext) 
     classes = logits.shape[1]
     cells = labels * classes + logits.argmax(dim=1)
     counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
-    return float(compute_metric(metric, counts, context)), float(
-        compute_metric("mean_recall", counts, context)
-    )
+    mean_recall = float(compute_metric("mean_recall", counts, context))
+    return float(_oriented(metric, counts, context)), mean_recall
+
+
+def _oriented(metric: str, counts: Tensor, context: MetricContext) -> Tensor:
+    """A metric of counts, shape (...), negated where less is better."""
+    values = compute_metric(metric, counts, context)
+    return -values if METRICS[metric].minimise else values
