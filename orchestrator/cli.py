@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.cli_parsers import (
+    evaluate_parser,
     launch_parser,
     ls_parser,
     pin_parser,
@@ -35,6 +36,7 @@ Name the metric that matters and the checkpoint you have; get back the fine-tune
   selmix launch sweeps/digits_min_recall.yaml            run a sweep, or go on with one
   selmix show digits_min_recall                          what won, by how much, against what
 
+at once      evaluate TABLE   a metric from labels and scores alone: value, interval, is it resolved
 before       validate FILE    check a sweep file, all problems at once
              plan FILE        trials, time and disk it will take; touches nothing
 run          launch FILE      run the sweep; again: resume it
@@ -114,6 +116,14 @@ def validate(options: argparse.Namespace) -> int:
         sys.stderr.write(f"warning: {warning}\n")
     document = {"schema_version": 1, "valid": True, "sweep": spec.name, "warnings": warnings}
     _emit(options, document, lambda: f"{options.file}: valid ({', '.join(spec.objectives)})")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from orchestrator.scores import evaluate_table, evaluation_text
+
+    document = evaluate_table(options.table, options.objective, options.train_counts, options.cvar_fraction)
+    _emit(options, document, lambda: evaluation_text(document))
     return 0
 
 
@@ -200,6 +210,7 @@ def _colour() -> bool:
 
 
 VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
+    "evaluate": (evaluate_parser, evaluate),
     "validate": (validate_parser, validate),
     "plan": (plan_parser, plan),
     "launch": (launch_parser, launch),

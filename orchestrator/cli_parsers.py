@@ -114,3 +114,22 @@ def reproduce_parser() -> argparse.ArgumentParser:
         "  $ selmix reproduce digits"))))  # fmt: skip
     parser.add_argument("name", metavar="NAME")
     return parser
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    parser = _with_json(_parser(
+        "evaluate",
+        "A metric from a Parquet table of labels and class scores: its interval, whether the samples suffice, and what "
+        "a post-hoc correction would give. Columns: label, and scores (lists) or score_NAME (one a class).",
+        "  $ selmix evaluate scores.parquet --objective min_recall"))  # fmt: skip
+    parser.add_argument("table", type=Path, metavar="TABLE")
+    parser.add_argument("--objective", required=True, help="a metric or objective, such as min_recall")
+    parser.add_argument(
+        "--train-counts", type=_whole_numbers, metavar="N,N,...", help="training samples of each class"
+    )
+    parser.add_argument("--cvar-fraction", type=float, default=0.3, help="of cvar_recall (0.3)")
+    return parser
+
+
+def _whole_numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]

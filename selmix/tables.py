@@ -1,4 +1,4 @@
-"""The Parquet artifact of a trial: C, G, P, multipliers and per-class recalls of every round.
+"""Parquet: the artifact of a trial (C, G, P, multipliers, per-class recalls of every round), and tables of scores.
 
 The only file of the method that imports pyarrow.
 """
@@ -78,3 +78,73 @@ def read_rounds(path: Path, num_strata: int, num_classes: int) -> list[RoundMatr
         }
         rounds.append(RoundMatrices(round=row["round"], steps=row["steps"], **matrices))
     return rounds
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Labels and class scores from a file.
+
+    Attributes:
+        labels: shape (n,), int64. scores: shape (n, K), float32. class_names: K texts, in the order of the columns.
+    """
+
+    labels: Tensor
+    scores: Tensor
+    class_names: tuple[str, ...]
+
+
+def read_scores(path: Path) -> ScoreTable:
+    """A Parquet file with a column ``label`` and the scores of the classes.
+
+    The scores are one column ``scores`` of lists of K numbers, with labels 0 .. K - 1, or one column
+    ``score_NAME`` a class, with labels that are those names (or 0 .. K - 1 by the order of the columns).
+
+    Raises:
+        ValueError: no such file, not Parquet, or a column that is missing or of another form.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise ValueError(f"{path}: must be a Parquet file, there is none")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: must be a Parquet file: {error}") from error
+    if "label" not in table.column_names:
+        raise ValueError(f"{path}: must have a column label, got {', '.join(table.column_names)}")
+    if table.num_rows == 0:
+        raise ValueError(f"{path}: must have rows, got none")
+    incomplete = [name for name in table.column_names if table[name].null_count]
+    if incomplete:
+        raise ValueError(f"{path}: values must be given in every row, missing in {', '.join(incomplete)}")
+    names, scores = _scores(path, table)
+    return ScoreTable(_labels(path, table["label"].to_pylist(), names), scores, names)
+
+
+def _scores(path: Path, table: Any) -> tuple[tuple[str, ...], Tensor]:
+    named = [name for name in table.column_names if name.startswith("score_")]
+    try:
+        if named:
+            columns = [torch.tensor(table[name].to_numpy(), dtype=torch.float32) for name in named]
+            return tuple(name.removeprefix("score_") for name in named), torch.stack(columns, dim=1)
+        if "scores" in table.column_names:
+            scores = torch.tensor(table["scores"].to_pylist(), dtype=torch.float32)
+            if scores.ndim == 2 and scores.shape[1] >= 2:
+                return tuple(str(k) for k in range(scores.shape[1])), scores
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: scores must be numbers, as many for every row: {error}") from error
+    raise ValueError(
+        f"{path}: must have a column scores with lists of K numbers, or columns score_NAME, "
+        f"got {', '.join(table.column_names)}"
+    )
+
+
+def _labels(path: Path, values: list[Any], names: tuple[str, ...]) -> Tensor:
+    place = {name: k for k, name in enumerate(names)}
+    if not all(str(value) in place for value in values):
+        if all(isinstance(value, int) and 0 <= value < len(names) for value in values):
+            return torch.tensor(values)
+        unknown = next(value for value in values if str(value) not in place)
+        raise ValueError(f"{path}: label must be one of {', '.join(names)}, got {unknown!r}")
+    return torch.tensor([place[str(value)] for value in values])
