@@ -148,7 +148,8 @@ def mixable_layers(values: Mapping[str, Any]) -> list[str] | None:
         return None
     try:
         config = build_data_config(**{str(key): value for key, value in data.items()})
+        shape, classes = config.input_shape, len(config.class_names)
     except (ValueError, TypeError):
         return None
-    network = build_model(name, config.input_shape, len(config.class_names), torch.Generator())
+    network = build_model(name, shape, classes, torch.Generator())
     return ClassifierView(network).layers()

@@ -43,7 +43,7 @@ def load_data(spec: SweepSpec) -> SweepData:
     """
     try:
         data = data_config(spec).load()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise PreflightError(f"data: {spec.data['name']} must be readable: {error}") from error
     for split in ("train", "feedback", "select"):
         missing = data.missing_classes(split)

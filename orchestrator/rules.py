@@ -57,6 +57,20 @@ def warnings_of(spec: SweepSpec) -> list[str]:
     """What is allowed but will disappoint."""
     config: Any = data_config(spec)
     warnings = []
+    try:
+        warnings += _coarse_splits(config)
+    except ValueError as error:
+        warnings.append(f"data: not checked yet, a launch will stop here: {error}")
+    if spec.search.num_trials == 1 and spec.searched:
+        warnings.append("search.num_trials: 1 runs the defaults only; nothing is searched")
+    return warnings
+
+
+def _coarse_splits(config: Any) -> list[str]:
+    """What the sizes of the splits will not let one see."""
+    warnings: list[str] = []
+    if getattr(config, "split", None) is not None:
+        return warnings  # the file says who is where; the sizes of the configuration say nothing
     steps = 1.0 / config.select
     if steps > MOST_STEPS_OF_A_RECALL:
         warnings.append(
@@ -74,10 +88,9 @@ def warnings_of(spec: SweepSpec) -> list[str]:
         if count < config.feedback
     ]
     if fewer:
+        shown = ", ".join(fewer[:10]) + (f" and {len(fewer) - 10} more" if len(fewer) > 10 else "")
         warnings.append(
-            f"data.feedback: {', '.join(fewer)} have more feedback ({config.feedback}) than training samples: "
+            f"data.feedback: {shown} have more feedback ({config.feedback}) than training samples: "
             "their feedback is worth more as training data (draw_from: train+feedback)"
         )
-    if spec.search.num_trials == 1 and spec.searched:
-        warnings.append("search.num_trials: 1 runs the defaults only; nothing is searched")
     return warnings

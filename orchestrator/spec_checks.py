@@ -105,9 +105,13 @@ def _data(file: SweepFile) -> list[str]:
         where = file.where(("data", key))
         if key not in fields:
             problems.append(f"{where}: unknown key; {closest(key, fields)}")
-        elif not is_number(value, whole=fields[key] == "int"):
-            kind = "a whole number" if fields[key] == "int" else "a number"
-            problems.append(f"{where}: must be {kind}, got {shown(value)}")
+        elif not _fits(value, fields[key]):
+            problems.append(f"{where}: must be {_KINDS[fields[key].split(' ')[0]]}, got {shown(value)}")
+    problems += [
+        f"{file.where(('data',))}: {field.name}: must be given"
+        for field in dataclasses.fields(DATA[name])
+        if field.default is dataclasses.MISSING and field.name not in keys
+    ]
     if problems:
         return problems
     try:
@@ -115,6 +119,18 @@ def _data(file: SweepFile) -> list[str]:
     except ValueError as error:
         return [_placed(file, ("data",), line, fields) for line in str(error).splitlines()]
     return []
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "str": "a text"}
+
+
+def _fits(value: object, kind: str) -> bool:
+    """Whether a plain value is of the type that a field of a data set has."""
+    if value is None:
+        return kind.endswith("| None")
+    if kind.startswith("str"):
+        return isinstance(value, str)
+    return is_number(value, whole=kind == "int")
 
 
 def _placed(file: SweepFile, parent: KeyPath, line: str, keys: Iterable[str]) -> str:

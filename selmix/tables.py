@@ -102,22 +102,10 @@ def read_scores(path: Path) -> ScoreTable:
     Raises:
         ValueError: no such file, not Parquet, or a column that is missing or of another form.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        raise ValueError(f"{path}: must be a Parquet file, there is none")
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path}: must be a Parquet file: {error}") from error
+    table = _read(path)
     if "label" not in table.column_names:
         raise ValueError(f"{path}: must have a column label, got {', '.join(table.column_names)}")
-    if table.num_rows == 0:
-        raise ValueError(f"{path}: must have rows, got none")
-    incomplete = [name for name in table.column_names if table[name].null_count]
-    if incomplete:
-        raise ValueError(f"{path}: values must be given in every row, missing in {', '.join(incomplete)}")
+    _check_complete(path, table)
     names, scores = _scores(path, table)
     return ScoreTable(_labels(path, table["label"].to_pylist(), names), scores, names)
 
@@ -148,3 +136,84 @@ def _labels(path: Path, values: list[Any], names: tuple[str, ...]) -> Tensor:
         unknown = next(value for value in values if str(value) not in place)
         raise ValueError(f"{path}: label must be one of {', '.join(names)}, got {unknown!r}")
     return torch.tensor([place[str(value)] for value in values])
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Feature vectors and labels from a file.
+
+    Attributes:
+        features: shape (n, d), float32. labels: shape (n,), int64. class_names: K texts, sorted.
+        split: name of each row's split, n texts; None where no column says it.
+    """
+
+    features: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    split: tuple[str, ...] | None
+
+
+def read_features(path: Path, label: str, features: str, split: str | None) -> FeatureTable:
+    """Columns of a Parquet file as tensors; no other column is read.
+
+    Raises:
+        ValueError: no such file, not Parquet, or a column that is missing or of another form.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted = [label, features, *([split] if split is not None else [])]
+    table = _read(path, wanted)
+    _check_complete(path, table)
+    column = table[features].combine_chunks()
+    if not (
+        pa.types.is_list(column.type)
+        or pa.types.is_fixed_size_list(column.type)
+        or pa.types.is_large_list(column.type)
+    ):
+        raise ValueError(f"{path}: {features} must hold lists of numbers, got {column.type}")
+    flat = column.flatten()
+    if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)) or flat.null_count:
+        raise ValueError(f"{path}: {features} must hold lists of numbers, got lists of {flat.type}")
+    lengths = set(pc.list_value_length(column).unique().to_pylist())
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(
+            f"{path}: {features} must have as many numbers in every row, got {sorted(lengths)[:4]}"
+        )
+    values = torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy()).float().view(len(column), -1)
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{path}: {features} must be finite numbers")
+    encoded = table[label].combine_chunks().dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    order = sorted(range(len(names)), key=lambda k: names[k])
+    place = torch.empty(len(names), dtype=torch.int64)
+    place[torch.tensor(order)] = torch.arange(len(names))
+    labels = place[torch.from_numpy(encoded.indices.to_numpy(zero_copy_only=False).copy()).long()]
+    if len(names) < 2:
+        raise ValueError(f"{path}: {label} must name at least two classes, got {names}")
+    parts = None if split is None else tuple(str(value) for value in table[split].to_pylist())
+    return FeatureTable(values, labels, tuple(str(names[k]) for k in order), parts)
+
+
+def _read(path: Path, columns: list[str] | None = None) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise ValueError(f"{path}: must be a Parquet file, there is none")
+    try:
+        there = pq.read_schema(path).names
+        missing = [name for name in columns or [] if name not in there]
+        if missing:
+            raise ValueError(f"{path}: must have a column {missing[0]}, got {', '.join(there)}")
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: must be a Parquet file: {error}") from error
+
+
+def _check_complete(path: Path, table: Any) -> None:
+    if table.num_rows == 0:
+        raise ValueError(f"{path}: must have rows, got none")
+    incomplete = [name for name in table.column_names if table[name].null_count]
+    if incomplete:
+        raise ValueError(f"{path}: values must be given in every row, missing in {', '.join(incomplete)}")

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from selmix.data.digits import DigitsConfig
 from selmix.data.gaussians import GaussiansConfig
+from selmix.data.parquet import ParquetConfig
 from selmix.data.splits import Split, SweepData
 
 __all__ = ["DATA", "DataConfig", "Split", "SweepData", "build_data_config"]
@@ -27,9 +28,10 @@ class DataConfig(Protocol):
         """The test split, for those who open it."""
 
 
-DATA: dict[str, type[DigitsConfig] | type[GaussiansConfig]] = {
+DATA: dict[str, type[DigitsConfig] | type[GaussiansConfig] | type[ParquetConfig]] = {
     "digits": DigitsConfig,
     "gaussians": GaussiansConfig,
+    "parquet": ParquetConfig,
 }
 
 

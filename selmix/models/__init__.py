@@ -7,12 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from selmix.models.linear_head import linear_head
+from selmix.models.linear_head import linear_head, standardised_head
 from selmix.models.small_cnn import small_cnn
 
 Builder = Callable[[tuple[int, ...], int, torch.Generator], nn.Module]
 
-MODELS: dict[str, Builder] = {"small_cnn": small_cnn, "linear_head": linear_head}
+MODELS: dict[str, Builder] = {
+    "small_cnn": small_cnn,
+    "linear_head": linear_head,
+    "standardised_head": standardised_head,
+}
 
 
 def build_model(

@@ -1,4 +1,4 @@
-"""A linear classifier over feature vectors: the features are the inputs."""
+"""Linear classifiers over feature vectors: the features are the inputs."""
 
 from __future__ import annotations
 
@@ -28,6 +28,50 @@ def linear_head(input_shape: tuple[int, ...], num_classes: int, generator: torch
         model = LinearHead(dim, num_classes)
     model = model.to_empty(device="cpu")
     with torch.no_grad():
+        model.head.weight.uniform_(-(dim**-0.5), dim**-0.5, generator=generator)
+        model.head.bias.zero_()
+    return model
+
+
+class StandardisedHead(nn.Module):
+    """A linear head over features that are first brought to mean 0 and deviation 1, by buffers of its own.
+
+    Input (n, ...) flattened to (n, d), logits (n, K). Learning rates then mean the same whatever made the features.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+        self.head = nn.Linear(dim, num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head((self.flatten(inputs) - self.mean) / self.scale)
+        return logits
+
+    def fit_scale(self, inputs: Tensor) -> None:
+        """Take mean and deviation from training inputs; a feature that never varies keeps the scale 1."""
+        flat = inputs.flatten(1).double()
+        scale = flat.std(dim=0, unbiased=False)
+        self.mean.copy_(flat.mean(dim=0))
+        self.scale.copy_(torch.where(scale > 1e-8 * scale.max().clamp_min(1e-8), scale, 1.0))
+
+
+def standardised_head(
+    input_shape: tuple[int, ...], num_classes: int, generator: torch.Generator
+) -> nn.Module:
+    """A :class:`StandardisedHead` with U(+-1/sqrt(d)) weights and zero biases, its scale not fitted yet."""
+    dim = math.prod(input_shape)
+    with torch.device("meta"):
+        model = StandardisedHead(dim, num_classes)
+    model = model.to_empty(device="cpu")
+    with torch.no_grad():
+        model.mean.zero_()
+        model.scale.fill_(1.0)
         model.head.weight.uniform_(-(dim**-0.5), dim**-0.5, generator=generator)
         model.head.bias.zero_()
     return model

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from selmix.data.splits import Split, SweepData
 from selmix.models import build_model
+from selmix.models.linear_head import StandardisedHead
 from selmix.schedules import scheduled
 
 EPOCHS = 60
@@ -52,6 +53,8 @@ def train_from_scratch(
     generator = torch.Generator().manual_seed(seed)
     model = build_model(model_name, tuple(split.inputs.shape[1:]), num_classes, generator)
     model = model.to(split.inputs.device).train()
+    if isinstance(model, StandardisedHead):
+        model.fit_scale(split.inputs)
     counts = split.counts(num_classes).double().clamp_min(1.0)
     shift = recipe.adjust * (counts / counts.sum()).log().float()
     optimizer = torch.optim.SGD(

@@ -1,0 +1,126 @@
+"""Feature vectors and labels from a Parquet file: any data and any backbone, embedded once by the user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from selmix.data.longtail import split_by_class
+from selmix.data.splits import Split, SweepData
+from selmix.tables import FeatureTable, read_features
+
+PARTS = ("train", "feedback", "select", "test")
+
+
+@dataclass(frozen=True)
+class ParquetConfig:
+    """Where the features lie and how they are split.
+
+    Attributes:
+        path: of the file. label, features: its columns; a label is a whole number or a text, features are lists of
+            as many numbers in every row.
+        split: column with train, feedback, select or test in every row; None: the classes are dealt out at random.
+        feedback, select, test: samples a class where there is no such column; the rest is train. seed: of that.
+    Raises:
+        ValueError: a size out of range. Reading the file (at the first use of what is in it) raises ValueError too.
+    """
+
+    path: str
+    label: str = "label"
+    features: str = "features"
+    split: str | None = None
+    feedback: int = 20
+    select: int = 24
+    test: int = 50
+    seed: int = 0
+
+    name: ClassVar[str] = "parquet"
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{key}: must be >= {least} sample{'s' if least != 1 else ''} a class, got {getattr(self, key)}"
+            for key, least in (("feedback", 0), ("select", 1), ("test", 1))
+            if getattr(self, key) < least
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    @cached_property
+    def _table(self) -> FeatureTable:
+        path = Path(self.path)
+        known = path.stat() if path.is_file() else None
+        stamp = (known.st_mtime_ns, known.st_size) if known is not None else None
+        return _read_once(path, self.label, self.features, self.split, stamp)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._table.class_names
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (self._table.features.shape[1],)
+
+    @property
+    def train_sizes(self) -> list[int]:
+        """Training samples of each class."""
+        return torch.bincount(self._table.labels[self._parts[0]], minlength=len(self.class_names)).tolist()
+
+    @cached_property
+    def _parts(self) -> list[Tensor]:
+        """Row numbers of train, feedback, select and test."""
+        table = self._table
+        if table.split is not None:
+            unknown = sorted(set(table.split) - set(PARTS))
+            if unknown:
+                raise ValueError(
+                    f"{self.path}: {self.split} must be one of {', '.join(PARTS)}, got {unknown[0]!r}"
+                )
+            return [
+                torch.tensor([k for k, s in enumerate(table.split) if s == part]).long() for part in PARTS
+            ]
+        classes = len(table.class_names)
+        held = [[count] * classes for count in (self.feedback, self.select, self.test)]
+        asked = self.feedback + self.select + self.test
+        sizes = torch.bincount(table.labels, minlength=classes)
+        short = [
+            f"class {name} has {count} rows, feedback, select and test take {asked} and train needs one"
+            for name, count in zip(table.class_names, sizes.tolist(), strict=True)
+            if count <= asked
+        ]
+        if short:
+            raise ValueError(f"{self.path}: " + "; ".join(short))
+        train = (sizes - asked).tolist()
+        return split_by_class(table.labels, [train, *held], torch.Generator().manual_seed(self.seed))
+
+    def _split(self, part: str) -> Split:
+        index = self._parts[PARTS.index(part)]
+        return Split(self._table.features[index], self._table.labels[index])
+
+    def load(self) -> SweepData:
+        """Train, feedback and select."""
+        train, feedback, select, test = (self._split(part) for part in PARTS)
+        digests = {"train": train, "feedback": feedback, "select": select, "test": test}
+        return SweepData(
+            self.name,
+            self.class_names,
+            train,
+            feedback,
+            select,
+            {key: s.digest() for key, s in digests.items()},
+        )
+
+    def load_test(self) -> Split:
+        """The test split, for those who open it."""
+        return self._split("test")
+
+
+@lru_cache(maxsize=1)  # checking a sweep file and launching it ask for the same table several times
+def _read_once(
+    path: Path, label: str, features: str, split: str | None, stamp: tuple[int, int] | None
+) -> FeatureTable:
+    return read_features(path, label, features, split)
