@@ -22,7 +22,7 @@ from selmix.data import DataConfig
 from selmix.data.splits import Split, join
 from selmix.metrics import MetricContext, Predictions, evaluate_predictions, metric_of_objective
 from selmix.model import ClassifierView, predict
-from selmix.models import build_model
+from selmix.models import ModelConfig
 from selmix.pretrain import pretrain
 from selmix.run import finetune
 from selmix.selection import SelectionRule
@@ -41,7 +41,7 @@ class Setting:
 
     name: str
     data: Callable[[int], DataConfig]
-    model: str
+    model: ModelConfig
     config: FinetuneConfig
     objectives: tuple[str, ...]
     last_round: bool = False
@@ -50,10 +50,10 @@ class Setting:
     )
 
 
-def base_of(model: str, data: Any, seed: int, rule: SelectionRule) -> Base:
+def base_of(model: ModelConfig, data: Any, seed: int, rule: SelectionRule) -> Base:
     """The base model of a seed with the head of last_layer_on_train_plus_feedback."""
     state = pretrain("erm", model, data, seed)
-    module = build_model(model, data.input_shape, data.num_classes, torch.Generator())
+    module = model.build(data.input_shape, data.num_classes)
     module.load_state_dict(state)
     head, _ = tuned_head(ClassifierView(module), join(data.train, data.feedback), data, rule)
     return Base(model, state, head)

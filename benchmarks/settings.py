@@ -11,6 +11,7 @@ from selmix.config import FinetuneConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.optimum import optimum
+from selmix.models import ModelConfig
 
 
 def _best_linear_head(seed: int, objective: str) -> dict[str, Mapping[str, Tensor]]:
@@ -34,7 +35,7 @@ def _gaussians(seed: int) -> GaussiansConfig:
 METHOD = Setting(
     name="method",
     data=_steep_tail,
-    model="small_cnn",
+    model=ModelConfig("small_cnn"),
     config=FinetuneConfig(
         start="given", draw_from="train", temperature=0.1, multiplier_lr=50.0, lr_schedule="constant",
         confusion_smoothing=0.5, confusion_average=0.0,
@@ -45,14 +46,14 @@ METHOD = Setting(
 PRODUCT = Setting(
     name="product",
     data=_shipped,
-    model="small_cnn",
+    model=ModelConfig("small_cnn"),
     config=FinetuneConfig(),
     objectives=("min_recall",),
 )
 GAUSSIANS = Setting(
     name="gaussians",
     data=_gaussians,
-    model="linear_head",
+    model=ModelConfig("linear_head"),
     config=FinetuneConfig(),
     objectives=("min_recall", "h_mean"),
     extra=_best_linear_head,

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from orchestrator.cli_parsers import (
@@ -72,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else "selmix --help lists the verbs"
         sys.stderr.write(f"selmix: unknown verb {name!r}; {hint}\n")
         return 2
+    # As `python -m` would have it: functions of the user's own lie beside the sweep file's folder or in it.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     parser, verb = VERBS[name]
     try:
         options = parser().parse_intermixed_args(rest)

@@ -20,8 +20,7 @@ from orchestrator.spec import SweepSpec, spec_from_resolved
 from selmix.comparison import mean_over_replicates, outcome, paired_difference
 from selmix.intervals import all_intervals
 from selmix.metrics import Predictions
-from selmix.model import ClassifierView, predict
-from selmix.models import build_model
+from selmix.model import predict
 from selmix.weights import load_checkpoint_into, load_weights, state_digest
 
 Figures = dict[str, dict[str, float]]
@@ -160,9 +159,9 @@ class Evaluation:
 def test_predictions(spec: SweepSpec, state: dict[str, torch.Tensor], test: Any) -> Predictions:
     """What weights say of the test split."""
     source = data_config(spec)
-    model = build_model(spec.model.name, source.input_shape, len(source.class_names), torch.Generator())
+    model = spec.model.config.build(source.input_shape, len(source.class_names))
     load_checkpoint_into(model, state)
-    return Predictions.from_logits(test.labels, predict(ClassifierView(model), test.inputs)[1])
+    return Predictions.from_logits(test.labels, predict(spec.model.config.view(model), test.inputs)[1])
 
 
 def figures(predictions: Predictions, judge: Judge) -> Figures:

@@ -134,22 +134,20 @@ def mixable_layers(values: Mapping[str, Any]) -> list[str] | None:
     Raises:
         ValueError: the model cannot take these data.
     """
-    import torch
-
     from selmix.data import DATA, build_data_config
-    from selmix.model import ClassifierView
-    from selmix.models import MODELS, build_model
+    from selmix.models import ModelConfig
 
     data, model = values.get("data"), values.get("model", {"name": "small_cnn"})
     if not isinstance(data, Mapping) or not isinstance(model, Mapping):
         return None
     name = model.get("name", "small_cnn")
-    if data.get("name") not in DATA or name not in MODELS:
+    head = model.get("head")
+    if data.get("name") not in DATA or not isinstance(name, str) or not isinstance(head, str | None):
         return None
     try:
         config = build_data_config(**{str(key): value for key, value in data.items()})
         shape, classes = config.input_shape, len(config.class_names)
     except (ValueError, TypeError):
         return None
-    network = build_model(name, shape, classes, torch.Generator())
-    return ClassifierView(network).layers()
+    chosen = ModelConfig(name, head)
+    return chosen.view(chosen.build(shape, classes)).layers()

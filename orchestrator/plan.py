@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from orchestrator.cluster import local_resources
 from orchestrator.preflight import check_all
 from orchestrator.prepare import torch_threads
@@ -21,7 +19,6 @@ from selmix.base import Base
 from selmix.baselines import BASELINES
 from selmix.config import FinetuneConfig
 from selmix.data.splits import SweepData
-from selmix.models import build_model
 from selmix.pretrain.recipes import BATCH, EPOCHS
 from selmix.run import Run
 
@@ -81,10 +78,8 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> dict[st
     """Seconds of a trial at the defaults, told from its first rounds, and the size of what it leaves."""
     objective = spec.objectives[0]
     with torch_threads(spec.resources.cpu):
-        model = build_model(
-            spec.model.name, data.input_shape, data.num_classes, torch.Generator().manual_seed(0)
-        )
-        base = Base(spec.model.name, model.state_dict(), {})
+        model = spec.model.config.build(data.input_shape, data.num_classes)
+        base = Base(spec.model.config, model.state_dict(), {})
         given = dataclasses.replace(config, start="given")
         run = Run(
             data, base, objective, given, spec.search.seed, selection_rules(spec, data.num_classes)[objective]

@@ -18,8 +18,7 @@ from orchestrator.spec import SweepSpec
 from selmix.base import Base
 from selmix.baselines import tuned_head
 from selmix.data.splits import SweepData, join
-from selmix.model import ClassifierView
-from selmix.models import build_model
+from selmix.models import ModelConfig
 from selmix.pretrain import pretrain
 from selmix.selection import SelectionRule
 from selmix.weights import load_checkpoint_into, load_weights, save_weights, state_digest
@@ -77,13 +76,13 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
             save_weights(folder.base_weights, state)
         rules = selection_rules(spec, data.num_classes)
         heads = {
-            objective: balanced_head_of(spec.model.name, state, data, rule)
+            objective: balanced_head_of(spec.model.config, state, data, rule)
             for objective, rule in rules.items()
         }
     for objective, head in heads.items():
         save_weights(folder.base_head(objective), head)
     labels = ("train",) if spec.recipe is not None else ("checkpoint",)
-    bases = {objective: Base(spec.model.name, state, head, labels) for objective, head in heads.items()}
+    bases = {objective: Base(spec.model.config, state, head, labels) for objective, head in heads.items()}
     return Prepared(data, bases, rules, base)
 
 
@@ -99,24 +98,24 @@ def base_model(
         state = (
             load_weights(stored)
             if stored.is_file()
-            else pretrain(spec.recipe, spec.model.name, data, spec.pretrain.seed)
+            else pretrain(spec.recipe, spec.model.config, data, spec.pretrain.seed)
         )
         known = {"recipe": spec.recipe, "seed": spec.pretrain.seed}
     return state, known | {"digest": state_digest(state), "cost_s": time.perf_counter() - started}
 
 
 def balanced_head_of(
-    model_name: str, state: dict[str, torch.Tensor], data: SweepData, rule: SelectionRule
+    config: ModelConfig, state: dict[str, torch.Tensor], data: SweepData, rule: SelectionRule
 ) -> dict[str, torch.Tensor]:
     """The head of ``last_layer_on_train_plus_feedback`` on a base model."""
-    model = build_model(model_name, data.input_shape, data.num_classes, torch.Generator())
+    model = config.build(data.input_shape, data.num_classes)
     load_checkpoint_into(model, state)
-    return tuned_head(ClassifierView(model), join(data.train, data.feedback), data, rule)[0]
+    return tuned_head(config.view(model), join(data.train, data.feedback), data, rule)[0]
 
 
 def _from_checkpoint(spec: SweepSpec, data: SweepData) -> dict[str, torch.Tensor]:
     path = Path(str(spec.pretrain.checkpoint))
-    model = build_model(spec.model.name, data.input_shape, data.num_classes, torch.Generator())
+    model = spec.model.config.build(data.input_shape, data.num_classes)
     try:
         state = load_weights(path)
         load_checkpoint_into(model, state)

@@ -94,7 +94,7 @@ def _compare(pinned: Document, weights: Path, same_stack: bool, runs: Path) -> l
         equal("digests/base", pinned["digests"]["base"], state_digest(state), must=same_stack)
         objective = pinned["objective"]
         rule = selection_rule(spec, objective, data.num_classes)
-        base = Base(spec.model.name, state, balanced_head_of(spec.model.name, state, data, rule))
+        base = Base(spec.model.config, state, balanced_head_of(spec.model.config, state, data, rule))
         run = finetune(data, base, objective, FinetuneConfig(**pinned["config"]), pinned["seed"], rule)
         if run.best is None or run.failed:
             compared.append(

@@ -17,6 +17,7 @@ from orchestrator.spec_checks import cross_check
 from orchestrator.sweepfile import KeyPath, SweepFile, read_sweep_file
 from orchestrator.wording import closest, shown
 from selmix.definitions import DEFAULT_CVAR_FRACTION
+from selmix.models import ModelConfig
 
 Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Number = StrictFloat  # takes whole numbers too, never a boolean
@@ -35,9 +36,14 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """The model: a name of MODELS."""
+    """The model; see selmix.models.ModelConfig."""
 
     name: StrictStr = "small_cnn"
+    head: StrictStr | None = None
+
+    @property
+    def config(self) -> ModelConfig:
+        return ModelConfig(self.name, self.head)
 
 
 class PretrainSection(_Section):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
+from orchestrator.objective_checks import num_classes, own_objective_problems
 from orchestrator.parameter_checks import mixable_layers, parameter_problems
 from orchestrator.sweepfile import KeyPath, SweepFile
 from orchestrator.wording import closest, is_number, shown
@@ -34,6 +35,7 @@ def cross_check(file: SweepFile) -> list[str]:
 def _objectives(file: SweepFile) -> list[str]:
     from selmix.metrics import METRICS
     from selmix.objectives import OBJECTIVES
+    from selmix.user_code import is_reference
 
     names = file.values.get("objectives")
     problems = []
@@ -42,7 +44,9 @@ def _objectives(file: SweepFile) -> list[str]:
         where = file.where(("objectives", index))
         if not isinstance(name, str):
             continue
-        if name in METRICS and name not in OBJECTIVES:
+        if is_reference(name):
+            problems += [f"{where}: {problem}" for problem in own_objective_problems(file, name)]
+        elif name in METRICS and name not in OBJECTIVES:
             problems.append(
                 f"{where}: {name} is a metric that no objective stands for; {closest(name, OBJECTIVES)}"
             )
@@ -64,7 +68,7 @@ def _metrics(file: SweepFile) -> list[str]:
     weights, costs = section.get("recall_weights"), section.get("cost_matrix")
     numeric = is_number(fraction) and _are_numbers(weights)
     numeric &= costs is None or (isinstance(costs, list) and all(_are_numbers(row) for row in costs))
-    classes = _num_classes(file)
+    classes = num_classes(file)
     if classes is None or not numeric:
         return []  # said as a wrong type
     given = Definitions(fraction, weights and tuple(weights), costs and tuple(tuple(row) for row in costs))
@@ -73,19 +77,6 @@ def _metrics(file: SweepFile) -> list[str]:
 
 def _are_numbers(values: object) -> bool:
     return values is None or (isinstance(values, list) and all(is_number(value) for value in values))
-
-
-def _num_classes(file: SweepFile) -> int | None:
-    """K of the data of a file; None where the data are wrong themselves."""
-    from selmix.data import DATA, build_data_config
-
-    data = file.values.get("data")
-    if not isinstance(data, Mapping) or data.get("name") not in DATA:
-        return None
-    try:
-        return len(build_data_config(**{str(key): value for key, value in data.items()}).class_names)
-    except (ValueError, TypeError):
-        return None
 
 
 def _data(file: SweepFile) -> list[str]:
@@ -146,8 +137,9 @@ def _model(file: SweepFile) -> list[str]:
 
     name = file.section("model").get("name", "small_cnn")
     where = file.where(("model", "name"))
-    if isinstance(name, str) and name not in MODELS:
-        return [f"{where}: unknown model {name!r}; {closest(name, MODELS)}"]
+    if isinstance(name, str) and name not in MODELS and "/" not in name and ":" not in name:
+        hint = closest(name, [*MODELS, "torchvision/NAME", "timm/NAME", "module:function"])
+        return [f"{where}: unknown model {name!r}; {hint}"]
     try:
         mixable_layers(file.values)
     except ValueError as error:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from selmix.model import ClassifierView
-from selmix.models import build_model
+from selmix.models import ModelConfig
 from selmix.weights import load_checkpoint_into
 
 
@@ -18,23 +17,23 @@ class Base:
     """The model that every trial starts from.
 
     Attributes:
-        model_name: of MODELS. state: weights of the base model.
+        model: which one. state: weights of the base model.
         head: ``weight`` (K, d) and ``bias`` (K,) of ``last_layer_on_train_plus_feedback``, for
             ``start: balanced_head``.
         labels: labelled splits that made the base model; what made a user's checkpoint is not known.
     """
 
-    model_name: str
+    model: ModelConfig
     state: Mapping[str, Tensor]
     head: Mapping[str, Tensor]
     labels: tuple[str, ...] = ("train",)
 
     def build(self, start: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """The start model of a run, on the CPU."""
-        model = build_model(self.model_name, input_shape, num_classes, torch.Generator().manual_seed(0))
+        model = self.model.build(input_shape, num_classes)
         load_checkpoint_into(model, self.state)
         if start == "balanced_head":
-            head = ClassifierView(model).head
+            head = self.model.view(model).head
             with torch.no_grad():
                 head.weight.copy_(self.head["weight"])
                 head.bias.copy_(self.head["bias"])

@@ -152,9 +152,8 @@ class Finetuner:
         if self.config.policy not in TARGETED:
             return None
         head = self.view.head
-        bias = head.bias if head.bias is not None else torch.zeros_like(head.weight[:, 0])
         gradient = logit_gradient(objective, confusion)
-        return gain_matrix(prototypes, head.weight, bias, gradient, self.config.mixup_coefficient)
+        return gain_matrix(prototypes, head.weight, head.bias, gradient, self.config.mixup_coefficient)
 
     # -- the policy ---------------------------------------------------------------------------------------
 

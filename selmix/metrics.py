@@ -16,6 +16,7 @@ from torch import Tensor
 from selmix.confusion import confusion_counts, coverage, recalls
 from selmix.definitions import Definitions, cvar_of_recalls
 from selmix.objectives import tail_classes
+from selmix.user_code import is_reference
 
 CALIBRATION_BINS = 15
 MANY_SHOT, FEW_SHOT = 100, 20
@@ -239,6 +240,8 @@ def metric_of_objective(objective: str) -> str:
     Raises:
         ValueError: no metric goes with that name; the message lists those there are.
     """
+    if is_reference(objective):
+        raise ValueError(f"{objective} is a function of C: name the metric that it is judged by")
     key = objective
     if key not in METRICS:
         for suffix in COVERAGE_SUFFIXES:

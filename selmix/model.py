@@ -9,20 +9,28 @@ from torch import Tensor, nn
 
 
 class ClassifierView:
-    """Finds the classifier of a module: its last ``nn.Linear``.
+    """Finds the classifier of a module: the ``nn.Linear`` that is named, or its last one.
 
+    Args:
+        head: name of the classifier in the module; None: the last ``nn.Linear``.
     Attributes:
         model: the module. head: its classifier. head_name: the classifier's name in it.
     Raises:
-        ValueError: the module has no ``nn.Linear``.
+        ValueError: the module has no ``nn.Linear``, none of that name, or one without a bias.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    def __init__(self, model: nn.Module, head: str | None = None) -> None:
+        linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         if not linear:
             raise ValueError(f"{type(model).__name__} must have an nn.Linear as its classifier, got none")
+        if head is not None and head not in linear:
+            known = ", ".join(linear)
+            raise ValueError(f"model.head must name an nn.Linear of the model, one of {known}; got {head!r}")
         self.model = model
-        self.head_name, self.head = linear[-1]
+        self.head_name = head if head is not None else list(linear)[-1]
+        self.head = linear[self.head_name]
+        if self.head.bias is None:
+            raise ValueError(f"the classifier {self.head_name!r} must have a bias; build it with bias=True")
 
     def layers(self) -> list[str]:
         """Names at which samples can be mixed: ``input``, ``features`` and the submodules before the head."""

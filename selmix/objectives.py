@@ -18,6 +18,7 @@ from torch import Tensor
 from selmix.confusion import class_confusion, coverage, precisions, recalls
 from selmix.definitions import Definitions, cvar_of_recalls
 from selmix.multipliers import MultiplierSettings, constraint_multipliers, worst_case_multipliers
+from selmix.user_code import is_reference, load_function
 
 HEAD_FRACTION = 0.9
 
@@ -239,15 +240,18 @@ PUBLISHED = tuple(OBJECTIVES)[:9]
 
 
 def bind_objective(objective: str | Objective, context: ObjectiveContext) -> Callable[[Tensor], Tensor]:
-    """A function of C alone from a name or a user's callable (of C, or of C and the context).
+    """A function of C alone from a name, ``module:function``, or a callable (of C, or of C and the context).
 
     Raises:
         ValueError: no objective has that name; the message lists those there are.
     """
     if isinstance(objective, str):
-        if objective not in OBJECTIVES:
+        if is_reference(objective):
+            objective = load_function(objective)
+        elif objective in OBJECTIVES:
+            objective = OBJECTIVES[objective]
+        else:
             raise ValueError(f"unknown objective {objective!r}; there are {', '.join(OBJECTIVES)}")
-        objective = OBJECTIVES[objective]
     parameters = inspect.signature(objective).parameters
     chosen = objective
     if "context" in parameters or len(parameters) > 1:

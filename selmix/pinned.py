@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from selmix.models import build_model
+from selmix.models import ModelConfig
 from selmix.weights import load_checkpoint_into, load_weights, state_digest
 
 
@@ -37,9 +36,7 @@ def load_pin(path: str | Path) -> nn.Module:
         raise ValueError(
             f"{path.with_suffix('.safetensors')}: must have digest {document['digests']['weights']}, got {digest}"
         )
-    model = build_model(
-        protocol["model"]["name"], tuple(protocol["input_shape"]), len(names), torch.Generator()
-    )
+    model = ModelConfig(**protocol["model"]).build(tuple(protocol["input_shape"]), len(names))
     load_checkpoint_into(model, state)
     model.class_names = names  # type: ignore[assignment]  # nn.Module's __setattr__ is typed for tensors and modules
     return model.eval()

@@ -19,7 +19,7 @@ from selmix.confusion import recalls
 from selmix.data.splits import Split, SweepData, join
 from selmix.finetune import Finetuner
 from selmix.metrics import COVERAGE_SUFFIXES, MetricContext, Predictions, evaluate_predictions
-from selmix.model import ClassifierView, predict
+from selmix.model import predict
 from selmix.objectives import Objective, ObjectiveContext
 from selmix.round import NonFinite, Round
 from selmix.scoring import score
@@ -101,7 +101,7 @@ class Run:
     ) -> None:
         self.data, self.config, self.selection = data, config, selection
         model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
-        self.view = ClassifierView(model)
+        self.view = base.model.view(model)
         self.metric_context = MetricContext(data.train_counts, selection.definitions)
         acting, context, constraints = inside_the_method(objective, selection, data.train_counts)
         pool = training_pool(data, config.draw_from)

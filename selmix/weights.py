@@ -1,12 +1,14 @@
-"""Weights as safetensors files, and digests of tensors. The only import of safetensors."""
+"""Weights as safetensors (or plain torch) files, and digests of tensors. The only import of safetensors."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 
@@ -21,20 +23,44 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict onto the CPU.
+    """Read a state dict onto the CPU: a safetensors file, or a torch file of tensors alone.
+
+    A torch file may hold the state dict itself or have it under ``state_dict`` or ``model``, and names may carry the
+    prefix ``module.`` of a parallel wrapper. Nothing in a file is ever run.
 
     Raises:
-        ValueError: the file is missing or no safetensors file; the message says which.
+        ValueError: the file is missing or is neither; the message says which.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: must be a safetensors or torch file of weights, there is none")
+    if path.suffix in (".pt", ".pth", ".bin", ".ckpt", ".tar"):
+        return _load_torch(path)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise ValueError(f"{path}: must be a safetensors file, there is none")
     try:
         return load_file(str(path))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: must be a safetensors file: {error}") from error
+
+
+def _load_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: must hold tensors alone, it cannot be read so ({first}); write it with "
+            "torch.save(model.state_dict(), PATH) or as safetensors"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
+            stored = stored[key]
+    if not isinstance(stored, dict) or not stored or not all(isinstance(t, Tensor) for t in stored.values()):
+        raise ValueError(f"{path}: must hold a state dict (names and tensors), got {type(stored).__name__}")
+    if all(name.startswith("module.") for name in stored):
+        stored = {name.removeprefix("module."): tensor for name, tensor in stored.items()}
+    return dict(stored)
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -52,6 +78,11 @@ def tensor_digest(*tensors: Tensor) -> str:
     for tensor in tensors:
         _update(digest, tensor)
     return f"sha256:{digest.hexdigest()}"
+
+
+def bytes_digest(content: bytes) -> str:
+    """``sha256:...`` of bytes."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _update(digest: hashlib._Hash, tensor: Tensor) -> None:

@@ -37,7 +37,7 @@ def test_models(name: str, shape: tuple[int, ...]) -> None:
 
 
 def test_models_refuse() -> None:
-    with pytest.raises(ValueError, match="model must be one of .*, got 'resnet'"):
+    with pytest.raises(ValueError, match=r"model must be one of .*, got 'resnet'"):
         build_model("resnet", (1, 8, 8), 10, torch.Generator())
     with pytest.raises(ValueError, match=r"small_cnn takes images .*, got samples of shape \(8,\)"):
         build_model("small_cnn", (8,), 10, torch.Generator())
@@ -147,7 +147,7 @@ def test_weights_survive_the_file(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must be a safetensors file, there is none"):
+    with pytest.raises(ValueError, match="must be a safetensors or torch file of weights, there is none"):
         load_weights(tmp_path / "x.safetensors")
     (tmp_path / "x.safetensors").write_bytes(b"not weights")
     with pytest.raises(ValueError, match="must be a safetensors file"):

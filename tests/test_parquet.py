@@ -15,7 +15,7 @@ from selmix.data.digits import DigitsConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.parquet import ParquetConfig
 from selmix.data.splits import join
-from selmix.models import build_model
+from selmix.models import ModelConfig, build_model
 from selmix.pretrain import pretrain
 from tests.command import selmix
 
@@ -112,7 +112,7 @@ def test_sizes_that_cannot_be() -> None:
 def test_the_head_standardises_what_it_is_given(tmp_path: Path) -> None:
     path, _, _ = world_table(tmp_path / "f.parquet")
     data = ParquetConfig(str(path), label="kind", select=20, test=40).load()
-    state = pretrain("erm", "standardised_head", data, 0)
+    state = pretrain("erm", ModelConfig("standardised_head"), data, 0)
     inputs = data.train.inputs.double()
     assert torch.allclose(state["mean"].double(), inputs.mean(dim=0), rtol=1e-5)
     assert torch.allclose(state["scale"].double(), inputs.std(dim=0, unbiased=False), rtol=1e-4)

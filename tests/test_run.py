@@ -16,7 +16,7 @@ from selmix.data.digits import DigitsConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.splits import Split, SweepData, join
 from selmix.model import ClassifierView
-from selmix.models import build_model
+from selmix.models import ModelConfig
 from selmix.pretrain import pretrain
 from selmix.run import Constraint, Run, SelectionRule, finetune
 from selmix.tables import read_rounds
@@ -39,11 +39,12 @@ def digits() -> tuple[SweepData, Base]:
 
 
 def base_of(data: SweepData, name: str, seed: int) -> Base:
-    state = pretrain("erm", name, data, seed)
-    model = build_model(name, data.input_shape, data.num_classes, torch.Generator())
+    config = ModelConfig(name)
+    state = pretrain("erm", config, data, seed)
+    model = config.build(data.input_shape, data.num_classes)
     model.load_state_dict(state)
     head, _ = tuned_head(ClassifierView(model), join(data.train, data.feedback), data, RULE)
-    return Base(name, state, head)
+    return Base(config, state, head)
 
 
 def weights_of(run: Run) -> str:
@@ -166,7 +167,9 @@ def test_no_positive_gain_is_a_state_of_its_own() -> None:
     split = Split(inputs, labels)
     data = SweepData("perfect", ("a", "b", "c"), split, split, split, {})
     state = {"head.weight": 1e6 * torch.eye(3), "head.bias": torch.zeros(3)}
-    base = Base("linear_head", state, {"weight": state["head.weight"], "bias": state["head.bias"]})
+    base = Base(
+        ModelConfig("linear_head"), state, {"weight": state["head.weight"], "bias": state["head.bias"]}
+    )
     run = finetune(data, base, "mean_recall", dataclasses.replace(SHORT, coefficient_min=1.0), 0, RULE)
     assert (run.stop_reason, run.failed) == ("no_positive_gain", False)
     assert run.best is not None

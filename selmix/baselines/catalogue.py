@@ -110,7 +110,7 @@ def retrained_logit_adjusted(task: BaselineTask) -> BaselineResult:
     started = time.perf_counter()
     pool = join(task.data.train, task.data.feedback)
     states = tuple(
-        train_from_scratch(RECIPES["logit_adjusted"], task.base.model_name, pool, task.data.num_classes, seed)
+        train_from_scratch(RECIPES["logit_adjusted"], task.base.model, pool, task.data.num_classes, seed)
         for seed in task.seeds
     )
     return BaselineResult(states, ("train", "feedback"), time.perf_counter() - started, reference=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from selmix.base import Base
@@ -13,7 +12,6 @@ from selmix.config import FinetuneConfig
 from selmix.data.splits import Split, SweepData
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
-from selmix.models import build_model
 from selmix.scoring import score
 from selmix.selection import SelectionRule
 from selmix.weights import load_checkpoint_into
@@ -45,9 +43,9 @@ class BaselineTask:
     def view(self, state: State) -> ClassifierView:
         """A model with these weights, on the device of the data."""
         data = self.data
-        model = build_model(self.base.model_name, data.input_shape, data.num_classes, torch.Generator())
+        model = self.base.model.build(data.input_shape, data.num_classes)
         load_checkpoint_into(model, state)
-        return ClassifierView(model.to(data.train.inputs.device))
+        return self.base.model.view(model.to(data.train.inputs.device))
 
     def logits(self, state: State, split: Split) -> Tensor:
         """Logits of a split, shape (n, K), on the CPU."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from selmix.models.initial import built_with, checked_image
+
 WIDTHS = (32, 64, 64)
 GRID = 2
 
@@ -37,30 +39,8 @@ def small_cnn(input_shape: tuple[int, ...], num_classes: int, generator: torch.G
     Raises:
         ValueError: the input is no image.
     """
-    if len(input_shape) != 3 or min(input_shape[1:]) < 2:
-        raise ValueError(
-            f"small_cnn takes images (channels, height, width), got samples of shape {input_shape}"
-        )
-    # Built without weights of its own: construction must not draw from torch's global stream.
-    with torch.device("meta"):
-        model = SmallCNN(input_shape[0], num_classes)
-    model = model.to_empty(device="cpu")
-    for module in model.modules():
-        initialise_(module, generator)
-    return model
-
-
-def initialise_(module: nn.Module, generator: torch.Generator) -> None:
-    """He initialisation for convolutions, U(+-1/sqrt(d)) for linear layers, the identity for normalisation."""
-    with torch.no_grad():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        elif isinstance(module, nn.Linear):
-            bound = module.in_features**-0.5
-            module.weight.uniform_(-bound, bound, generator=generator)
-            module.bias.zero_()
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
+    channels = checked_image("small_cnn", input_shape, 2)
+    return built_with(lambda: SmallCNN(channels, num_classes), generator)
 
 
 def _stage(inputs: int, outputs: int) -> nn.Sequential:

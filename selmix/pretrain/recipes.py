@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selmix.data.splits import Split, SweepData
-from selmix.models import build_model
+from selmix.models import ModelConfig
 from selmix.models.linear_head import StandardisedHead
 from selmix.schedules import scheduled
 
@@ -35,7 +35,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {"erm": Recipe(adjust=0.0), "logit_adjusted": Recipe(adjust=1.0)}
 
 
-def pretrain(recipe: str, model_name: str, data: SweepData, seed: int) -> dict[str, Tensor]:
+def pretrain(recipe: str, model: ModelConfig, data: SweepData, seed: int) -> dict[str, Tensor]:
     """Weights of a model trained on the train split, on its device.
 
     Raises:
@@ -43,15 +43,15 @@ def pretrain(recipe: str, model_name: str, data: SweepData, seed: int) -> dict[s
     """
     if recipe not in RECIPES:
         raise ValueError(f"pretrain.recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
-    return train_from_scratch(RECIPES[recipe], model_name, data.train, data.num_classes, seed)
+    return train_from_scratch(RECIPES[recipe], model, data.train, data.num_classes, seed)
 
 
 def train_from_scratch(
-    recipe: Recipe, model_name: str, split: Split, num_classes: int, seed: int
+    recipe: Recipe, config: ModelConfig, split: Split, num_classes: int, seed: int
 ) -> dict[str, Tensor]:
     """Weights after SGD with momentum and a cosine learning rate; all randomness is that of ``seed``."""
     generator = torch.Generator().manual_seed(seed)
-    model = build_model(model_name, tuple(split.inputs.shape[1:]), num_classes, generator)
+    model = config.build(tuple(split.inputs.shape[1:]), num_classes, generator)
     model = model.to(split.inputs.device).train()
     if isinstance(model, StandardisedHead):
         model.fit_scale(split.inputs)

@@ -1,0 +1,45 @@
+"""Initial weights from a generator of their own: construction never draws from torch's global stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+def built_with(make: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
+    """A module on the CPU whose weights are drawn from ``generator``."""
+    with torch.device("meta"):
+        model = make()
+    model = model.to_empty(device="cpu")
+    for module in model.modules():
+        initialise_(module, generator)
+    return model
+
+
+def initialise_(module: nn.Module, generator: torch.Generator) -> None:
+    """He initialisation for convolutions, U(+-1/sqrt(d)) for linear layers, the identity for normalisation."""
+    with torch.no_grad():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            module.weight.uniform_(-bound, bound, generator=generator)
+            module.bias.zero_()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+
+
+def checked_image(model: str, input_shape: tuple[int, ...], least: int) -> int:
+    """The channels of images that a model can take.
+
+    Raises:
+        ValueError: the input is no image, or smaller than ``least`` pixels a side.
+    """
+    if len(input_shape) != 3 or min(input_shape[1:]) < least:
+        raise ValueError(
+            f"{model} takes images (channels, height, width) of {least} x {least} or more, got samples of shape "
+            f"{input_shape}"
+        )
+    return input_shape[0]
