@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli_parsers import (
+    data_parser,
     evaluate_parser,
     launch_parser,
     ls_parser,
@@ -39,6 +40,7 @@ Name the metric that matters and the checkpoint you have; get back the fine-tune
 
 at once      evaluate TABLE   a metric from labels and scores alone: value, interval, is it resolved
 before       validate FILE    check a sweep file, all problems at once
+             data check FILE  counts by class and split, digests, what is wrong
              plan FILE        trials, time and disk it will take; touches nothing
 run          launch FILE      run the sweep; again: resume it
 look         ls               the sweeps of a runs folder
@@ -131,6 +133,16 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def data(options: argparse.Namespace) -> int:
+    from orchestrator.datacheck import data_document, data_text, fail_on_problems
+    from orchestrator.spec import load_spec
+
+    document = data_document(load_spec(options.file, options.overrides))
+    _emit(options, document, lambda: data_text(document))
+    fail_on_problems(document)
+    return 0
+
+
 def plan(options: argparse.Namespace) -> int:
     from orchestrator.plan import plan_document, plan_text
     from orchestrator.spec import load_spec
@@ -216,6 +228,7 @@ def _colour() -> bool:
 VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
     "evaluate": (evaluate_parser, evaluate),
     "validate": (validate_parser, validate),
+    "data": (data_parser, data),
     "plan": (plan_parser, plan),
     "launch": (launch_parser, launch),
     "ls": (ls_parser, ls),

@@ -51,6 +51,16 @@ def validate_parser() -> argparse.ArgumentParser:
     )
 
 
+def data_parser() -> argparse.ArgumentParser:
+    parser = _with_json(_parser(
+        "data", "Counts per class and split of a sweep file's data, digests, and what is wrong; exit 4 where something "
+        "is. Every image is decoded.", "  $ selmix data check sweeps/digits_min_recall.yaml"))  # fmt: skip
+    parser.add_argument("action", choices=["check"])
+    parser.add_argument("file", type=Path, metavar="FILE", help="sweep file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="data.path=FOLDER, ...")
+    return parser
+
+
 def plan_parser() -> argparse.ArgumentParser:
     return _with_json(
         _file_parser(

@@ -26,6 +26,7 @@ from selmix.mixup import draw_coefficients, mixed_logits
 from selmix.model import ClassifierView, freeze_batchnorm_, predict
 from selmix.multipliers import MultiplierSettings, WorstCaseState
 from selmix.objectives import Objective, ObjectiveContext, bind_objective, stratum_groups
+from selmix.optimizer import sgd
 from selmix.policy import (
     NoPositiveGain,
     balanced_policy,
@@ -83,7 +84,7 @@ class Finetuner:
         self.context = dataclasses.replace(context, settings=settings)
         self.num_classes = view.head.out_features
         self.sampler = PairSampler(pool.labels, self.num_classes)
-        self.optimizer = _optimizer(view, config)
+        self.optimizer = sgd(view, config)
         self.round_number = 0
         self.steps_done = 0
         self._averaged_counts: Tensor | None = None
@@ -228,12 +229,14 @@ class Finetuner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         first, second = self.sampler.draw(config.batch_size, self.generator)
-        inputs = self.pool.inputs
+        inputs = self.pool.batch(first)
         if config.coefficient_min == 1.0:
-            logits: Tensor = self.view.model(inputs[first])
+            logits: Tensor = self.view.model(inputs)
         else:
             coefficients = draw_coefficients(config.batch_size, config.coefficient_min, self.generator)
-            logits = mixed_logits(self.view, inputs[first], inputs[second], coefficients, config.mixup_layer)
+            logits = mixed_logits(
+                self.view, inputs, self.pool.batch(second), coefficients, config.mixup_layer
+            )
         loss = F.cross_entropy(logits, self.pool.labels[first])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -283,17 +286,3 @@ class Finetuner:
         self.round_number, self.steps_done = state["round_number"], state["steps_done"]
         self._averaged_counts = state["averaged_counts"]
         self._worst_case.load_state_dict(state["worst_case"])
-
-
-def _optimizer(view: ClassifierView, config: FinetuneConfig) -> torch.optim.SGD:
-    """SGD with the head at ``lr`` and all else at ``lr * backbone_lr_scale`` (0: frozen)."""
-    head = list(view.head.parameters())
-    held = {id(parameter) for parameter in head}
-    backbone = [p for p in view.model.parameters() if id(p) not in held]
-    groups: list[dict[str, Any]] = [{"params": head, "lr_scale": 1.0}]
-    if config.backbone_lr_scale == 0.0:
-        for parameter in backbone:
-            parameter.requires_grad_(False)
-    elif backbone:
-        groups.append({"params": backbone, "lr_scale": config.backbone_lr_scale})
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

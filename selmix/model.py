@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selmix.data.images import Inputs, batches
+
 
 class ClassifierView:
     """Finds the classifier of a module: the ``nn.Linear`` that is named, or its last one.
@@ -48,13 +50,13 @@ class ClassifierView:
         return caught[-1], logits
 
 
-def predict(view: ClassifierView, inputs: Tensor, batch_size: int = 512) -> tuple[Tensor, Tensor]:
+def predict(view: ClassifierView, inputs: Inputs, batch_size: int = 512) -> tuple[Tensor, Tensor]:
     """Features (n, d) and logits (n, K) in evaluation mode, without gradients; the mode is put back."""
     modes = [(module, module.training) for module in view.model.modules()]
     view.model.eval()
     try:
         with torch.no_grad():
-            parts = [view.features_and_logits(batch) for batch in torch.split(inputs, batch_size)]
+            parts = [view.features_and_logits(batch) for batch in batches(inputs, batch_size)]
     finally:
         for module, training in modes:
             module.training = training

@@ -60,7 +60,7 @@ def test_digits_refuse_what_the_data_do_not_hold() -> None:
         DigitsConfig(imbalance=0.5, select=0)
     assert "select: must be >= 1 sample a class, got 0" in str(caught.value)
     with pytest.raises(ValueError, match=r"data\.name: must be one of digits, gaussians"):
-        build_data_config("cifar")
+        build_data_config("mnist")
     with pytest.raises(ValueError, match="class 1 holds 1 samples, the splits ask for 2"):
         split_by_class(torch.tensor([0, 0, 1]), [[1, 1], [1, 1]], torch.Generator())
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from selmix.data.cifar import CifarConfig
 from selmix.data.digits import DigitsConfig
+from selmix.data.files import ImageFolderConfig, ImageListConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.parquet import ParquetConfig
 from selmix.data.splits import Split, SweepData
+from selmix.data.stl10 import StlConfig
 
 __all__ = ["DATA", "DataConfig", "Split", "SweepData", "build_data_config"]
 
@@ -28,10 +31,14 @@ class DataConfig(Protocol):
         """The test split, for those who open it."""
 
 
-DATA: dict[str, type[DigitsConfig] | type[GaussiansConfig] | type[ParquetConfig]] = {
+DATA: dict[str, type[Any]] = {
     "digits": DigitsConfig,
     "gaussians": GaussiansConfig,
     "parquet": ParquetConfig,
+    "cifar": CifarConfig,
+    "stl10": StlConfig,
+    "image_folder": ImageFolderConfig,
+    "image_list": ImageListConfig,
 }
 
 
@@ -44,4 +51,5 @@ def build_data_config(name: str, **keys: Any) -> DataConfig:
     """
     if name not in DATA:
         raise ValueError(f"data.name: must be one of {', '.join(DATA)}, got {name!r}")
-    return DATA[name](**keys)
+    config: DataConfig = DATA[name](**keys)
+    return config

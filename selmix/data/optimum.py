@@ -68,7 +68,7 @@ def optimum(
     """
     classes = config.classes
     sample = config.sample("optimum", [fit_samples + fresh_samples] * classes)
-    inputs = sample.inputs.view(classes, -1, config.dim)
+    inputs = sample.whole().view(classes, -1, config.dim)
     fit, fresh = (
         Split(part.reshape(-1, config.dim), torch.arange(classes).repeat_interleave(part.shape[1]))
         for part in (inputs[:, :fit_samples], inputs[:, fit_samples:])
@@ -90,8 +90,9 @@ def best_linear_head(samples: Split, num_classes: int, objective: str) -> tuple[
     """
     if objective not in SMOOTH_OBJECTIVES:
         raise ValueError(f"no optimum for {objective!r}; there are {', '.join(SMOOTH_OBJECTIVES)}")
-    mean, scale = samples.inputs.mean(dim=0), samples.inputs.std(dim=0).clamp_min(_TINY)
-    groups = [(samples.inputs[samples.labels == k] - mean) / scale for k in range(num_classes)]
+    inputs = samples.whole()
+    mean, scale = inputs.mean(dim=0), inputs.std(dim=0).clamp_min(_TINY)
+    groups = [(inputs[samples.labels == k] - mean) / scale for k in range(num_classes)]
     coarse = _Sample([group[:_COARSE] for group in groups])
     found = []
     for start in _starts(coarse):
@@ -107,7 +108,7 @@ def best_linear_head(samples: Split, num_classes: int, objective: str) -> tuple[
 
 def hard_recalls(samples: Split, num_classes: int, weight: Tensor, bias: Tensor) -> Tensor:
     """Recall of each class by the largest logit, shape (K,), float64."""
-    right = (samples.inputs @ weight.T + bias).argmax(dim=1) == samples.labels
+    right = (samples.whole() @ weight.T + bias).argmax(dim=1) == samples.labels
     hits = torch.bincount(samples.labels[right], minlength=num_classes)
     return hits.double() / torch.bincount(samples.labels, minlength=num_classes)
 

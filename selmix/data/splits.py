@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from selmix.weights import tensor_digest
+from selmix.data.images import Inputs, batch_of
+from selmix.weights import bytes_digest, tensor_digest
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class Split:
     """Labelled samples.
 
     Attributes:
-        inputs: shape (n, ...), float32. labels: shape (n,), int64.
+        inputs: shape (n, ...), float32, or images that become such. labels: shape (n,), int64.
     Raises:
         ValueError: the lengths differ.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     labels: Tensor
 
     def __post_init__(self) -> None:
@@ -43,13 +44,23 @@ class Split:
         """The samples at ``index``, shape (m,), int64 or a mask of shape (n,)."""
         return Split(self.inputs[index], self.labels[index])
 
+    def batch(self, index: Tensor) -> Tensor:
+        """Inputs at ``index``, shape (m,), as a float tensor on the split's device."""
+        return batch_of(self.inputs, index)
+
+    def whole(self) -> Tensor:
+        """All inputs as one float tensor, shape (n, ...)."""
+        return self.batch(torch.arange(len(self)))
+
     def counts(self, num_classes: int) -> Tensor:
         """Samples of each class, shape (K,), int64."""
         return torch.bincount(self.labels, minlength=num_classes)
 
     def digest(self) -> str:
         """``sha256:...`` of the content."""
-        return tensor_digest(self.inputs, self.labels)
+        if isinstance(self.inputs, Tensor):
+            return tensor_digest(self.inputs, self.labels)
+        return bytes_digest(f"{self.inputs.digest()} {tensor_digest(self.labels)}".encode())
 
 
 @dataclass(frozen=True)
@@ -97,4 +108,9 @@ class SweepData:
 
 def join(first: Split, second: Split) -> Split:
     """The samples of both, in order."""
-    return Split(torch.cat([first.inputs, second.inputs]), torch.cat([first.labels, second.labels]))
+    labels = torch.cat([first.labels, second.labels])
+    if isinstance(first.inputs, Tensor) and isinstance(second.inputs, Tensor):
+        return Split(torch.cat([first.inputs, second.inputs]), labels)
+    if isinstance(first.inputs, Tensor) or isinstance(second.inputs, Tensor):
+        raise ValueError("splits of one kind can be joined, got a tensor and images")
+    return Split(first.inputs.joined(second.inputs), labels)

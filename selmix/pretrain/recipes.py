@@ -54,7 +54,7 @@ def train_from_scratch(
     model = config.build(tuple(split.inputs.shape[1:]), num_classes, generator)
     model = model.to(split.inputs.device).train()
     if isinstance(model, StandardisedHead):
-        model.fit_scale(split.inputs)
+        model.fit_scale(split.whole())
     counts = split.counts(num_classes).double().clamp_min(1.0)
     shift = recipe.adjust * (counts / counts.sum()).log().float()
     optimizer = torch.optim.SGD(
@@ -70,17 +70,25 @@ def train_from_scratch(
             _step(
                 model,
                 optimizer,
-                split.take(index),
+                split.batch(index),
+                split.labels[index],
                 shift,
                 scheduled("cosine", LR, 1e-4, step / (EPOCHS * batches)),
             )
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Split, shift: Tensor, lr: float) -> None:
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    shift: Tensor,
+    lr: float,
+) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
-    loss = F.cross_entropy(model(batch.inputs) + shift, batch.labels)
+    loss = F.cross_entropy(model(inputs) + shift, labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()

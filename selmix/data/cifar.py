@@ -1,0 +1,161 @@
+"""CIFAR-10 and CIFAR-100, made long-tailed, from their official files (binary or Python version).
+
+Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selmix.data.images import Images
+from selmix.data.longtail import long_tailed_counts, split_by_class
+from selmix.data.sizes import check_held, held_by_class, size_problems, split_of, sweep_data
+from selmix.data.splits import Split, SweepData
+
+PARTS = ("train", "feedback", "select", "test")
+_PIXELS = 3 * 32 * 32
+CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+MEAN = {10: (0.4914, 0.4822, 0.4465), 100: (0.5071, 0.4865, 0.4409)}
+STD = {10: (0.2470, 0.2435, 0.2616), 100: (0.2673, 0.2564, 0.2762)}
+
+
+@dataclass(frozen=True)
+class CifarConfig:
+    """Where the files lie and how much of them is taken.
+
+    Attributes:
+        path: folder of the extracted archive (``data_batch_1.bin`` or ``data_batch_1`` and so on lie in it).
+        classes: 10 or 100.
+        imbalance: rho_l, labelled training samples of the largest over those of the smallest class.
+        largest_class: N1, training samples of class 0.
+        feedback, select: samples a class, taken from the official training images; the official test images are the
+            test split. seed: of the split.
+    Raises:
+        ValueError: a size out of range. Reading raises ValueError for files that are missing or damaged.
+    """
+
+    path: str
+    classes: int = 10
+    imbalance: float = 100.0
+    largest_class: int = 1500
+    feedback: int = 100
+    select: int = 100
+    seed: int = 0
+
+    name: ClassVar[str] = "cifar"
+    input_shape: ClassVar[tuple[int, ...]] = (3, 32, 32)
+
+    def __post_init__(self) -> None:
+        sizes = {"imbalance": (self.imbalance, 1), "largest_class": (self.largest_class, 1),
+                 "feedback": (self.feedback, 0), "select": (self.select, 1)}  # fmt: skip
+        problems = size_problems(sizes)
+        if self.classes not in (10, 100):
+            problems.append(f"classes: must be 10 or 100, got {self.classes}")
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return CIFAR10_NAMES if self.classes == 10 else tuple(f"fine{k:02d}" for k in range(100))
+
+    @property
+    def train_sizes(self) -> list[int]:
+        """Training samples of each class."""
+        return long_tailed_counts(self.classes, self.largest_class, self.imbalance)
+
+    @cached_property
+    def _official_train(self) -> tuple[Images, Tensor]:
+        names = [f"data_batch_{k}" for k in range(1, 6)] if self.classes == 10 else ["train"]
+        return self._read(names)
+
+    def _read(self, names: list[str]) -> tuple[Images, Tensor]:
+        read = [_read_batch(Path(self.path), name, self.classes) for name in names]
+        pixels, labels = torch.cat([p for p, _ in read]), torch.cat([y for _, y in read])
+        if len(labels) and int(labels.max()) >= self.classes:
+            raise ValueError(f"{self.path}: labels must lie below {self.classes}, got {int(labels.max())}")
+        return Images(pixels, mean=MEAN[self.classes], std=STD[self.classes]), labels
+
+    @cached_property
+    def _index(self) -> list[Tensor]:
+        labels = self._official_train[1]
+        held = [[count] * self.classes for count in (self.feedback, self.select)]
+        asked = [count + self.feedback + self.select for count in self.train_sizes]
+        check_held(self.path, self.class_names, held_by_class(labels, self.class_names), asked,
+                   "train, feedback and select")  # fmt: skip
+        return split_by_class(labels, [self.train_sizes, *held], torch.Generator().manual_seed(self.seed))
+
+    def _part(self, part: str) -> Split:
+        if part == "test":
+            images, labels = self._read(["test_batch" if self.classes == 10 else "test"])
+            return Split(images, labels)
+        return split_of(*self._official_train, self._index[PARTS.index(part)])
+
+    def load(self) -> SweepData:
+        """Train, feedback and select."""
+        return sweep_data(self.name, self.class_names, {p: lambda p=p: self._part(p) for p in PARTS})  # type: ignore[misc]
+
+    def load_test(self) -> Split:
+        """The test split, for those who open it."""
+        return self._part("test")
+
+
+def _read_batch(folder: Path, name: str, classes: int) -> tuple[Tensor, Tensor]:
+    """Pixels, shape (n, 3, 32, 32), uint8, and labels, shape (n,), of one official file."""
+    binary, plain = folder / f"{name}.bin", folder / name
+    if binary.is_file():
+        return _read_binary(binary, 1 if classes == 10 else 2)
+    if plain.is_file():
+        return _read_python(plain, "labels" if classes == 10 else "fine_labels")
+    raise ValueError(
+        f"{folder}: must hold {name}.bin or {name} of CIFAR-{classes}, there is neither; extract the official archive "
+        "there"
+    )
+
+
+def _read_binary(path: Path, label_bytes: int) -> tuple[Tensor, Tensor]:
+    raw = np.fromfile(path, dtype=np.uint8)
+    row = label_bytes + _PIXELS
+    if len(raw) == 0 or len(raw) % row:
+        raise ValueError(f"{path}: must be rows of {row} bytes, got {len(raw)} bytes")
+    rows = torch.from_numpy(raw.reshape(-1, row))
+    # CIFAR-100 has the coarse label first and the fine one, which is meant here, after it.
+    return rows[:, label_bytes:].reshape(-1, 3, 32, 32).clone(), rows[:, label_bytes - 1].long()
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads the official Python version: arrays, lists, numbers and texts, and no other code."""
+
+    ALLOWED = frozenset({
+        ("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"), ("_codecs", "encode"),
+    })  # fmt: skip
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _read_python(path: Path, label_key: str) -> tuple[Tensor, Tensor]:
+    try:
+        stored = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        pixels = torch.from_numpy(np.ascontiguousarray(stored["data"])).reshape(-1, 3, 32, 32)
+        labels = torch.tensor(stored[label_key]).long()
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise ValueError(
+            f"{path}: must be an official file of CIFAR's Python version: {type(error).__name__}: {error}"
+        ) from error
+    if pixels.dtype != torch.uint8 or len(pixels) != len(labels):
+        raise ValueError(
+            f"{path}: must hold one label an image of bytes, got {len(labels)} and {len(pixels)}"
+        )
+    return pixels, labels

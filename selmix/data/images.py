@@ -1,0 +1,149 @@
+"""Images that become float tensors when they are asked for: from memory as bytes, or from files, decoded then.
+
+Stands where a tensor of inputs may stand in a :class:`selmix.data.splits.Split`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+_RESIZED = 256 / 224  # of the shorter side, before the centre is cut out, as is usual for ImageNet
+_DECODERS = 4
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Images:
+    """n images of three channels, normalised by channel.
+
+    Attributes:
+        pixels: shape (n, 3, H, W), uint8; None where the images lie in files.
+        files: one an image, JPEG or PNG; empty where ``pixels`` holds them.
+        size: H = W of what is cut out of a file. mean, std: of the normalisation.
+        device: where batches go.
+    """
+
+    pixels: Tensor | None = None
+    files: tuple[str, ...] = ()
+    size: int = 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    device: torch.device = _CPU
+
+    def __len__(self) -> int:
+        return len(self.files) if self.pixels is None else len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, 3, H, W)."""
+        return (len(self), 3, self.size, self.size) if self.pixels is None else tuple(self.pixels.shape)
+
+    def __getitem__(self, index: Tensor) -> Images:
+        """The images at ``index``, shape (m,), int64 or a mask of shape (n,); nothing is read."""
+        if self.pixels is not None:
+            return replace(self, pixels=self.pixels[index.to(self.pixels.device)])
+        if index.dtype == torch.bool:
+            index = torch.nonzero(index).flatten()
+        return replace(self, files=tuple(self.files[k] for k in index.tolist()))
+
+    def to(self, device: torch.device) -> Images:
+        pixels = None if self.pixels is None else self.pixels.to(device)
+        return replace(self, pixels=pixels, device=torch.device(device))
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Images as floats, shape (m, 3, H, W), on the device.
+
+        Raises:
+            ValueError: a file cannot be read as an image; the message names it.
+        """
+        if self.pixels is not None:
+            raw = self.pixels[index.to(self.pixels.device)]
+        else:
+            chosen = [self.files[k] for k in index.tolist()]
+            with ThreadPoolExecutor(_DECODERS) as pool:
+                raw = torch.stack(list(pool.map(self._decoded, chosen)))
+        raw = raw.to(self.device).float() / 255.0
+        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (raw - mean) / std
+
+    def _decoded(self, file: str) -> Tensor:
+        """One file as bytes, shape (3, size, size): its shorter side resized, the centre cut out."""
+        from PIL import Image, ImageOps
+
+        try:
+            with Image.open(file) as opened:
+                image = ImageOps.exif_transpose(opened).convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
+            raise ValueError(f"{file}: must be a JPEG or PNG image: {error}") from error
+        scale = round(self.size * _RESIZED) / min(image.size)
+        wide, high = (max(self.size, round(side * scale)) for side in image.size)
+        left, top = (wide - self.size) // 2, (high - self.size) // 2
+        image = image.resize((wide, high), Image.Resampling.BILINEAR)
+        image = image.crop((left, top, left + self.size, top + self.size))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def digest(self) -> str:
+        """``sha256:...`` of the pixels or of the files' contents, and of what is made of them."""
+        total = hashlib.sha256(f"{self.shape[1:]}{self.mean}{self.std}".encode())
+        if self.pixels is not None:
+            total.update(self.pixels.cpu().contiguous().numpy().tobytes())
+        else:
+            with ThreadPoolExecutor(_DECODERS) as pool:
+                for part in pool.map(_file_digest, self.files):
+                    total.update(part)
+        return f"sha256:{total.hexdigest()}"
+
+    def joined(self, other: Images) -> Images:
+        """The images of both, in order; they must be of one kind and size."""
+        if (self.pixels is None) != (other.pixels is None) or self.shape[1:] != other.shape[1:]:
+            raise ValueError(f"images of one kind and size, got {self.shape[1:]} and {other.shape[1:]}")
+        if self.pixels is not None and other.pixels is not None:
+            return replace(self, pixels=torch.cat([self.pixels, other.pixels]))
+        return replace(self, files=self.files + other.files)
+
+
+Inputs = Tensor | Images
+
+
+def batch_of(inputs: Inputs, index: Tensor) -> Tensor:
+    """Inputs at ``index`` as a float tensor on their device."""
+    return inputs[index] if isinstance(inputs, Tensor) else inputs.batch(index)
+
+
+def batches(inputs: Inputs, size: int) -> Iterator[Tensor]:
+    """All inputs in order, ``size`` at a time."""
+    if isinstance(inputs, Tensor):
+        yield from torch.split(inputs, size)
+        return
+    for start in range(0, len(inputs), size):
+        yield inputs.batch(torch.arange(start, min(start + size, len(inputs))))
+
+
+def unreadable(files: Sequence[str], size: int) -> list[str]:
+    """What is wrong with image files, one line each: every one is decoded."""
+    images = Images(files=tuple(files), size=size)
+
+    def problem(file: str) -> str | None:
+        try:
+            images._decoded(file)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(_DECODERS) as pool:
+        return [line for line in pool.map(problem, files) if line is not None]
+
+
+def _file_digest(file: str) -> bytes:
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()

@@ -1,0 +1,105 @@
+"""STL-10, made long-tailed, from its official binary files.
+
+Source: Coates, Lee and Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", AISTATS 2011.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selmix.data.images import Images
+from selmix.data.longtail import long_tailed_counts, split_by_class
+from selmix.data.sizes import check_held, held_by_class, size_problems, split_of, sweep_data
+from selmix.data.splits import Split, SweepData
+
+PARTS = ("train", "feedback", "select", "test")
+SIDE = 96
+MEAN, STD = (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)
+
+
+@dataclass(frozen=True)
+class StlConfig:
+    """Where the files lie and how much of them is taken.
+
+    Attributes:
+        path: folder of the extracted archive (``train_X.bin``, ``train_y.bin``, ``test_X.bin``, ``test_y.bin``).
+        imbalance: labelled training samples of the largest over those of the smallest class.
+        largest_class: training samples of class 0.
+        feedback, select: samples a class, taken from the official training images (500 a class); the official test
+            images are the test split. seed: of the split.
+    Raises:
+        ValueError: a size out of range. Reading raises ValueError for files that are missing or damaged.
+    """
+
+    path: str
+    imbalance: float = 10.0
+    largest_class: int = 300
+    feedback: int = 50
+    select: int = 50
+    seed: int = 0
+
+    name: ClassVar[str] = "stl10"
+    input_shape: ClassVar[tuple[int, ...]] = (3, SIDE, SIDE)
+    class_names: ClassVar[tuple[str, ...]] = (
+        "airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        sizes = {"imbalance": (self.imbalance, 1), "largest_class": (self.largest_class, 1),
+                 "feedback": (self.feedback, 0), "select": (self.select, 1)}  # fmt: skip
+        if problems := size_problems(sizes):
+            raise ValueError("\n".join(problems))
+
+    @property
+    def train_sizes(self) -> list[int]:
+        """Training samples of each class."""
+        return long_tailed_counts(10, self.largest_class, self.imbalance)
+
+    @cached_property
+    def _official_train(self) -> tuple[Images, Tensor]:
+        return self._read("train")
+
+    def _read(self, part: str) -> tuple[Images, Tensor]:
+        folder = Path(self.path)
+        raw = {kind: folder / f"{part}_{kind}.bin" for kind in ("X", "y")}
+        for path in raw.values():
+            if not path.is_file():
+                raise ValueError(f"{path}: must be a file of STL-10's binary version, there is none")
+        pixels, labels = (np.fromfile(path, dtype=np.uint8) for path in raw.values())
+        if len(pixels) != len(labels) * 3 * SIDE * SIDE or len(labels) == 0:
+            raise ValueError(f"{raw['X']}: must hold 96 x 96 x 3 bytes for each of {len(labels)} labels, "
+                             f"got {len(pixels)} bytes")  # fmt: skip
+        if labels.min() < 1 or labels.max() > 10:
+            raise ValueError(f"{raw['y']}: labels must lie in 1 to 10, got {labels.min()} to {labels.max()}")
+        # Stored by channel and column: the two image axes are exchanged.
+        images = torch.from_numpy(pixels.reshape(-1, 3, SIDE, SIDE)).transpose(2, 3).contiguous()
+        return Images(images, mean=MEAN, std=STD), torch.from_numpy(labels.astype(np.int64)) - 1
+
+    @cached_property
+    def _index(self) -> list[Tensor]:
+        labels = self._official_train[1]
+        asked = [count + self.feedback + self.select for count in self.train_sizes]
+        check_held(self.path, self.class_names, held_by_class(labels, self.class_names), asked,
+                   "train, feedback and select")  # fmt: skip
+        sizes = [self.train_sizes, [self.feedback] * 10, [self.select] * 10]
+        return split_by_class(labels, sizes, torch.Generator().manual_seed(self.seed))
+
+    def _part(self, part: str) -> Split:
+        if part == "test":
+            return Split(*self._read("test"))
+        return split_of(*self._official_train, self._index[PARTS.index(part)])
+
+    def load(self) -> SweepData:
+        """Train, feedback and select."""
+        return sweep_data(self.name, self.class_names, {p: lambda p=p: self._part(p) for p in PARTS})  # type: ignore[misc]
+
+    def load_test(self) -> Split:
+        """The test split, for those who open it."""
+        return self._part("test")
