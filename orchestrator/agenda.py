@@ -45,8 +45,8 @@ class Agenda:
 
     @property
     def num_trials(self) -> int:
-        """Trials of all objectives."""
-        return trials_per_objective(self.spec) * len(self.spec.objectives)
+        """Trials of all objectives and arms."""
+        return trials_per_objective(self.spec) * len(self.spec.objectives) * len(self.spec.arms)
 
     def search(self) -> tuple[StudySource, int, int]:
         """Where trials come from, how many there are in all, and how many are done."""
@@ -54,11 +54,11 @@ class Agenda:
             lock.unlink()  # a killed driver's; the lease says that nobody else writes the journal
         spec = self.spec
         studies = {
-            objective: ObjectiveStudy(
-                self.folder.journal_path, objective, spec.search.method, spec.search.seed, distributions(spec),
+            study: ObjectiveStudy(
+                self.folder.journal_path, study, spec.search.method, spec.search.seed, distributions(spec),
                 default_point(spec), grid(spec),
             )
-            for objective in spec.objectives
+            for study in self._studies
         }  # fmt: skip
         records = {r.trial_id: r for r in self.folder.load_trials() if r.kind == "trial"}
         left = self._reconciled(studies, records)
@@ -70,37 +70,49 @@ class Agenda:
         done = sum(record.state in DONE for record in records.values())
         return source, total, done
 
+    @property
+    def _studies(self) -> dict[str, tuple[str, str]]:
+        """Name of a study -> its objective and its arm."""
+        return {
+            f"{objective}/{arm}" if arm else objective: (objective, arm)
+            for objective in self.spec.objectives
+            for arm in self.spec.arms
+        }
+
     def _reconciled(
         self, studies: dict[str, ObjectiveStudy], records: dict[str, TrialRecord]
     ) -> list[TrialRecord]:
         """Bring journal and records together after a kill at any instant; what is unfinished."""
         left = []
-        for objective, study in studies.items():
+        for name, study in studies.items():
             for trial in study.trials():
-                record = records.get(f"{objective}/trial-{trial.number:03d}")
+                record = records.get(f"{name}/trial-{trial.number:03d}")
                 if record is None:  # killed between asking and writing the record
-                    left.append(self.new_trial(objective, trial.number, dict(trial.params)))
+                    left.append(self.new_trial(name, trial.number, dict(trial.params)))
                 elif record.state not in DONE:
                     left.append(_resumable(record))
                 elif not trial.state.is_finished():
                     values = {key: figures["value"] for key, figures in record.select.items()}
                     failed = record.state == "FAILED"
-                    violation = 0.0 if failed else self.prepared.rules[objective].violation(values)
+                    violation = 0.0 if failed else self.prepared.rules[record.objective].violation(values)
                     study.tell(trial.number, None if failed else record.score, violation)
-        return sorted(left, key=lambda r: (r.number, r.objective))
+        return sorted(left, key=lambda r: (r.number, r.study))
 
-    def new_trial(self, objective: str, number: int, parameters: dict[str, Any]) -> TrialRecord:
+    def new_trial(self, study: str, number: int, parameters: dict[str, Any]) -> TrialRecord:
         """The record of a point of the space. All trials share one seed: they differ by their settings alone."""
-        config = settings(self.spec, parameters)
+        objective, arm = self._studies[study]
+        config = settings(self.spec, parameters, self.spec.arms[arm])
         acting = config.acting(objective, is_constrained(self.spec, objective))
-        return trial_record(objective, number, self.spec.search.seed, config.flat(), acting)
+        record = trial_record(objective, number, self.spec.search.seed, config.flat(), acting, arm)
+        record.reference_arm = arm == next(iter(self.spec.arms))
+        return record
 
     def replicates(self) -> tuple[ListSource, int, int]:
         """The finalists' runs on fresh seeds that are left, how many there are in all, how many are done."""
         records = {r.trial_id: r for r in self.folder.load_trials()}
         wanted = []
-        for objective in self.spec.objectives:
-            trials = [r for r in records.values() if r.objective == objective]
+        for study in self._studies:
+            trials = [r for r in records.values() if r.study == study]
             for final in finalists(trials, self.spec.selection.finalists):
                 for index, seed in enumerate(self.replicate_seeds, start=1):
                     fresh = replicate_record(final, index, seed)

@@ -49,7 +49,7 @@ def _open(folder: RunFolder, objective: str) -> dict[str, Any]:
     """An objective that is not decided yet."""
     return {
         "metric": None, "winner": None, "tied": [], "leader": None, "feasible": None, "finalists": [],
-        "search_added": None, "verdict": None, "front": [],
+        "search_added": None, "verdict": None, "front": [], "compare": None,
         "baselines": {b.name: baseline_row(b) for b in folder.load_baselines(objective)},
     }  # fmt: skip
 
@@ -69,7 +69,8 @@ def trial_row(record: TrialRecord, sweep_state: str) -> dict[str, Any]:
     if state == "RUNNING" and sweep_state != "running":
         state = "INTERRUPTED"
     return {
-        "trial_id": record.trial_id, "objective": record.objective, "kind": record.kind, "state": state,
+        "trial_id": record.trial_id, "objective": record.objective, "arm": record.arm, "kind": record.kind,
+        "state": state,
         "seed": record.seed, "replicate_of": record.replicate_of, "round": record.round, "steps": record.steps,
         "score": record.score, "feasible": record.feasible, "config": record.config,
         "config_hash": record.config_hash, "select": record.select, "cost_s": record.cost_s,

@@ -30,12 +30,37 @@ def parameter_problems(file: SweepFile) -> list[str]:
             )
         else:
             problems += _form(file, path, parameter) or _range(file, name, parameter)
-    if {"temperature", "effective_pairs"} <= section.keys():
+    problems += _compare(file, valid)
+    given = {*section, *file.section("compare")}
+    if {"temperature", "effective_pairs"} <= given and "temperature" in section:
         where = file.where(("parameters", "temperature"))
         problems.append(
             f"{where}: must not stand beside effective_pairs, they set the same thing; leave one out"
         )
     return problems
+
+
+def _compare(file: SweepFile, valid: list[str]) -> list[str]:
+    """Problems of ``compare``: one parameter with two or more different values, that nothing else sets."""
+    section = file.section("compare")
+    if not section:
+        return []
+    if len(section) > 1:
+        return [
+            f"{file.where(('compare',))}: must name one parameter, got {', '.join(section)}; use a sweep for each"
+        ]
+    ((name, values),) = section.items()
+    where = file.where(("compare", name))
+    if name not in valid:
+        return [f"{where}: unknown parameter; {closest(name, valid)}"]
+    if name in file.section("parameters"):
+        return [f"{where}: must not stand in parameters too: every value gets a study of its own"]
+    if not isinstance(values, list) or len(values) < 2 or any(values.count(value) > 1 for value in values):
+        return [f"{where}: must be a list of two or more different values, got {shown(values)}"]
+    return [
+        problem.replace(f"parameters.{name}.values", f"compare.{name}", 1)
+        for problem in _range(file, name, {"values": values}, ("compare", name))
+    ]
 
 
 def _form(file: SweepFile, path: KeyPath, parameter: Mapping[str, Any]) -> list[str]:
@@ -85,7 +110,9 @@ def _ends(file: SweepFile, path: KeyPath, parameter: Mapping[str, Any]) -> list[
     return []
 
 
-def _range(file: SweepFile, name: str, parameter: Mapping[str, Any]) -> list[str]:
+def _range(
+    file: SweepFile, name: str, parameter: Mapping[str, Any], parent: KeyPath | None = None
+) -> list[str]:
     """Every value that the parameter can take is one that the method takes: its ends, or all of a list."""
     from selmix.config import WHOLE_NUMBERS, FinetuneConfig
 
@@ -95,7 +122,7 @@ def _range(file: SweepFile, name: str, parameter: Mapping[str, Any]) -> list[str
     candidates += [(("values", k), value) for k, value in enumerate(parameter.get("values", []))]
     problems = []
     for place, value in candidates:
-        where = file.where(("parameters", name, *place))
+        where = file.where(("parameters", name, *place) if parent is None else (*parent, *place[1:]))
         if isinstance(value, Mapping | list):
             problems.append(f"{where}: must be a number or a text, got {shown(value)}")
             continue

@@ -37,11 +37,14 @@ def plan_document(spec: SweepSpec, runs: Path) -> dict[str, Any]:
         PreflightError: as a launch would.
     """
     address, data = check_all(spec, runs)
-    config = settings(spec, default_point(spec))
+    config = settings(spec, default_point(spec), next(iter(spec.arms.values())))
     probe = measure(spec, data, config)
     objectives, cpus_gpus = len(spec.objectives), local_resources()
-    trials = trials_per_objective(spec) * objectives
-    replicates = (min(spec.selection.finalists, trials) + 1) * spec.selection.replicates * objectives
+    per_study, studies = trials_per_objective(spec), objectives * len(spec.arms)
+    trials = per_study * studies
+    # The defaults are run again beside the best, if they are not among them.
+    finalists = min(spec.selection.finalists + 1, per_study)
+    replicates = finalists * spec.selection.replicates * studies
     at_once = _at_once(spec, *cpus_gpus)
     trial_s = probe["trial_s"] + RUN_OVERHEAD_S
     baselines_s = (

@@ -169,7 +169,7 @@ class RunFolder:
         paths = (self.path / kind).rglob("record.json")
         records = [TrialRecord(**known_fields(TrialRecord, read_json(path))) for path in paths]
         key = {"trial": 0, "replicate": 1, "baseline": 2}
-        return sorted(records, key=lambda r: (r.objective, r.number, key[r.kind], r.seed, r.trial_id))
+        return sorted(records, key=lambda r: (r.objective, r.arm, r.number, key[r.kind], r.seed, r.trial_id))
 
     def append_round(self, trial_id: str, row: Mapping[str, Any]) -> None:
         """Add one line to ``rounds.jsonl``, first dropping what a killed process left half written."""

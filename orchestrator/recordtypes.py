@@ -18,8 +18,10 @@ BASELINE = "baseline"
 class TrialRecord:
     """One run of a configuration: a trial, a replicate of one on a fresh seed, or a baseline.
 
-    ``round``, ``steps``, ``score``, ``select`` and ``weights_digest`` are those of the chosen round, not of
-    the last one. ``checkpoint`` is where an unfinished trial goes on from.
+    ``arm`` says which value a comparison gives it (``policy=uniform``; empty where nothing is compared), and
+    ``reference_arm`` whether the other arms are compared with that one. ``round``, ``steps``, ``score``, ``select``
+    and ``weights_digest`` are those of the chosen round, not of the last one. ``checkpoint`` is where an unfinished
+    trial goes on from.
     """
 
     trial_id: str
@@ -28,6 +30,8 @@ class TrialRecord:
     number: int
     seed: int
     replicate_of: str | None = None
+    arm: str = ""
+    reference_arm: bool = True
     config: dict[str, Any] = field(default_factory=dict)
     config_hash: str = ""
     state: TrialState = "RUNNING"
@@ -48,6 +52,16 @@ class TrialRecord:
     reference: bool = False
     seeds: list[int] = field(default_factory=list)
     note: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def study(self) -> str:
+        """Name of the study that it belongs to: its objective, with its arm."""
+        return f"{self.objective}/{self.arm}" if self.arm else self.objective
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it ran the settings that an unsearched run would have."""
+        return self.number == 0 and self.reference_arm
 
     @property
     def name(self) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from orchestrator.cells import difference, estimate, short, table
+from orchestrator.compare import comparison_rows
 
 ACROSS = ("mean_recall", "min_recall", "g_mean", "h_mean", "accuracy", "min_coverage")
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
@@ -123,7 +126,7 @@ def _objective(document: Document, objective: str, result: Document) -> str:
         else:
             rows.append((name, None, None, f"failed: {row['error']}", ""))
     head = (f"{metric} on select, %", "value  [95 % interval]", "score", "labels used", "cost a run")
-    lines = [_table(head, [_cells(*row) for row in rows])]
+    lines = [table(head, [_cells(*row) for row in rows])]
     lines.append(
         f"winner    {short(winner['trial_id'])}, seed {winner['seed']}, round {winner['round']} "
         f"({winner['steps']} steps), {estimate(winner['select'][metric]).strip()} on its own seed; "
@@ -132,6 +135,13 @@ def _objective(document: Document, objective: str, result: Document) -> str:
     lines.append(f"          {_settings(document['spec'], winner['config'])}")
     lines.append(f"is it real?  {_real(result)}")
     lines.append(f"search    {_search(result)}")
+    if result.get("compare"):
+        cells = comparison_rows(result["compare"], metric)
+        lines += [
+            "",
+            f"compared, each value with a study of its own, means over {seeds} fresh seeds, paired:",
+        ]
+        lines.append(table(cells[0], cells[1:]))
     return f"{objective}\n" + "\n".join(lines)
 
 
@@ -184,7 +194,7 @@ def _across(results: Mapping[str, Document]) -> str:
         if result["winner"] is not None:
             select = result["winner"]["replicates"]["select"]
             rows.append((objective, *(f"{100 * select[m]['value']:5.1f}" for m in ACROSS if m in select)))
-    return _table(("winner of \\ under, %", *ACROSS), rows)
+    return table(("winner of \\ under, %", *ACROSS), rows)
 
 
 def _next(document: Document) -> str:
@@ -219,7 +229,7 @@ def ls_text(document: Document) -> str:
                 f", {done['failed']} failed" if done["failed"] else ""
             )
             rows.append((sweep["sweep"], sweep["state"], count, *cells, sweep["created"]))
-    return _table(("sweep", "state", "runs", "winner", "select, %", "verdict", "created"), rows)
+    return table(("sweep", "state", "runs", "winner", "select, %", "verdict", "created"), rows)
 
 
 def pins_text(document: Document) -> str:
@@ -249,29 +259,4 @@ def pins_text(document: Document) -> str:
                 edited,
             )
         )
-    return _table(("pin", "sweep", "trial", "test, %", "verdict on test", "created"), rows)
-
-
-def estimate(value: Document) -> str:
-    """``91.7  [79.2, 95.8]`` in %."""
-    return f"{100 * value['value']:5.1f}  [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
-
-
-def difference(value: Document) -> str:
-    """``+1.2 [-3.0, +5.4]`` in points."""
-    return f"{100 * value['value']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
-
-
-def short(trial_id: str) -> str:
-    """``trial-007`` of ``min_recall/trial-007``."""
-    return trial_id.partition("/")[2] or trial_id
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [head, *rows]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
-    lines = [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
-    return "\n".join(f"  {line}" for line in lines)
+    return table(("pin", "sweep", "trial", "test, %", "verdict on test", "created"), rows)

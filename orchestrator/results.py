@@ -11,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.compare import Comparison
 from orchestrator.documents import baseline_row
+from orchestrator.means import mean_score, mean_select, score_of
 from orchestrator.recordtypes import TrialRecord
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def finalists(trials: Sequence[TrialRecord], count: int) -> list[TrialRecord]:
     first_of: dict[str, TrialRecord] = {}
     for trial in sorted(eligible, key=lambda t: t.number):
         first_of.setdefault(trial.config_hash, trial)
-    ranked = sorted(first_of.values(), key=lambda t: (-_score(t), t.number))
+    ranked = sorted(first_of.values(), key=lambda t: (-score_of(t), t.number))
     chosen = ranked[:count] + [t for t in ranked[count:] if t.number == 0]
     return sorted(chosen, key=lambda t: t.number)
 
@@ -55,18 +57,9 @@ def leader_and_winner(
         return None
     leader = min(able, key=lambda name: (-able[name], trials[name].number))
     tied = [leader, *tied_with(leader, [name for name in able if name != leader])]
-    default = [name for name in tied if trials[name].number == 0]
+    default = [name for name in tied if trials[name].is_default]
     cheapest = min(tied, key=lambda name: (trials[name].config["steps"], -able[name], trials[name].number))
     return leader, tied, default[0] if default else cheapest
-
-
-def mean_score(records: Sequence[TrialRecord]) -> float:
-    """Mean score over the replicates of a configuration."""
-    return sum(_score(record) for record in records) / len(records)
-
-
-def _score(record: TrialRecord) -> float:
-    return record.score if record.score is not None else float("-inf")
 
 
 def opponent(baselines: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -76,7 +69,7 @@ def opponent(baselines: Sequence[TrialRecord]) -> TrialRecord | None:
     able = [
         b for b in baselines if b.state == "FINISHED" and not b.reference and b.name not in NEVER_OPPONENT
     ]
-    return min(able, key=lambda b: (-_score(b), b.cost_s)) if able else None
+    return min(able, key=lambda b: (-score_of(b), b.cost_s)) if able else None
 
 
 class Judge:
@@ -92,7 +85,7 @@ class Judge:
         from orchestrator.rules import selection_rule
         from selmix.metrics import MetricContext
 
-        self.folder, self.objective = folder, objective
+        self.folder, self.spec, self.objective = folder, spec, objective
         counts = folder.load_state().data["train_counts"]
         self.base_labels = ["train"] if spec.recipe is not None else ["checkpoint"]
         self.rule = selection_rule(spec, objective, len(counts))
@@ -145,7 +138,7 @@ class Judge:
         document: dict[str, Any] = {
             "metric": self.rule.metric, "feasible": any(t.feasible for t in self.trials.values()), "winner": None,
             "tied": [], "leader": None, "finalists": [], "search_added": None, "verdict": None,
-            "baselines": {b.name: baseline_row(b) for b in in_order(baselines)}, "front": [],
+            "baselines": {b.name: baseline_row(b) for b in in_order(baselines)}, "front": [], "compare": None,
         }  # fmt: skip
         chosen = self.choice()
         if chosen is None:
@@ -156,6 +149,7 @@ class Judge:
             "winner": self.winner_row(self.trials[winner], finals[winner]), "tied": tied, "leader": leader,
             "finalists": [self.finalist_row(name, finals[name]) for name in finals if finals[name]],
             "search_added": self.search_added(winner, finals), "front": [winner],
+            "compare": Comparison(self, finals).document(),
         }  # fmt: skip
         best = opponent(baselines)
         if best is not None:
@@ -165,7 +159,7 @@ class Judge:
     def winner_row(self, trial: TrialRecord, replicates: Sequence[TrialRecord]) -> dict[str, Any]:
         return {
             "trial_id": trial.trial_id, "seed": trial.seed, "round": trial.round, "steps": trial.steps,
-            "checkpoint_digest": trial.weights_digest, "config": trial.config, "is_default": trial.number == 0,
+            "checkpoint_digest": trial.weights_digest, "config": trial.config, "is_default": trial.is_default,
             "score": trial.score, "select": trial.select, "cost_s": trial.cost_s,
             "labels": [*self.base_labels, "feedback", "select"],
             "replicates": {"seeds": [r.seed for r in replicates], "score": mean_score(replicates),
@@ -181,7 +175,7 @@ class Judge:
     def search_added(self, winner: str, finals: Mapping[str, list[TrialRecord]]) -> dict[str, Any] | None:
         """The best searched finalist against the defaults, whether it won or not."""
         default = next(
-            (name for name, trial in self.trials.items() if trial.number == 0 and finals.get(name)), None
+            (name for name, trial in self.trials.items() if trial.is_default and finals.get(name)), None
         )
         others = [name for name in finals if finals[name] and name != default]
         if default is None or not others:
@@ -201,19 +195,6 @@ class Judge:
             "outcome": outcome(Estimate(**difference)), "against": against.name, "difference": difference,
             "split": "select", "optimistic": True, "against_is_cheaper": per_run < CHEAPER * trial.cost_s,
         }  # fmt: skip
-
-
-def mean_select(records: Sequence[TrialRecord]) -> dict[str, dict[str, float]]:
-    """Metric -> mean over the replicates with its interval."""
-    from selmix.comparison import mean_over_replicates
-    from selmix.intervals import Estimate
-
-    shared = set.intersection(*(set(r.select) for r in records))
-    return {
-        key: asdict(mean_over_replicates([Estimate(**r.select[key]) for r in records]))
-        for key in records[0].select
-        if key in shared
-    }
 
 
 def in_order(baselines: Sequence[TrialRecord]) -> list[TrialRecord]:

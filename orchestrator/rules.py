@@ -44,7 +44,7 @@ def selection_rule(spec: SweepSpec, objective: str, num_classes: int) -> Selecti
 def definitions(spec: SweepSpec) -> Definitions:
     """The numbers that define the metrics with parameters."""
     given = spec.metrics
-    return Definitions(given.cvar_fraction, given.recall_weights, given.cost_matrix)
+    return Definitions(given.cvar_fraction, given.recall_weights, given.cost_matrix, given.head_fraction)
 
 
 def is_constrained(spec: SweepSpec, objective: str) -> bool:

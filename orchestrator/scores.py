@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cells import difference, estimate
 from orchestrator.errors import PreflightError, UsageError
-from orchestrator.render import difference, estimate
 from orchestrator.wording import closest
 
 SCHEMA_VERSION = 1

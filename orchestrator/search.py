@@ -43,8 +43,8 @@ class StudySource:
     """Trials of the search: first what a killed launch left unfinished, then new points, objectives in turn.
 
     Args:
-        studies: objective -> its study. num_trials: per objective.
-        unfinished: records to go on with. build: (objective, number, parameters) -> a new record.
+        studies: the studies by name. num_trials: of each.
+        unfinished: records to go on with. build: (name of the study, number, parameters) -> a new record.
         most_failed: after more failures than these no new trial is begun.
     """
 
@@ -66,16 +66,16 @@ class StudySource:
         if self._failures_left < 0:
             return None
         counts = {name: len(study.trials()) for name, study in self._studies.items()}
-        objective = min(counts, key=lambda name: counts[name])
-        if counts[objective] >= self._num_trials:
+        study = min(counts, key=lambda name: counts[name])
+        if counts[study] >= self._num_trials:
             return None
-        number, parameters = self._studies[objective].ask()
-        return self._build(objective, number, parameters)
+        number, parameters = self._studies[study].ask()
+        return self._build(study, number, parameters)
 
     def tell(self, record: TrialRecord, best: dict[str, Any] | None) -> None:
         self._failures_left -= best is None
         score = None if best is None else best["score"]
-        self._studies[record.objective].tell(record.number, score, 0.0 if best is None else best["violation"])
+        self._studies[record.study].tell(record.number, score, 0.0 if best is None else best["violation"])
 
 
 class RunSearcher(Searcher):
@@ -198,19 +198,22 @@ def last_line(trial: Any) -> str:
 
 
 def trial_record(
-    objective: str, number: int, seed: int, config: dict[str, Any], acting: dict[str, Any]
+    objective: str, number: int, seed: int, config: dict[str, Any], acting: dict[str, Any], arm: str = ""
 ) -> TrialRecord:
     """The record of a new trial of the search."""
-    return TrialRecord(
-        trial_id=f"{objective}/trial-{number:03d}", objective=objective, kind="trial", number=number, seed=seed,
-        config=config, config_hash=config_hash(objective, acting),
+    record = TrialRecord(
+        trial_id="", objective=objective, kind="trial", number=number, seed=seed, arm=arm, config=config,
+        config_hash=config_hash(objective, acting),
     )  # fmt: skip
+    record.trial_id = f"{record.study}/trial-{number:03d}"
+    return record
 
 
 def replicate_record(trial: TrialRecord, index: int, seed: int) -> TrialRecord:
     """The record of a run of a trial's settings on a fresh seed; ``index`` counts from 1."""
     return TrialRecord(
         trial_id=f"{trial.trial_id}/seed-{index}", objective=trial.objective, kind="replicate",
-        number=trial.number, seed=seed, replicate_of=trial.trial_id, config=trial.config,
+        number=trial.number, seed=seed, replicate_of=trial.trial_id, arm=trial.arm,
+        reference_arm=trial.reference_arm, config=trial.config,
         config_hash=trial.config_hash,
     )  # fmt: skip

@@ -36,13 +36,16 @@ def _distribution(name: str, parameter: ParameterSection) -> BaseDistribution:
     return FloatDistribution(low, high, log="log" in kind, step=step_of)
 
 
-def settings(spec: SweepSpec, point: Mapping[str, Any]) -> FinetuneConfig:
+def settings(
+    spec: SweepSpec, point: Mapping[str, Any], arm: Mapping[str, Any] | None = None
+) -> FinetuneConfig:
     """The settings at a point of the space, with what the file fixes.
 
     Args:
         point: searched parameter -> value; may leave some out, which then take their defaults.
+        arm: the value of a compared parameter.
     """
-    chosen = dict(spec.fixed)
+    chosen = dict(spec.fixed) | dict(arm or {})
     for name, value in point.items():
         parameter = spec.searched[name]
         if parameter.distribution == "q_log_uniform_values" and parameter.q is not None:

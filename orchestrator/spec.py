@@ -16,7 +16,7 @@ from orchestrator.overrides import apply_overrides
 from orchestrator.spec_checks import cross_check
 from orchestrator.sweepfile import KeyPath, SweepFile, read_sweep_file
 from orchestrator.wording import closest, shown
-from selmix.definitions import DEFAULT_CVAR_FRACTION
+from selmix.definitions import DEFAULT_CVAR_FRACTION, DEFAULT_HEAD_FRACTION
 from selmix.models import ModelConfig
 
 Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -25,7 +25,7 @@ Count = Annotated[StrictInt, Field(ge=1)]
 Seed = Annotated[StrictInt, Field(ge=0)]
 
 LATER: dict[KeyPath, tuple[str, ...]] = {
-    (): ("compare", "budget", "early_stopping", "screen", "deterministic"),
+    (): ("budget", "early_stopping", "screen", "deterministic"),
     ("selection",): ("metrics",),
     ("parameters", "*"): ("when",),
 }
@@ -69,6 +69,7 @@ class MetricsSection(_Section):
     cvar_fraction: Number = DEFAULT_CVAR_FRACTION
     recall_weights: tuple[Number, ...] | None = None
     cost_matrix: tuple[tuple[Number, ...], ...] | None = None
+    head_fraction: Number = DEFAULT_HEAD_FRACTION
 
 
 class ParameterSection(_Section):
@@ -136,6 +137,7 @@ class SweepSpec(_Section):
     constraints: tuple[ConstraintSection, ...] = ()
     metrics: MetricsSection = MetricsSection()
     parameters: dict[str, ParameterSection] = Field(default_factory=dict)
+    compare: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     search: SearchSection = SearchSection()
     selection: SelectionSection = SelectionSection()
     resources: ResourceSection = ResourceSection()
@@ -163,6 +165,16 @@ class SweepSpec(_Section):
         return {name: p for name, p in self.parameters.items() if not p.is_fixed}
 
     @property
+    def arms(self) -> dict[str, dict[str, Any]]:
+        """The studies of an objective: label -> the value that it gives the compared parameter.
+
+        A single one, without label and value, where nothing is compared.
+        """
+        return {
+            f"{name}={value}": {name: value} for name, values in self.compare.items() for value in values
+        } or {"": {}}
+
+    @property
     def recipe(self) -> str | None:
         """The pre-training recipe; None where a checkpoint is given."""
         if self.pretrain.checkpoint is not None:
@@ -183,11 +195,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 
 def check_spec(file: SweepFile) -> SweepSpec:
-    """The specification of a parsed file.
-
-    Raises:
-        SpecError: as :func:`load_spec`.
-    """
+    """The specification of a parsed file; raises as :func:`load_spec`."""
     problems = [*file.problems, *cross_check(file)]
     try:
         spec = SweepSpec.model_validate(_as_tuples(file.values))

@@ -64,14 +64,16 @@ def _metrics(file: SweepFile) -> list[str]:
     from selmix.definitions import Definitions
 
     section = file.section("metrics")
-    fraction = section.get("cvar_fraction", 1.0)
+    fraction, head = section.get("cvar_fraction", 1.0), section.get("head_fraction", 0.9)
     weights, costs = section.get("recall_weights"), section.get("cost_matrix")
-    numeric = is_number(fraction) and _are_numbers(weights)
+    numeric = is_number(fraction) and is_number(head) and _are_numbers(weights)
     numeric &= costs is None or (isinstance(costs, list) and all(_are_numbers(row) for row in costs))
     classes = num_classes(file)
     if classes is None or not numeric:
         return []  # said as a wrong type
-    given = Definitions(fraction, weights and tuple(weights), costs and tuple(tuple(row) for row in costs))
+    given = Definitions(
+        fraction, weights and tuple(weights), costs and tuple(tuple(row) for row in costs), head
+    )
     return [_placed(file, ("metrics",), line, section) for line in given.problems(classes)]
 
 

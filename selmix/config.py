@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from selmix.gain import GAIN_FORMULAS
+
 STARTS = ("balanced_head", "given")
 POOLS = ("train+feedback", "train")
 POLICIES = ("softmax", "greedy", "proportional", "epsilon", "uniform", "balanced")
@@ -45,6 +47,10 @@ class FinetuneConfig:
             the gain, ``epsilon`` (softmax, mixed with a share ``epsilon`` of uniform pairs), ``uniform``, or
             ``balanced`` (i = j, every stratum alike).
         top_k: pairs of the greedy policy. epsilon: uniform share of the epsilon policy, in [0, 1].
+        gain_formula: ``exact``, or ``released_code``, the published code's departure from it, for comparison.
+        gain_with_bias: estimate the gain of a step of the head's bias too.
+        gain_plateau: stop when the expected gain of a pair, sum P G, falls below this share of the largest so far
+            (None: never).
         confusion_smoothing: counts added to each cell of C before it is differentiated.
         confusion_average: weight of the past rounds' C, in [0, 1).
         mixup_layer: ``input``, ``features`` (what the classifier sees) or the name of a submodule.
@@ -72,6 +78,9 @@ class FinetuneConfig:
     policy: str = "softmax"
     top_k: int = 10
     epsilon: float = 0.1
+    gain_formula: str = "exact"
+    gain_with_bias: bool = False
+    gain_plateau: float | None = None
     confusion_smoothing: float = 0.5
     confusion_average: float = 0.7
     mixup_layer: str = "features"
@@ -100,13 +109,15 @@ class FinetuneConfig:
     def _wrong_choices(self) -> list[str]:
         allowed = {
             "start": STARTS, "draw_from": POOLS, "policy": POLICIES, "precision": PRECISIONS,
-            "temperature_schedule": SCHEDULES, "lr_schedule": LR_SCHEDULES,
+            "temperature_schedule": SCHEDULES, "lr_schedule": LR_SCHEDULES, "gain_formula": GAIN_FORMULAS,
         }  # fmt: skip
         problems = [
             f"{name}: must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
             for name, choices in allowed.items()
             if getattr(self, name) not in choices
         ]
+        if not isinstance(self.gain_with_bias, bool):
+            problems.append(f"gain_with_bias: must be true or false, got {self.gain_with_bias!r}")
         if not isinstance(self.mixup_layer, str) or not self.mixup_layer:
             problems.append(f"mixup_layer: must be the name of a layer, got {self.mixup_layer!r}")
         return problems
@@ -156,6 +167,7 @@ class FinetuneConfig:
             idle.add("epsilon")
         if self.policy not in TARGETED:
             idle |= {"warmup_rounds", "confusion_smoothing", "confusion_average"}
+            idle |= {"gain_formula", "gain_with_bias", "gain_plateau"}
             idle |= {"multiplier_lr", "multiplier_decay", "constraint_temperature", "constraint_max"}
         if self.temperature_schedule == "constant":
             idle.add("temperature_final")
@@ -186,6 +198,7 @@ _NUMBER_RULES: dict[str, tuple[bool, bool, str, Any]] = {
     "refresh_growth": (False, False, "a number >= 1", lambda v: v >= 1),
     "top_k": (True, False, "a whole number >= 1", lambda v: v >= 1),
     "epsilon": (False, False, "a number in [0, 1]", lambda v: 0 <= v <= 1),
+    "gain_plateau": (False, True, "a number in (0, 1)", lambda v: 0 < v < 1),
     "confusion_smoothing": (False, False, "a number > 0", lambda v: v > 0),
     "confusion_average": (False, False, "a number in [0, 1)", lambda v: 0 <= v < 1),
     "coefficient_min": (False, False, "a number in [0, 1]", lambda v: 0 <= v <= 1),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 DEFAULT_CVAR_FRACTION = 0.3
+DEFAULT_HEAD_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,22 @@ class Definitions:
         recall_weights: of ``weighted_recall``, one a class, >= 0, not all 0; None: the metric is not reported.
         cost_matrix: of ``cost``, K x K: what it costs to predict column k for a sample of row's class; None: the
             metric is not reported.
+        head_fraction: share of the classes, those of most training samples, that are the head; the tail is the rest,
+            one class at least.
     """
 
     cvar_fraction: float = DEFAULT_CVAR_FRACTION
     recall_weights: tuple[float, ...] | None = None
     cost_matrix: tuple[tuple[float, ...], ...] | None = None
+    head_fraction: float = DEFAULT_HEAD_FRACTION
 
     def problems(self, num_classes: int) -> list[str]:
         """What is wrong with them for K classes, one ``name: what must hold, what was got`` each."""
         found = []
         if not 0 < self.cvar_fraction <= 1:
             found.append(f"cvar_fraction: must be a number in (0, 1], got {self.cvar_fraction}")
+        if not 0 < self.head_fraction < 1:
+            found.append(f"head_fraction: must be a number in (0, 1), got {self.head_fraction}")
         weights = self.recall_weights
         if weights is not None:
             good = all(math.isfinite(w) and w >= 0 for w in weights) and sum(weights) > 0

@@ -27,17 +27,8 @@ from selmix.model import ClassifierView, freeze_batchnorm_, predict
 from selmix.multipliers import MultiplierSettings, WorstCaseState
 from selmix.objectives import Objective, ObjectiveContext, bind_objective, stratum_groups
 from selmix.optimizer import sgd
-from selmix.policy import (
-    NoPositiveGain,
-    balanced_policy,
-    effective_pairs,
-    epsilon_policy,
-    greedy_policy,
-    policy_at_effective_pairs,
-    proportional_policy,
-    sampling_policy,
-    uniform_policy,
-)
+from selmix.policy import NoPositiveGain
+from selmix.policy_course import policy_of_round
 from selmix.round import NonFinite, Round
 from selmix.sampler import PairSampler
 from selmix.schedules import scheduled
@@ -88,6 +79,7 @@ class Finetuner:
         self.round_number = 0
         self.steps_done = 0
         self._averaged_counts: Tensor | None = None
+        self._largest_gain = float("-inf")
         self._worst_case = WorstCaseState(settings)
 
     def run_round(self) -> Round:
@@ -104,9 +96,14 @@ class Finetuner:
         gain = self._gain(objective, smoothed, prototypes)
         self.round_number += 1
         try:
-            policy = self._policy(gain, scalars)
+            progress = self.steps_done / self.config.steps
+            policy = policy_of_round(
+                self.config, gain, self.sampler.drawable, self.round_number, progress, scalars
+            )
         except NoPositiveGain:
             return self._report(counts, gain, None, context, scalars, "no_positive_gain")
+        if gain is not None and self._on_plateau(float((policy * gain).sum()), scalars):
+            return self._report(counts, gain, policy, context, scalars, "gain_plateau")
         self.sampler.set_policy(policy)
         scalars["loss"] = self._train(self._round_length())
         stop_reason = "steps" if self.steps_done >= self.config.steps else None
@@ -154,49 +151,17 @@ class Finetuner:
             return None
         head = self.view.head
         gradient = logit_gradient(objective, confusion)
-        return gain_matrix(prototypes, head.weight, head.bias, gradient, self.config.mixup_coefficient)
+        return gain_matrix(
+            prototypes, head.weight, head.bias, gradient, self.config.mixup_coefficient,
+            formula=self.config.gain_formula, with_bias=self.config.gain_with_bias,
+        )  # fmt: skip
 
-    # -- the policy ---------------------------------------------------------------------------------------
-
-    def _policy(self, gain: Tensor | None, scalars: dict[str, float]) -> Tensor:
-        """P of this round; adds its diagnostics to ``scalars``."""
-        drawable = self.sampler.drawable
-        if gain is None:
-            chosen = balanced_policy if self.config.policy == "balanced" else uniform_policy
-            policy = chosen(drawable)
-        else:
-            scalars["positive_pairs"] = float(((gain > 0) & drawable).sum())
-            if self.round_number <= self.config.warmup_rounds:
-                policy = uniform_policy(drawable)
-            else:
-                policy = self._targeted_policy(gain, drawable, scalars)
-        scalars["effective_pairs"] = effective_pairs(policy)
-        if "positive_pairs" in scalars:
-            scalars["effective_pairs_share"] = scalars["effective_pairs"] / max(
-                scalars["positive_pairs"], 1.0
-            )
-        return policy
-
-    def _targeted_policy(self, gain: Tensor, drawable: Tensor, scalars: dict[str, float]) -> Tensor:
-        if self.config.policy == "greedy":
-            return greedy_policy(gain, self.config.top_k, drawable)
-        if self.config.policy == "proportional":
-            return proportional_policy(gain, drawable)
-        policy, scalars["temperature"] = self._softmax_policy(gain, drawable)
-        if self.config.policy == "epsilon":
-            return epsilon_policy(policy, self.config.epsilon, drawable)
-        return policy
-
-    def _softmax_policy(self, gain: Tensor, drawable: Tensor) -> tuple[Tensor, float]:
-        config = self.config
-        start = config.temperature if config.temperature is not None else config.effective_pairs
-        if start is None:
-            raise AssertionError("FinetuneConfig sets effective_pairs where no temperature is given")
-        final = config.temperature_final if config.temperature_final is not None else start / 10.0
-        level = scheduled(config.temperature_schedule, start, final, self.steps_done / config.steps)
-        if config.temperature is not None:
-            return sampling_policy(gain, level, drawable), level
-        return policy_at_effective_pairs(gain, level, drawable)
+    def _on_plateau(self, expected: float, scalars: dict[str, float]) -> bool:
+        """Whether the expected gain of a pair fell below its share of the largest so far."""
+        scalars["expected_gain"] = expected
+        self._largest_gain = max(self._largest_gain, expected)
+        share = self.config.gain_plateau
+        return share is not None and expected < share * self._largest_gain
 
     # -- the steps ----------------------------------------------------------------------------------------
 
@@ -275,6 +240,7 @@ class Finetuner:
             "round_number": self.round_number,
             "steps_done": self.steps_done,
             "averaged_counts": self._averaged_counts,
+            "largest_gain": self._largest_gain,
             "worst_case": self._worst_case.state_dict(),
         }
 
@@ -285,4 +251,5 @@ class Finetuner:
         self.generator.set_state(state["generator"])
         self.round_number, self.steps_done = state["round_number"], state["steps_done"]
         self._averaged_counts = state["averaged_counts"]
+        self._largest_gain = state["largest_gain"]
         self._worst_case.load_state_dict(state["worst_case"])

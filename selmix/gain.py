@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+GAIN_FORMULAS = ("exact", "released_code")
 _SMALLEST_NORMALISER = 1e-250  # below it the products are near float64's subnormal numbers
 _PAIRS_AT_ONCE = 4096
 
@@ -19,6 +20,8 @@ def gain_matrix(
     logit_gradient: Tensor,
     mixup_coefficient: float,
     labels: Tensor | None = None,
+    formula: str = "exact",
+    with_bias: bool = False,
 ) -> Tensor:
     """G[i, j] = sum_{q, l} D[q, l] <m_ij, z_q> (1{l = label[i]} - p_ij[l]).
 
@@ -34,15 +37,20 @@ def gain_matrix(
         logit_gradient: D = d psi / d C~, shape (S, K).
         mixup_coefficient: lam in [0, 1], the mean of the coefficient's distribution.
         labels: class of each stratum, shape (S,); None where strata are classes (then S = K).
+        formula: ``exact``, or ``released_code``: what the published code computes, with <z_i, z_q> in the label term,
+            right at i = j only; for comparison.
+        with_bias: estimate a step of W and b together: Z Z^T + 1 stands for Z Z^T.
     Returns:
         G, shape (S, S), float64, on the device of ``prototypes``.
     Raises:
         ValueError: shapes that do not fit, a label out of range, a coefficient outside [0, 1], or an entry that
             is not finite.
     Source: SelMix (arXiv:2403.18301). Departs from the released code, whose label term takes <z_i, z_q> for
-        <m_ij, z_q>. The bias is trained too but left out of the estimate, as in the paper.
+        <m_ij, z_q>. The bias is trained too but left out of the estimate unless ``with_bias``, as in the paper.
     """
     _check(prototypes, weight, bias, logit_gradient, mixup_coefficient, labels)
+    if formula not in GAIN_FORMULAS:
+        raise ValueError(f"formula must be one of {', '.join(GAIN_FORMULAS)}, got {formula!r}")
     # float64: the factors E and F of the normaliser underflow in float32 at large logits.
     z, w, b, d = (t.detach().double() for t in (prototypes, weight, bias, logit_gradient))
     lam = mixup_coefficient
@@ -52,13 +60,16 @@ def gain_matrix(
     # A row's shift cancels in the softmax; subtracting the maximum keeps the exponentials in range.
     e = (first - first.amax(dim=1, keepdim=True)).exp()
     f = (second - second.amax(dim=1, keepdim=True)).exp()
-    a = (z @ z.T) @ d
+    a = (z @ z.T + float(with_bias)) @ d
     index = torch.arange(len(z), device=z.device) if labels is None else labels.to(z.device).long()
     a_label = a[:, index]  # [q, i] = A[q, label[i]]
     normaliser = e @ f.T
     expected = ((lam * e * a) @ f.T).addmm_(e, (f * a).T, alpha=1.0 - lam).div_(normaliser)
     _mend_underflow_(expected, normaliser, first, second, a, lam)
-    return (lam * a_label.diagonal().unsqueeze(1) + (1.0 - lam) * a_label.T).sub_(expected)
+    own = a_label.diagonal().unsqueeze(1)  # A[i, label[i]]
+    if formula == "released_code":
+        return own.expand_as(expected) - expected
+    return (lam * own + (1.0 - lam) * a_label.T).sub_(expected)
 
 
 def _mend_underflow_(

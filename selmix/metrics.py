@@ -37,7 +37,7 @@ class MetricContext:
     @property
     def tail(self) -> Tensor:
         """Mask of the tail classes, shape (K,)."""
-        return tail_classes(len(self.train_counts), self.train_counts)
+        return tail_classes(len(self.train_counts), self.train_counts, self.definitions.head_fraction)
 
 
 CountsMetric = Callable[[Tensor, MetricContext], Tensor]

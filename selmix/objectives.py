@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from selmix.confusion import class_confusion, coverage, precisions, recalls
-from selmix.definitions import Definitions, cvar_of_recalls
+from selmix.definitions import DEFAULT_HEAD_FRACTION, Definitions, cvar_of_recalls
 from selmix.multipliers import MultiplierSettings, constraint_multipliers, worst_case_multipliers
 from selmix.user_code import is_reference, load_function
-
-HEAD_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
@@ -53,15 +51,17 @@ Objective = Callable[..., Tensor]
 _PUBLISHED = ObjectiveContext()
 
 
-def tail_classes(num_classes: int, train_counts: Tensor | None = None) -> Tensor:
-    """Mask of the tail: all but the first ceil(0.9 K) classes by falling training count, at least one class.
+def tail_classes(
+    num_classes: int, train_counts: Tensor | None = None, head_fraction: float = DEFAULT_HEAD_FRACTION
+) -> Tensor:
+    """Mask of the tail: all but the first ceil(head_fraction K) classes by training count, at least one class.
 
     Args:
         train_counts: shape (K,); None: the classes stand in order already.
     Returns:
         Shape (K,), bool.
     """
-    head = min(math.ceil(HEAD_FRACTION * num_classes), num_classes - 1)
+    head = min(math.ceil(head_fraction * num_classes), num_classes - 1)
     order = torch.arange(num_classes)
     if train_counts is not None:
         order = torch.argsort(train_counts.cpu(), descending=True, stable=True)
@@ -73,7 +73,9 @@ def tail_classes(num_classes: int, train_counts: Tensor | None = None) -> Tensor
 def head_tail_groups(confusion: Tensor, context: ObjectiveContext) -> Tensor:
     """Rows: head and tail, entries 1 / |g| on the group's classes, shape (2, K); an empty group is left out."""
     num_classes = confusion.shape[1]
-    tail = context.tail if context.tail is not None else tail_classes(num_classes, context.train_counts)
+    tail = context.tail
+    if tail is None:
+        tail = tail_classes(num_classes, context.train_counts, context.definitions.head_fraction)
     members = torch.stack([~tail, tail]).to(confusion)
     sizes = members.sum(dim=1, keepdim=True)
     return (members / sizes)[sizes.squeeze(1) > 0]

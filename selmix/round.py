@@ -23,7 +23,7 @@ class Round:
         multipliers: m, shape (S,), of worst-case objectives.
         scalars: loss (mean over the steps), temperature, effective_pairs (exp(H(P))), positive_pairs, lr,
             objective (psi of the averaged, smoothed C).
-        stop_reason: why the run ends here (``steps``, ``no_positive_gain``), None while it goes on.
+        stop_reason: why the run ends here (``steps``, ``no_positive_gain``, ``gain_plateau``), None while it goes on.
     """
 
     number: int

@@ -118,7 +118,7 @@ class Run:
 
     @property
     def stop_reason(self) -> str | None:
-        """``steps``, ``patience``, ``no_positive_gain`` or ``nonfinite:WHAT``; None while the run goes on."""
+        """``steps``, ``patience``, ``no_positive_gain``, ``gain_plateau`` or ``nonfinite:WHAT``; None: it goes on."""
         return self._progress.stop_reason
 
     @property

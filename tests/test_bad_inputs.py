@@ -131,7 +131,7 @@ def test_a_checkpoint_that_is_missing(called: Refused, tmp_path: Path) -> None:
         called, tmp_path, FILE.replace("{recipe: erm, seed: 0}", "{checkpoint: nowhere.safetensors}")
     )
     assert done.code == 4
-    assert "nowhere.safetensors: must be a safetensors file, there is none" in done.err
+    assert "nowhere.safetensors: must be a safetensors or torch file of weights, there is none" in done.err
 
 
 @pytest.mark.parametrize(

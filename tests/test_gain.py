@@ -180,3 +180,40 @@ def test_the_tail_holds_a_class() -> None:
     assert tail_classes(10).sum() == 1
     assert tail_classes(3, torch.tensor([1, 50, 20])).tolist() == [True, False, False]
     assert torch.isfinite(min_head_tail_recall(golden(4)["confusion"]))
+
+
+@pytest.mark.parametrize("classes", [4, 10])
+@pytest.mark.parametrize("name", ["mean_recall", "min_recall", "g_mean", "h_mean"])
+def test_the_formula_of_the_released_code(classes: int, name: str) -> None:
+    """What the published code prints of the same arrays; the exact formula differs from it off the diagonal."""
+    stored = golden(classes)
+    gradient = stored[f"{name}/logit_gradient"]
+    arguments = (
+        stored["prototypes"],
+        stored["weight"],
+        stored["bias"],
+        gradient,
+        float(stored["mixup_coefficient"]),
+    )
+    published = gain_matrix(*arguments, formula="released_code")
+    torch.testing.assert_close(
+        published, stored[f"{name}/gain_published_code"].double(), rtol=1e-6, atol=1e-9
+    )
+    exact = gain_matrix(*arguments)
+    torch.testing.assert_close(published.diagonal(), exact.diagonal())
+    assert not torch.allclose(published, exact)
+    with pytest.raises(ValueError, match="formula must be one of exact, released_code, got 'paper'"):
+        gain_matrix(*arguments, formula="paper")
+
+
+def test_the_gain_of_a_step_of_weights_and_bias() -> None:
+    """The same as a feature that is always 1: its weight is the bias, which then is not shifted."""
+    confusion, z, w, b, labels = world(3, 6, 4, 5)
+    gradient = logit_gradient(
+        partial(OBJECTIVES["mean_recall"], context=ObjectiveContext(labels=labels)), confusion
+    )
+    ones = torch.ones(len(z), 1, dtype=torch.float64)
+    wide = gain_matrix(
+        torch.cat([z, ones], 1), torch.cat([w, b.unsqueeze(1)], 1), torch.zeros_like(b), gradient, 0.8, labels
+    )
+    torch.testing.assert_close(gain_matrix(z, w, b, gradient, 0.8, labels, with_bias=True), wide)

@@ -271,3 +271,10 @@ def test_the_method_closes_part_of_the_gap_to_the_best_head() -> None:
     assert run.best is not None
     first = float(run.rounds[0].select_recalls.min())
     assert run.best.select["min_recall"] > first + 0.15
+
+
+def test_a_run_stops_where_the_gain_has_levelled_off() -> None:
+    data, base = world()
+    run = finetune(data, base, "min_recall", FinetuneConfig(gain_plateau=0.9, steps=2000, lr=0.05), 0, RULE)
+    assert run.stop_reason == "gain_plateau"
+    assert run.finetuner.steps_done < 2000
