@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.cells import difference, estimate, short
 from orchestrator.means import mean_score, mean_select
 from orchestrator.recordtypes import TrialRecord
 
 if TYPE_CHECKING:
-    from orchestrator.results import Judge
+    from orchestrator.spec import SweepSpec
 
 Finals = Mapping[str, Sequence[TrialRecord]]
+
+
+class Judge(Protocol):
+    """What decides an objective: :class:`orchestrator.results.Judge`."""
+
+    spec: SweepSpec
+    trials: dict[str, TrialRecord]
+
+    def difference(self, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> dict[str, float]: ...
 
 
 class Comparison:
