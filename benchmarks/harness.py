@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from selmix.base import Base
-from selmix.baselines import BASELINES, NEVER_OPPONENT, BaselineTask, tuned_head
+from selmix.baselines import BASELINES, NEVER_OPPONENT, BaselineTask, baselines_for, tuned_head
 from selmix.config import FinetuneConfig
 from selmix.data import DataConfig
 from selmix.data.splits import Split, join
-from selmix.metrics import MetricContext, Predictions, evaluate_predictions, metric_of_objective
-from selmix.model import ClassifierView, predict
+from selmix.metrics import Predictions, evaluate_predictions, metric_of_objective
+from selmix.model import ClassifierView
 from selmix.models import ModelConfig
 from selmix.pretrain import pretrain
 from selmix.run import finetune
@@ -74,7 +74,9 @@ def rows_of_seed(setting: Setting, seed: int) -> list[Row]:
         last = {name: tensor.detach().clone() for name, tensor in run.view.model.state_dict().items()}
         state = last if setting.last_round else run.best.state
         task = BaselineTask(data, base, objective, rule, (seed,), setting.config, (state,))
-        methods = {"selmix": state} | {name: BASELINES[name](task).states[0] for name in BASELINES}
+        methods = {"selmix": state} | {
+            name: BASELINES[name](task).states[0] for name in baselines_for(data.num_groups)
+        }
         methods |= setting.extra(seed, objective) if setting.extra is not None else {}
         for method, weights in methods.items():
             rows.append({
@@ -86,8 +88,8 @@ def rows_of_seed(setting: Setting, seed: int) -> list[Row]:
 
 
 def values(task: BaselineTask, state: Any, split: Split) -> dict[str, float]:
-    predictions = Predictions.from_logits(split.labels, predict(task.view(state), split.inputs)[1])
-    return evaluate_predictions(predictions, MetricContext(train_counts=task.data.train_counts))
+    predictions = Predictions.from_logits(split.labels, task.logits(state, split), split.groups)
+    return evaluate_predictions(predictions, task.context)
 
 
 def compare(setting: Setting, seeds: Sequence[int]) -> list[Row]:

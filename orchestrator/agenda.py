@@ -14,7 +14,7 @@ from orchestrator.search import ListSource, StudySource, replicate_record, trial
 from orchestrator.space import default_point, distributions, grid, settings, trials_per_objective
 from orchestrator.spec import SweepSpec
 from orchestrator.study import ObjectiveStudy
-from selmix.baselines import BASELINES
+from selmix.baselines import baselines_for
 from trainables.finetune import Shared
 
 DONE = ("FINISHED", "FAILED", "PRUNED")
@@ -131,8 +131,9 @@ class Agenda:
                 continue
             winner = judge.trials[chosen[2]]
             weights = replicate_weights(self.folder, judge.finals()[winner.trial_id])
-            total += len(BASELINES)
-            for name in BASELINES:
+            names = baselines_for(self.prepared.data.num_groups)
+            total += len(names)
+            for name in names:
                 trial_id = f"{objective}/{BASELINE}/{name}"
                 if trial_id not in done:
                     jobs.append(BaselineJob(

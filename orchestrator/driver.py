@@ -121,6 +121,7 @@ class Driver:
         self.state.data = {
             "class_names": list(self.data.class_names), "train_counts": self.data.train_counts.tolist(),
             "digests": dict(self.data.digests), "num_select": len(self.data.select),
+            "group_names": list(self.data.group_names),
         }  # fmt: skip
         self.state.environment = environment(self.spec.resources.cpu)
         self.folder.save_state(self.state)

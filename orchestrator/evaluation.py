@@ -161,7 +161,8 @@ def test_predictions(spec: SweepSpec, state: dict[str, torch.Tensor], test: Any)
     source = data_config(spec)
     model = spec.model.config.build(source.input_shape, len(source.class_names))
     load_checkpoint_into(model, state)
-    return Predictions.from_logits(test.labels, predict(spec.model.config.view(model), test.inputs)[1])
+    logits = predict(spec.model.config.view(model), test.inputs)[1]
+    return Predictions.from_logits(test.labels, logits, test.groups)
 
 
 def figures(predictions: Predictions, judge: Judge) -> Figures:

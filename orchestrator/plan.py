@@ -16,7 +16,7 @@ from orchestrator.space import default_point, settings, trials_per_objective
 from orchestrator.spec import SweepSpec
 from orchestrator.tracking_address import masked
 from selmix.base import Base
-from selmix.baselines import BASELINES
+from selmix.baselines import baselines_for
 from selmix.config import FinetuneConfig
 from selmix.data.splits import SweepData
 from selmix.pretrain.recipes import BATCH, EPOCHS
@@ -45,20 +45,21 @@ def plan_document(spec: SweepSpec, runs: Path) -> dict[str, Any]:
     # The defaults are run again beside the best, if they are not among them.
     finalists = min(spec.selection.finalists + 1, per_study)
     replicates = finalists * spec.selection.replicates * studies
+    baselines = len(baselines_for(data.num_groups))
     at_once = _at_once(spec, *cpus_gpus)
     trial_s = probe["trial_s"] + RUN_OVERHEAD_S
     baselines_s = (
         objectives * spec.selection.replicates * (FITTED_AGAIN * probe["trial_s"] + probe["pretrain_s"])
     )
     total_s = START_S + probe["pretrain_s"] + ((trials + replicates) * trial_s + baselines_s) / at_once
-    models = trials + replicates + objectives * len(BASELINES) * spec.selection.replicates
+    models = trials + replicates + objectives * baselines * spec.selection.replicates
     existing = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
     return {
         "schema_version": 1,
         "sweep": spec.name,
         "trials": trials,
         "replicates": replicates,
-        "baselines": objectives * len(BASELINES),
+        "baselines": objectives * baselines,
         "at_once": at_once,
         "resources": {"cpus": cpus_gpus[0], "gpus": cpus_gpus[1]},
         "probe": probe,

@@ -18,6 +18,7 @@ from orchestrator.spec import SweepSpec
 from selmix.base import Base
 from selmix.baselines import tuned_head
 from selmix.data.splits import SweepData, join
+from selmix.groups import GROUP_METRICS
 from selmix.models import ModelConfig
 from selmix.pretrain import pretrain
 from selmix.selection import SelectionRule
@@ -51,7 +52,21 @@ def load_data(spec: SweepSpec) -> SweepData:
                 f"data: every class must have a sample in {split}, got none of {', '.join(missing)}; "
                 f"raise data.{'largest_class' if split == 'train' else split}"
             )
+    if uses_groups(spec):
+        for split in ("feedback", "select"):
+            cells = data.missing_cells(split)
+            if cells:
+                raise PreflightError(
+                    f"data: every class of every group must have a sample in {split} for a metric of groups, got none "
+                    f"of {', '.join(cells[:6])}"
+                )
     return data
+
+
+def uses_groups(spec: SweepSpec) -> bool:
+    """Whether an objective, a constraint or the ranking is one of groups."""
+    named = {*spec.objectives, spec.selection.metric, *(c.metric for c in spec.constraints)}
+    return not named.isdisjoint(GROUP_METRICS)
 
 
 def check_checkpoint(spec: SweepSpec, data: SweepData) -> None:

@@ -86,10 +86,11 @@ class Judge:
         from selmix.metrics import MetricContext
 
         self.folder, self.spec, self.objective = folder, spec, objective
-        counts = folder.load_state().data["train_counts"]
+        known = folder.load_state().data
+        counts, num_groups = known["train_counts"], len(known.get("group_names", []))
         self.base_labels = ["train"] if spec.recipe is not None else ["checkpoint"]
         self.rule = selection_rule(spec, objective, len(counts))
-        self.context: MetricContext = MetricContext(torch.tensor(counts), self.rule.definitions)
+        self.context: MetricContext = MetricContext(torch.tensor(counts), self.rule.definitions, num_groups)
         records = [r for r in folder.load_trials() if r.objective == objective]
         self.trials = {r.trial_id: r for r in records if r.kind == "trial"}
         self.replicates: dict[str, list[TrialRecord]] = {}

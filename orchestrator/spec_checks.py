@@ -21,6 +21,7 @@ def cross_check(file: SweepFile) -> list[str]:
     return [
         *_objectives(file),
         *_metrics(file),
+        *_groups(file),
         *_data(file),
         *_model(file),
         *_pretrain(file),
@@ -29,6 +30,37 @@ def cross_check(file: SweepFile) -> list[str]:
         *_selection(file),
         *_search(file),
         *_resources(file),
+    ]
+
+
+def _groups(file: SweepFile) -> list[str]:
+    """Metrics of groups need data that have them."""
+    from selmix.data import DATA, build_data_config
+    from selmix.groups import GROUP_METRICS
+
+    data = file.values.get("data")
+    if not isinstance(data, Mapping) or data.get("name") not in DATA:
+        return []
+    try:
+        config = build_data_config(**{str(key): value for key, value in data.items()})
+        if getattr(config, "group_names", ()):
+            return []
+    except (ValueError, TypeError):
+        return []  # said elsewhere, or noted: the file is not there yet
+    named: list[tuple[KeyPath, object]] = [(("selection", "metric"), file.section("selection").get("metric"))]
+    objectives, constraints = file.values.get("objectives"), file.values.get("constraints")
+    named += [
+        (("objectives", k), name) for k, name in enumerate(objectives if isinstance(objectives, list) else [])
+    ]
+    named += [
+        (("constraints", k), constraint.get("metric"))
+        for k, constraint in enumerate(constraints if isinstance(constraints, list) else [])
+        if isinstance(constraint, Mapping)
+    ]
+    return [
+        f"{file.where(path)}: {name} needs data with a group attribute, {data['name']} as asked has none"
+        for path, name in named
+        if name in GROUP_METRICS
     ]
 
 

@@ -138,17 +138,17 @@ def _single_pair(key: str, a: Predictions, b: Predictions, context: MetricContex
     if key not in METRICS:
         raise ValueError(f"unknown metric {key!r}; there are {', '.join(METRICS)}")
     metric = METRICS[key]
-    if metric.of_recalls is None:
+    if metric.of_recalls is None and key not in WORST_CASE_LIMITS:
         return _bootstrap_pair(key, a, b, context, alpha)
     classes = len(context.train_counts)
-    ours, theirs = a.counts(classes).double(), b.counts(classes).double()
+    ours, theirs = (side.counts_for(key, context).double() for side in (a, b))
     value = float(metric.of(ours, context) - metric.of(theirs, context))
     if key in WORST_CASE_LIMITS:
         low_a, high_a = WORST_CASE_LIMITS[key](ours, context, alpha)
         low_b, high_b = WORST_CASE_LIMITS[key](theirs, context, alpha)
         at_a, at_b = float(metric.of(ours, context)), float(metric.of(theirs, context))
         down, up = math.hypot(at_a - low_a, high_b - at_b), math.hypot(high_a - at_a, at_b - low_b)
-    else:
+    elif metric.of_recalls is not None:
         correlation = _correlations(a, b, classes)
         moves = [
             excursions(metric.of_recalls, c, context, wilson(c.diagonal(), c.sum(dim=1), alpha))
@@ -156,6 +156,8 @@ def _single_pair(key: str, a: Predictions, b: Predictions, context: MetricContex
         ]
         (down_a, up_a), (down_b, up_b) = moves
         down, up = _square_and_add(down_a, up_b, correlation), _square_and_add(up_a, down_b, correlation)
+    else:
+        raise AssertionError(f"{key} has neither limits nor recalls")
     estimate = Estimate(value, value - down, value + up)
     return _negated(estimate) if metric.minimise else estimate
 

@@ -25,7 +25,7 @@ DEFAULT_TEMPERATURE = (
     0.03  # where a file names `temperature`: about effective_pairs 0.6 in a first round on digits
 )
 
-_MULTIPLIER_OBJECTIVES = ("min_recall", "min_head_tail_recall", "min_precision")
+_MULTIPLIER_OBJECTIVES = ("min_recall", "worst_group_recall", "min_head_tail_recall", "min_precision")
 
 
 @dataclass(frozen=True, kw_only=True)

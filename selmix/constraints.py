@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from selmix.confusion import class_confusion, coverage, precisions, recalls
+from selmix.groups import GROUP_METRICS
 from selmix.metrics import METRICS, MetricContext
 from selmix.multipliers import constraint_multipliers
 from selmix.objectives import ObjectiveContext, head_tail_groups
@@ -76,6 +77,8 @@ def _each(key: str, confusion: Tensor, context: ObjectiveContext) -> tuple[Tenso
     if key == "min_coverage":
         values = coverage(confusion)
     elif key == "min_recall":
+        values = recalls(class_confusion(confusion, context.labels))
+    elif key == "worst_group_recall":
         values = recalls(confusion, context.labels)
     elif key == "min_precision":
         values = precisions(class_confusion(confusion, context.labels))
@@ -85,6 +88,6 @@ def _each(key: str, confusion: Tensor, context: ObjectiveContext) -> tuple[Tenso
 
 
 def _metric(key: str, confusion: Tensor, context: ObjectiveContext) -> Tensor:
-    matrix = class_confusion(confusion, context.labels)
+    matrix = confusion if key in GROUP_METRICS else class_confusion(confusion, context.labels)
     counts = context.train_counts if context.train_counts is not None else torch.ones(matrix.shape[1])
-    return METRICS[key].of(matrix, MetricContext(counts, context.definitions))
+    return METRICS[key].of(matrix, MetricContext(counts, context.definitions, context.num_groups))

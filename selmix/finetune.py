@@ -22,10 +22,11 @@ from selmix.confusion import (
 from selmix.constraints import with_constraints
 from selmix.data.splits import Split
 from selmix.gain import gain_matrix
+from selmix.groups import strata_of
 from selmix.mixup import draw_coefficients, mixed_logits
 from selmix.model import ClassifierView, freeze_batchnorm_, predict
 from selmix.multipliers import MultiplierSettings, WorstCaseState
-from selmix.objectives import Objective, ObjectiveContext, bind_objective, stratum_groups
+from selmix.objectives import Objective, ObjectiveContext, bind_objective, is_of_groups, stratum_groups
 from selmix.optimizer import sgd
 from selmix.policy import NoPositiveGain
 from selmix.policy_course import policy_of_round
@@ -74,7 +75,8 @@ class Finetuner:
         )
         self.context = dataclasses.replace(context, settings=settings)
         self.num_classes = view.head.out_features
-        self.sampler = PairSampler(pool.labels, self.num_classes)
+        self.num_strata = self.num_classes * max(1, context.num_groups)
+        self.sampler = PairSampler(self._strata(pool), self.num_strata)
         self.optimizer = sgd(view, config)
         self.round_number = 0
         self.steps_done = 0
@@ -116,11 +118,19 @@ class Finetuner:
         features, logits = predict(self.view, self.feedback.inputs)
         if not bool(torch.isfinite(logits).all()):
             raise NonFinite("logits")
-        labels = self.feedback.labels
-        counts = confusion_counts(labels, logits.argmax(dim=1), self.num_classes, self.num_classes)
-        sums = torch.zeros(self.num_classes, features.shape[1], dtype=torch.float64, device=features.device)
-        sums.index_add_(0, labels, features.double())
+        strata = self._strata(self.feedback)
+        counts = confusion_counts(strata, logits.argmax(dim=1), self.num_strata, self.num_classes)
+        sums = torch.zeros(self.num_strata, features.shape[1], dtype=torch.float64, device=features.device)
+        sums.index_add_(0, strata, features.double())
         return counts, sums / counts.sum(dim=1, keepdim=True)
+
+    def _strata(self, split: Split) -> Tensor:
+        """Stratum of each sample: its class, or its (class, group) cell where an objective of groups acts."""
+        if not self.context.num_groups:
+            return split.labels
+        if split.groups is None:
+            raise ValueError("an objective of groups needs a split with groups")
+        return strata_of(split.labels, split.groups, self.context.num_groups)
 
     def _average(self, counts: Tensor) -> Tensor:
         """The exponential average of the counts over the rounds, smoothed: (S, K), sums to 1."""
@@ -131,14 +141,17 @@ class Finetuner:
         return smooth_confusion(self._averaged_counts, self.config.confusion_smoothing)
 
     def _with_multipliers(self, confusion: Tensor) -> ObjectiveContext:
-        values = recalls(confusion, self.context.labels)
-        if self.objective == "min_recall":
+        labels = self.context.labels
+        if self.context.num_groups and not is_of_groups(self.objective):
+            confusion, labels = class_confusion(confusion, labels), None  # what its metric is of
+        values = recalls(confusion, labels)
+        if self.objective in ("min_recall", "worst_group_recall"):
             return dataclasses.replace(self.context, multipliers=self._worst_case.update(values))
         if self.objective == "min_precision":
-            by_class = precisions(class_confusion(confusion, self.context.labels))
+            by_class = precisions(class_confusion(confusion, labels))
             return dataclasses.replace(self.context, multipliers=self._worst_case.update(by_class))
         if self.objective == "min_head_tail_recall":
-            groups = stratum_groups(confusion, self.context)
+            groups = stratum_groups(confusion, dataclasses.replace(self.context, labels=labels))
             return dataclasses.replace(
                 self.context, multipliers=self._worst_case.update(groups @ values) @ groups
             )
@@ -152,7 +165,7 @@ class Finetuner:
         head = self.view.head
         gradient = logit_gradient(objective, confusion)
         return gain_matrix(
-            prototypes, head.weight, head.bias, gradient, self.config.mixup_coefficient,
+            prototypes, head.weight, head.bias, gradient, self.config.mixup_coefficient, self.context.labels,
             formula=self.config.gain_formula, with_bias=self.config.gain_with_bias,
         )  # fmt: skip
 

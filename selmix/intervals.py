@@ -58,7 +58,9 @@ def metric_interval(
     """
     if key == "calibration_error":
         return _calibration_interval(predictions, _checked(level))
-    return counts_interval(key, predictions.counts(len(context.train_counts)), context, level)
+    if key not in METRICS:
+        raise ValueError(f"unknown metric {key!r}; there are {', '.join(METRICS)}")
+    return counts_interval(key, predictions.counts_for(key, context), context, level)
 
 
 def counts_interval(key: str, counts: Tensor, context: MetricContext, level: float = 0.95) -> Estimate:

@@ -8,40 +8,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from selmix.confusion import confusion_counts, coverage, recalls
-from selmix.definitions import Definitions, cvar_of_recalls
-from selmix.objectives import tail_classes
+from selmix.confusion import confusion_counts, recalls
+from selmix.groups import GROUP_METRICS, strata_of
+from selmix.metric_functions import (
+    FEW_SHOT,
+    MANY_SHOT,
+    CountsMetric,
+    MetricContext,
+    RecallsMetric,
+    accuracy,
+    balanced_error,
+    cost,
+    cvar_recall,
+    g_mean,
+    h_mean,
+    macro_f1,
+    mean_recall,
+    min_coverage,
+    min_head_tail_coverage,
+    min_head_tail_recall,
+    min_precision,
+    min_recall,
+    q_mean,
+    recall_gap,
+    shot_recall,
+    weighted_recall,
+)
 from selmix.user_code import is_reference
 
+__all__ = [
+    "COVERAGE_SUFFIXES", "METRICS", "CountsMetric", "Metric", "MetricContext", "Predictions", "RecallsMetric",
+    "calibration_error", "compute_metric", "evaluate_predictions", "metric_of_objective",
+]  # fmt: skip
+
 CALIBRATION_BINS = 15
-MANY_SHOT, FEW_SHOT = 100, 20
-
-
-@dataclass(frozen=True)
-class MetricContext:
-    """What a metric may know beside the counts.
-
-    Attributes:
-        train_counts: training samples of each class, shape (K,).
-        definitions: what the metrics with parameters take.
-    """
-
-    train_counts: Tensor
-    definitions: Definitions = field(default_factory=Definitions)
-
-    @property
-    def tail(self) -> Tensor:
-        """Mask of the tail classes, shape (K,)."""
-        return tail_classes(len(self.train_counts), self.train_counts, self.definitions.head_fraction)
-
-
-CountsMetric = Callable[[Tensor, MetricContext], Tensor]
-RecallsMetric = Callable[[Tensor, Tensor, MetricContext], Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Metric:
         key: its name. minimise: whether less is better.
         of_recalls: recalls (..., K), prior (K,) and context -> (...), where recalls and prior are enough.
         of_counts: counts (..., K, K), float64, and context -> (...), where they are not.
+        of_cells: counts of (class, group) cells (..., K A, K), float64, and A -> (...), for a metric of groups.
         linear: whether it is a weighted mean of the recalls (or 1 minus one).
         Neither is set for ``calibration_error``, which counts do not give.
     """
@@ -59,11 +65,12 @@ class Metric:
     key: str
     of_recalls: RecallsMetric | None = None
     of_counts: CountsMetric | None = None
+    of_cells: Callable[[Tensor, int], Tensor] | None = None
     minimise: bool = False
     linear: bool = False
 
     def of(self, counts: Tensor, context: MetricContext) -> Tensor:
-        """The metric of counts (..., K, K), shape (...).
+        """The metric of counts (..., K, K), of a metric of groups (..., K A, K); shape (...).
 
         Raises:
             ValueError: counts do not give this metric.
@@ -74,7 +81,10 @@ class Metric:
             return self.of_recalls(recalls(counts), rows / rows.sum(dim=-1, keepdim=True), context)
         if self.of_counts is not None:
             return self.of_counts(counts, context)
-        raise ValueError(f"{self.key} is no metric of counts: it needs the confidences")
+        if self.of_cells is not None and context.num_groups:
+            return self.of_cells(counts, context.num_groups)
+        needs = "a group attribute" if self.of_cells is not None else "the confidences"
+        raise ValueError(f"{self.key} is no metric of counts: it needs {needs}")
 
 
 @dataclass(frozen=True)
@@ -83,17 +93,19 @@ class Predictions:
 
     Attributes:
         labels, predicted: shape (n,), int64. confidence: of the predicted class, shape (n,), float32.
+        groups: of each sample, shape (n,), int64; None where the data have none.
     """
 
     labels: Tensor
     predicted: Tensor
     confidence: Tensor
+    groups: Tensor | None = None
 
     @classmethod
-    def from_logits(cls, labels: Tensor, logits: Tensor) -> Predictions:
+    def from_logits(cls, labels: Tensor, logits: Tensor, groups: Tensor | None = None) -> Predictions:
         """Predictions on the CPU from logits of shape (n, K)."""
         confidence, predicted = torch.softmax(logits.float(), dim=1).max(dim=1)
-        return cls(labels.cpu(), predicted.cpu(), confidence.cpu())
+        return cls(labels.cpu(), predicted.cpu(), confidence.cpu(), None if groups is None else groups.cpu())
 
     @property
     def correct(self) -> Tensor:
@@ -103,106 +115,19 @@ class Predictions:
         """Confusion counts, shape (K, K), int64."""
         return confusion_counts(self.labels, self.predicted, num_classes, num_classes)
 
+    def counts_for(self, key: str, context: MetricContext) -> Tensor:
+        """The counts that a metric is of: (K, K), or those of the cells, (K A, K).
 
-def mean_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Mean of the recalls."""
-    return values.mean(dim=-1)
-
-
-def min_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """The smallest recall."""
-    return values.amin(dim=-1)
-
-
-def min_head_tail_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """The smaller of the mean recalls of head and tail."""
-    tail = context.tail
-    return torch.minimum(values[..., ~tail].mean(dim=-1), values[..., tail].mean(dim=-1))
-
-
-def g_mean(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Geometric mean of the recalls; 0 where a recall is 0."""
-    return values.log().mean(dim=-1).exp()
-
-
-def h_mean(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Harmonic mean of the recalls; 0 where a recall is 0."""
-    return values.reciprocal().mean(dim=-1).reciprocal()
-
-
-def q_mean(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """1 - sqrt(mean((1 - recall)^2))."""
-    return 1.0 - (1.0 - values).square().mean(dim=-1).sqrt()
-
-
-def macro_f1(counts: Tensor, context: MetricContext) -> Tensor:
-    """Mean of the classes' 2 C_ii / (row sum + column sum)."""
-    hits = counts.diagonal(dim1=-2, dim2=-1)
-    return (2.0 * hits / (counts.sum(dim=-1) + counts.sum(dim=-2))).mean(dim=-1)
-
-
-def min_precision(counts: Tensor, context: MetricContext) -> Tensor:
-    """The smallest precision; a class that is never predicted counts 0."""
-    columns = counts.sum(dim=-2)
-    return (counts.diagonal(dim1=-2, dim2=-1) / columns.clamp_min(1.0)).amin(dim=-1)
-
-
-def accuracy(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Share of the samples that are right."""
-    return (values * prior).sum(dim=-1)
-
-
-def balanced_error(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """1 - mean recall."""
-    return 1.0 - values.mean(dim=-1)
-
-
-def min_coverage(counts: Tensor, context: MetricContext) -> Tensor:
-    """The smallest share of the samples that is predicted as one class."""
-    return (coverage(counts) / counts.sum(dim=(-2, -1)).unsqueeze(-1)).amin(dim=-1)
-
-
-def min_head_tail_coverage(counts: Tensor, context: MetricContext) -> Tensor:
-    """The smaller of the mean coverages of head and tail."""
-    shares, tail = coverage(counts) / counts.sum(dim=(-2, -1)).unsqueeze(-1), context.tail
-    return torch.minimum(shares[..., ~tail].mean(dim=-1), shares[..., tail].mean(dim=-1))
-
-
-def recall_gap(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """The largest recall minus the smallest."""
-    return values.amax(dim=-1) - values.amin(dim=-1)
-
-
-def cvar_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Mean of the worst ``cvar_fraction`` of the recalls."""
-    return cvar_of_recalls(values, context.definitions.cvar_fraction)
-
-
-def weighted_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Mean of the recalls with ``recall_weights``; NaN without them."""
-    if context.definitions.recall_weights is None:
-        return values.sum(dim=-1) * math.nan
-    weights = torch.tensor(context.definitions.recall_weights, dtype=values.dtype, device=values.device)
-    return (values * weights).sum(dim=-1) / weights.sum()
-
-
-def cost(counts: Tensor, context: MetricContext) -> Tensor:
-    """Mean cost of a sample under ``cost_matrix``; NaN without one."""
-    if context.definitions.cost_matrix is None:
-        return counts.sum(dim=(-2, -1)) * math.nan
-    costs = torch.tensor(context.definitions.cost_matrix, dtype=counts.dtype, device=counts.device)
-    return (counts * costs).sum(dim=(-2, -1)) / counts.sum(dim=(-2, -1))
-
-
-def _shot_recall(least: float, most: float) -> RecallsMetric:
-    def metric(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-        chosen = (context.train_counts >= least) & (context.train_counts <= most)
-        return values[..., chosen.to(values.device)].mean(dim=-1)
-
-    metric.__doc__ = (
-        f"Mean recall of the classes with {least:g} to {most:g} training samples; NaN without one."
-    )
-    return metric
+        Raises:
+            ValueError: a metric of groups, and the data have none.
+        """
+        classes, groups = len(context.train_counts), context.num_groups
+        if METRICS[key].of_cells is None:
+            return self.counts(classes)
+        if self.groups is None or not groups:
+            raise ValueError(f"{key} needs data with a group attribute")
+        strata = strata_of(self.labels, self.groups, groups)
+        return confusion_counts(strata, self.predicted, classes * groups, classes)
 
 
 METRICS: dict[str, Metric] = {
@@ -224,9 +149,13 @@ METRICS: dict[str, Metric] = {
         Metric("min_coverage", of_counts=min_coverage),
         Metric("min_head_tail_coverage", of_counts=min_head_tail_coverage),
         Metric("recall_gap", recall_gap, minimise=True),
-        Metric("many_shot_recall", _shot_recall(MANY_SHOT + 1, math.inf), linear=True),
-        Metric("medium_shot_recall", _shot_recall(FEW_SHOT, MANY_SHOT), linear=True),
-        Metric("few_shot_recall", _shot_recall(0, FEW_SHOT - 1), linear=True),
+        *(
+            Metric(key, of_cells=of_cells, minimise=key != "worst_group_recall")
+            for key, of_cells in GROUP_METRICS.items()
+        ),
+        Metric("many_shot_recall", shot_recall(MANY_SHOT + 1, math.inf), linear=True),
+        Metric("medium_shot_recall", shot_recall(FEW_SHOT, MANY_SHOT), linear=True),
+        Metric("few_shot_recall", shot_recall(0, FEW_SHOT - 1), linear=True),
         Metric("calibration_error", minimise=True),
     )
 }
@@ -278,8 +207,10 @@ def evaluate_predictions(predictions: Predictions, context: MetricContext) -> di
     for key, metric in METRICS.items():
         if key == "calibration_error":
             values[key] = calibration_error(predictions.correct, predictions.confidence)
-        else:
+        elif metric.of_cells is None:
             values[key] = float(metric.of(counts, context))
+        elif predictions.groups is not None and context.num_groups:
+            values[key] = float(metric.of(predictions.counts_for(key, context), context))
     return {key: value for key, value in values.items() if not math.isnan(value)}
 
 

@@ -7,6 +7,7 @@ name does (:func:`bind_objective`).
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from selmix.confusion import class_confusion, coverage, precisions, recalls
 from selmix.definitions import DEFAULT_HEAD_FRACTION, Definitions, cvar_of_recalls
+from selmix.groups import GROUP_METRICS, GROUP_RATES, class_counts
 from selmix.multipliers import MultiplierSettings, constraint_multipliers, worst_case_multipliers
 from selmix.user_code import is_reference, load_function
 
@@ -34,6 +36,7 @@ class ObjectiveContext:
         coverage_multipliers: mu of the coverage terms, one per class (likewise divided), detached; None: computed
             from C.
         floor: what each class's (or group's mean) coverage must reach; None: coverage_level / K.
+        num_groups: A, where the strata are (class, group) cells; 0: they are classes.
         settings: of the multipliers. definitions: what objectives with parameters take.
     """
 
@@ -43,6 +46,7 @@ class ObjectiveContext:
     multipliers: Tensor | None = None
     coverage_multipliers: Tensor | None = None
     floor: float | None = None
+    num_groups: int = 0
     settings: MultiplierSettings = field(default_factory=MultiplierSettings)
     definitions: Definitions = field(default_factory=Definitions)
 
@@ -220,6 +224,19 @@ def coverage_multipliers(confusion: Tensor, context: ObjectiveContext, by_group:
     return constraint_multipliers(groups @ covered, floor, context.settings) @ groups
 
 
+def group_gap(of_cells: Callable[[Tensor, int], Tensor]) -> Objective:
+    """A gap between groups as an objective: negated, and by its subgradient at the groups that are furthest apart."""
+
+    def objective(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+        context = context or _PUBLISHED
+        if not context.num_groups:
+            raise ValueError("a gap between groups needs data with a group attribute")
+        return -of_cells(confusion, context.num_groups)
+
+    objective.__doc__ = of_cells.__doc__
+    return objective
+
+
 OBJECTIVES: dict[str, Objective] = {
     "mean_recall": mean_recall,
     "min_recall": min_recall,
@@ -236,6 +253,9 @@ OBJECTIVES: dict[str, Objective] = {
     "cost": negative_cost,
     "macro_f1": macro_f1,
     "min_precision": min_precision,
+    # Over the strata, which are (class, group) cells where an objective of groups acts.
+    "worst_group_recall": min_recall,
+    **{key: group_gap(GROUP_METRICS[key]) for key in GROUP_RATES},
 }
 PUBLISHED = tuple(OBJECTIVES)[:9]
 """The objectives of the paper; the golden files have these."""
@@ -247,6 +267,7 @@ def bind_objective(objective: str | Objective, context: ObjectiveContext) -> Cal
     Raises:
         ValueError: no objective has that name; the message lists those there are.
     """
+    name = objective if isinstance(objective, str) else ""
     if isinstance(objective, str):
         if is_reference(objective):
             objective = load_function(objective)
@@ -254,8 +275,18 @@ def bind_objective(objective: str | Objective, context: ObjectiveContext) -> Cal
             objective = OBJECTIVES[objective]
         else:
             raise ValueError(f"unknown objective {objective!r}; there are {', '.join(OBJECTIVES)}")
+    if context.num_groups and not is_of_groups(name):
+        # Over the classes: what their metrics are of.
+        plain = dataclasses.replace(context, labels=None, num_groups=0)
+        inner, groups = bind_objective(objective, plain), context.num_groups
+        return lambda confusion: inner(class_counts(confusion, groups))
     parameters = inspect.signature(objective).parameters
     chosen = objective
     if "context" in parameters or len(parameters) > 1:
         return lambda confusion: chosen(confusion, context)
     return lambda confusion: chosen(confusion)
+
+
+def is_of_groups(objective: str | Objective) -> bool:
+    """Whether an objective is one of (class, group) cells."""
+    return isinstance(objective, str) and objective in GROUP_METRICS

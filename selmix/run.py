@@ -6,7 +6,7 @@ with an evaluation on select, and keeps the weights of the round that the select
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from selmix.config import FinetuneConfig
 from selmix.confusion import recalls
 from selmix.data.splits import Split, SweepData, join
 from selmix.finetune import Finetuner
+from selmix.groups import stratum_labels
 from selmix.metrics import COVERAGE_SUFFIXES, MetricContext, Predictions, evaluate_predictions
 from selmix.model import predict
-from selmix.objectives import Objective, ObjectiveContext
+from selmix.objectives import Objective, ObjectiveContext, is_of_groups
 from selmix.round import NonFinite, Round
 from selmix.scoring import score
 from selmix.selection import Constraint, SelectionRule
@@ -102,8 +103,8 @@ class Run:
         self.data, self.config, self.selection = data, config, selection
         model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
         self.view = base.model.view(model)
-        self.metric_context = MetricContext(data.train_counts, selection.definitions)
-        acting, context, constraints = inside_the_method(objective, selection, data.train_counts)
+        self.metric_context = MetricContext(data.train_counts, selection.definitions, data.num_groups)
+        acting, context, constraints = inside_the_method(objective, selection, data)
         pool = training_pool(data, config.draw_from)
         generator = torch.Generator().manual_seed(seed)
         self.finetuner = Finetuner(
@@ -151,13 +152,14 @@ class Run:
         _, logits = predict(self.view, self.data.select.inputs)
         if not bool(torch.isfinite(logits).all()):
             raise NonFinite("select logits")
-        predictions = Predictions.from_logits(self.data.select.labels, logits)
+        predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
         select = evaluate_predictions(predictions, self.metric_context)
         counts = predictions.counts(self.data.num_classes)
+        judged = predictions.counts_for(self.selection.metric, self.metric_context)
         candidate = BestRound(
             round=self.finetuner.round_number,
             steps=self.finetuner.steps_done,
-            score=score(self.selection.metric, counts, self.metric_context, self.selection.statistic,
+            score=score(self.selection.metric, judged, self.metric_context, self.selection.statistic,
                         seed=self.selection.seed),
             violation=self.selection.violation(select),
             feasible=self.selection.violation(select) == 0.0,
@@ -244,14 +246,20 @@ def training_pool(data: SweepData, draw_from: str) -> Split:
 
 
 def inside_the_method(
-    objective: str | Objective, selection: SelectionRule, train_counts: Tensor
+    objective: str | Objective, selection: SelectionRule, data: SweepData
 ) -> tuple[str | Objective, ObjectiveContext, tuple[Constraint, ...]]:
     """The objective, its context, and the constraints that act inside the method.
 
-    An objective ``X_min_coverage`` is X where the rule has a bound on that metric: the bound is then the rule's.
+    The strata are (class, group) cells where the objective or a constraint is one of groups, classes otherwise. An
+    objective ``X_min_coverage`` is X where the rule has a bound on that metric: the bound is then the rule's.
     """
-    context = ObjectiveContext(train_counts=train_counts, definitions=selection.definitions)
+    context = ObjectiveContext(train_counts=data.train_counts, definitions=selection.definitions)
     acting = tuple(c for c in selection.constraints if "method" in c.where)
+    if is_of_groups(objective) or any(is_of_groups(c.metric) for c in acting):
+        if not data.num_groups:
+            raise ValueError("an objective or constraint of groups needs data with a group attribute")
+        labels = stratum_labels(data.num_classes, data.num_groups).to(data.train.labels.device)
+        context = replace(context, labels=labels, num_groups=data.num_groups)
     if isinstance(objective, str):
         for suffix in COVERAGE_SUFFIXES:
             if objective.endswith(suffix) and any(f"_{c.metric}" == suffix for c in acting):

@@ -145,15 +145,20 @@ class FeatureTable:
     Attributes:
         features: shape (n, d), float32. labels: shape (n,), int64. class_names: K texts, sorted.
         split: name of each row's split, n texts; None where no column says it.
+        groups: shape (n,), int64, and group_names: A texts, sorted; None and empty where there are no groups.
     """
 
     features: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
     split: tuple[str, ...] | None
+    groups: Tensor | None = None
+    group_names: tuple[str, ...] = ()
 
 
-def read_features(path: Path, label: str, features: str, split: str | None) -> FeatureTable:
+def read_features(
+    path: Path, label: str, features: str, split: str | None, group: str | None = None
+) -> FeatureTable:
     """Columns of a Parquet file as tensors; no other column is read.
 
     Raises:
@@ -162,7 +167,7 @@ def read_features(path: Path, label: str, features: str, split: str | None) -> F
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    wanted = [label, features, *([split] if split is not None else [])]
+    wanted = [label, features, *(name for name in (split, group) if name is not None)]
     table = _read(path, wanted)
     _check_complete(path, table)
     column = table[features].combine_chunks()
@@ -183,16 +188,27 @@ def read_features(path: Path, label: str, features: str, split: str | None) -> F
     values = torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy()).float().view(len(column), -1)
     if not bool(torch.isfinite(values).all()):
         raise ValueError(f"{path}: {features} must be finite numbers")
-    encoded = table[label].combine_chunks().dictionary_encode()
+    labels, names = _encoded(table[label])
+    if len(names) < 2:
+        raise ValueError(f"{path}: {label} must name at least two classes, got {list(names)}")
+    parts = None if split is None else tuple(str(value) for value in table[split].to_pylist())
+    if group is None:
+        return FeatureTable(values, labels, names, parts)
+    groups, group_names = _encoded(table[group])
+    if len(group_names) < 2:
+        raise ValueError(f"{path}: {group} must name at least two groups, got {list(group_names)}")
+    return FeatureTable(values, labels, names, parts, groups, group_names)
+
+
+def _encoded(column: Any) -> tuple[Tensor, tuple[str, ...]]:
+    """Each row's place among the sorted values of a column, and these values as texts."""
+    encoded = column.combine_chunks().dictionary_encode()
     names = encoded.dictionary.to_pylist()
     order = sorted(range(len(names)), key=lambda k: names[k])
     place = torch.empty(len(names), dtype=torch.int64)
     place[torch.tensor(order)] = torch.arange(len(names))
-    labels = place[torch.from_numpy(encoded.indices.to_numpy(zero_copy_only=False).copy()).long()]
-    if len(names) < 2:
-        raise ValueError(f"{path}: {label} must name at least two classes, got {names}")
-    parts = None if split is None else tuple(str(value) for value in table[split].to_pylist())
-    return FeatureTable(values, labels, tuple(str(names[k]) for k in order), parts)
+    index = torch.from_numpy(encoded.indices.to_numpy(zero_copy_only=False).copy()).long()
+    return place[index], tuple(str(names[k]) for k in order)
 
 
 def _read(path: Path, columns: list[str] | None = None) -> Any:

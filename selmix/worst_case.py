@@ -16,6 +16,7 @@ from torch import Tensor
 
 from selmix.binomial import clopper_pearson, mean_limits, sidak
 from selmix.definitions import cvar_of_recalls
+from selmix.groups import GROUP_RATES, Rates, stratum_labels
 from selmix.metrics import MetricContext
 
 Limits = tuple[float, float]
@@ -62,10 +63,42 @@ def recall_gap_limits(counts: Tensor, context: MetricContext, alpha: float) -> L
     return max(0.0, float(low.max() - high.min())), float(high.max() - low.min())
 
 
+def worst_group_recall_limits(cells: Tensor, context: MetricContext, alpha: float) -> Limits:
+    """Exact limits of the smallest recall of a cell, those of :func:`min_recall_limits` over the cells with samples."""
+    labels = stratum_labels(cells.shape[1], context.num_groups)
+    rows = cells.sum(dim=1)
+    hits = cells.gather(1, labels.unsqueeze(1)).squeeze(1)[rows > 0]
+    rows = rows[rows > 0]
+    low, _ = clopper_pearson(hits, rows, alpha / 2.0)
+    _, high = clopper_pearson(hits, rows, sidak(alpha / 2.0, len(rows)))
+    return float(low.min()), float(high.min())
+
+
+def group_gap_limits(
+    rates_of: Callable[[Tensor, int], Rates],
+) -> Callable[[Tensor, MetricContext, float], Limits]:
+    """Limits of a largest difference between groups, from limits of all its proportions at once."""
+
+    def limits(cells: Tensor, context: MetricContext, alpha: float) -> Limits:
+        hits, trials = rates_of(cells, context.num_groups)
+        present = trials > 0
+        low, high = clopper_pearson(hits[present], trials[present], sidak(alpha / 2.0, int(present.sum())))
+        lows, highs = torch.full_like(hits, torch.inf), torch.full_like(hits, -torch.inf)
+        lows[present], highs[present] = low, high
+        most = (highs.amax(dim=0) - lows.amin(dim=0)).max()
+        inner_high = torch.where(present, lows, -torch.inf).amax(dim=0)
+        inner_low = torch.where(present, highs, torch.inf).amin(dim=0)
+        return max(0.0, float((inner_high - inner_low).max())), min(1.0, float(most))
+
+    return limits
+
+
 WORST_CASE_LIMITS: dict[str, Callable[[Tensor, MetricContext, float], Limits]] = {
     "min_recall": min_recall_limits,
     "min_head_tail_recall": min_head_tail_recall_limits,
     "cvar_recall": cvar_recall_limits,
     "recall_gap": recall_gap_limits,
+    "worst_group_recall": worst_group_recall_limits,
+    **{key: group_gap_limits(rates) for key, rates in GROUP_RATES.items()},
 }
-"""Metric -> (counts (K, K), context, alpha) -> lower and upper limit at level 1 - alpha."""
+"""Metric -> (counts (K, K) or cells (K A, K), context, alpha) -> lower and upper limit at level 1 - alpha."""

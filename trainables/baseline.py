@@ -52,7 +52,7 @@ def run_baseline(
     estimates, scores = [], []
     for index, state in enumerate(result.states):
         logits = task.logits(state, shared.data.select)
-        predictions = Predictions.from_logits(shared.data.select.labels, logits)
+        predictions = Predictions.from_logits(shared.data.select.labels, logits, shared.data.select.groups)
         save_weights(home / f"weights-{index}.safetensors", state)
         write_predictions(home / f"predictions-{index}.npz", predictions)
         estimates.append(all_intervals(predictions, task.context))

@@ -46,10 +46,6 @@ def figures_of(predictions: Predictions, context: MetricContext) -> dict[str, An
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Labels, predicted classes and confidences as one compressed numpy archive."""
-    np.savez_compressed(
-        path,
-        labels=predictions.labels.cpu().numpy(),
-        predicted=predictions.predicted.cpu().numpy(),
-        confidence=predictions.confidence.cpu().numpy(),
-    )
+    """Labels, predicted classes, confidences and groups as one compressed numpy archive."""
+    arrays = {name: tensor.cpu().numpy() for name, tensor in vars(predictions).items() if tensor is not None}
+    np.savez_compressed(path, **arrays)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from selmix.baselines.catalogue import BASELINES, NEVER_OPPONENT
+from selmix.baselines.catalogue import BASELINES, NEVER_OPPONENT, baselines_for
 from selmix.baselines.last_layer import tuned_head
 from selmix.baselines.task import BaselineResult, BaselineTask
 
-__all__ = ["BASELINES", "NEVER_OPPONENT", "BaselineResult", "BaselineTask", "tuned_head"]
+__all__ = ["BASELINES", "NEVER_OPPONENT", "BaselineResult", "BaselineTask", "baselines_for", "tuned_head"]

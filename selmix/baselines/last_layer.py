@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selmix.data.splits import Split, SweepData
+from selmix.groups import strata_of
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
 from selmix.scoring import score
@@ -24,15 +25,19 @@ _ITERATIONS = 500
 
 
 def balanced_logistic_regression(
-    features: Tensor, labels: Tensor, num_classes: int, weight_decay: float
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    weight_decay: float,
+    strata: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression with every class weighing the same.
+    """Multinomial logistic regression with every class (or every stratum) weighing the same.
 
     Minimises mean over classes of the class's mean cross-entropy + weight_decay / 2 ||W||^2 over standardised
     features by L-BFGS in float64; the standardisation is folded back.
 
     Args:
-        features: shape (n, d). labels: shape (n,).
+        features: shape (n, d). labels: shape (n,). strata: what shall weigh the same, shape (n,); None: the classes.
     Returns:
         W, shape (K, d), and b, shape (K,), float64.
     """
@@ -40,8 +45,9 @@ def balanced_logistic_regression(
     mean, scale = x.mean(dim=0), x.std(dim=0, unbiased=False)
     scale = torch.where(scale > 1e-8 * scale.max(), scale, 1.0)
     z = (x - mean) / scale
-    counts = torch.bincount(labels, minlength=num_classes).double()
-    sample_weights = 1.0 / (counts[labels] * (counts > 0).sum())
+    cells = labels if strata is None else strata
+    counts = torch.bincount(cells).double()
+    sample_weights = 1.0 / (counts[cells] * (counts > 0).sum())
     weight = torch.zeros(num_classes, x.shape[1], dtype=torch.float64, device=x.device, requires_grad=True)
     bias = torch.zeros(num_classes, dtype=torch.float64, device=x.device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -69,18 +75,26 @@ def tuned_head(
     split: Split,
     data: SweepData,
     selection: SelectionRule,
+    by_group: bool = False,
 ) -> tuple[dict[str, Tensor], float]:
     """The class-balanced head on ``split`` with the weight decay that scores highest on select.
 
+    Args:
+        by_group: every (class, group) cell weighs the same instead of every class.
     Returns:
         ``weight`` (K, d) and ``bias`` (K,), float32 on the CPU, and the weight decay. Of equal scores the larger
         decay stands.
     """
     features, _ = predict(view, split.inputs)
+    strata = None
+    if by_group and split.groups is not None:
+        strata = strata_of(split.labels, split.groups, data.num_groups)
     rate = _select_scorer(view, data, selection)
     best: tuple[float, float, dict[str, Tensor]] | None = None
     for decay in sorted(WEIGHT_DECAYS, reverse=True):
-        head = _as_head(*balanced_logistic_regression(features, split.labels, data.num_classes, decay))
+        head = _as_head(
+            *balanced_logistic_regression(features, split.labels, data.num_classes, decay, strata)
+        )
         value = rate(head)
         if best is None or value > best[0]:
             best = (value, decay, head)
@@ -93,11 +107,12 @@ def _select_scorer(
     view: ClassifierView, data: SweepData, selection: SelectionRule
 ) -> Callable[[dict[str, Tensor]], float]:
     features = predict(view, data.select.inputs)[0].cpu()
-    context = MetricContext(data.train_counts.cpu(), selection.definitions)
+    context = MetricContext(data.train_counts.cpu(), selection.definitions, data.num_groups)
 
     def rate(head: dict[str, Tensor]) -> float:
-        predictions = Predictions.from_logits(data.select.labels, features @ head["weight"].T + head["bias"])
-        counts = predictions.counts(data.num_classes)
+        logits = features @ head["weight"].T + head["bias"]
+        predictions = Predictions.from_logits(data.select.labels, logits, data.select.groups)
+        counts = predictions.counts_for(selection.metric, context)
         return score(selection.metric, counts, context, selection.statistic, seed=selection.seed)
 
     return rate

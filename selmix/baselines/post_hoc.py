@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
+from selmix.groups import class_counts, strata_of
 from selmix.metrics import METRICS, MetricContext, compute_metric
 
 SWEEPS = 4
@@ -21,25 +24,31 @@ def logit_adjustment(train_counts: Tensor, tau: float) -> Tensor:
     return (-tau * (counts / counts.sum()).log()).float()
 
 
-def bias_search(logits: Tensor, labels: Tensor, metric: str, context: MetricContext) -> Tensor:
+def bias_search(
+    logits: Tensor, labels: Tensor, metric: str, context: MetricContext, groups: Tensor | None = None
+) -> Tensor:
     """Per-class biases that are best for a metric on these samples, by coordinate search.
 
     One class at a time its bias moves along the points at which a sample flips to or from the class; the exact
     best along that line is taken, ties by mean recall and then by the smaller change.
 
     Args:
-        logits: shape (n, K). labels: shape (n,).
+        logits: shape (n, K). labels: shape (n,). groups: shape (n,), for data with a group attribute.
     Returns:
         Shape (K,), float32; zeros where nothing is better than no correction.
     """
-    logits, labels = logits.double().cpu(), labels.cpu()
+    logits, rows = logits.double().cpu(), labels.cpu()
+    if groups is not None and context.num_groups:
+        rows = strata_of(rows, groups.cpu(), context.num_groups)
+    else:
+        context = dataclasses.replace(context, num_groups=0)
     classes = logits.shape[1]
     bias = torch.zeros(classes, dtype=torch.float64)
-    best = _value(logits, labels, metric, context)
+    best = _value(logits, rows, metric, context)
     for _ in range(SWEEPS):
         before = best
         for k in range(classes):
-            bias[k], best = _line_search(logits, labels, bias, k, metric, context, best)
+            bias[k], best = _line_search(logits, rows, bias, k, metric, context, best)
         if best == before:
             break
     return bias.float()
@@ -47,7 +56,7 @@ def bias_search(logits: Tensor, labels: Tensor, metric: str, context: MetricCont
 
 def _line_search(
     logits: Tensor,
-    labels: Tensor,
+    rows: Tensor,
     bias: Tensor,
     k: int,
     metric: str,
@@ -62,12 +71,11 @@ def _line_search(
     candidates = _between(flips)
     given = candidates.unsqueeze(1) > flips.unsqueeze(0)
     predicted = torch.where(given, k, runner_up.unsqueeze(0))
-    cells = labels.unsqueeze(0) * classes + predicted
-    counts = torch.zeros(len(candidates), classes * classes, dtype=torch.float64)
+    cells = rows.unsqueeze(0) * classes + predicted
+    height = classes * max(1, context.num_groups)
+    counts = torch.zeros(len(candidates), height * classes, dtype=torch.float64)
     counts.scatter_add_(1, cells, torch.ones_like(cells, dtype=torch.float64))
-    counts = counts.view(-1, classes, classes)
-    values = _oriented(metric, counts, context)
-    ties = compute_metric("mean_recall", counts, context)
+    values, ties = _values(metric, counts.view(-1, height, classes), context)
     order = sorted(
         range(len(candidates)),
         key=lambda c: (float(values[c]), float(ties[c]), -abs(float(candidates[c] - bias[k]))),
@@ -86,15 +94,18 @@ def _between(flips: Tensor) -> Tensor:
     return points
 
 
-def _value(logits: Tensor, labels: Tensor, metric: str, context: MetricContext) -> tuple[float, float]:
-    classes = logits.shape[1]
-    cells = labels * classes + logits.argmax(dim=1)
-    counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
-    mean_recall = float(compute_metric("mean_recall", counts, context))
-    return float(_oriented(metric, counts, context)), mean_recall
+def _value(logits: Tensor, rows: Tensor, metric: str, context: MetricContext) -> tuple[float, float]:
+    classes, height = logits.shape[1], logits.shape[1] * max(1, context.num_groups)
+    cells = rows * classes + logits.argmax(dim=1)
+    counts = torch.bincount(cells, minlength=height * classes).view(height, classes)
+    value, tie = _values(metric, counts, context)
+    return float(value), float(tie)
 
 
-def _oriented(metric: str, counts: Tensor, context: MetricContext) -> Tensor:
-    """A metric of counts, shape (...), negated where less is better."""
-    values = compute_metric(metric, counts, context)
-    return -values if METRICS[metric].minimise else values
+def _values(metric: str, counts: Tensor, context: MetricContext) -> tuple[Tensor, Tensor]:
+    """A metric of counts, shape (...), negated where less is better, and their mean recall."""
+    by_class = class_counts(counts, context.num_groups) if context.num_groups else counts
+    of_groups = METRICS[metric].of_cells is not None
+    values = compute_metric(metric, counts if of_groups else by_class, context)
+    mean_recall = compute_metric("mean_recall", by_class, context)
+    return (-values if METRICS[metric].minimise else values), mean_recall

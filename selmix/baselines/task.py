@@ -38,7 +38,7 @@ class BaselineTask:
 
     @property
     def context(self) -> MetricContext:
-        return MetricContext(self.data.train_counts.cpu(), self.selection.definitions)
+        return MetricContext(self.data.train_counts.cpu(), self.selection.definitions, self.data.num_groups)
 
     def view(self, state: State) -> ClassifierView:
         """A model with these weights, on the device of the data."""
@@ -53,9 +53,9 @@ class BaselineTask:
 
     def score_logits(self, logits: Tensor) -> float:
         """Selection score of logits on select, shape (n, K)."""
-        predictions = Predictions.from_logits(self.data.select.labels, logits)
-        counts = predictions.counts(self.data.num_classes)
+        predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
         rule = self.selection
+        counts = predictions.counts_for(rule.metric, self.context)
         return score(rule.metric, counts, self.context, rule.statistic, seed=rule.seed)
 
     @property

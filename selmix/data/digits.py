@@ -10,6 +10,7 @@ import torch
 from selmix.data.longtail import long_tailed_counts, split_by_class
 from selmix.data.splits import Split, SweepData
 
+NOISE = 0.3  # standard deviation of the noisy group's pixels, which lie in [0, 1]
 SAMPLES_OF_CLASS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 
 
@@ -20,6 +21,8 @@ class DigitsConfig:
     Attributes:
         imbalance: training samples of the largest over those of the smallest class.
         largest_class: training samples of class 0. feedback, select, test: samples a class. seed: of the split.
+        noisy_share: share of each class's training samples that belong to the group ``noisy``, whose scans carry pixel
+            noise; half of the other splits belong to it. 0: there are no groups.
     Raises:
         ValueError: a size out of range, or more samples than a class holds.
     """
@@ -30,6 +33,7 @@ class DigitsConfig:
     select: int = 24
     test: int = 50
     seed: int = 0
+    noisy_share: float = 0.0
 
     name: ClassVar[str] = "digits"
     class_names: ClassVar[tuple[str, ...]] = tuple(str(k) for k in range(10))
@@ -39,6 +43,8 @@ class DigitsConfig:
         problems = []
         if not self.imbalance >= 1:
             problems.append(f"imbalance: must be >= 1, got {self.imbalance}")
+        if not 0 <= self.noisy_share < 1:
+            problems.append(f"noisy_share: must lie in [0, 1), got {self.noisy_share}")
         if self.feedback < 0:
             problems.append(f"feedback: must be >= 0 samples a class, got {self.feedback}")
         problems += [
@@ -52,6 +58,11 @@ class DigitsConfig:
                     problems.append(f"class {k} holds {held} samples, the four splits ask for {asked}")
         if problems:
             raise ValueError("\n".join(problems))
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """``clear`` and ``noisy``; empty without groups."""
+        return ("clear", "noisy") if self.noisy_share else ()
 
     @property
     def train_sizes(self) -> list[int]:
@@ -72,6 +83,7 @@ class DigitsConfig:
             feedback,
             select,
             {key: s.digest() for key, s in digests.items()},
+            self.group_names,
         )
 
     def load_test(self) -> Split:
@@ -87,5 +99,23 @@ class DigitsConfig:
         )
         sizes = [self.train_sizes, *([count] * 10 for count in (self.feedback, self.select, self.test))]
         parts = split_by_class(whole.labels, sizes, torch.Generator().manual_seed(self.seed))
-        train, feedback, select, test = (whole.take(index) for index in parts)
+        splits = [whole.take(index) for index in parts]
+        if self.noisy_share:
+            shares = (self.noisy_share, 0.5, 0.5, 0.5)
+            splits = [_grouped(split, share, self.seed + k) for k, (split, share) in
+                      enumerate(zip(splits, shares, strict=True))]  # fmt: skip
+        train, feedback, select, test = splits
         return train, feedback, select, test
+
+
+def _grouped(split: Split, share: float, seed: int) -> Split:
+    """The first samples of each class become the noisy group; at least one of a class with two."""
+    groups = torch.zeros_like(split.labels)
+    for k in range(10):
+        members = torch.nonzero(split.labels == k).flatten()
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        groups[members[:count]] = 1
+    inputs = split.whole()
+    noise = NOISE * torch.randn(inputs.shape, generator=torch.Generator().manual_seed(seed))
+    noisy = (inputs + noise).clamp(0.0, 1.0)
+    return Split(torch.where(groups.view(-1, 1, 1, 1) == 1, noisy, inputs), split.labels, groups)

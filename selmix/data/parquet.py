@@ -24,6 +24,7 @@ class ParquetConfig:
     Attributes:
         path: of the file. label, features: its columns; a label is a whole number or a text, features are lists of
             as many numbers in every row.
+        group: column with the group of every row, a whole number or a text; None: there are no groups.
         split: column with train, feedback, select or test in every row; None: the classes are dealt out at random.
         feedback, select, test: samples a class where there is no such column; the rest is train. seed: of that.
     Raises:
@@ -33,6 +34,7 @@ class ParquetConfig:
     path: str
     label: str = "label"
     features: str = "features"
+    group: str | None = None
     split: str | None = None
     feedback: int = 20
     select: int = 24
@@ -55,11 +57,15 @@ class ParquetConfig:
         path = Path(self.path)
         known = path.stat() if path.is_file() else None
         stamp = (known.st_mtime_ns, known.st_size) if known is not None else None
-        return _read_once(path, self.label, self.features, self.split, stamp)
+        return _read_once(path, self.label, self.features, self.split, self.group, stamp)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self._table.class_names
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        return self._table.group_names
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -99,7 +105,8 @@ class ParquetConfig:
 
     def _split(self, part: str) -> Split:
         index = self._parts[PARTS.index(part)]
-        return Split(self._table.features[index], self._table.labels[index])
+        groups = None if self._table.groups is None else self._table.groups[index]
+        return Split(self._table.features[index], self._table.labels[index], groups)
 
     def load(self) -> SweepData:
         """Train, feedback and select."""
@@ -112,6 +119,7 @@ class ParquetConfig:
             feedback,
             select,
             {key: s.digest() for key, s in digests.items()},
+            self.group_names,
         )
 
     def load_test(self) -> Split:
@@ -121,6 +129,6 @@ class ParquetConfig:
 
 @lru_cache(maxsize=1)  # checking a sweep file and launching it ask for the same table several times
 def _read_once(
-    path: Path, label: str, features: str, split: str | None, stamp: tuple[int, int] | None
+    path: Path, label: str, features: str, split: str | None, group: str | None, stamp: tuple[int, int] | None
 ) -> FeatureTable:
-    return read_features(path, label, features, split)
+    return read_features(path, label, features, split, group)

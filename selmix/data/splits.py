@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from selmix.data.images import Inputs, batch_of
+from selmix.groups import strata_of
 from selmix.weights import bytes_digest, tensor_digest
 
 
@@ -21,12 +22,14 @@ class Split:
 
     Attributes:
         inputs: shape (n, ...), float32, or images that become such. labels: shape (n,), int64.
+        groups: shape (n,), int64; None where there is no group attribute.
     Raises:
         ValueError: the lengths differ.
     """
 
     inputs: Inputs
     labels: Tensor
+    groups: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.labels.shape != (len(self.inputs),):
@@ -38,11 +41,13 @@ class Split:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Split:
-        return Split(self.inputs.to(device), self.labels.to(device))
+        groups = None if self.groups is None else self.groups.to(device)
+        return Split(self.inputs.to(device), self.labels.to(device), groups)
 
     def take(self, index: Tensor) -> Split:
         """The samples at ``index``, shape (m,), int64 or a mask of shape (n,)."""
-        return Split(self.inputs[index], self.labels[index])
+        groups = None if self.groups is None else self.groups[index]
+        return Split(self.inputs[index], self.labels[index], groups)
 
     def batch(self, index: Tensor) -> Tensor:
         """Inputs at ``index``, shape (m,), as a float tensor on the split's device."""
@@ -58,9 +63,10 @@ class Split:
 
     def digest(self) -> str:
         """``sha256:...`` of the content."""
+        tags = (self.labels,) if self.groups is None else (self.labels, self.groups)
         if isinstance(self.inputs, Tensor):
-            return tensor_digest(self.inputs, self.labels)
-        return bytes_digest(f"{self.inputs.digest()} {tensor_digest(self.labels)}".encode())
+            return tensor_digest(self.inputs, *tags)
+        return bytes_digest(f"{self.inputs.digest()} {tensor_digest(*tags)}".encode())
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class SweepData:
 
     Attributes:
         digests: content digest of each of the four splits, ``test`` too.
+        group_names: A texts; empty where there is no group attribute.
     """
 
     name: str
@@ -77,6 +84,11 @@ class SweepData:
     feedback: Split
     select: Split
     digests: Mapping[str, str]
+    group_names: tuple[str, ...] = ()
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.group_names)
 
     @property
     def num_classes(self) -> int:
@@ -97,6 +109,16 @@ class SweepData:
         counts = part.counts(self.num_classes).tolist()
         return [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
 
+    def missing_cells(self, split: str) -> list[str]:
+        """``class x group`` of the cells without a sample in a split; none without a group attribute."""
+        part: Split = getattr(self, split)
+        if part.groups is None:
+            return []
+        strata = strata_of(part.labels, part.groups, self.num_groups)
+        counts = torch.bincount(strata, minlength=self.num_classes * self.num_groups).tolist()
+        names = [f"{label} x {group}" for label in self.class_names for group in self.group_names]
+        return [name for name, count in zip(names, counts, strict=True) if count == 0]
+
     def to(self, device: torch.device) -> SweepData:
         return replace(
             self,
@@ -109,8 +131,11 @@ class SweepData:
 def join(first: Split, second: Split) -> Split:
     """The samples of both, in order."""
     labels = torch.cat([first.labels, second.labels])
+    groups = None
+    if first.groups is not None and second.groups is not None:
+        groups = torch.cat([first.groups, second.groups])
     if isinstance(first.inputs, Tensor) and isinstance(second.inputs, Tensor):
-        return Split(torch.cat([first.inputs, second.inputs]), labels)
+        return Split(torch.cat([first.inputs, second.inputs]), labels, groups)
     if isinstance(first.inputs, Tensor) or isinstance(second.inputs, Tensor):
         raise ValueError("splits of one kind can be joined, got a tensor and images")
-    return Split(first.inputs.joined(second.inputs), labels)
+    return Split(first.inputs.joined(second.inputs), labels, groups)

@@ -1,0 +1,104 @@
+"""Classifiers adjusted on a frozen backbone: tau-normalisation, learnable weight scaling, label-aware smoothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TAUS = tuple(k / 10 for k in range(21))
+SMOOTH_HEAD, SMOOTH_TAIL = 0.3, 0.0
+_ITERATIONS = 200
+
+
+def tau_normalised(weight: Tensor, tau: float) -> Tensor:
+    """w_k / ||w_k||^tau, shape (K, d); the bias is dropped with it.
+
+    Source: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020.
+    """
+    norms: Tensor = weight.norm(dim=1, keepdim=True)
+    return weight / norms.clamp_min(1e-12).pow(tau)
+
+
+def learned_scales(logits: Tensor, labels: Tensor) -> Tensor:
+    """Scales s, shape (K,), that minimise the class-balanced cross-entropy of s_k (w_k z).
+
+    Args:
+        logits: w_k z of the frozen classifier without its bias, shape (n, K). labels: shape (n,).
+    Source: learnable weight scaling, Kang et al., ICLR 2020.
+    """
+    scales = torch.ones(logits.shape[1], dtype=torch.float64, requires_grad=True)
+    values, weights = logits.double(), _balanced(labels, logits.shape[1])
+
+    def loss() -> Tensor:
+        return (weights * F.cross_entropy(values * scales, labels, reduction="none")).sum()
+
+    _minimise(loss, [scales])
+    return scales.detach()
+
+
+def label_aware_targets(labels: Tensor, train_counts: Tensor) -> Tensor:
+    """Targets smoothed more for larger classes, shape (n, K), float64.
+
+    A class with N samples keeps 1 - eps(N) and spreads eps(N) over the others, eps running from 0.3 at the largest to 0
+    at the smallest class by a concave sine.
+    Source: Zhong et al., "Improving Calibration for Long-Tailed Recognition" (MiSLAS), CVPR 2021.
+    """
+    counts = train_counts.double()
+    span = (counts.max() - counts.min()).clamp_min(1.0)
+    place = (counts - counts.min()) / span
+    eps = SMOOTH_TAIL + (SMOOTH_HEAD - SMOOTH_TAIL) * torch.sin(place * torch.pi / 2.0)
+    classes = len(counts)
+    spread = (eps / (classes - 1))[labels].unsqueeze(1).expand(-1, classes).clone()
+    return spread.scatter_(1, labels.unsqueeze(1), (1.0 - eps)[labels].unsqueeze(1))
+
+
+def smoothed_head(
+    features: Tensor, labels: Tensor, weight: Tensor, train_counts: Tensor, weight_decay: float
+) -> tuple[Tensor, Tensor]:
+    """Stage two of MiSLAS on frozen features: scales and a correction of the classifier, on label-aware targets.
+
+    Args:
+        features: shape (n, d). weight: of the frozen classifier, shape (K, d).
+    Returns:
+        W, shape (K, d), and b, shape (K,), float64.
+    Source: Zhong et al., CVPR 2021; here by L-BFGS to its optimum, with class-balanced weights in place of
+        class-balanced sampling.
+    """
+    x, base = features.double(), weight.double()
+    targets = label_aware_targets(labels, train_counts)
+    weights = _balanced(labels, len(train_counts))
+    scales = torch.ones(len(base), 1, dtype=torch.float64, requires_grad=True)
+    change = torch.zeros_like(base, requires_grad=True)
+    bias = torch.zeros(len(base), dtype=torch.float64, requires_grad=True)
+
+    def loss() -> Tensor:
+        logits = x @ (scales * base + change).T + bias
+        return (weights * F.cross_entropy(logits, targets, reduction="none")).sum() + (
+            0.5 * weight_decay * change.square().sum()
+        )
+
+    _minimise(loss, [scales, change, bias])
+    return (scales * base + change).detach(), bias.detach()
+
+
+def _balanced(labels: Tensor, num_classes: int) -> Tensor:
+    """Weights of samples by which every class weighs the same; they sum to 1."""
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    return 1.0 / (counts[labels] * (counts > 0).sum())
+
+
+def _minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=_ITERATIONS, tolerance_grad=1e-8, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]

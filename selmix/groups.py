@@ -1,0 +1,114 @@
+"""Metrics of groups, on the confusion of (class, group) cells: the strata of data with a group attribute.
+
+A stratum is class * A + group, so a matrix of cells has shape (..., K A, K). Cells and groups without samples are left
+out of every maximum and minimum.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from selmix.confusion import recalls
+
+
+def stratum_labels(num_classes: int, num_groups: int) -> Tensor:
+    """Class of each stratum, shape (K A,)."""
+    return torch.arange(num_classes).repeat_interleave(num_groups)
+
+
+def strata_of(labels: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """Stratum of each sample, shape (n,)."""
+    return labels * num_groups + groups
+
+
+def class_counts(cells: Tensor, num_groups: int) -> Tensor:
+    """Cells (..., K A, K) with the groups of each class added up, (..., K, K)."""
+    return _split_rows(cells, num_groups).sum(dim=-2)
+
+
+def worst_group_recall(cells: Tensor, num_groups: int) -> Tensor:
+    """The smallest recall of a (class, group) cell."""
+    labels = stratum_labels(cells.shape[-1], num_groups)
+    return recalls(cells, labels).nan_to_num(nan=1.0).amin(dim=-1)
+
+
+def equal_opportunity_gap(cells: Tensor, num_groups: int) -> Tensor:
+    """max_k (max_a - min_a) recall of class k in group a; of two classes the positive one, class 1, counts alone.
+
+    Source: Hardt, Price and Srebro, "Equality of Opportunity in Supervised Learning", NeurIPS 2016.
+    """
+    return spread(*opportunity_rates(cells, num_groups))
+
+
+def equalized_odds_gap(cells: Tensor, num_groups: int) -> Tensor:
+    """max over true classes k and predicted classes l of (max_a - min_a) P(l | k, a).
+
+    With two classes the larger of the gaps in true and false positive rates.
+    Source: Hardt, Price and Srebro, "Equality of Opportunity in Supervised Learning", NeurIPS 2016.
+    """
+    return spread(*odds_rates(cells, num_groups))
+
+
+def demographic_parity_gap(cells: Tensor, num_groups: int) -> Tensor:
+    """max over predicted classes l of (max_a - min_a) P(l | a).
+
+    Source: Dwork et al., "Fairness Through Awareness", ITCS 2012.
+    """
+    return spread(*parity_rates(cells, num_groups))
+
+
+Rates = tuple[Tensor, Tensor]
+"""Hits and trials of proportions, each of shape (..., A, M): M proportions that are compared between A groups."""
+
+
+def opportunity_rates(cells: Tensor, num_groups: int) -> Rates:
+    """Hits and samples of each class by group."""
+    by_group = _by_group(cells, num_groups)
+    hits, rows = by_group.diagonal(dim1=-2, dim2=-1), by_group.sum(dim=-1)
+    return (hits[..., 1:], rows[..., 1:]) if cells.shape[-1] == 2 else (hits, rows)
+
+
+def odds_rates(cells: Tensor, num_groups: int) -> Rates:
+    """Predictions of each class and samples, of each true class by group."""
+    by_group = _by_group(cells, num_groups)
+    rows = by_group.sum(dim=-1, keepdim=True).expand_as(by_group)
+    return by_group.flatten(-2), rows.flatten(-2)
+
+
+def parity_rates(cells: Tensor, num_groups: int) -> Rates:
+    """Predictions of each class and samples by group."""
+    predicted = _by_group(cells, num_groups).sum(dim=-2)
+    return predicted, predicted.sum(dim=-1, keepdim=True).expand_as(predicted)
+
+
+def spread(hits: Tensor, trials: Tensor) -> Tensor:
+    """max over the proportions of their largest difference between groups, shape (...)."""
+    present = trials > 0
+    rates = hits / torch.where(present, trials, 1.0)
+    high = torch.where(present, rates, -torch.inf).amax(dim=-2)
+    low = torch.where(present, rates, torch.inf).amin(dim=-2)
+    return (high - low).clamp_min(0.0).amax(dim=-1)
+
+
+def _by_group(cells: Tensor, num_groups: int) -> Tensor:
+    """(..., K A, K) as (..., A, K, K)."""
+    return _split_rows(cells, num_groups).transpose(-3, -2)
+
+
+def _split_rows(cells: Tensor, num_groups: int) -> Tensor:
+    """(..., K A, K) as (..., K, A, K)."""
+    return cells.reshape(*cells.shape[:-2], -1, num_groups, cells.shape[-1])
+
+
+GROUP_METRICS = {
+    "worst_group_recall": worst_group_recall,
+    "equal_opportunity_gap": equal_opportunity_gap,
+    "equalized_odds_gap": equalized_odds_gap,
+    "demographic_parity_gap": demographic_parity_gap,
+}
+GROUP_RATES = {
+    "equal_opportunity_gap": opportunity_rates,
+    "equalized_odds_gap": odds_rates,
+    "demographic_parity_gap": parity_rates,
+}
