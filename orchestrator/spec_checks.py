@@ -22,6 +22,7 @@ def cross_check(file: SweepFile) -> list[str]:
         *_objectives(file),
         *_metrics(file),
         *_groups(file),
+        *_second(file),
         *_data(file),
         *_model(file),
         *_pretrain(file),
@@ -62,6 +63,28 @@ def _groups(file: SweepFile) -> list[str]:
         for path, name in named
         if name in GROUP_METRICS
     ]
+
+
+def _second(file: SweepFile) -> list[str]:
+    """Second samples from unlabelled data need some."""
+    data = file.section("data")
+    keys = {"digits": "unlabelled", "gaussians": "unlabelled", "cifar": "unlabelled_largest"}
+    name = str(data.get("name"))
+    if data.get(keys.get(name, "")):
+        return []
+    named = [
+        ("parameters", file.section("parameters").get("second")),
+        ("compare", file.section("compare").get("second")),
+    ]
+    problems = []
+    for section, given in named:
+        values = given if isinstance(given, list) else []
+        if isinstance(given, Mapping):
+            values = [given.get("value"), *(given.get("values") or [])]
+        if any(value in ("pseudo", "oracle") for value in values):
+            hint = f"give data.{keys[name]}" if name in keys else f"{name} has none; use {', '.join(keys)}"
+            problems.append(f"{file.where((section, 'second'))}: needs unlabelled samples: {hint}")
+    return problems
 
 
 def _objectives(file: SweepFile) -> list[str]:

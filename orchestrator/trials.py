@@ -104,6 +104,8 @@ class TrialBook:
         }
         if record.replicate_of is not None:
             tags["selmix.replicate_of"] = record.replicate_of
+        if record.config.get("second") == "oracle":
+            tags["selmix.oracle"] = "true labels of the unlabelled samples"
         if record.arm:
             tags["selmix.arm"] = record.arm
         return self.tags | tags

@@ -15,6 +15,7 @@ from selmix.gain import GAIN_FORMULAS
 
 STARTS = ("balanced_head", "given")
 POOLS = ("train+feedback", "train")
+SECONDS = ("labelled", "pseudo", "oracle")
 POLICIES = ("softmax", "greedy", "proportional", "epsilon", "uniform", "balanced")
 TARGETED = ("softmax", "greedy", "proportional", "epsilon")  # those that look at the gain
 SCHEDULES = ("constant", "linear", "cosine", "exponential", "step")
@@ -36,6 +37,9 @@ class FinetuneConfig:
         start: ``given``: the base model as it is; ``balanced_head``: with its classifier first re-trained
             class-balanced on train + feedback.
         draw_from: the samples that the pairs are drawn from.
+        second: where the second samples of pairs come from: ``labelled`` (the same), ``pseudo`` (unlabelled samples
+            under the current model's labels) or ``oracle`` (under their true labels, for ablation only).
+        pseudo_threshold: confidence that a pseudo-label needs. pseudo_every: rounds between two labellings.
         temperature: of the softmax policy, in units of gain; excludes ``effective_pairs``.
         effective_pairs: target of exp(H(P)) / (number of pairs with positive gain), in (0, 1]; the temperature
             is solved for. None stands for 0.6 where no temperature is set.
@@ -68,6 +72,9 @@ class FinetuneConfig:
 
     start: str = "balanced_head"
     draw_from: str = "train+feedback"
+    second: str = "labelled"
+    pseudo_threshold: float = 0.8
+    pseudo_every: int = 1
     temperature: float | None = None
     effective_pairs: float | None = None
     temperature_schedule: str = "constant"
@@ -108,7 +115,7 @@ class FinetuneConfig:
 
     def _wrong_choices(self) -> list[str]:
         allowed = {
-            "start": STARTS, "draw_from": POOLS, "policy": POLICIES, "precision": PRECISIONS,
+            "start": STARTS, "draw_from": POOLS, "second": SECONDS, "policy": POLICIES, "precision": PRECISIONS,
             "temperature_schedule": SCHEDULES, "lr_schedule": LR_SCHEDULES, "gain_formula": GAIN_FORMULAS,
         }  # fmt: skip
         problems = [
@@ -161,6 +168,10 @@ class FinetuneConfig:
         idle: set[str] = set()
         if self.policy not in ("softmax", "epsilon"):
             idle |= {"temperature", "effective_pairs", "temperature_schedule", "temperature_final"}
+        if self.second != "pseudo":
+            idle |= {"pseudo_threshold", "pseudo_every"}
+        if self.coefficient_min == 1.0:  # the second sample weighs nothing
+            idle |= {"second", "pseudo_threshold", "pseudo_every"}
         if self.policy != "greedy":
             idle.add("top_k")
         if self.policy != "epsilon":
@@ -193,6 +204,8 @@ _NUMBER_RULES: dict[str, tuple[bool, bool, str, Any]] = {
     "temperature": (False, True, "a number > 0", lambda v: v > 0),
     "effective_pairs": (False, True, "a number in (0, 1]", lambda v: 0 < v <= 1),
     "temperature_final": (False, True, "a number > 0", lambda v: v > 0),
+    "pseudo_threshold": (False, False, "a number in [0, 1)", lambda v: 0 <= v < 1),
+    "pseudo_every": (True, False, "a whole number >= 1", lambda v: v >= 1),
     "warmup_rounds": (True, False, "a whole number >= 0", lambda v: v >= 0),
     "refresh_every": (True, False, "a whole number >= 1", lambda v: v >= 1),
     "refresh_growth": (False, False, "a number >= 1", lambda v: v >= 1),

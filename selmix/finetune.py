@@ -33,6 +33,7 @@ from selmix.policy_course import policy_of_round
 from selmix.round import NonFinite, Round
 from selmix.sampler import PairSampler
 from selmix.schedules import scheduled
+from selmix.second import UnlabelledPool
 from selmix.selection import Constraint
 
 __all__ = ["FinetuneConfig", "Finetuner", "NonFinite", "Round"]
@@ -50,6 +51,9 @@ class Finetuner:
         context: what the objective may know beside C; multiplier settings are taken from ``config``.
         generator: source of all randomness of the run, on the CPU.
         constraints: bounds that act inside the method.
+        unlabelled: where the second samples come from, if ``config.second`` says so.
+    Raises:
+        ValueError: settings that ask for unlabelled samples or groups where there are none, or for both.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Finetuner:
         context: ObjectiveContext,
         generator: torch.Generator,
         constraints: Sequence[Constraint] = (),
+        unlabelled: Split | None = None,
     ) -> None:
         self.view, self.pool, self.feedback = view, pool, feedback
         self.objective, self.config, self.generator = objective, config, generator
@@ -77,12 +82,22 @@ class Finetuner:
         self.num_classes = view.head.out_features
         self.num_strata = self.num_classes * max(1, context.num_groups)
         self.sampler = PairSampler(self._strata(pool), self.num_strata)
+        self.second = self._second(unlabelled)
         self.optimizer = sgd(view, config)
         self.round_number = 0
         self.steps_done = 0
         self._averaged_counts: Tensor | None = None
         self._largest_gain = float("-inf")
         self._worst_case = WorstCaseState(settings)
+
+    def _second(self, unlabelled: Split | None) -> UnlabelledPool | None:
+        if self.config.second == "labelled" or self.config.coefficient_min == 1.0:
+            return None
+        if unlabelled is None:
+            raise ValueError(f"second: {self.config.second} needs unlabelled data, there are none")
+        if self.context.num_groups:
+            raise ValueError("second samples without labels have no group; use second: labelled with groups")
+        return UnlabelledPool(unlabelled, self.config)
 
     def run_round(self) -> Round:
         """One round: estimate C and z, weigh the pairs by their gain, then SGD steps on pairs drawn by P.
@@ -97,6 +112,13 @@ class Finetuner:
         scalars = {"objective": float(objective(smoothed)), "lr": self._learning_rate()}
         gain = self._gain(objective, smoothed, prototypes)
         self.round_number += 1
+        if self.second is not None:
+            if self.second.due(self.round_number):
+                self.second.file(self.view)
+                self.sampler = self.second.sampler(self.pool.labels, self.num_strata)
+            scalars["pseudo_labelled"] = float(self.second.used)
+            if not self.second.used:
+                return self._report(counts, gain, None, context, scalars, "no_pseudo_labels")
         try:
             progress = self.steps_done / self.config.steps
             policy = policy_of_round(
@@ -211,10 +233,9 @@ class Finetuner:
         if config.coefficient_min == 1.0:
             logits: Tensor = self.view.model(inputs)
         else:
+            others = self.pool.batch(second) if self.second is None else self.second.batch(second)
             coefficients = draw_coefficients(config.batch_size, config.coefficient_min, self.generator)
-            logits = mixed_logits(
-                self.view, inputs, self.pool.batch(second), coefficients, config.mixup_layer
-            )
+            logits = mixed_logits(self.view, inputs, others, coefficients, config.mixup_layer)
         loss = F.cross_entropy(logits, self.pool.labels[first])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -255,6 +276,7 @@ class Finetuner:
             "averaged_counts": self._averaged_counts,
             "largest_gain": self._largest_gain,
             "worst_case": self._worst_case.state_dict(),
+            "second": None if self.second is None else self.second.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -266,3 +288,6 @@ class Finetuner:
         self._averaged_counts = state["averaged_counts"]
         self._largest_gain = state["largest_gain"]
         self._worst_case.load_state_dict(state["worst_case"])
+        if self.second is not None and state["second"]["labels"] is not None:
+            self.second.load_state_dict(state["second"])
+            self.sampler = self.second.sampler(self.pool.labels, self.num_strata)

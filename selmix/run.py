@@ -108,7 +108,7 @@ class Run:
         pool = training_pool(data, config.draw_from)
         generator = torch.Generator().manual_seed(seed)
         self.finetuner = Finetuner(
-            self.view, pool, data.feedback, acting, config, context, generator, constraints
+            self.view, pool, data.feedback, acting, config, context, generator, constraints, data.unlabelled
         )
         self.best: BestRound | None = None
         self._progress = _Progress()
@@ -119,7 +119,8 @@ class Run:
 
     @property
     def stop_reason(self) -> str | None:
-        """``steps``, ``patience``, ``no_positive_gain``, ``gain_plateau`` or ``nonfinite:WHAT``; None: it goes on."""
+        """``steps``, ``patience``, ``no_positive_gain``, ``no_pseudo_labels``,
+        ``gain_plateau`` or ``nonfinite:WHAT``; None: it goes on."""
         return self._progress.stop_reason
 
     @property

@@ -54,7 +54,7 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_every_setting_acts_somewhere() -> None:
-    soft = FinetuneConfig(policy="epsilon", temperature_schedule="cosine").acting(
+    soft = FinetuneConfig(policy="epsilon", temperature_schedule="cosine", second="pseudo").acting(
         "min_recall", constrained=True
     )
     greedy = FinetuneConfig(policy="greedy").acting("min_recall", constrained=True)

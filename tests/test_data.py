@@ -54,7 +54,7 @@ def test_digits_of_a_seed() -> None:
 
 
 def test_digits_refuse_what_the_data_do_not_hold() -> None:
-    with pytest.raises(ValueError, match="class 0 holds 178 samples, the four splits ask for 194"):
+    with pytest.raises(ValueError, match="class 0 holds 178 samples, the splits ask for 194"):
         DigitsConfig(largest_class=100)
     with pytest.raises(ValueError, match="imbalance: must be >= 1") as caught:
         DigitsConfig(imbalance=0.5, select=0)

@@ -80,6 +80,24 @@ def test_both_versions_of_cifar_are_the_same_data(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
+def test_unlabelled_images_of_cifar(tmp_path: Path) -> None:
+    """M1 and rho_u of the paper's settings, apart from N1 and rho_l."""
+    write_cifar(tmp_path, 10, "binary")
+    config = CifarConfig(
+        str(tmp_path),
+        imbalance=8,
+        largest_class=8,
+        feedback=2,
+        select=2,
+        unlabelled_largest=6,
+        unlabelled_imbalance=3,
+    )
+    data = config.load()
+    assert data.unlabelled is not None
+    assert data.unlabelled.counts(10).tolist() == long_tailed_counts(10, 6, 3)
+    assert "unlabelled" in data.digests
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (os.mkdir, ("broken-into",))

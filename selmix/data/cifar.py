@@ -21,7 +21,7 @@ from selmix.data.longtail import long_tailed_counts, split_by_class
 from selmix.data.sizes import check_held, held_by_class, size_problems, split_of, sweep_data
 from selmix.data.splits import Split, SweepData
 
-PARTS = ("train", "feedback", "select", "test")
+PARTS = ("train", "feedback", "select", "test", "unlabelled")
 _PIXELS = 3 * 32 * 32
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = {10: (0.4914, 0.4822, 0.4465), 100: (0.5071, 0.4865, 0.4409)}
@@ -37,6 +37,8 @@ class CifarConfig:
         classes: 10 or 100.
         imbalance: rho_l, labelled training samples of the largest over those of the smallest class.
         largest_class: N1, training samples of class 0.
+        unlabelled_largest, unlabelled_imbalance: M1 and rho_u, the same of the unlabelled samples; M1 = 0: there are
+            none.
         feedback, select: samples a class, taken from the official training images; the official test images are the
             test split. seed: of the split.
     Raises:
@@ -50,13 +52,17 @@ class CifarConfig:
     feedback: int = 100
     select: int = 100
     seed: int = 0
+    unlabelled_largest: int = 0
+    unlabelled_imbalance: float = 100.0
 
     name: ClassVar[str] = "cifar"
     input_shape: ClassVar[tuple[int, ...]] = (3, 32, 32)
 
     def __post_init__(self) -> None:
         sizes = {"imbalance": (self.imbalance, 1), "largest_class": (self.largest_class, 1),
-                 "feedback": (self.feedback, 0), "select": (self.select, 1)}  # fmt: skip
+                 "feedback": (self.feedback, 0), "select": (self.select, 1),
+                 "unlabelled_largest": (self.unlabelled_largest, 0),
+                 "unlabelled_imbalance": (self.unlabelled_imbalance, 1)}  # fmt: skip
         problems = size_problems(sizes)
         if self.classes not in (10, 100):
             problems.append(f"classes: must be 10 or 100, got {self.classes}")
@@ -87,11 +93,15 @@ class CifarConfig:
     @cached_property
     def _index(self) -> list[Tensor]:
         labels = self._official_train[1]
-        held = [[count] * self.classes for count in (self.feedback, self.select)]
-        asked = [count + self.feedback + self.select for count in self.train_sizes]
-        check_held(self.path, self.class_names, held_by_class(labels, self.class_names), asked,
-                   "train, feedback and select")  # fmt: skip
-        return split_by_class(labels, [self.train_sizes, *held], torch.Generator().manual_seed(self.seed))
+        feedback, select = ([count] * self.classes for count in (self.feedback, self.select))
+        unlabelled = [0] * self.classes
+        if self.unlabelled_largest:
+            unlabelled = long_tailed_counts(self.classes, self.unlabelled_largest, self.unlabelled_imbalance)
+        sizes = [self.train_sizes, feedback, select, [0] * self.classes, unlabelled]  # in the order of PARTS
+        asked = [sum(counts) for counts in zip(*sizes, strict=True)]
+        what = "train, feedback and select" + (" and unlabelled" if self.unlabelled_largest else "")
+        check_held(self.path, self.class_names, held_by_class(labels, self.class_names), asked, what)
+        return split_by_class(labels, sizes, torch.Generator().manual_seed(self.seed))
 
     def _part(self, part: str) -> Split:
         if part == "test":
@@ -101,7 +111,8 @@ class CifarConfig:
 
     def load(self) -> SweepData:
         """Train, feedback and select."""
-        return sweep_data(self.name, self.class_names, {p: lambda p=p: self._part(p) for p in PARTS})  # type: ignore[misc]
+        parts = {p: lambda p=p: self._part(p) for p in PARTS[: 4 + bool(self.unlabelled_largest)]}
+        return sweep_data(self.name, self.class_names, parts)
 
     def load_test(self) -> Split:
         """The test split, for those who open it."""

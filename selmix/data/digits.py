@@ -21,6 +21,7 @@ class DigitsConfig:
     Attributes:
         imbalance: training samples of the largest over those of the smallest class.
         largest_class: training samples of class 0. feedback, select, test: samples a class. seed: of the split.
+        unlabelled: samples a class without labels, for the second samples of pairs and for pre-training.
         noisy_share: share of each class's training samples that belong to the group ``noisy``, whose scans carry pixel
             noise; half of the other splits belong to it. 0: there are no groups.
     Raises:
@@ -33,6 +34,7 @@ class DigitsConfig:
     select: int = 24
     test: int = 50
     seed: int = 0
+    unlabelled: int = 0
     noisy_share: float = 0.0
 
     name: ClassVar[str] = "digits"
@@ -45,6 +47,8 @@ class DigitsConfig:
             problems.append(f"imbalance: must be >= 1, got {self.imbalance}")
         if not 0 <= self.noisy_share < 1:
             problems.append(f"noisy_share: must lie in [0, 1), got {self.noisy_share}")
+        if self.unlabelled < 0:
+            problems.append(f"unlabelled: must be >= 0 samples a class, got {self.unlabelled}")
         if self.feedback < 0:
             problems.append(f"feedback: must be >= 0 samples a class, got {self.feedback}")
         problems += [
@@ -55,7 +59,7 @@ class DigitsConfig:
         if not problems:
             for k, (held, asked) in enumerate(zip(SAMPLES_OF_CLASS, self._asked(), strict=True)):
                 if asked > held:
-                    problems.append(f"class {k} holds {held} samples, the four splits ask for {asked}")
+                    problems.append(f"class {k} holds {held} samples, the splits ask for {asked}")
         if problems:
             raise ValueError("\n".join(problems))
 
@@ -70,12 +74,15 @@ class DigitsConfig:
         return long_tailed_counts(10, self.largest_class, self.imbalance)
 
     def _asked(self) -> list[int]:
-        return [count + self.feedback + self.select + self.test for count in self.train_sizes]
+        held = self.feedback + self.select + self.test + self.unlabelled
+        return [count + held for count in self.train_sizes]
 
     def load(self) -> SweepData:
         """Train, feedback and select."""
-        train, feedback, select, test = self._splits()
+        train, feedback, select, test, unlabelled = self._splits()
         digests = {"train": train, "feedback": feedback, "select": select, "test": test}
+        if self.unlabelled:
+            digests["unlabelled"] = unlabelled
         return SweepData(
             self.name,
             self.class_names,
@@ -84,28 +91,30 @@ class DigitsConfig:
             select,
             {key: s.digest() for key, s in digests.items()},
             self.group_names,
+            unlabelled if self.unlabelled else None,
         )
 
     def load_test(self) -> Split:
         """The test split, for those who open it."""
         return self._splits()[3]
 
-    def _splits(self) -> tuple[Split, Split, Split, Split]:
+    def _splits(self) -> list[Split]:
+        """Train, feedback, select, test and unlabelled."""
         from sklearn.datasets import load_digits
 
         images, labels = load_digits(return_X_y=True)
         whole = Split(
             torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16.0, torch.from_numpy(labels).long()
         )
-        sizes = [self.train_sizes, *([count] * 10 for count in (self.feedback, self.select, self.test))]
+        held = (self.feedback, self.select, self.test, self.unlabelled)
+        sizes = [self.train_sizes, *([count] * 10 for count in held)]
         parts = split_by_class(whole.labels, sizes, torch.Generator().manual_seed(self.seed))
         splits = [whole.take(index) for index in parts]
         if self.noisy_share:
-            shares = (self.noisy_share, 0.5, 0.5, 0.5)
+            shares = (self.noisy_share, 0.5, 0.5, 0.5, 0.5)
             splits = [_grouped(split, share, self.seed + k) for k, (split, share) in
                       enumerate(zip(splits, shares, strict=True))]  # fmt: skip
-        train, feedback, select, test = splits
-        return train, feedback, select, test
+        return splits
 
 
 def _grouped(split: Split, share: float, seed: int) -> Split:

@@ -13,7 +13,7 @@ from selmix.data.splits import Split, SweepData
 
 SPREADS = (0.5, 2.0)
 SEPARATION = 2.0
-_PARTS = ("train", "feedback", "select", "test", "optimum")
+_PARTS = ("train", "feedback", "select", "test", "optimum", "unlabelled")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class GaussiansConfig:
         classes, dim: K and d. separation: radius of the sphere that the means lie on, in units of the mean spread.
         largest_class: training samples of class 0. imbalance: largest over smallest class.
         feedback, select, test: samples a class. seed: of means, spreads' order and samples.
+        unlabelled: samples a class without labels.
     Raises:
         ValueError: a size out of range.
     """
@@ -37,6 +38,7 @@ class GaussiansConfig:
     select: int = 100
     test: int = 2000
     seed: int = 0
+    unlabelled: int = 0
 
     name: ClassVar[str] = "gaussians"
 
@@ -44,7 +46,7 @@ class GaussiansConfig:
         problems = [
             f"{key}: must be >= {least}, got {getattr(self, key)}"
             for key, least in (("classes", 2), ("dim", 1), ("largest_class", 1), ("imbalance", 1), ("feedback", 0),
-                               ("select", 1), ("test", 1))
+                               ("select", 1), ("test", 1), ("unlabelled", 0))
             if not getattr(self, key) >= least
         ]  # fmt: skip
         if not self.separation > 0:
@@ -89,8 +91,11 @@ class GaussiansConfig:
         feedback = self.sample("feedback", [self.feedback] * self.classes)
         select = self.sample("select", [self.select] * self.classes)
         parts = {"train": train, "feedback": feedback, "select": select, "test": self.load_test()}
+        unlabelled = None
+        if self.unlabelled:
+            unlabelled = parts["unlabelled"] = self.sample("unlabelled", [self.unlabelled] * self.classes)
         digests = {key: split.digest() for key, split in parts.items()}
-        return SweepData(self.name, self.class_names, train, feedback, select, digests)
+        return SweepData(self.name, self.class_names, train, feedback, select, digests, unlabelled=unlabelled)
 
     def load_test(self) -> Split:
         """The test split, for those who open it."""

@@ -46,10 +46,13 @@ def check_held(
 def sweep_data(
     name: str, class_names: tuple[str, ...], parts: Mapping[str, Callable[[], Split]]
 ) -> SweepData:
-    """Train, feedback and select with the digests of all four parts."""
+    """Train, feedback and select, and unlabelled where there is such a part, with the digests of all parts."""
     splits = {part: make() for part, make in parts.items()}
     digests = {part: split.digest() for part, split in splits.items()}
-    return SweepData(name, class_names, splits["train"], splits["feedback"], splits["select"], digests)
+    return SweepData(
+        name, class_names, splits["train"], splits["feedback"], splits["select"], digests,
+        unlabelled=splits.get("unlabelled"),
+    )  # fmt: skip
 
 
 def split_of(images: Images, labels: Tensor, index: Tensor) -> Split:

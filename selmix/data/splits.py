@@ -76,6 +76,7 @@ class SweepData:
     Attributes:
         digests: content digest of each of the four splits, ``test`` too.
         group_names: A texts; empty where there is no group attribute.
+        unlabelled: samples whose labels nothing reads but an ablation that says so; None: there are none.
     """
 
     name: str
@@ -85,6 +86,7 @@ class SweepData:
     select: Split
     digests: Mapping[str, str]
     group_names: tuple[str, ...] = ()
+    unlabelled: Split | None = None
 
     @property
     def num_groups(self) -> int:
@@ -125,6 +127,7 @@ class SweepData:
             train=self.train.to(device),
             feedback=self.feedback.to(device),
             select=self.select.to(device),
+            unlabelled=None if self.unlabelled is None else self.unlabelled.to(device),
         )
 
 

@@ -1,0 +1,70 @@
+"""Second samples of the pairs from unlabelled data, under pseudo-labels of the current model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selmix.config import FinetuneConfig
+from selmix.data.splits import Split
+from selmix.model import ClassifierView, predict
+from selmix.sampler import PairSampler
+
+
+class UnlabelledPool:
+    """Unlabelled samples, filed under the class that the model gives them with enough confidence.
+
+    Departs from the released code, which files them under their true labels; ``second: oracle`` does that here.
+
+    Args:
+        samples: their labels are read for ``oracle`` only.
+        config: ``second``, ``pseudo_threshold`` and ``pseudo_every`` are read.
+    """
+
+    def __init__(self, samples: Split, config: FinetuneConfig) -> None:
+        self.samples, self._config = samples, config
+        self._labels: Tensor | None = None  # pseudo-labels, -1 where the model is not sure enough
+
+    def due(self, round_number: int) -> bool:
+        """Whether the samples are to be filed anew before this round, counted from 1."""
+        if self._labels is None:
+            return True
+        return self._config.second == "pseudo" and (round_number - 1) % self._config.pseudo_every == 0
+
+    def file(self, view: ClassifierView) -> None:
+        """File every sample under its label of now."""
+        if self._config.second == "oracle":
+            self._labels = self.samples.labels
+            return
+        _, logits = predict(view, self.samples.inputs)
+        confidence, labels = torch.softmax(logits.float(), dim=1).max(dim=1)
+        self._labels = torch.where(confidence >= self._config.pseudo_threshold, labels, -1)
+
+    @property
+    def used(self) -> int:
+        """Samples that are filed."""
+        return int((self._filed() >= 0).sum())
+
+    def sampler(self, first: Tensor, num_classes: int) -> PairSampler:
+        """Pairs of a labelled sample and a filed one."""
+        labels = self._filed()
+        return PairSampler(first, num_classes, labels[labels >= 0])
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Inputs of the filed samples at ``index``, as the sampler draws it."""
+        places = torch.nonzero(self._filed() >= 0).flatten()
+        return self.samples.batch(places[index.to(places.device)])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"labels": self._labels}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        labels = state["labels"]
+        self._labels = None if labels is None else labels.to(self.samples.labels.device)
+
+    def _filed(self) -> Tensor:
+        if self._labels is None:
+            raise RuntimeError("file must be called first")
+        return self._labels
