@@ -21,6 +21,7 @@ from orchestrator.cli_parsers import (
     pin_parser,
     pins_parser,
     plan_parser,
+    pretrain_parser,
     reproduce_parser,
     show_parser,
     ui_parser,
@@ -42,7 +43,8 @@ at once      evaluate TABLE   a metric from labels and scores alone: value, inte
 before       validate FILE    check a sweep file, all problems at once
              data check FILE  counts by class and split, digests, what is wrong
              plan FILE        trials, time and disk it will take; touches nothing
-run          launch FILE      run the sweep; again: resume it
+run          pretrain FILE    train a base model by the file's recipe; again: go on
+             launch FILE      run the sweep; again: resume it
 look         ls               the sweeps of a runs folder
              show SWEEP       result of a sweep
              ui               open MLflow on the right store
@@ -152,6 +154,17 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def pretrain(options: argparse.Namespace) -> int:
+    from orchestrator.pretraining import pretrain_base, pretrain_text
+    from orchestrator.progress import Progress
+    from orchestrator.spec import load_spec
+
+    spec = load_spec(options.file, options.overrides)
+    document = pretrain_base(spec, options.output, options.runs, Progress(options.quiet))
+    _emit(options, document, lambda: pretrain_text(document))
+    return 0
+
+
 def launch(options: argparse.Namespace) -> int:
     from orchestrator.launch import launch_sweep
     from orchestrator.spec import load_spec
@@ -230,6 +243,7 @@ VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
     "validate": (validate_parser, validate),
     "data": (data_parser, data),
     "plan": (plan_parser, plan),
+    "pretrain": (pretrain_parser, pretrain),
     "launch": (launch_parser, launch),
     "ls": (ls_parser, ls),
     "show": (show_parser, show),

@@ -71,6 +71,17 @@ def plan_parser() -> argparse.ArgumentParser:
     )
 
 
+def pretrain_parser() -> argparse.ArgumentParser:
+    parser = _with_json(_file_parser(
+        "pretrain", "Train a base model by the recipe of a sweep file. Stopped and run again, it goes on.",
+        "  $ selmix pretrain sweeps/smoke.yaml pretrain.recipe=mixup --output base.safetensors"))  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="PATH", help="safetensors file to write"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    return parser
+
+
 def launch_parser() -> argparse.ArgumentParser:
     parser = _file_parser(
         "launch",

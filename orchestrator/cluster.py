@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import PreflightError
-from orchestrator.spec import ResourceSection
+from orchestrator.sections import ResourceSection
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -12,7 +12,7 @@ import ray
 from ray import tune
 
 from orchestrator.search import BookCallback, DrainStopper, RunSearcher, Source, last_line
-from orchestrator.spec import ResourceSection
+from orchestrator.sections import ResourceSection
 from orchestrator.trials import TrialBook
 from trainables.baseline import run_baseline
 from trainables.finetune import FinetuneTrainable, Shared

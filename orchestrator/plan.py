@@ -19,7 +19,6 @@ from selmix.base import Base
 from selmix.baselines import baselines_for
 from selmix.config import FinetuneConfig
 from selmix.data.splits import SweepData
-from selmix.pretrain.recipes import BATCH, EPOCHS
 from selmix.run import Run
 
 PROBE_ROUNDS = 3
@@ -97,13 +96,16 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> dict[st
                 break
     rounds = _rounds(config)
     a_round = min(seconds[1:], default=seconds[0])
-    classes, steps = data.num_classes, max(1, len(data.train) // BATCH) * EPOCHS
+    classes, steps = (
+        data.num_classes,
+        max(1, len(data.train) // spec.pretrain.batch_size) * spec.pretrain.epochs,
+    )
     return {
         "rounds_measured": len(seconds) - 1,
         "rounds": rounds,
         "trial_s": seconds[0] + rounds * a_round,
         # A step of pre-training is one of fine-tuning on a smaller batch.
-        "pretrain_s": steps * a_round / config.refresh_every * BATCH / config.batch_size
+        "pretrain_s": steps * a_round / config.refresh_every * spec.pretrain.batch_size / config.batch_size
         if spec.recipe
         else 0.0,
         "weights_bytes": sum(t.numel() * t.element_size() for t in model.state_dict().values()),

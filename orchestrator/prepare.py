@@ -20,7 +20,7 @@ from selmix.baselines import tuned_head
 from selmix.data.splits import SweepData, join
 from selmix.groups import GROUP_METRICS
 from selmix.models import ModelConfig
-from selmix.pretrain import pretrain
+from selmix.pretrain import pretrain, pretrainer
 from selmix.selection import SelectionRule
 from selmix.weights import load_checkpoint_into, load_weights, save_weights, state_digest
 
@@ -77,6 +77,14 @@ def check_checkpoint(spec: SweepSpec, data: SweepData) -> None:
     """
     if spec.pretrain.checkpoint is not None:
         _from_checkpoint(spec, data)
+    if spec.recipe is not None:
+        initial = initial_weights(spec)
+        try:
+            pretrainer(
+                spec.recipe, spec.model.config, data, spec.pretrain.seed, spec.pretrain.settings, initial
+            )
+        except ValueError as error:
+            raise PreflightError(f"pretrain: {error}") from error
 
 
 def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
@@ -97,8 +105,26 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
     for objective, head in heads.items():
         save_weights(folder.base_head(objective), head)
     labels = ("train",) if spec.recipe is not None else ("checkpoint",)
-    bases = {objective: Base(spec.model.config, state, head, labels) for objective, head in heads.items()}
+    settings, initial = spec.pretrain.settings, initial_weights(spec)
+    bases = {
+        objective: Base(spec.model.config, state, head, labels, settings, initial)
+        for objective, head in heads.items()
+    }
     return Prepared(data, bases, rules, base)
+
+
+def initial_weights(spec: SweepSpec) -> dict[str, torch.Tensor] | None:
+    """What pre-training begins with; None: random weights.
+
+    Raises:
+        PreflightError: the file is not there or holds no weights.
+    """
+    if spec.pretrain.init is None or spec.recipe is None:
+        return None
+    try:
+        return load_weights(Path(spec.pretrain.init))
+    except ValueError as error:
+        raise PreflightError(f"pretrain.init: {error}") from error
 
 
 def base_model(
@@ -113,9 +139,18 @@ def base_model(
         state = (
             load_weights(stored)
             if stored.is_file()
-            else pretrain(spec.recipe, spec.model.config, data, spec.pretrain.seed)
+            else pretrain(
+                spec.recipe,
+                spec.model.config,
+                data,
+                spec.pretrain.seed,
+                spec.pretrain.settings,
+                initial_weights(spec),
+            )
         )
         known = {"recipe": spec.recipe, "seed": spec.pretrain.seed}
+        if spec.pretrain.init is not None:
+            known["init"] = spec.pretrain.init
     return state, known | {"digest": state_digest(state), "cost_s": time.perf_counter() - started}
 
 

@@ -14,7 +14,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from orchestrator.spec import ParameterSection, SweepSpec
+from orchestrator.sections import ParameterSection
+from orchestrator.spec import SweepSpec
 from selmix.config import DEFAULT_TEMPERATURE, WHOLE_NUMBERS, FinetuneConfig
 
 

@@ -7,22 +7,27 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, Field, StrictStr, ValidationError
 
 from orchestrator.errors import SpecError
 from orchestrator.overrides import apply_overrides
+from orchestrator.sections import (
+    ConstraintSection,
+    MetricsSection,
+    ModelSection,
+    Name,
+    ParameterSection,
+    PretrainSection,
+    ResourceSection,
+    SearchSection,
+    Section,
+    SelectionSection,
+)
 from orchestrator.spec_checks import cross_check
 from orchestrator.sweepfile import KeyPath, SweepFile, read_sweep_file
 from orchestrator.wording import closest, shown
-from selmix.definitions import DEFAULT_CVAR_FRACTION, DEFAULT_HEAD_FRACTION
-from selmix.models import ModelConfig
-
-Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Number = StrictFloat  # takes whole numbers too, never a boolean
-Count = Annotated[StrictInt, Field(ge=1)]
-Seed = Annotated[StrictInt, Field(ge=0)]
 
 LATER: dict[KeyPath, tuple[str, ...]] = {
     (): ("budget", "early_stopping", "screen", "deterministic"),
@@ -31,101 +36,7 @@ LATER: dict[KeyPath, tuple[str, ...]] = {
 }
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ModelSection(_Section):
-    """The model; see selmix.models.ModelConfig."""
-
-    name: StrictStr = "small_cnn"
-    head: StrictStr | None = None
-
-    @property
-    def config(self) -> ModelConfig:
-        return ModelConfig(self.name, self.head)
-
-
-class PretrainSection(_Section):
-    """Where the base model comes from: a recipe and its seed, or a checkpoint (safetensors)."""
-
-    recipe: StrictStr | None = None
-    seed: Seed = 0
-    checkpoint: StrictStr | None = None
-
-
-class ConstraintSection(_Section):
-    """A bound on a metric, inside the method, in the search, or both."""
-
-    metric: StrictStr
-    at_least: Number | None = None
-    at_most: Number | None = None
-    where: tuple[Literal["method", "search"], ...] = Field(default=("method", "search"), alias="in")
-
-
-class MetricsSection(_Section):
-    """Numbers that define the metrics with parameters; see selmix.definitions."""
-
-    cvar_fraction: Number = DEFAULT_CVAR_FRACTION
-    recall_weights: tuple[Number, ...] | None = None
-    cost_matrix: tuple[tuple[Number, ...], ...] | None = None
-    head_fraction: Number = DEFAULT_HEAD_FRACTION
-
-
-class ParameterSection(_Section):
-    """One parameter: fixed (``value``) or searched (``values``, or ``min`` and ``max`` with a distribution)."""
-
-    distribution: (
-        Literal[
-            "uniform",
-            "log_uniform_values",
-            "int_uniform",
-            "q_uniform",
-            "q_log_uniform_values",
-            "categorical",
-            "constant",
-        ]
-        | None
-    ) = None
-    value: Any = None
-    values: tuple[Any, ...] | None = None
-    min: Number | None = None
-    max: Number | None = None
-    q: Number | None = None
-
-    @property
-    def is_fixed(self) -> bool:
-        return self.values is None and self.min is None and self.max is None
-
-
-class SearchSection(_Section):
-    """How points are chosen; ``num_trials`` is per objective."""
-
-    method: Literal["tpe", "random", "grid"] = "tpe"
-    num_trials: Count = 16
-    seed: Seed = 0
-    max_concurrent_trials: Count | None = None
-    max_failed: Annotated[Number, Field(ge=0, le=1)] = 0.2
-
-
-class SelectionSection(_Section):
-    """How rounds and trials are ranked on the select split."""
-
-    metric: StrictStr | None = None
-    statistic: Literal["bagged", "lower_bound", "value"] = "bagged"
-    replicates: Count = 3
-    finalists: Count = 3
-
-
-class ResourceSection(_Section):
-    """What a trial takes; cpu and gpu are per worker."""
-
-    workers: Count = 1
-    cpu: Count = 1
-    gpu: Annotated[Number, Field(ge=0)] = 0
-
-
-class SweepSpec(_Section):
+class SweepSpec(Section):
     """A checked sweep file."""
 
     version: Literal[1]

@@ -5,13 +5,20 @@ Works on the plain values of a file, whatever else is wrong with it, so that one
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
+from orchestrator.data_checks import (
+    data_problems,
+    group_problems,
+    has_unlabelled,
+    placed,
+    second_problems,
+    unlabelled_hint,
+)
 from orchestrator.objective_checks import num_classes, own_objective_problems
 from orchestrator.parameter_checks import mixable_layers, parameter_problems
-from orchestrator.sweepfile import KeyPath, SweepFile
-from orchestrator.wording import closest, is_number, shown
+from orchestrator.sweepfile import SweepFile
+from orchestrator.wording import closest, is_number
 
 NEEDED_DEFINITIONS = {"weighted_recall": "recall_weights", "cost": "cost_matrix"}
 
@@ -21,9 +28,9 @@ def cross_check(file: SweepFile) -> list[str]:
     return [
         *_objectives(file),
         *_metrics(file),
-        *_groups(file),
-        *_second(file),
-        *_data(file),
+        *group_problems(file),
+        *second_problems(file),
+        *data_problems(file),
         *_model(file),
         *_pretrain(file),
         *parameter_problems(file),
@@ -32,59 +39,6 @@ def cross_check(file: SweepFile) -> list[str]:
         *_search(file),
         *_resources(file),
     ]
-
-
-def _groups(file: SweepFile) -> list[str]:
-    """Metrics of groups need data that have them."""
-    from selmix.data import DATA, build_data_config
-    from selmix.groups import GROUP_METRICS
-
-    data = file.values.get("data")
-    if not isinstance(data, Mapping) or data.get("name") not in DATA:
-        return []
-    try:
-        config = build_data_config(**{str(key): value for key, value in data.items()})
-        if getattr(config, "group_names", ()):
-            return []
-    except (ValueError, TypeError):
-        return []  # said elsewhere, or noted: the file is not there yet
-    named: list[tuple[KeyPath, object]] = [(("selection", "metric"), file.section("selection").get("metric"))]
-    objectives, constraints = file.values.get("objectives"), file.values.get("constraints")
-    named += [
-        (("objectives", k), name) for k, name in enumerate(objectives if isinstance(objectives, list) else [])
-    ]
-    named += [
-        (("constraints", k), constraint.get("metric"))
-        for k, constraint in enumerate(constraints if isinstance(constraints, list) else [])
-        if isinstance(constraint, Mapping)
-    ]
-    return [
-        f"{file.where(path)}: {name} needs data with a group attribute, {data['name']} as asked has none"
-        for path, name in named
-        if name in GROUP_METRICS
-    ]
-
-
-def _second(file: SweepFile) -> list[str]:
-    """Second samples from unlabelled data need some."""
-    data = file.section("data")
-    keys = {"digits": "unlabelled", "gaussians": "unlabelled", "cifar": "unlabelled_largest"}
-    name = str(data.get("name"))
-    if data.get(keys.get(name, "")):
-        return []
-    named = [
-        ("parameters", file.section("parameters").get("second")),
-        ("compare", file.section("compare").get("second")),
-    ]
-    problems = []
-    for section, given in named:
-        values = given if isinstance(given, list) else []
-        if isinstance(given, Mapping):
-            values = [given.get("value"), *(given.get("values") or [])]
-        if any(value in ("pseudo", "oracle") for value in values):
-            hint = f"give data.{keys[name]}" if name in keys else f"{name} has none; use {', '.join(keys)}"
-            problems.append(f"{file.where((section, 'second'))}: needs unlabelled samples: {hint}")
-    return problems
 
 
 def _objectives(file: SweepFile) -> list[str]:
@@ -129,64 +83,11 @@ def _metrics(file: SweepFile) -> list[str]:
     given = Definitions(
         fraction, weights and tuple(weights), costs and tuple(tuple(row) for row in costs), head
     )
-    return [_placed(file, ("metrics",), line, section) for line in given.problems(classes)]
+    return [placed(file, ("metrics",), line, section) for line in given.problems(classes)]
 
 
 def _are_numbers(values: object) -> bool:
     return values is None or (isinstance(values, list) and all(is_number(value) for value in values))
-
-
-def _data(file: SweepFile) -> list[str]:
-    from selmix.data import DATA, build_data_config
-
-    keys = dict(file.section("data"))
-    if not isinstance(file.values.get("data"), Mapping):
-        return []
-    if "name" not in keys:
-        return [f"{file.where(('data',))}: name: must be given; {closest('', DATA)}"]
-    name = keys.pop("name")
-    if name not in DATA:
-        return [f"{file.where(('data', 'name'))}: unknown data set {name!r}; {closest(name, DATA)}"]
-    fields = {field.name: str(field.type) for field in dataclasses.fields(DATA[name])}
-    problems = []
-    for key, value in keys.items():
-        where = file.where(("data", key))
-        if key not in fields:
-            problems.append(f"{where}: unknown key; {closest(key, fields)}")
-        elif not _fits(value, fields[key]):
-            problems.append(f"{where}: must be {_KINDS[fields[key].split(' ')[0]]}, got {shown(value)}")
-    problems += [
-        f"{file.where(('data',))}: {field.name}: must be given"
-        for field in dataclasses.fields(DATA[name])
-        if field.default is dataclasses.MISSING and field.name not in keys
-    ]
-    if problems:
-        return problems
-    try:
-        build_data_config(name, **keys)
-    except ValueError as error:
-        return [_placed(file, ("data",), line, fields) for line in str(error).splitlines()]
-    return []
-
-
-_KINDS = {"int": "a whole number", "float": "a number", "str": "a text"}
-
-
-def _fits(value: object, kind: str) -> bool:
-    """Whether a plain value is of the type that a field of a data set has."""
-    if value is None:
-        return kind.endswith("| None")
-    if kind.startswith("str"):
-        return isinstance(value, str)
-    return is_number(value, whole=kind == "int")
-
-
-def _placed(file: SweepFile, parent: KeyPath, line: str, keys: Iterable[str]) -> str:
-    """A problem ``key: ...`` at the line of its key, any other at that of its section."""
-    key, colon, rest = line.partition(": ")
-    if colon and key in keys:
-        return f"{file.where((*parent, key))}: {rest}"
-    return f"{file.where(parent)}: {line}"
 
 
 def _model(file: SweepFile) -> list[str]:
@@ -213,6 +114,9 @@ def _pretrain(file: SweepFile) -> list[str]:
     if isinstance(recipe, str) and recipe not in RECIPES:
         where = file.where(("pretrain", "recipe"))
         problems.append(f"{where}: unknown recipe {recipe!r}; {closest(recipe, RECIPES)}")
+    if str(recipe).startswith("fixmatch") and not has_unlabelled(file):
+        where = file.where(("pretrain", "recipe"))
+        problems.append(f"{where}: {recipe} needs unlabelled samples: {unlabelled_hint(file)}")
     if recipe is not None and checkpoint is not None:
         where = file.where(("pretrain",))
         problems.append(f"{where}: must name a recipe or a checkpoint, got both; leave one out")

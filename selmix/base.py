@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from selmix.models import ModelConfig
+from selmix.pretrain import PretrainSettings
 from selmix.weights import load_checkpoint_into
 
 
@@ -20,6 +21,8 @@ class Base:
         model: which one. state: weights of the base model.
         head: ``weight`` (K, d) and ``bias`` (K,) of ``last_layer_on_train_plus_feedback``, for
             ``start: balanced_head``.
+        settings: of the pre-training, for what is trained from scratch beside it.
+        initial: weights that it began with; None: random ones.
         labels: labelled splits that made the base model; what made a user's checkpoint is not known.
     """
 
@@ -27,6 +30,8 @@ class Base:
     state: Mapping[str, Tensor]
     head: Mapping[str, Tensor]
     labels: tuple[str, ...] = ("train",)
+    settings: PretrainSettings = field(default_factory=PretrainSettings)
+    initial: Mapping[str, Tensor] | None = None
 
     def build(self, start: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """The start model of a run, on the CPU."""

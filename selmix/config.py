@@ -15,6 +15,7 @@ from selmix.gain import GAIN_FORMULAS
 
 STARTS = ("balanced_head", "given")
 POOLS = ("train+feedback", "train")
+AUGMENTS = ("none", "weak")
 SECONDS = ("labelled", "pseudo", "oracle")
 POLICIES = ("softmax", "greedy", "proportional", "epsilon", "uniform", "balanced")
 TARGETED = ("softmax", "greedy", "proportional", "epsilon")  # those that look at the gain
@@ -59,6 +60,7 @@ class FinetuneConfig:
         confusion_average: weight of the past rounds' C, in [0, 1).
         mixup_layer: ``input``, ``features`` (what the classifier sees) or the name of a submodule.
         coefficient_min: lower end of U[., 1], the mixing coefficient; 1 mixes nothing.
+        augment: of the samples that are trained on: ``none`` or ``weak`` (a shift, and a flip of colour images).
         lr, backbone_lr_scale, momentum, weight_decay, lr_schedule, batch_size, steps: of SGD; the backbone
             learns at ``lr * backbone_lr_scale``.
         patience_rounds: stop after so many rounds without a better selection score (None: never).
@@ -92,6 +94,7 @@ class FinetuneConfig:
     confusion_average: float = 0.7
     mixup_layer: str = "features"
     coefficient_min: float = 0.6
+    augment: str = "none"
     lr: float = 0.03
     backbone_lr_scale: float = 0.1
     momentum: float = 0.0
@@ -115,7 +118,8 @@ class FinetuneConfig:
 
     def _wrong_choices(self) -> list[str]:
         allowed = {
-            "start": STARTS, "draw_from": POOLS, "second": SECONDS, "policy": POLICIES, "precision": PRECISIONS,
+            "start": STARTS, "draw_from": POOLS, "second": SECONDS, "augment": AUGMENTS, "policy": POLICIES,
+            "precision": PRECISIONS,
             "temperature_schedule": SCHEDULES, "lr_schedule": LR_SCHEDULES, "gain_formula": GAIN_FORMULAS,
         }  # fmt: skip
         problems = [

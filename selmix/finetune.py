@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selmix.augment import weak
 from selmix.config import TARGETED, FinetuneConfig
 from selmix.confusion import (
     class_confusion,
@@ -224,16 +225,20 @@ class Finetuner:
             raise NonFinite("loss")
         return mean
 
+    def _augmented(self, inputs: Tensor) -> Tensor:
+        return weak(inputs, self.generator) if self.config.augment == "weak" else inputs
+
     def _step(self) -> Tensor:
         config, lr = self.config, self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         first, second = self.sampler.draw(config.batch_size, self.generator)
-        inputs = self.pool.batch(first)
+        inputs = self._augmented(self.pool.batch(first))
         if config.coefficient_min == 1.0:
             logits: Tensor = self.view.model(inputs)
         else:
             others = self.pool.batch(second) if self.second is None else self.second.batch(second)
+            others = self._augmented(others)
             coefficients = draw_coefficients(config.batch_size, config.coefficient_min, self.generator)
             logits = mixed_logits(self.view, inputs, others, coefficients, config.mixup_layer)
         loss = F.cross_entropy(logits, self.pool.labels[first])

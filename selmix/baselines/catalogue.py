@@ -19,7 +19,7 @@ from selmix.config import FinetuneConfig
 from selmix.data.splits import Split, join
 from selmix.groups import strata_of
 from selmix.model import head_state, predict
-from selmix.pretrain import RECIPES, train_from_scratch
+from selmix.pretrain import pretrain
 from selmix.run import finetune
 
 HEAD_FOLDS = 5
@@ -171,9 +171,9 @@ def retrained_logit_adjusted(task: BaselineTask) -> BaselineResult:
     """The whole model again with the logit-adjusted loss on train + feedback: another cost, so a reference."""
     started = time.perf_counter()
     pool = join(task.data.train, task.data.feedback)
+    data, base = dataclasses.replace(task.data, train=pool), task.base
     states = tuple(
-        train_from_scratch(RECIPES["logit_adjusted"], task.base.model, pool, task.data.num_classes, seed)
-        for seed in task.seeds
+        pretrain("logit_adjusted", base.model, data, seed, base.settings, base.initial) for seed in task.seeds
     )
     return BaselineResult(states, ("train", "feedback"), time.perf_counter() - started, reference=True)
 

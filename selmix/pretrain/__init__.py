@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from selmix.pretrain.recipes import RECIPES, pretrain, train_from_scratch
+from selmix.pretrain.recipes import RECIPES, pretrain, pretrainer
+from selmix.pretrain.trainer import Pretrainer, PretrainSettings
 
-__all__ = ["RECIPES", "pretrain", "train_from_scratch"]
+__all__ = ["RECIPES", "PretrainSettings", "Pretrainer", "pretrain", "pretrainer"]

@@ -1,0 +1,120 @@
+"""The sections of a sweep file: their keys, types and defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from selmix.definitions import DEFAULT_CVAR_FRACTION, DEFAULT_HEAD_FRACTION
+from selmix.models import ModelConfig
+from selmix.pretrain import PretrainSettings
+from selmix.pretrain.trainer import BATCH, EPOCHS, LR
+
+Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Number = StrictFloat  # takes whole numbers too, never a boolean
+Count = Annotated[StrictInt, Field(ge=1)]
+Seed = Annotated[StrictInt, Field(ge=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelSection(Section):
+    """The model; see selmix.models.ModelConfig."""
+
+    name: StrictStr = "small_cnn"
+    head: StrictStr | None = None
+
+    @property
+    def config(self) -> ModelConfig:
+        return ModelConfig(self.name, self.head)
+
+
+class PretrainSection(Section):
+    """Where the base model comes from: a recipe with its settings (and weights to begin with), or a checkpoint."""
+
+    recipe: StrictStr | None = None
+    seed: Seed = 0
+    checkpoint: StrictStr | None = None
+    epochs: Count = EPOCHS
+    batch_size: Annotated[StrictInt, Field(ge=2)] = BATCH
+    lr: Annotated[Number, Field(gt=0)] = LR
+    augment: StrictBool = False
+    init: StrictStr | None = None
+
+    @property
+    def settings(self) -> PretrainSettings:
+        return PretrainSettings(self.epochs, self.batch_size, self.lr, self.augment)
+
+
+class ConstraintSection(Section):
+    """A bound on a metric, inside the method, in the search, or both."""
+
+    metric: StrictStr
+    at_least: Number | None = None
+    at_most: Number | None = None
+    where: tuple[Literal["method", "search"], ...] = Field(default=("method", "search"), alias="in")
+
+
+class MetricsSection(Section):
+    """Numbers that define the metrics with parameters; see selmix.definitions."""
+
+    cvar_fraction: Number = DEFAULT_CVAR_FRACTION
+    recall_weights: tuple[Number, ...] | None = None
+    cost_matrix: tuple[tuple[Number, ...], ...] | None = None
+    head_fraction: Number = DEFAULT_HEAD_FRACTION
+
+
+class ParameterSection(Section):
+    """One parameter: fixed (``value``) or searched (``values``, or ``min`` and ``max`` with a distribution)."""
+
+    distribution: (
+        Literal[
+            "uniform",
+            "log_uniform_values",
+            "int_uniform",
+            "q_uniform",
+            "q_log_uniform_values",
+            "categorical",
+            "constant",
+        ]
+        | None
+    ) = None
+    value: Any = None
+    values: tuple[Any, ...] | None = None
+    min: Number | None = None
+    max: Number | None = None
+    q: Number | None = None
+
+    @property
+    def is_fixed(self) -> bool:
+        return self.values is None and self.min is None and self.max is None
+
+
+class SearchSection(Section):
+    """How points are chosen; ``num_trials`` is per objective."""
+
+    method: Literal["tpe", "random", "grid"] = "tpe"
+    num_trials: Count = 16
+    seed: Seed = 0
+    max_concurrent_trials: Count | None = None
+    max_failed: Annotated[Number, Field(ge=0, le=1)] = 0.2
+
+
+class SelectionSection(Section):
+    """How rounds and trials are ranked on the select split."""
+
+    metric: StrictStr | None = None
+    statistic: Literal["bagged", "lower_bound", "value"] = "bagged"
+    replicates: Count = 3
+    finalists: Count = 3
+
+
+class ResourceSection(Section):
+    """What a trial takes; cpu and gpu are per worker."""
+
+    workers: Count = 1
+    cpu: Count = 1
+    gpu: Annotated[Number, Field(ge=0)] = 0

@@ -1,0 +1,220 @@
+"""Training from scratch, epoch by epoch, so that it can be stopped, tracked and gone on with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selmix.augment import strong, weak
+from selmix.data.splits import Split
+from selmix.models import ModelConfig
+from selmix.models.linear_head import StandardisedHead
+from selmix.schedules import scheduled
+
+EPOCHS = 60
+BATCH = 32
+LR = 0.05
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
+UNLABELLED_RATIO = 2  # unlabelled samples a labelled one in a FixMatch step
+CONFIDENCE = 0.95
+EMA_DECAY = 0.99
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train from scratch.
+
+    Attributes:
+        adjust: tau of the logit-adjusted loss, log-priors added to the logits; 0 is plain cross-entropy.
+        mixup_alpha: of mixup's Beta distribution; 0 mixes nothing.
+        fixmatch: whether unlabelled samples take part, under confident pseudo-labels of their weak augmentation.
+    Source: logit adjustment, Menon et al., ICLR 2021; mixup as stage one of MiSLAS, Zhong et al., CVPR 2021;
+        FixMatch, Sohn et al., NeurIPS 2020.
+    """
+
+    adjust: float = 0.0
+    mixup_alpha: float = 0.0
+    fixmatch: bool = False
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """Length and rate of the training.
+
+    Attributes:
+        epochs, batch_size, lr: of SGD with Nesterov momentum and a cosine learning rate.
+        augment: whether labelled samples are weakly augmented (FixMatch always does).
+    Raises:
+        ValueError: one that is out of range.
+    """
+
+    epochs: int = EPOCHS
+    batch_size: int = BATCH
+    lr: float = LR
+    augment: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name}: must be {rule}, got {getattr(self, name)!r}"
+            for name, rule, good in (
+                ("epochs", "a whole number >= 1", self.epochs >= 1),
+                ("batch_size", "a whole number >= 2", self.batch_size >= 2),
+                ("lr", "a number > 0", self.lr > 0),
+            )
+            if not good
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+
+
+class Pretrainer:
+    """Trains a model from scratch, or from given weights.
+
+    Args:
+        recipe: how. config: which model. split: labelled samples; training runs on their device.
+        seed: of all randomness. settings: length and rate. unlabelled: for FixMatch; their labels are not read.
+        initial: weights to begin with; a classifier of another size is left at random.
+    Raises:
+        ValueError: FixMatch without unlabelled samples, or initial weights of another model.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        config: ModelConfig,
+        split: Split,
+        num_classes: int,
+        seed: int,
+        settings: PretrainSettings,
+        unlabelled: Split | None = None,
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        if recipe.fixmatch and unlabelled is None:
+            raise ValueError("FixMatch needs unlabelled samples, there are none")
+        self.recipe, self.settings, self._split, self._unlabelled = recipe, settings, split, unlabelled
+        self._seed = seed
+        self._generator = torch.Generator().manual_seed(seed)
+        model = config.build(tuple(split.inputs.shape[1:]), num_classes, self._generator)
+        if initial is not None:
+            own = model.state_dict()
+            fitting = {k: v for k, v in initial.items() if k in own and v.shape == own[k].shape}
+            if not fitting:
+                raise ValueError("the initial weights have no layer in common with the model")
+            model.load_state_dict(fitting, strict=False)
+        self.model = model.to(split.inputs.device).train()
+        if isinstance(self.model, StandardisedHead):
+            self.model.fit_scale(split.whole())
+        self._average = copy.deepcopy(self.model) if recipe.fixmatch else None
+        counts = split.counts(num_classes).double().clamp_min(1.0)
+        self._shift = recipe.adjust * (counts / counts.sum()).log().float()
+        self._optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=settings.lr,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+            nesterov=True,
+        )
+        self.epoch = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.settings.epochs
+
+    def run_epoch(self) -> dict[str, float]:
+        """One pass over the labelled samples.
+
+        Returns:
+            ``loss``, the mean over its steps; with FixMatch also ``pseudo_labelled``, the share that was sure enough.
+        """
+        size = self.settings.batch_size
+        count = max(1, len(self._split) // size)
+        order = torch.randperm(len(self._split), generator=self._generator).to(self._split.labels.device)
+        totals: dict[str, float] = {}
+        with torch.random.fork_rng():  # dropout and the like, for models that have them
+            torch.manual_seed(self._seed * 100_003 + self.epoch)
+            for step in range(count):
+                progress = (self.epoch * count + step) / (self.settings.epochs * count)
+                for group in self._optimizer.param_groups:
+                    group["lr"] = scheduled("cosine", self.settings.lr, min(1e-4, self.settings.lr), progress)
+                index = order[step * size : (step + 1) * size]
+                for name, value in self._step(self._split.batch(index), self._split.labels[index]).items():
+                    totals[name] = totals.get(name, 0.0) + float(value) / count
+        self.epoch += 1
+        return totals
+
+    def _step(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        figures: dict[str, Tensor] = {}
+        if self.settings.augment or self.recipe.fixmatch:
+            inputs = weak(inputs, self._generator)
+        if self.recipe.mixup_alpha > 0:
+            loss = self._mixup_loss(inputs, labels)
+        else:
+            loss = F.cross_entropy(self.model(inputs) + self._shift, labels)
+        if self.recipe.fixmatch:
+            extra, figures["pseudo_labelled"] = self._consistency(len(labels))
+            loss = loss + extra
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        if self._average is not None:
+            _follow(self._average, self.model)
+        return figures | {"loss": loss.detach()}
+
+    def _mixup_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        concentration = torch.full((2,), self.recipe.mixup_alpha)
+        first, second = torch._standard_gamma(concentration, generator=self._generator).tolist()
+        lam = first / (first + second) if first + second > 0 else 1.0
+        other = torch.randperm(len(labels), generator=self._generator).to(labels.device)
+        logits = self.model(lam * inputs + (1.0 - lam) * inputs[other]) + self._shift
+        return lam * F.cross_entropy(logits, labels) + (1.0 - lam) * F.cross_entropy(logits, labels[other])
+
+    def _consistency(self, labelled: int) -> tuple[Tensor, Tensor]:
+        """Loss of strongly augmented samples against confident labels of their weak augmentation, and their share."""
+        pool = self._unlabelled
+        if pool is None:
+            raise AssertionError("checked in __init__")
+        index = torch.randint(len(pool), (UNLABELLED_RATIO * labelled,), generator=self._generator)
+        raw = pool.batch(index.to(pool.labels.device))
+        with torch.no_grad():
+            confidence, pseudo = torch.softmax(self.model(weak(raw, self._generator)), dim=1).max(dim=1)
+        sure = (confidence >= CONFIDENCE).float()
+        losses = F.cross_entropy(self.model(strong(raw, self._generator)), pseudo, reduction="none")
+        return (sure * losses).mean(), sure.mean()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trained weights (with FixMatch their exponential average), on the CPU."""
+        chosen = self.model if self._average is None else self._average
+        return {name: tensor.detach().cpu().clone() for name, tensor in chosen.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that is needed to go on bit-equal."""
+        return {
+            "model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "epoch": self.epoch,
+            "generator": self._generator.get_state(),
+            "average": None if self._average is None else self._average.state_dict(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict` of a trainer of the same recipe, model, data, seed and settings."""
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["generator"])
+        self.epoch = state["epoch"]
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, model: nn.Module) -> None:
+    """Move an exponential average of the parameters; buffers are taken over."""
+    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+        slow.lerp_(fast, 1.0 - EMA_DECAY)
+    for kept, now in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(now)
