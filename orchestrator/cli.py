@@ -15,6 +15,7 @@ from typing import Any
 
 from orchestrator.cli_parsers import (
     data_parser,
+    diagnose_parser,
     evaluate_parser,
     launch_parser,
     ls_parser,
@@ -43,6 +44,7 @@ at once      evaluate TABLE   a metric from labels and scores alone: value, inte
 before       validate FILE    check a sweep file, all problems at once
              data check FILE  counts by class and split, digests, what is wrong
              plan FILE        trials, time and disk it will take; touches nothing
+             diagnose FILE    does the gain predict real steps on these data? heat maps of C, G and P
 run          pretrain FILE    train a base model by the file's recipe; again: go on
              launch FILE      run the sweep; again: resume it
 look         ls               the sweeps of a runs folder
@@ -165,6 +167,15 @@ def pretrain(options: argparse.Namespace) -> int:
     return 0
 
 
+def diagnose(options: argparse.Namespace) -> int:
+    from orchestrator.diagnosis import diagnose, diagnosis_text
+    from orchestrator.spec import load_spec
+
+    document = diagnose(load_spec(options.file, options.overrides), options.objective, options.output)
+    _emit(options, document, lambda: diagnosis_text(document))
+    return 0
+
+
 def launch(options: argparse.Namespace) -> int:
     from orchestrator.launch import launch_sweep
     from orchestrator.spec import load_spec
@@ -243,6 +254,7 @@ VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
     "validate": (validate_parser, validate),
     "data": (data_parser, data),
     "plan": (plan_parser, plan),
+    "diagnose": (diagnose_parser, diagnose),
     "pretrain": (pretrain_parser, pretrain),
     "launch": (launch_parser, launch),
     "ls": (ls_parser, ls),

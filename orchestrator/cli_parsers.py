@@ -71,6 +71,19 @@ def plan_parser() -> argparse.ArgumentParser:
     )
 
 
+def diagnose_parser() -> argparse.ArgumentParser:
+    parser = _with_json(_parser(
+        "diagnose", "Run the defaults of a sweep file once and correlate the gain with real steps, round by round.",
+        "  $ selmix diagnose sweeps/digits_min_recall.yaml --output maps"))  # fmt: skip
+    parser.add_argument("file", type=Path, metavar="FILE", help="sweep file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="objectives=[h_mean], ...")
+    parser.add_argument("--objective", help="only this one of the file's")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="draw heat maps of C, G and P there"
+    )
+    return parser
+
+
 def pretrain_parser() -> argparse.ArgumentParser:
     parser = _with_json(_file_parser(
         "pretrain", "Train a base model by the recipe of a sweep file. Stopped and run again, it goes on.",

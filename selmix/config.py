@@ -64,6 +64,7 @@ class FinetuneConfig:
         lr, backbone_lr_scale, momentum, weight_decay, lr_schedule, batch_size, steps: of SGD; the backbone
             learns at ``lr * backbone_lr_scale``.
         patience_rounds: stop after so many rounds without a better selection score (None: never).
+        diagnose: correlate the gain with real steps in every round; changes nothing else.
         precision: of the forward and backward pass.
         multiplier_lr, multiplier_decay: eta and beta of the worst-case multipliers.
         constraint_temperature, constraint_max: tau and lambda_max of the constraint multipliers.
@@ -103,6 +104,7 @@ class FinetuneConfig:
     batch_size: int = 64
     steps: int = 400
     patience_rounds: int | None = None
+    diagnose: bool = False
     precision: str = "float32"
     multiplier_lr: float = 20.0
     multiplier_decay: float = 0.0
@@ -127,8 +129,11 @@ class FinetuneConfig:
             for name, choices in allowed.items()
             if getattr(self, name) not in choices
         ]
-        if not isinstance(self.gain_with_bias, bool):
-            problems.append(f"gain_with_bias: must be true or false, got {self.gain_with_bias!r}")
+        problems += [
+            f"{name}: must be true or false, got {getattr(self, name)!r}"
+            for name in ("gain_with_bias", "diagnose")
+            if not isinstance(getattr(self, name), bool)
+        ]
         if not isinstance(self.mixup_layer, str) or not self.mixup_layer:
             problems.append(f"mixup_layer: must be the name of a layer, got {self.mixup_layer!r}")
         return problems
@@ -169,7 +174,7 @@ class FinetuneConfig:
             constrained: whether a constraint acts inside the method.
         """
         values = self.flat()
-        idle: set[str] = set()
+        idle = {"diagnose"}
         if self.policy not in ("softmax", "epsilon"):
             idle |= {"temperature", "effective_pairs", "temperature_schedule", "temperature_final"}
         if self.second != "pseudo":

@@ -13,21 +13,19 @@ from torch import Tensor
 from selmix.augment import weak
 from selmix.config import TARGETED, FinetuneConfig
 from selmix.confusion import (
-    class_confusion,
     confusion_counts,
     logit_gradient,
-    precisions,
-    recalls,
-    smooth_confusion,
 )
 from selmix.constraints import with_constraints
 from selmix.data.splits import Split
+from selmix.diagnosis import gain_fidelity, policy_entropy, prototype_drift
+from selmix.feedback import FeedbackMemory
 from selmix.gain import gain_matrix
 from selmix.groups import strata_of
 from selmix.mixup import draw_coefficients, mixed_logits
 from selmix.model import ClassifierView, freeze_batchnorm_, predict
-from selmix.multipliers import MultiplierSettings, WorstCaseState
-from selmix.objectives import Objective, ObjectiveContext, bind_objective, is_of_groups, stratum_groups
+from selmix.multipliers import MultiplierSettings
+from selmix.objectives import Objective, ObjectiveContext, bind_objective
 from selmix.optimizer import sgd
 from selmix.policy import NoPositiveGain
 from selmix.policy_course import policy_of_round
@@ -36,6 +34,10 @@ from selmix.sampler import PairSampler
 from selmix.schedules import scheduled
 from selmix.second import UnlabelledPool
 from selmix.selection import Constraint
+
+FIRST_ORDER = (
+    10.0  # the diagnosis steps at a tenth of the rate: a full step on one pair alone is no longer first-order
+)
 
 __all__ = ["FinetuneConfig", "Finetuner", "NonFinite", "Round"]
 
@@ -87,9 +89,9 @@ class Finetuner:
         self.optimizer = sgd(view, config)
         self.round_number = 0
         self.steps_done = 0
-        self._averaged_counts: Tensor | None = None
         self._largest_gain = float("-inf")
-        self._worst_case = WorstCaseState(settings)
+        self._prototypes: Tensor | None = None
+        self._memory = FeedbackMemory(objective, self.context, config)
 
     def _second(self, unlabelled: Split | None) -> UnlabelledPool | None:
         if self.config.second == "labelled" or self.config.coefficient_min == 1.0:
@@ -107,8 +109,7 @@ class Finetuner:
             NonFinite: a value of the estimate or the training loss is not finite.
         """
         counts, prototypes = self._estimate()
-        smoothed = self._average(counts)
-        context = self._with_multipliers(smoothed)
+        smoothed, context = self._memory.update(counts)
         objective = with_constraints(bind_objective(self.objective, context), self.constraints, context)
         scalars = {"objective": float(objective(smoothed)), "lr": self._learning_rate()}
         gain = self._gain(objective, smoothed, prototypes)
@@ -129,6 +130,7 @@ class Finetuner:
             return self._report(counts, gain, None, context, scalars, "no_positive_gain")
         if gain is not None and self._on_plateau(float((policy * gain).sum()), scalars):
             return self._report(counts, gain, policy, context, scalars, "gain_plateau")
+        self._diagnose(objective, gain, policy, prototypes, scalars)
         self.sampler.set_policy(policy)
         scalars["loss"] = self._train(self._round_length())
         stop_reason = "steps" if self.steps_done >= self.config.steps else None
@@ -155,31 +157,6 @@ class Finetuner:
             raise ValueError("an objective of groups needs a split with groups")
         return strata_of(split.labels, split.groups, self.context.num_groups)
 
-    def _average(self, counts: Tensor) -> Tensor:
-        """The exponential average of the counts over the rounds, smoothed: (S, K), sums to 1."""
-        weight = self.config.confusion_average
-        fresh = counts.double()
-        past = self._averaged_counts
-        self._averaged_counts = fresh if past is None else weight * past + (1.0 - weight) * fresh
-        return smooth_confusion(self._averaged_counts, self.config.confusion_smoothing)
-
-    def _with_multipliers(self, confusion: Tensor) -> ObjectiveContext:
-        labels = self.context.labels
-        if self.context.num_groups and not is_of_groups(self.objective):
-            confusion, labels = class_confusion(confusion, labels), None  # what its metric is of
-        values = recalls(confusion, labels)
-        if self.objective in ("min_recall", "worst_group_recall"):
-            return dataclasses.replace(self.context, multipliers=self._worst_case.update(values))
-        if self.objective == "min_precision":
-            by_class = precisions(class_confusion(confusion, labels))
-            return dataclasses.replace(self.context, multipliers=self._worst_case.update(by_class))
-        if self.objective == "min_head_tail_recall":
-            groups = stratum_groups(confusion, dataclasses.replace(self.context, labels=labels))
-            return dataclasses.replace(
-                self.context, multipliers=self._worst_case.update(groups @ values) @ groups
-            )
-        return self.context
-
     def _gain(
         self, objective: Callable[[Tensor], Tensor], confusion: Tensor, prototypes: Tensor
     ) -> Tensor | None:
@@ -198,6 +175,24 @@ class Finetuner:
         self._largest_gain = max(self._largest_gain, expected)
         share = self.config.gain_plateau
         return share is not None and expected < share * self._largest_gain
+
+    def _diagnose(
+        self, objective: Callable[[Tensor], Tensor], gain: Tensor | None, policy: Tensor, prototypes: Tensor,
+        scalars: dict[str, float],
+    ) -> None:  # fmt: skip
+        scalars["policy_entropy"] = policy_entropy(policy)
+        if self._prototypes is not None:
+            scalars["prototype_drift"] = prototype_drift(self._prototypes, prototypes)
+        self._prototypes = prototypes
+        if not self.config.diagnose or gain is None or self.second is not None:
+            return
+        labels = self.context.labels if self.context.labels is not None else torch.arange(self.num_classes)
+        told = gain_fidelity(
+            self.view, self.pool, self._strata(self.pool), self.feedback, self._strata(self.feedback), objective,
+            gain, labels, self.config.mixup_coefficient, self.config.lr / FIRST_ORDER, self.sampler.drawable,
+            torch.Generator().manual_seed(self.round_number),  # of its own: the run stays what it is without
+        )  # fmt: skip
+        scalars["gain_spearman"], scalars["gain_pearson"] = told.spearman, told.pearson
 
     # -- the steps ----------------------------------------------------------------------------------------
 
@@ -278,9 +273,9 @@ class Finetuner:
             "generator": self.generator.get_state(),
             "round_number": self.round_number,
             "steps_done": self.steps_done,
-            "averaged_counts": self._averaged_counts,
             "largest_gain": self._largest_gain,
-            "worst_case": self._worst_case.state_dict(),
+            "prototypes": self._prototypes,
+            "memory": self._memory.state_dict(),
             "second": None if self.second is None else self.second.state_dict(),
         }
 
@@ -290,9 +285,8 @@ class Finetuner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.round_number, self.steps_done = state["round_number"], state["steps_done"]
-        self._averaged_counts = state["averaged_counts"]
-        self._largest_gain = state["largest_gain"]
-        self._worst_case.load_state_dict(state["worst_case"])
+        self._largest_gain, self._prototypes = state["largest_gain"], state["prototypes"]
+        self._memory.load_state_dict(state["memory"])
         if self.second is not None and state["second"]["labels"] is not None:
             self.second.load_state_dict(state["second"])
             self.sampler = self.second.sampler(self.pool.labels, self.num_strata)

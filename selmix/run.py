@@ -6,6 +6,7 @@ with an evaluation on select, and keeps the weights of the round that the select
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -231,11 +232,14 @@ def finetune(
     config: FinetuneConfig,
     seed: int,
     selection: SelectionRule,
+    told: Callable[[RoundReport], None] | None = None,
 ) -> Run:
-    """A run stepped to its end."""
+    """A run stepped to its end; ``told`` gets the report of every round."""
     run = Run(data, base, objective, config, seed, selection)
     while not run.finished:
-        run.step()
+        report = run.step()
+        if told is not None and report is not None:
+            told(report)
     return run
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from selmix.baselines import BASELINES, NEVER_OPPONENT, BaselineTask
+from selmix.baselines.decoupled import label_aware_targets, learned_scales, smoothed_head, tau_normalised
 from selmix.baselines.last_layer import balanced_logistic_regression
 from selmix.baselines.post_hoc import bias_search, logit_adjustment
 from selmix.config import FinetuneConfig
@@ -123,6 +124,9 @@ def task() -> BaselineTask:
         ("uniform_mixup", ("train", "feedback", "select"), 2),
         ("selmix_post_hoc", ("train", "feedback", "select"), 2),
         ("retrained_logit_adjusted", ("train", "feedback"), 2),
+        ("tau_normalisation", ("train", "select"), 1),
+        ("learnable_weight_scaling", ("train", "feedback"), 1),
+        ("mislas_stage_two", ("train", "feedback", "select"), 1),
     ],
 )
 def test_what_a_baseline_is_and_used(name: str, labels: tuple[str, ...], models: int) -> None:
@@ -162,3 +166,52 @@ def test_a_baseline_uses_the_winners_settings_with_uniform_pairs() -> None:
     assert run.best is not None
     states = BASELINES["uniform_mixup"](task()).states
     assert state_digest(states[0]) == state_digest(run.best.state) != state_digest(states[1])
+
+
+def test_tau_normalisation() -> None:
+    weight = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    assert torch.equal(tau_normalised(weight, 0.0), weight)
+    assert torch.allclose(tau_normalised(weight, 1.0), torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
+    assert torch.allclose(tau_normalised(weight, 0.5).norm(dim=1), weight.norm(dim=1).sqrt())
+
+
+def test_learned_scales_are_an_optimum() -> None:
+    """No scale moved a little is better: the loss is convex in them."""
+    g = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(200, 4, generator=g), torch.randint(4, (200,), generator=g)
+    logits[torch.arange(200), labels] += 1.5
+    counts = torch.bincount(labels).double()
+
+    def loss(scales: torch.Tensor) -> float:
+        losses = torch.nn.functional.cross_entropy(logits.double() * scales, labels, reduction="none")
+        return float((losses / counts[labels]).sum() / 4)
+
+    best = learned_scales(logits, labels)
+    for k, change in itertools.product(range(4), (-0.05, 0.05)):
+        moved = best.clone()
+        moved[k] += change
+        assert loss(moved) > loss(best)
+
+
+def test_label_aware_targets() -> None:
+    targets = label_aware_targets(torch.tensor([0, 2, 1]), torch.tensor([100, 50, 2]))
+    assert torch.allclose(targets.sum(dim=1), torch.ones(3).double())
+    assert float(targets[0, 0]) == pytest.approx(0.7)  # the largest class: 0.3 is spread
+    assert float(targets[1, 2]) == 1.0  # the smallest: nothing is
+    assert 0.7 < float(targets[2, 1]) < 1.0
+
+
+def test_stage_two_of_mislas_is_an_optimum() -> None:
+    g = torch.Generator().manual_seed(1)
+    labels = torch.arange(3).repeat(40)
+    features = torch.randn(120, 5, generator=g) + torch.eye(3, 5)[labels] * 2
+    weight, counts = torch.randn(3, 5, generator=g), torch.tensor([60, 30, 5])
+    fitted, bias = smoothed_head(features, labels, weight, counts, 1e-2)
+    targets = label_aware_targets(labels, counts)
+
+    def loss(w: torch.Tensor, b: torch.Tensor) -> float:
+        return float(torch.nn.functional.cross_entropy(features.double() @ w.T + b, targets))
+
+    assert loss(fitted, bias) < loss(weight.double(), torch.zeros(3).double())
+    predicted = (features.double() @ fitted.T + bias).argmax(dim=1)
+    assert float((predicted == labels).double().mean()) > 0.75

@@ -1,0 +1,135 @@
+"""How well the gain predicts: its correlation with what a real step on each pair changes.
+
+The gain is a first-order estimate at class prototypes. Here a real step is taken on mixed samples of a pair, in the
+classifier, and the objective of the soft confusion (mean softmax by stratum) is taken before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selmix.data.splits import Split
+from selmix.model import ClassifierView, predict
+
+MOST_PAIRS = 200
+SAMPLES = 32  # of a stratum, for a step
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Predicted against real change.
+
+    Attributes:
+        spearman, pearson: correlation over the pairs; NaN where all changes are alike.
+        pairs: shape (p, 2). predicted, actual: gain and change of the objective, shape (p,).
+    """
+
+    spearman: float
+    pearson: float
+    pairs: Tensor
+    predicted: Tensor
+    actual: Tensor
+
+
+def gain_fidelity(
+    view: ClassifierView,
+    pool: Split,
+    strata: Tensor,
+    feedback: Split,
+    feedback_strata: Tensor,
+    objective: Callable[[Tensor], Tensor],
+    gain: Tensor,
+    labels: Tensor,
+    coefficient: float,
+    step: float,
+    drawable: Tensor,
+    generator: torch.Generator,
+) -> Fidelity:
+    """Correlation of the gain with the real change, over all pairs or 200 of them drawn at random.
+
+    Args:
+        pool, strata: samples to step on and the stratum of each. feedback, feedback_strata: those that tell the change.
+        objective: psi, of the joint confusion (S, K). gain: G, shape (S, S). labels: class of each stratum, shape (S,).
+        coefficient: lam of the mixture. step: size of the SGD step. drawable: shape (S, S), bool.
+        generator: of pairs and samples, on the CPU.
+    """
+    pairs = torch.nonzero(drawable.cpu())
+    if len(pairs) > MOST_PAIRS:
+        pairs = pairs[torch.randperm(len(pairs), generator=generator)[:MOST_PAIRS]]
+    features = _features_of(view, pool, strata, torch.unique(pairs).tolist(), generator)
+    held, _ = predict(view, feedback.inputs)
+    weight, bias = view.head.weight.detach(), view.head.bias.detach()
+    before = objective(_soft_confusion(held @ weight.T + bias, feedback_strata, len(gain)))
+    changes = []
+    for i, j in pairs.tolist():
+        mixed = _mixed(features[i], features[j], coefficient, generator)
+        wrong = torch.softmax(mixed @ weight.T + bias, dim=1)
+        wrong[:, labels[i]] -= 1.0
+        moved = weight - step * wrong.T @ mixed / len(mixed)
+        after = objective(_soft_confusion(held @ moved.T + bias, feedback_strata, len(gain)))
+        changes.append(float(after - before))
+    actual = torch.tensor(changes, dtype=torch.float64)
+    predicted = gain.cpu()[pairs[:, 0], pairs[:, 1]].double()
+    return Fidelity(
+        _correlation(_ranks(predicted), _ranks(actual)),
+        _correlation(predicted, actual),
+        pairs,
+        predicted,
+        actual,
+    )
+
+
+def policy_entropy(policy: Tensor) -> float:
+    """H(P) in nats."""
+    positive = policy[policy > 0]
+    return float(-(positive * positive.log()).sum())
+
+
+def prototype_drift(before: Tensor, after: Tensor) -> float:
+    """Mean distance that the prototypes moved, over their mean norm before."""
+    norm = before.norm(dim=1).mean().clamp_min(1e-12)
+    return float((after - before).norm(dim=1).mean() / norm)
+
+
+def _features_of(
+    view: ClassifierView, pool: Split, strata: Tensor, wanted: list[int], generator: torch.Generator
+) -> dict[int, Tensor]:
+    chosen = {}
+    for stratum in wanted:
+        members = torch.nonzero(strata == stratum).flatten()
+        picked = torch.randperm(len(members), generator=generator)[:SAMPLES]
+        chosen[stratum] = predict(view, pool.take(members[picked.to(members.device)]).inputs)[0]
+    return chosen
+
+
+def _mixed(first: Tensor, second: Tensor, coefficient: float, generator: torch.Generator) -> Tensor:
+    rows = [
+        torch.randint(len(part), (SAMPLES,), generator=generator).to(part.device) for part in (first, second)
+    ]
+    return coefficient * first[rows[0]] + (1.0 - coefficient) * second[rows[1]]
+
+
+def _soft_confusion(logits: Tensor, strata: Tensor, num_strata: int) -> Tensor:
+    """Mean softmax of each stratum times its share, shape (S, K), float64."""
+    shares = F.softmax(logits.double(), dim=1)
+    total = torch.zeros(num_strata, logits.shape[1], dtype=torch.float64, device=logits.device)
+    return total.index_add(0, strata, shares) / len(strata)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks from 0, ties sharing their mean."""
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    last: Tensor = counts.cumsum(0).double() - 1.0
+    ranks: Tensor = last - (counts - 1).double() / 2.0
+    return ranks[inverse]
+
+
+def _correlation(x: Tensor, y: Tensor) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    scale = x.norm() * y.norm()
+    return float((x * y).sum() / scale) if float(scale) > 0 else float("nan")

@@ -1,0 +1,61 @@
+"""What a run remembers of the feedback split: averaged counts, and the multipliers that follow from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor
+
+from selmix.config import FinetuneConfig
+from selmix.confusion import class_confusion, precisions, recalls, smooth_confusion
+from selmix.multipliers import WorstCaseState
+from selmix.objectives import Objective, ObjectiveContext, is_of_groups, stratum_groups
+
+
+class FeedbackMemory:
+    """Carries the confusion and the worst-case multipliers from round to round.
+
+    Args:
+        objective: whose multipliers. context: theirs are taken from its settings.
+        config: ``confusion_average`` and ``confusion_smoothing`` are read.
+    """
+
+    def __init__(self, objective: str | Objective, context: ObjectiveContext, config: FinetuneConfig) -> None:
+        self._objective, self._context, self._config = objective, context, config
+        self._counts: Tensor | None = None
+        self._worst_case = WorstCaseState(context.settings)
+
+    def update(self, counts: Tensor) -> tuple[Tensor, ObjectiveContext]:
+        """The averaged, smoothed C after a round's counts (S, K), and the context with the round's multipliers."""
+        confusion = self._average(counts)
+        return confusion, self._with_multipliers(confusion)
+
+    def _average(self, counts: Tensor) -> Tensor:
+        """The exponential average of the counts over the rounds, smoothed: (S, K), sums to 1."""
+        weight = self._config.confusion_average
+        fresh = counts.double()
+        self._counts = fresh if self._counts is None else weight * self._counts + (1.0 - weight) * fresh
+        return smooth_confusion(self._counts, self._config.confusion_smoothing)
+
+    def _with_multipliers(self, confusion: Tensor) -> ObjectiveContext:
+        context, labels = self._context, self._context.labels
+        if context.num_groups and not is_of_groups(self._objective):
+            confusion, labels = class_confusion(confusion, labels), None  # what its metric is of
+        values = recalls(confusion, labels)
+        if self._objective in ("min_recall", "worst_group_recall"):
+            return dataclasses.replace(context, multipliers=self._worst_case.update(values))
+        if self._objective == "min_precision":
+            by_class = precisions(class_confusion(confusion, labels))
+            return dataclasses.replace(context, multipliers=self._worst_case.update(by_class))
+        if self._objective == "min_head_tail_recall":
+            groups = stratum_groups(confusion, dataclasses.replace(context, labels=labels))
+            return dataclasses.replace(context, multipliers=self._worst_case.update(groups @ values) @ groups)
+        return context
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"counts": self._counts, "worst_case": self._worst_case.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._counts = state["counts"]
+        self._worst_case.load_state_dict(state["worst_case"])
