@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli_parsers import (
+    cp_parser,
     data_parser,
     diagnose_parser,
     evaluate_parser,
@@ -47,7 +48,8 @@ before       validate FILE    check a sweep file, all problems at once
              diagnose FILE    does the gain predict real steps on these data? heat maps of C, G and P
 run          pretrain FILE    train a base model by the file's recipe; again: go on
              launch FILE      run the sweep; again: resume it
-look         ls               the sweeps of a runs folder
+look         ls               the sweeps of a runs folder; ls --recipes: sweep files to begin with
+             cp RECIPE        write one of these here
              show SWEEP       result of a sweep
              ui               open MLflow on the right store
 keep         pin SWEEP        write the winner's lock file; opens the test split
@@ -184,7 +186,20 @@ def launch(options: argparse.Namespace) -> int:
     return launch_sweep(spec, options.file, options.runs, quiet=options.quiet)
 
 
+def cp(options: argparse.Namespace) -> int:
+    from orchestrator.recipes import copy_recipe
+
+    _out(str(copy_recipe(options.recipe, options.folder)))
+    return 0
+
+
 def ls(options: argparse.Namespace) -> int:
+    if options.recipes:
+        from orchestrator.recipes import recipes_document, recipes_text
+
+        recipes = recipes_document()
+        _emit(options, recipes, lambda: recipes_text(recipes))
+        return 0
     from orchestrator.documents import ls_document
     from orchestrator.render import ls_text
 
@@ -257,6 +272,7 @@ VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
     "diagnose": (diagnose_parser, diagnose),
     "pretrain": (pretrain_parser, pretrain),
     "launch": (launch_parser, launch),
+    "cp": (cp_parser, cp),
     "ls": (ls_parser, ls),
     "show": (show_parser, show),
     "ui": (ui_parser, ui),

@@ -106,7 +106,22 @@ def launch_parser() -> argparse.ArgumentParser:
 
 
 def ls_parser() -> argparse.ArgumentParser:
-    return _with_json(_with_runs(_parser("ls", "The sweeps of a runs folder.", "  $ selmix ls")))
+    parser = _with_json(_with_runs(_parser("ls", "The sweeps of a runs folder.", "  $ selmix ls")))
+    parser.add_argument(
+        "--recipes", action="store_true", help="the sweep files that come with selmix instead"
+    )
+    return parser
+
+
+def cp_parser() -> argparse.ArgumentParser:
+    parser = _parser(
+        "cp", "Write a sweep file that comes with selmix.", "  $ selmix cp cifar10_lt_min_recall"
+    )
+    parser.add_argument("recipe", metavar="RECIPE")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="where to (here)"
+    )
+    return parser
 
 
 def show_parser() -> argparse.ArgumentParser:
