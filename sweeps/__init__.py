@@ -1,0 +1,1 @@
+"""The sweep files that ship with selmix, as package data."""
