@@ -86,18 +86,22 @@ class ScoreTable:
 
     Attributes:
         labels: shape (n,), int64. scores: shape (n, K), float32. class_names: K texts, in the order of the columns.
+        groups: shape (n,), int64, and group_names: A texts, sorted; None and empty where there are no groups.
     """
 
     labels: Tensor
     scores: Tensor
     class_names: tuple[str, ...]
+    groups: Tensor | None = None
+    group_names: tuple[str, ...] = ()
 
 
 def read_scores(path: Path) -> ScoreTable:
     """A Parquet file with a column ``label`` and the scores of the classes.
 
     The scores are one column ``scores`` of lists of K numbers, with labels 0 .. K - 1, or one column
-    ``score_NAME`` a class, with labels that are those names (or 0 .. K - 1 by the order of the columns).
+    ``score_NAME`` a class, with labels that are those names (or 0 .. K - 1 by the order of the columns). A column
+    ``group``, where there is one, has the group of every row, a whole number or a text.
 
     Raises:
         ValueError: no such file, not Parquet, or a column that is missing or of another form.
@@ -107,7 +111,10 @@ def read_scores(path: Path) -> ScoreTable:
         raise ValueError(f"{path}: must have a column label, got {', '.join(table.column_names)}")
     _check_complete(path, table)
     names, scores = _scores(path, table)
-    return ScoreTable(_labels(path, table["label"].to_pylist(), names), scores, names)
+    labels = _labels(path, table["label"].to_pylist(), names)
+    if "group" not in table.column_names:
+        return ScoreTable(labels, scores, names)
+    return ScoreTable(labels, scores, names, *_groups(path, "group", table["group"]))
 
 
 def _scores(path: Path, table: Any) -> tuple[tuple[str, ...], Tensor]:
@@ -194,10 +201,14 @@ def read_features(
     parts = None if split is None else tuple(str(value) for value in table[split].to_pylist())
     if group is None:
         return FeatureTable(values, labels, names, parts)
-    groups, group_names = _encoded(table[group])
-    if len(group_names) < 2:
-        raise ValueError(f"{path}: {group} must name at least two groups, got {list(group_names)}")
-    return FeatureTable(values, labels, names, parts, groups, group_names)
+    return FeatureTable(values, labels, names, parts, *_groups(path, group, table[group]))
+
+
+def _groups(path: Path, name: str, column: Any) -> tuple[Tensor, tuple[str, ...]]:
+    groups, names = _encoded(column)
+    if len(names) < 2:
+        raise ValueError(f"{path}: {name} must name at least two groups, got {list(names)}")
+    return groups, names
 
 
 def _encoded(column: Any) -> tuple[Tensor, tuple[str, ...]]:

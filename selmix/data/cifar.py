@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selmix.data.archives import OfficialFiles
 from selmix.data.images import Images
 from selmix.data.longtail import long_tailed_counts, split_by_class
 from selmix.data.sizes import check_held, held_by_class, size_problems, split_of, sweep_data
@@ -78,10 +79,27 @@ class CifarConfig:
         """Training samples of each class."""
         return long_tailed_counts(self.classes, self.largest_class, self.imbalance)
 
+    @property
+    def official(self) -> OfficialFiles:
+        """The files and the archives that bring them."""
+        names = (*self._train_names, self._test_name)
+        archives = {
+            f"cifar-{self.classes}-binary.tar.gz": tuple(f"{name}.bin" for name in names),
+            f"cifar-{self.classes}-python.tar.gz": names,
+        }
+        return OfficialFiles(f"CIFAR-{self.classes}", Path(self.path), archives)
+
+    @property
+    def _train_names(self) -> list[str]:
+        return [f"data_batch_{k}" for k in range(1, 6)] if self.classes == 10 else ["train"]
+
+    @property
+    def _test_name(self) -> str:
+        return "test_batch" if self.classes == 10 else "test"
+
     @cached_property
     def _official_train(self) -> tuple[Images, Tensor]:
-        names = [f"data_batch_{k}" for k in range(1, 6)] if self.classes == 10 else ["train"]
-        return self._read(names)
+        return self._read(self._train_names)
 
     def _read(self, names: list[str]) -> tuple[Images, Tensor]:
         read = [_read_batch(Path(self.path), name, self.classes) for name in names]
@@ -105,7 +123,7 @@ class CifarConfig:
 
     def _part(self, part: str) -> Split:
         if part == "test":
-            images, labels = self._read(["test_batch" if self.classes == 10 else "test"])
+            images, labels = self._read([self._test_name])
             return Split(images, labels)
         return split_of(*self._official_train, self._index[PARTS.index(part)])
 
@@ -127,8 +145,8 @@ def _read_batch(folder: Path, name: str, classes: int) -> tuple[Tensor, Tensor]:
     if plain.is_file():
         return _read_python(plain, "labels" if classes == 10 else "fine_labels")
     raise ValueError(
-        f"{folder}: must hold {name}.bin or {name} of CIFAR-{classes}, there is neither; extract the official archive "
-        "there"
+        f"{folder}: must hold {name}.bin or {name} of CIFAR-{classes}, there is neither; `selmix data prepare FILE` extracts "
+        "the official archive there"
     )
 
 
