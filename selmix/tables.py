@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_ROWS_AT_ONCE = 4096
+
 
 @dataclass(frozen=True)
 class RoundMatrices:
@@ -171,30 +173,9 @@ def read_features(
     Raises:
         ValueError: no such file, not Parquet, or a column that is missing or of another form.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    wanted = [label, features, *(name for name in (split, group) if name is not None)]
-    table = _read(path, wanted)
+    table = _read(path, [label, *(name for name in (split, group) if name is not None)], also=features)
     _check_complete(path, table)
-    column = table[features].combine_chunks()
-    if not (
-        pa.types.is_list(column.type)
-        or pa.types.is_fixed_size_list(column.type)
-        or pa.types.is_large_list(column.type)
-    ):
-        raise ValueError(f"{path}: {features} must hold lists of numbers, got {column.type}")
-    flat = column.flatten()
-    if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)) or flat.null_count:
-        raise ValueError(f"{path}: {features} must hold lists of numbers, got lists of {flat.type}")
-    lengths = set(pc.list_value_length(column).unique().to_pylist())
-    if len(lengths) != 1 or lengths == {0}:
-        raise ValueError(
-            f"{path}: {features} must have as many numbers in every row, got {sorted(lengths)[:4]}"
-        )
-    values = torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy()).float().view(len(column), -1)
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{path}: {features} must be finite numbers")
+    values = _vectors(path, features, table.num_rows)
     labels, names = _encoded(table[label])
     if len(names) < 2:
         raise ValueError(f"{path}: {label} must name at least two classes, got {list(names)}")
@@ -202,6 +183,42 @@ def read_features(
     if group is None:
         return FeatureTable(values, labels, names, parts)
     return FeatureTable(values, labels, names, parts, *_groups(path, group, table[group]))
+
+
+def _vectors(path: Path, name: str, rows: int) -> Tensor:
+    """A column of lists as one tensor, shape (n, d), float32: filled batch by batch, so that it is held once only."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    values = torch.empty(rows, 0)
+    lengths: set[int] = set()
+    start = 0
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[name], use_threads=False):
+            column = batch.column(0)
+            kind = column.type
+            if not (
+                pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
+            ):
+                raise ValueError(f"{path}: {name} must hold lists of numbers, got {kind}")
+            if column.null_count:
+                raise ValueError(f"{path}: values must be given in every row, missing in {name}")
+            flat = column.flatten()
+            if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)) or flat.null_count:
+                raise ValueError(f"{path}: {name} must hold lists of numbers, got lists of {flat.type}")
+            lengths |= set(pc.list_value_length(column).unique().to_pylist())
+            if len(lengths) == 1 and (width := max(lengths)):
+                if not values.shape[1]:
+                    values = torch.empty(rows, width)
+                part = torch.tensor(flat.to_numpy(zero_copy_only=False)).view(-1, width)
+                values[start : start + len(part)] = part
+            start += len(column)
+            if not bool(torch.isfinite(values[start - len(column) : start]).all()):
+                raise ValueError(f"{path}: {name} must be finite numbers")
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(f"{path}: {name} must have as many numbers in every row, got {sorted(lengths)[:4]}")
+    return values
 
 
 def _groups(path: Path, name: str, column: Any) -> tuple[Tensor, tuple[str, ...]]:
@@ -222,7 +239,8 @@ def _encoded(column: Any) -> tuple[Tensor, tuple[str, ...]]:
     return place[index], tuple(str(names[k]) for k in order)
 
 
-def _read(path: Path, columns: list[str] | None = None) -> Any:
+def _read(path: Path, columns: list[str] | None = None, also: str | None = None) -> Any:
+    """The file's ``columns`` as a table; ``also`` must be there too."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -230,7 +248,8 @@ def _read(path: Path, columns: list[str] | None = None) -> Any:
         raise ValueError(f"{path}: must be a Parquet file, there is none")
     try:
         there = pq.read_schema(path).names
-        missing = [name for name in columns or [] if name not in there]
+        wanted = [*(columns or []), *([also] if also is not None else [])]
+        missing = [name for name in wanted if name not in there]
         if missing:
             raise ValueError(f"{path}: must have a column {missing[0]}, got {', '.join(there)}")
         return pq.read_table(path, columns=columns)

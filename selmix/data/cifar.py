@@ -39,7 +39,7 @@ class CifarConfig:
         imbalance: rho_l, labelled training samples of the largest over those of the smallest class.
         largest_class: N1, training samples of class 0.
         unlabelled_largest, unlabelled_imbalance: M1 and rho_u, the same of the unlabelled samples; M1 = 0: there are
-            none.
+            none; rho_u below 1: the order is turned round, the last class is the largest, with M1 samples.
         feedback, select: samples a class, taken from the official training images; the official test images are the
             test split. seed: of the split.
     Raises:
@@ -63,7 +63,7 @@ class CifarConfig:
         sizes = {"imbalance": (self.imbalance, 1), "largest_class": (self.largest_class, 1),
                  "feedback": (self.feedback, 0), "select": (self.select, 1),
                  "unlabelled_largest": (self.unlabelled_largest, 0),
-                 "unlabelled_imbalance": (self.unlabelled_imbalance, 1)}  # fmt: skip
+                 "unlabelled_imbalance": (self.unlabelled_imbalance, 1e-6)}  # fmt: skip
         problems = size_problems(sizes)
         if self.classes not in (10, 100):
             problems.append(f"classes: must be 10 or 100, got {self.classes}")
@@ -114,7 +114,10 @@ class CifarConfig:
         feedback, select = ([count] * self.classes for count in (self.feedback, self.select))
         unlabelled = [0] * self.classes
         if self.unlabelled_largest:
-            unlabelled = long_tailed_counts(self.classes, self.unlabelled_largest, self.unlabelled_imbalance)
+            falling = max(self.unlabelled_imbalance, 1.0 / self.unlabelled_imbalance)
+            unlabelled = long_tailed_counts(self.classes, self.unlabelled_largest, falling)
+            if self.unlabelled_imbalance < 1.0:
+                unlabelled.reverse()
         sizes = [self.train_sizes, feedback, select, [0] * self.classes, unlabelled]  # in the order of PARTS
         asked = [sum(counts) for counts in zip(*sizes, strict=True)]
         what = "train, feedback and select" + (" and unlabelled" if self.unlabelled_largest else "")
@@ -145,8 +148,8 @@ def _read_batch(folder: Path, name: str, classes: int) -> tuple[Tensor, Tensor]:
     if plain.is_file():
         return _read_python(plain, "labels" if classes == 10 else "fine_labels")
     raise ValueError(
-        f"{folder}: must hold {name}.bin or {name} of CIFAR-{classes}, there is neither; `selmix data prepare FILE` extracts "
-        "the official archive there"
+        f"{folder}: must hold {name}.bin or {name} of CIFAR-{classes}, there is neither; `selmix data prepare FILE` "
+        "extracts the official archive there"
     )
 
 
