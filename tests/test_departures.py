@@ -64,7 +64,6 @@ def test_a_sweep_by_the_released_code_is_marked(tmp_path: Path) -> None:
     )
     done = selmix("launch", file, cwd=tmp_path)
     assert done.code == 0, done.err
-    assert "FOR COMPARISON ONLY: the winner used the gain of the released code" in done.out
     shown = selmix("show", "released", cwd=tmp_path)
     assert "FOR COMPARISON ONLY: the winner used the gain of the released code" in shown.out
     document = selmix("show", "released", "--json", cwd=tmp_path).document
