@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.cells import difference, estimate, short, table
 from orchestrator.compare import comparison_rows
+from orchestrator.departures import departure_note
 
 ACROSS = ("mean_recall", "min_recall", "g_mean", "h_mean", "accuracy", "min_coverage")
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
@@ -133,6 +134,8 @@ def _objective(document: Document, objective: str, result: Document) -> str:
         f"the table has its mean over {seeds} fresh seeds"
     )
     lines.append(f"          {_settings(document['spec'], winner['config'])}")
+    if note := departure_note(winner["config"]):
+        lines.append(f"          {note}")
     lines.append(f"is it real?  {_real(result)}")
     lines.append(f"search    {_search(result)}")
     if result.get("compare"):

@@ -12,18 +12,16 @@ from torch import Tensor
 
 from selmix.augment import weak
 from selmix.config import TARGETED, FinetuneConfig
-from selmix.confusion import (
-    confusion_counts,
-    logit_gradient,
-)
+from selmix.confusion import logit_gradient
 from selmix.constraints import with_constraints
 from selmix.data.splits import Split
 from selmix.diagnosis import gain_fidelity, policy_entropy, prototype_drift
-from selmix.feedback import FeedbackMemory
+from selmix.feedback import FeedbackMemory, estimate
 from selmix.gain import gain_matrix
 from selmix.groups import strata_of
+from selmix.loss_weights import stratum_weights, uniform_samples, weighted_cross_entropy
 from selmix.mixup import draw_coefficients, mixed_logits
-from selmix.model import ClassifierView, freeze_batchnorm_, predict
+from selmix.model import ClassifierView, freeze_batchnorm_
 from selmix.multipliers import MultiplierSettings
 from selmix.objectives import Objective, ObjectiveContext, bind_objective
 from selmix.optimizer import sgd
@@ -35,9 +33,7 @@ from selmix.schedules import scheduled
 from selmix.second import UnlabelledPool
 from selmix.selection import Constraint
 
-FIRST_ORDER = (
-    10.0  # the diagnosis steps at a tenth of the rate: a full step on one pair alone is no longer first-order
-)
+FIRST_ORDER = 10.0  # the diagnosis steps at a tenth of the rate: a full step on one pair is not first-order
 
 __all__ = ["FinetuneConfig", "Finetuner", "NonFinite", "Round"]
 
@@ -85,6 +81,7 @@ class Finetuner:
         self.num_classes = view.head.out_features
         self.num_strata = self.num_classes * max(1, context.num_groups)
         self.sampler = PairSampler(self._strata(pool), self.num_strata)
+        self._weights: Tensor | None = None  # of each sample of the pool, where the gain weighs the loss
         self.second = self._second(unlabelled)
         self.optimizer = sgd(view, config)
         self.round_number = 0
@@ -94,7 +91,7 @@ class Finetuner:
         self._memory = FeedbackMemory(objective, self.context, config)
 
     def _second(self, unlabelled: Split | None) -> UnlabelledPool | None:
-        if self.config.second == "labelled" or self.config.coefficient_min == 1.0:
+        if self.config.second == "labelled" or not self.config.mixes:
             return None
         if unlabelled is None:
             raise ValueError(f"second: {self.config.second} needs unlabelled data, there are none")
@@ -108,7 +105,8 @@ class Finetuner:
         Raises:
             NonFinite: a value of the estimate or the training loss is not finite.
         """
-        counts, prototypes = self._estimate()
+        strata = self._strata(self.feedback)
+        counts, prototypes = estimate(self.view, self.feedback.inputs, strata, self.num_strata)
         smoothed, context = self._memory.update(counts)
         objective = with_constraints(bind_objective(self.objective, context), self.constraints, context)
         scalars = {"objective": float(objective(smoothed)), "lr": self._learning_rate()}
@@ -124,30 +122,19 @@ class Finetuner:
         try:
             progress = self.steps_done / self.config.steps
             policy = policy_of_round(
-                self.config, gain, self.sampler.drawable, self.round_number, progress, scalars
+                self.config, gain, self._drawable(), self.sampler.counts, self.round_number, progress, scalars
             )
         except NoPositiveGain:
             return self._report(counts, gain, None, context, scalars, "no_positive_gain")
         if gain is not None and self._on_plateau(float((policy * gain).sum()), scalars):
             return self._report(counts, gain, policy, context, scalars, "gain_plateau")
         self._diagnose(objective, gain, policy, prototypes, scalars)
-        self.sampler.set_policy(policy)
+        self._draw_by(policy)
         scalars["loss"] = self._train(self._round_length())
         stop_reason = "steps" if self.steps_done >= self.config.steps else None
         return self._report(counts, gain, policy, context, scalars, stop_reason)
 
     # -- the estimate -------------------------------------------------------------------------------------
-
-    def _estimate(self) -> tuple[Tensor, Tensor]:
-        """Counts (S, K) and prototypes (S, d) of the feedback split under the current model."""
-        features, logits = predict(self.view, self.feedback.inputs)
-        if not bool(torch.isfinite(logits).all()):
-            raise NonFinite("logits")
-        strata = self._strata(self.feedback)
-        counts = confusion_counts(strata, logits.argmax(dim=1), self.num_strata, self.num_classes)
-        sums = torch.zeros(self.num_strata, features.shape[1], dtype=torch.float64, device=features.device)
-        sums.index_add_(0, strata, features.double())
-        return counts, sums / counts.sum(dim=1, keepdim=True)
 
     def _strata(self, split: Split) -> Tensor:
         """Stratum of each sample: its class, or its (class, group) cell where an objective of groups acts."""
@@ -189,12 +176,24 @@ class Finetuner:
         labels = self.context.labels if self.context.labels is not None else torch.arange(self.num_classes)
         told = gain_fidelity(
             self.view, self.pool, self._strata(self.pool), self.feedback, self._strata(self.feedback), objective,
-            gain, labels, self.config.mixup_coefficient, self.config.lr / FIRST_ORDER, self.sampler.drawable,
+            gain, labels, self.config.mixup_coefficient, self.config.lr / FIRST_ORDER, self._drawable(),
             torch.Generator().manual_seed(self.round_number),  # of its own: the run stays what it is without
         )  # fmt: skip
         scalars["gain_spearman"], scalars["gain_pearson"] = told.spearman, told.pearson
 
+    def _drawable(self) -> Tensor:
+        """Pairs that may be drawn, shape (S, S); strata, on the diagonal, where nothing is paired."""
+        pairs = self.sampler.drawable
+        return torch.diag(pairs.diagonal()) if self.config.policy == "loss_weight" else pairs
+
     # -- the steps ----------------------------------------------------------------------------------------
+
+    def _draw_by(self, policy: Tensor) -> None:
+        """Let P decide the steps to come: it draws their pairs, or weighs their losses."""
+        if self.config.policy == "loss_weight":
+            self._weights = stratum_weights(policy, self.sampler.counts)[self._strata(self.pool)]
+        else:
+            self.sampler.set_policy(policy)
 
     def _round_length(self) -> int:
         grown = self.config.refresh_every * self.config.refresh_growth ** (self.round_number - 1)
@@ -224,24 +223,33 @@ class Finetuner:
         return weak(inputs, self.generator) if self.config.augment == "weak" else inputs
 
     def _step(self) -> Tensor:
-        config, lr = self.config, self._learning_rate()
+        lr = self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
+        loss = self._loss_of_pairs() if self._weights is None else self._weighted_loss(self._weights)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.steps_done += 1
+        return loss.detach()
+
+    def _loss_of_pairs(self) -> Tensor:
+        config = self.config
         first, second = self.sampler.draw(config.batch_size, self.generator)
         inputs = self._augmented(self.pool.batch(first))
-        if config.coefficient_min == 1.0:
+        if not config.mixes:
             logits: Tensor = self.view.model(inputs)
         else:
             others = self.pool.batch(second) if self.second is None else self.second.batch(second)
             others = self._augmented(others)
             coefficients = draw_coefficients(config.batch_size, config.coefficient_min, self.generator)
             logits = mixed_logits(self.view, inputs, others, coefficients, config.mixup_layer)
-        loss = F.cross_entropy(logits, self.pool.labels[first])
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.steps_done += 1
-        return loss.detach()
+        return F.cross_entropy(logits, self.pool.labels[first])
+
+    def _weighted_loss(self, weights: Tensor) -> Tensor:
+        drawn = uniform_samples(len(self.pool), self.config.batch_size, self.generator).to(weights.device)
+        logits: Tensor = self.view.model(self._augmented(self.pool.batch(drawn)))
+        return weighted_cross_entropy(logits, self.pool.labels[drawn], weights[drawn])
 
     # -- reports and state --------------------------------------------------------------------------------
 
