@@ -10,12 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selmix.arithmetic import Arithmetic
 from selmix.augment import weak
 from selmix.config import TARGETED, FinetuneConfig
-from selmix.confusion import (
-    confusion_counts,
-    logit_gradient,
-)
+from selmix.confusion import confusion_counts, logit_gradient
 from selmix.constraints import with_constraints
 from selmix.data.splits import Split
 from selmix.diagnosis import gain_fidelity, policy_entropy, prototype_drift
@@ -86,6 +84,7 @@ class Finetuner:
         self.num_strata = self.num_classes * max(1, context.num_groups)
         self.sampler = PairSampler(self._strata(pool), self.num_strata)
         self.second = self._second(unlabelled)
+        view.compute_in_(Arithmetic(config.precision, config.channels_last))
         self.optimizer = sgd(view, config)
         self.round_number = 0
         self.steps_done = 0
@@ -229,18 +228,27 @@ class Finetuner:
             group["lr"] = lr * group["lr_scale"]
         first, second = self.sampler.draw(config.batch_size, self.generator)
         inputs = self._augmented(self.pool.batch(first))
-        if config.coefficient_min == 1.0:
-            logits: Tensor = self.view.model(inputs)
-        else:
+        batch = [self.pool.labels[first], inputs]
+        if config.coefficient_min < 1.0:
             others = self.pool.batch(second) if self.second is None else self.second.batch(second)
             others = self._augmented(others)
             coefficients = draw_coefficients(config.batch_size, config.coefficient_min, self.generator)
-            logits = mixed_logits(self.view, inputs, others, coefficients, config.mixup_layer)
-        loss = F.cross_entropy(logits, self.pool.labels[first])
+            batch += [others, coefficients.to(inputs.device, non_blocking=True)]
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        parts = zip(*(tensor.chunk(config.accumulate) for tensor in batch), strict=True)
+        losses = [self._add_gradient(*part) for part in parts]
         self.optimizer.step()
         self.steps_done += 1
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _add_gradient(self, labels: Tensor, inputs: Tensor, *mixed: Tensor) -> Tensor:
+        """Backward pass of one part of a batch; ``mixed``: the other inputs and lam. Returns its share of the loss."""
+        if mixed:
+            logits = mixed_logits(self.view, inputs, mixed[0], mixed[1], self.config.mixup_layer)
+        else:
+            logits = self.view.logits(inputs)
+        loss = F.cross_entropy(logits, labels) / self.config.accumulate
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     # -- reports and state --------------------------------------------------------------------------------
