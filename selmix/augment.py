@@ -23,7 +23,9 @@ def weak(inputs: Tensor, generator: torch.Generator) -> Tensor:
         return inputs
     count, channels, height, width = inputs.shape
     reach = max(1, min(height, width) // SHIFT)
-    moves = torch.randint(0, 2 * reach + 1, (2, count), generator=generator).to(inputs.device)
+    moves = torch.randint(0, 2 * reach + 1, (2, count), generator=generator).to(
+        inputs.device, non_blocking=True
+    )
     padded = F.pad(inputs, (reach,) * 4, mode="replicate")
     rows = moves[0].view(-1, 1) + torch.arange(height, device=inputs.device)
     columns = moves[1].view(-1, 1) + torch.arange(width, device=inputs.device)
@@ -32,7 +34,7 @@ def weak(inputs: Tensor, generator: torch.Generator) -> Tensor:
     shifted = padded[sample, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
     if channels != 3:
         return shifted.contiguous()
-    flipped = (torch.rand(count, generator=generator) < 0.5).to(inputs.device)
+    flipped = (torch.rand(count, generator=generator) < 0.5).to(inputs.device, non_blocking=True)
     return torch.where(flipped.view(-1, 1, 1, 1), shifted.flip(3), shifted)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from selmix.augment import weak
+from selmix.arithmetic import Arithmetic
+from selmix.batch import Batch, pair_batch, weighted_batch
 from selmix.config import TARGETED, FinetuneConfig
 from selmix.confusion import logit_gradient
 from selmix.constraints import with_constraints
@@ -19,8 +19,7 @@ from selmix.diagnosis import gain_fidelity, policy_entropy, prototype_drift
 from selmix.feedback import FeedbackMemory, estimate
 from selmix.gain import gain_matrix
 from selmix.groups import strata_of
-from selmix.loss_weights import stratum_weights, uniform_samples, weighted_cross_entropy
-from selmix.mixup import draw_coefficients, mixed_logits
+from selmix.loss_weights import stratum_weights
 from selmix.model import ClassifierView, freeze_batchnorm_
 from selmix.multipliers import MultiplierSettings
 from selmix.objectives import Objective, ObjectiveContext, bind_objective
@@ -83,6 +82,7 @@ class Finetuner:
         self.sampler = PairSampler(self._strata(pool), self.num_strata)
         self._weights: Tensor | None = None  # of each sample of the pool, where the gain weighs the loss
         self.second = self._second(unlabelled)
+        view.compute_in_(Arithmetic(config.precision, config.channels_last))
         self.optimizer = sgd(view, config)
         self.round_number = 0
         self.steps_done = 0
@@ -219,37 +219,27 @@ class Finetuner:
             raise NonFinite("loss")
         return mean
 
-    def _augmented(self, inputs: Tensor) -> Tensor:
-        return weak(inputs, self.generator) if self.config.augment == "weak" else inputs
-
     def _step(self) -> Tensor:
         lr = self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        loss = self._loss_of_pairs() if self._weights is None else self._weighted_loss(self._weights)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses = [self._add_gradient(part) for part in self._draw().parts(self.config.accumulate)]
         self.optimizer.step()
         self.steps_done += 1
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _draw(self) -> Batch:
+        if self._weights is not None:
+            return weighted_batch(self.pool, self._weights, self.config, self.generator)
+        others = self.pool if self.second is None else self.second
+        return pair_batch(self.pool, others, self.sampler, self.config, self.generator)
+
+    def _add_gradient(self, part: Batch) -> Tensor:
+        """Backward pass of one part of a batch; returns its share of the batch's loss."""
+        loss = part.loss(self.view, self.config.mixup_layer) / self.config.accumulate
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
-
-    def _loss_of_pairs(self) -> Tensor:
-        config = self.config
-        first, second = self.sampler.draw(config.batch_size, self.generator)
-        inputs = self._augmented(self.pool.batch(first))
-        if not config.mixes:
-            logits: Tensor = self.view.model(inputs)
-        else:
-            others = self.pool.batch(second) if self.second is None else self.second.batch(second)
-            others = self._augmented(others)
-            coefficients = draw_coefficients(config.batch_size, config.coefficient_min, self.generator)
-            logits = mixed_logits(self.view, inputs, others, coefficients, config.mixup_layer)
-        return F.cross_entropy(logits, self.pool.labels[first])
-
-    def _weighted_loss(self, weights: Tensor) -> Tensor:
-        drawn = uniform_samples(len(self.pool), self.config.batch_size, self.generator).to(weights.device)
-        logits: Tensor = self.view.model(self._augmented(self.pool.batch(drawn)))
-        return weighted_cross_entropy(logits, self.pool.labels[drawn], weights[drawn])
 
     # -- reports and state --------------------------------------------------------------------------------
 

@@ -104,6 +104,8 @@ class Run:
         self.data, self.config, self.selection = data, config, selection
         model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
         self.view = base.model.view(model)
+        # What is kept are float32 weights, so select is judged in float32 whatever the training's precision is.
+        self._judged = base.model.view(model)
         self.metric_context = MetricContext(data.train_counts, selection.definitions, data.num_groups)
         acting, context, constraints = inside_the_method(objective, selection, data)
         pool = training_pool(data, config.draw_from)
@@ -151,7 +153,7 @@ class Run:
             return None
 
     def _evaluate(self, done: Round | None) -> RoundReport:
-        _, logits = predict(self.view, self.data.select.inputs)
+        _, logits = predict(self._judged, self.data.select.inputs)
         if not bool(torch.isfinite(logits).all()):
             raise NonFinite("select logits")
         predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
