@@ -142,7 +142,16 @@ def _closed_table(world: World, rows: list[Row]) -> str:
 
 
 def _bounds_table(rows: list[Row]) -> str:
-    head = ["objective", "method", "seed", "metric", "bound, %", "test, % [95 %]", "feasible on select", "says"]
+    head = [
+        "objective",
+        "method",
+        "seed",
+        "metric",
+        "bound, %",
+        "test, % [95 %]",
+        "feasible on select",
+        "says",
+    ]
     body, said = [], []
     for row in rows:
         for bound in row["bounds"]:

@@ -34,6 +34,7 @@ from benchmarks.bounds import bound_on_test
 from benchmarks.cases import BEFORE, WORLDS, Case
 from benchmarks.harness import Row, with_tuned_head
 from benchmarks.objective_tables import figures, tables
+from benchmarks.shared import UniformCourses, remembered_fits
 from selmix.baselines import BASELINES, BaselineTask
 from selmix.baselines.task import State
 from selmix.data.splits import Split
@@ -45,10 +46,16 @@ from selmix.run import RoundReport, finetune
 def rows_of_seed(world: str, folder: Path | None, seed: int) -> list[Row]:
     """Every case of one seed."""
     torch.set_num_threads(1)
+    with remembered_fits():
+        return _rows_of_seed(world, folder, seed)
+
+
+def _rows_of_seed(world: str, folder: Path | None, seed: int) -> list[Row]:
     setting = WORLDS[world]
     source = setting.data(seed)
     data, test = source.load(), source.load_test()
     rows: list[Row] = []
+    courses = UniformCourses()
     base_state: dict[str, Tensor] | None = None
     for case in setting.cases:
         file = folder / f"{world}-{seed}-{case.name}.json" if folder is not None else None
@@ -69,7 +76,9 @@ def rows_of_seed(world: str, folder: Path | None, seed: int) -> list[Row]:
         names = [*setting.opponents]
         if case == setting.cases[0]:  # the same for every case
             names += [*BEFORE, *setting.references]
-        found += [_row(n, case, seed, task, BASELINES[n](task).states[0], test) for n in names]
+        for name in names:
+            state = courses.state(task) if name == "uniform_mixup" else BASELINES[name](task).states[0]
+            found.append(_row(name, case, seed, task, state, test))
         if setting.best is not None:
             found.append(_row("optimum", case, seed, task, setting.best(seed, case.objective), test))
         rows += found
