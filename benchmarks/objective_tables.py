@@ -13,7 +13,7 @@ FLOOR = "last_layer_on_train_plus_feedback"
 
 
 def values_by_seed(rows: list[Row], method: str, case: str | None, metric: str) -> dict[int, float]:
-    """Test values of a method that was fitted for a case, by seed; ``case`` None: of a method that is the same for all."""
+    """Test values of a method that was fitted for a case, by seed; None: of one that is the same for all cases."""
     return {
         row["seed"]: row["test"][metric]
         for row in rows
@@ -135,7 +135,8 @@ def _closed_table(world: World, rows: list[Row]) -> str:
     names = ["selmix", *(name for name in world.opponents if name != FLOOR)]
     head = ["objective", "retrained last layer, %", "distance to the optimum", *names]
     body = [
-        [name, f"{100 * each['floor']:.1f}", f"{100 * each['distance']:.1f}", *(f"{100 * each[m]:.0f} %" for m in names)]
+        [name, f"{100 * each['floor']:.1f}", f"{100 * each['distance']:.1f}",
+         *(f"{100 * each[m]:.0f} %" for m in names)]
         for name, each in shares_closed(world, rows).items()
     ]  # fmt: skip
     return _markdown(head, body)
@@ -183,7 +184,8 @@ def _fidelity_table(world: World, rows: list[Row]) -> str:
     keys = ("gain_spearman", "gain_spearman/lowest", "gain_pearson", "gain_pearson/lowest")
     head = ["objective", "Spearman", "lowest seed", "Pearson", "lowest seed"]
     told = _fidelity(world, rows)
-    return _markdown(head, [[name, *(f"{each[k]:.2f}" for k in keys)] for name, each in told.items()])
+    body = [[name, *(f"{each[k]:.2f}" if k in each else "" for k in keys)] for name, each in told.items()]
+    return _markdown(head, body)
 
 
 def _markdown(head: list[str], body: list[list[str]]) -> str:
