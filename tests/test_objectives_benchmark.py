@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -98,27 +100,32 @@ def test_what_test_says_of_a_bound() -> None:
     assert bound_on_test(Constraint("recall_gap", at_most=0.0), told, context)["says"] == "missed"
 
 
-def test_shared_work_changes_no_baseline() -> None:
+def test_uniform_mixup_from_one_course_is_the_baseline() -> None:
     data = GaussiansConfig(largest_class=60, feedback=20, select=20, test=20).load()
     model = ModelConfig("linear_head")
     state = dict(model.build(data.input_shape, data.num_classes).state_dict())
-    head = {"weight": state["head.weight"], "bias": state["head.bias"]}
+    base = Base(model, state, {"weight": state["head.weight"], "bias": state["head.bias"]})
     courses = UniformCourses()
-    with remembered_fits():
-        for name in ("min_recall", "h_mean"):
-            task = BaselineTask(
-                data, Base(model, state, head), name, SelectionRule(name), (3,), FinetuneConfig(steps=60), ()
-            )
-            expected = BASELINES["uniform_mixup"](task).states[0]
-            assert state_digest(courses.state(task)) == state_digest(expected)
-            inside = BASELINES["last_layer_post_hoc"](task).states[0]
-    assert last_layer.balanced_logistic_regression.__module__ == "selmix.baselines.last_layer"
-    assert state_digest(inside) == state_digest(BASELINES["last_layer_post_hoc"](task).states[0])
+    for name in ("min_recall", "h_mean"):
+        task = BaselineTask(data, base, name, SelectionRule(name), (3,), FinetuneConfig(steps=40), ())
+        assert state_digest(courses.state(task)) == state_digest(BASELINES["uniform_mixup"](task).states[0])
+    patient = dataclasses.replace(task, winner_config=FinetuneConfig(steps=20, patience_rounds=2))
     with pytest.raises(ValueError, match="patience looks at the rule"):
-        UniformCourses().state(BaselineTask(
-            data, Base(model, state, head), "h_mean", SelectionRule("h_mean"), (3,),
-            FinetuneConfig(steps=20, patience_rounds=2), (),
-        ))  # fmt: skip
+        UniformCourses().state(patient)
+
+
+def test_fits_are_remembered_and_unchanged() -> None:
+    g = torch.Generator().manual_seed(0)
+    solve = last_layer.balanced_logistic_regression
+    x, labels = torch.randn(30, 2, generator=g), torch.arange(3).repeat(10)
+    with remembered_fits():
+        first, again, other = (
+            last_layer.balanced_logistic_regression(x, labels, 3, decay) for decay in (0.1, 0.1, 0.01)
+        )
+    assert first is again
+    assert last_layer.balanced_logistic_regression is solve
+    for told, decay in ((first, 0.1), (other, 0.01)):
+        assert all(torch.equal(a, b) for a, b in zip(told, solve(x, labels, 3, decay), strict=True))
 
 
 def rows_by_hand() -> tuple[World, list[dict[str, object]]]:
