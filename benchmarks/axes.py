@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from benchmarks.harness import Setting
-from benchmarks.settings import METHOD, PRODUCT
+from benchmarks.settings import GAUSSIANS, METHOD, PRODUCT
 from selmix.config import POLICIES, SCHEDULES, FinetuneConfig
 from selmix.data.digits import DigitsConfig
 from selmix.models import ModelConfig
@@ -39,7 +39,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "gain_formula": ("exact", "released_code"),
     "temperature_schedule": SCHEDULES,
 }
-BACKBONES = (0.0, 0.1, 1.0)
+OF_A_NETWORK = ("mixup_layer", "backbone_lr_scale")  # a linear head has neither layers nor a backbone
+BACKBONES = (0.1, 0.0, 1.0)
 MIXINGS: dict[str, dict[str, Any]] = {
     "none": {"coefficient_min": 1.0},
     "features": {"mixup_layer": "features"},
@@ -114,8 +115,10 @@ def axes(setting: str) -> dict[str, Axis]:
     """Axis by name, those of a setting."""
     if setting == SEMI.name:
         return {"second": second()}
-    config = SETTINGS[setting].config
-    return {"core": core()} | {parameter: one_by_one(parameter, config) for parameter in VALUES}
+    single = {parameter: one_by_one(parameter, SETTINGS[setting].config) for parameter in VALUES}
+    if setting == GAUSSIANS.name:
+        return {name: axis for name, axis in single.items() if name not in OF_A_NETWORK}
+    return {"core": core()} | single
 
 
 def configured(config: FinetuneConfig, changes: Mapping[str, Any]) -> FinetuneConfig:
@@ -149,4 +152,4 @@ SEMI = Setting(
     config=FinetuneConfig(),
     objectives=("min_recall",),
 )
-SETTINGS = {setting.name: setting for setting in (PRODUCT, METHOD, SEMI)}
+SETTINGS = {setting.name: setting for setting in (PRODUCT, METHOD, SEMI, GAUSSIANS)}

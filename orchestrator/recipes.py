@@ -11,6 +11,7 @@ from orchestrator.errors import NotFound, UsageError
 
 FOLDERS = ("recipes", "ablations")  # beside the files at the top
 
+
 def recipe_files() -> dict[str, str]:
     """Name -> text of every shipped sweep file, by name."""
     home = resources.files("sweeps")

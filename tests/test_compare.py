@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.compare import comparison_rows
+from orchestrator.compare import comparison_caption, comparison_rows
 from orchestrator.errors import SpecError
 from orchestrator.spec import load_spec
 from tests.command import selmix
@@ -67,13 +67,20 @@ def test_a_comparison_as_a_table() -> None:
     rows = comparison_rows(
         {"parameter": "policy", "reference": "softmax", "rows": [
             {"value": "softmax", "tuned": None, "defaults": told},
-            {"value": "uniform", "tuned": told | {"difference": {"value": -0.1, "low": -0.2, "high": 0.0}},
+            {"value": "uniform", "tuned": told | {"outcome": "tied",
+                                           "difference": {"value": -0.1, "low": -0.2, "high": 0.0}},
              "defaults": None}]},
         "min_recall",
     )  # fmt: skip
     assert rows[1][1:4] == ("no finished finalist", "", "")
-    assert rows[2][1:4] == (" 50.0  [40.0, 60.0]", "-10.0 [-20.0, +0.0]", "policy=uniform/trial-003")
+    assert rows[2][1:4] == (" 50.0  [40.0, 60.0]", "-10.0 [-20.0, +0.0] tied", "policy=uniform/trial-003")
     assert {len(row) for row in rows} == {6}
+
+
+def test_what_stands_above_the_table() -> None:
+    rows = [{"value": value} for value in ("softmax", "uniform", "balanced")]
+    assert comparison_caption({"rows": rows}, 5).endswith("at 5 %, corrected for 2 comparisons:")
+    assert comparison_caption({"rows": rows[:2]}, 5).endswith("at 5 %:")
 
 
 @pytest.mark.ray
@@ -102,6 +109,9 @@ def test_a_sweep_that_compares(tmp_path: Path) -> None:
     assert gap["low"] <= gap["value"] <= gap["high"]
     text = selmix("show", "arms", cwd=tmp_path).out
     assert "minus softmax, points" in text
+    assert "compared  policy: softmax, uniform" in text
+    assert f"policy {document['objectives']['min_recall']['winner']['config']['policy']}, lr" in text
+    assert compare["rows"][1]["tuned"]["outcome"] in ("better", "tied", "worse")
     assert selmix("launch", file, cwd=tmp_path).code == 0  # finished: nothing runs again
     assert selmix("pin", "arms", "--name", "a", cwd=tmp_path).code == 0
     assert selmix("reproduce", "a", cwd=tmp_path).code == 0
