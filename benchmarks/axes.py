@@ -40,7 +40,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "temperature_schedule": SCHEDULES,
 }
 OF_A_NETWORK = ("mixup_layer", "backbone_lr_scale")  # a linear head has neither layers nor a backbone
-BACKBONES = (0.1, 0.0, 1.0)
+BACKBONES = (0.1, 0.0, 1.0)  # the default, frozen, as fast as the head
+AIMS = ("softmax", "uniform")
 MIXINGS: dict[str, dict[str, Any]] = {
     "none": {"coefficient_min": 1.0},
     "features": {"mixup_layer": "features"},
@@ -61,37 +62,38 @@ def one_by_one(parameter: str, config: FinetuneConfig) -> Axis:
     return Axis(arms, {f"minus {reference}": asked})
 
 
-def core() -> Axis:
+def grid(backbones: Sequence[float]) -> Axis:
     """Backbone x mixing x policy: what targeting gives in each cell, what mixing gives, and both over the grid."""
-    grid = list(product(BACKBONES, MIXINGS, ("softmax", "uniform")))
+    cells = list(product(backbones, MIXINGS, AIMS))
     arms = {
-        _cell(*cell): {"backbone_lr_scale": cell[0], **MIXINGS[cell[1]], "policy": cell[2]} for cell in grid
+        _cell(scale, mixing, policy): {"backbone_lr_scale": scale, **MIXINGS[mixing], "policy": policy}
+        for scale, mixing, policy in cells
     }
     targeting = {
         f"backbone {scale:g}, mixing {mixing}": (
             (_cell(scale, mixing, "softmax"),),
             (_cell(scale, mixing, "uniform"),),
         )
-        for scale, mixing in product(BACKBONES, MIXINGS)
+        for scale, mixing in product(backbones, MIXINGS)
     }
     mixing = {
-        f"backbone {scale:g}, {policy}, mixing {layer}": (
+        f"backbone {scale:g}, {policy}, mixing at {layer}": (
             (_cell(scale, layer, policy),),
             (_cell(scale, "none", policy),),
         )
-        for scale, policy, layer in product(BACKBONES, ("softmax", "uniform"), ("features", "input"))
+        for scale, policy, layer in product(backbones, AIMS, ("features", "input"))
     }
-    pooled = {
-        f"{name}, backbone {scales}": (_cells(scales, *ours), _cells(scales, *theirs))
+    overall = {
+        f"backbone {scale:g}, {name}": (_cells(scale, *ours), _cells(scale, *theirs))
+        for scale in backbones
         for name, ours, theirs in (
             ("targeting", (None, "softmax"), (None, "uniform")),
             ("mixing at features", ("features", None), ("none", None)),
             ("mixing at input", ("input", None), ("none", None)),
         )
-        for scales in ("frozen", "trained")
     }
     return Axis(arms, {
-        "softmax minus uniform": targeting, "minus no mixing": mixing, "over the other factors": pooled,
+        "softmax minus uniform": targeting, "minus no mixing": mixing, "mean over the other factor": overall,
     })  # fmt: skip
 
 
@@ -118,7 +120,7 @@ def axes(setting: str) -> dict[str, Axis]:
     single = {parameter: one_by_one(parameter, SETTINGS[setting].config) for parameter in VALUES}
     if setting == GAUSSIANS.name:
         return {name: axis for name, axis in single.items() if name not in OF_A_NETWORK}
-    return {"core": core()} | single
+    return {"core": grid(BACKBONES[:1])} | single | {"backbones": grid(BACKBONES)}
 
 
 def configured(config: FinetuneConfig, changes: Mapping[str, Any]) -> FinetuneConfig:
@@ -130,12 +132,10 @@ def _cell(scale: float, mixing: str, policy: str) -> str:
     return f"{scale:g}/{mixing}/{policy}"
 
 
-def _cells(scales: str, mixing: str | None, policy: str | None) -> Side:
-    chosen: Sequence[float] = (0.0,) if scales == "frozen" else (0.1, 1.0)
+def _cells(scale: float, mixing: str | None, policy: str | None) -> Side:
+    """Every cell of a backbone that has this mixing and this policy; None: any."""
     return tuple(
-        _cell(scale, m, p)
-        for scale, m, p in product(chosen, MIXINGS, ("softmax", "uniform"))
-        if mixing in (None, m) and policy in (None, p)
+        _cell(scale, m, p) for m, p in product(MIXINGS, AIMS) if mixing in (None, m) and policy in (None, p)
     )
 
 
