@@ -38,6 +38,7 @@ def environment(threads: int) -> dict[str, Any]:
     """Git commit and whether dirty, package versions, hardware, and torch threads of a trial."""
     return {
         "git": submission().get("git") or git_state(),
+        "package": submission().get("package"),
         "packages": {name: _version(name) for name in ("selmix", *PACKAGES)},
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -77,7 +77,8 @@ class SweepState:
     holds now. ``data`` is ``{"class_names", "train_counts", "digests", "num_select"}``, kept so that reading
     results loads no data. ``planned_runs`` counts trials and replicates as far as they are known, ``unsent`` what did
     not reach MLflow. ``cluster`` says where the last launch ran and with which package of code; {} is this machine.
-    A ``cancelled`` sweep never goes on. ``test_openings`` has one entry ``{"time", "by"}`` per opening of the test split.
+    A ``cancelled`` sweep never goes on. ``test_openings`` has one entry ``{"time", "by"}`` per opening of the
+    test split.
     """
 
     name: str
