@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -15,7 +16,9 @@ from orchestrator.logs import append_log, follow, log_of, logs_document
 from orchestrator.progress import Progress
 from orchestrator.records import RunFolder
 from orchestrator.recordtypes import SweepState, TrialRecord
+from orchestrator.search import BookCallback
 from orchestrator.stopping import request_stop, requested, stop_sweep
+from orchestrator.trials import TrialBook
 
 
 @pytest.fixture
@@ -105,3 +108,18 @@ def test_stop_waits_for_the_driver(folder: RunFolder, capsys: pytest.CaptureFixt
     with acquire(folder), pytest.raises(PreflightError, match="must stop within 0 s"):
         stop_sweep(folder, 0.0, False, Progress(), lambda _: time.sleep(0.01))
     assert main(["stop", "b", "--runs", str(folder.runs)]) == 8
+
+
+def test_the_log_of_a_crash_has_its_traceback(folder: RunFolder) -> None:
+    tracker, trial = MagicMock(), MagicMock()
+    tracker.open_trial.return_value = "1"
+    book = TrialBook(folder, tracker, Progress(quiet=True), {}, {})
+    record = book.open(folder.load_trial("min_recall/trial-000"))
+    trial.config = {"trial_id": record.trial_id}
+    trial.get_error.return_value = ValueError('Traceback\n  File "x.py", line 7\nValueError: too hot')
+    BookCallback(book, lambda: False).on_trial_error(1, [], trial)
+    assert book.problems == []
+    assert folder.load_trial(record.trial_id).error == "ValueError: too hot"
+    lines = logs_document(folder, "trial-000")["lines"]
+    assert '      File "x.py", line 7' in lines
+    assert lines[-1].endswith("FAILED ValueError: too hot")
