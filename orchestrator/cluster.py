@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.cluster_address import on_loopback_only
 from orchestrator.errors import PreflightError
 from orchestrator.package import Package
 from orchestrator.sections import ResourceSection
@@ -35,10 +36,11 @@ def ray_environment() -> Iterator[None]:
         os.environ.setdefault(key, value)
     _let_workers_import()
     with contextlib.ExitStack() as stack:
-        if not _address():
+        if not _address() or on_loopback_only(_address()):
             # Ray's own switch for one machine, on by default on two systems: without it every server of a private
             # cluster listens on all interfaces, whatever address `ray.init` is given.
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        if not _address():
             stack.enter_context(_own_token())
         yield
 

@@ -68,6 +68,30 @@ def job_server(given: str | None, environ: Mapping[str, str]) -> str:
     return address
 
 
+def on_loopback_only(address: str) -> bool:
+    """Whether a cluster listens on loopback alone, as under Ray's switch for one machine.
+
+    Ray takes a loopback address for this machine's outward one, where such a cluster does not answer: a driver that
+    joins it needs the same switch.
+    """
+    found = HEAD.fullmatch(address)
+    if found is None or found[1] not in {"localhost", "127.0.0.1", "[::1]"}:
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(
+                ("192.0.2.1", 9)
+            )  # sends nothing: it asks which of our addresses a packet would leave by
+            outward = probe.getsockname()[0]
+        except OSError:
+            return True
+    try:
+        with socket.create_connection((outward, int(found[2])), timeout=REACH_TIMEOUT_S):
+            return False
+    except OSError:
+        return True
+
+
 @contextlib.contextmanager
 def on_cluster(address: str) -> Iterator[None]:
     """RAY_ADDRESS for as long as the block lasts: Ray and what it starts read it; empty: a private cluster."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import sys
 import threading
 import zipfile
@@ -15,7 +16,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.cluster import concurrency
-from orchestrator.cluster_address import check_reachable, driver_address, job_server
+from orchestrator.cluster_address import check_reachable, driver_address, job_server, on_loopback_only
 from orchestrator.errors import PreflightError, UsageError
 from orchestrator.jobs import JobExists, JobServer, auth_token
 from orchestrator.package import own_files, packed, sweep_package, user_files
@@ -74,6 +75,14 @@ def test_nobody_at_the_head(free_port: int) -> None:
         check_reachable(f"127.0.0.1:{free_port}")
     with pytest.raises(PreflightError, match="must answer"):
         check_reachable("127.0.0.1:99999")
+
+
+def test_a_cluster_that_listens_on_loopback_only() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as inward:
+        assert on_loopback_only(f"127.0.0.1:{inward.getsockname()[1]}")
+    with socket.create_server(("0.0.0.0", 0)) as everywhere:
+        assert not on_loopback_only(f"localhost:{everywhere.getsockname()[1]}")
+    assert not on_loopback_only("head:6379")
 
 
 def test_launch_says_so_and_writes_nothing(
