@@ -104,6 +104,38 @@ def launch_parser() -> argparse.ArgumentParser:
         "  $ selmix launch sweeps/smoke.yaml search.num_trials=4 name=smoke4",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="of a running cluster, HOST:6379 (RAY_ADDRESS); with --submit of its job "
+        "server (http://127.0.0.1:8265)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--submit", action="store_true", help="let the driver run on the cluster, as a Ray job; --runs is a folder "
+        "that the cluster sees",
+    )  # fmt: skip
+    parser.add_argument("--follow", action="store_true", help="with --submit: stay until the sweep ends")
+    return parser
+
+
+def stop_parser() -> argparse.ArgumentParser:
+    parser = _with_runs(_parser(
+        "stop", "Stop a sweep wherever it runs; what is finished is kept, launching it again goes on.",
+        "  $ selmix stop digits_min_recall"))  # fmt: skip
+    parser.add_argument("sweep", metavar="SWEEP")
+    parser.add_argument("--cancel", action="store_true", help="for good: what is unfinished is KILLED")
+    parser.add_argument(
+        "--timeout", type=float, default=120.0, metavar="SECONDS", help="how long to wait for it (120)"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    return parser
+
+
+def logs_parser() -> argparse.ArgumentParser:
+    about = "The log of a sweep's driver, or of one trial: its rounds, and the traceback of what it died of."
+    example = "  $ selmix logs digits_min_recall min_recall/trial-007"
+    parser = _with_json(_with_runs(_parser("logs", about, example)))
+    parser.add_argument("sweep", metavar="SWEEP")
+    parser.add_argument("trial", nargs="?", metavar="TRIAL")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the sweep ends")
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,21 +71,23 @@ def run_baselines(
     jobs: Sequence[BaselineJob],
     shared: Shared,
     resources: ResourceSection,
+    at_once: int,
     asked_to_drain: Callable[[], bool],
 ) -> Iterator[tuple[BaselineJob, dict[str, Any] | None, str | None]]:
-    """Fit baselines side by side; each as it ends with its figures, or with what it died of.
+    """Fit baselines side by side, ``at_once`` at most; each as it ends with its figures, or with what it died of.
 
     Ends early, without the rest, once draining is asked for.
     """
     task = ray.remote(run_baseline).options(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0)
     stored = ray.put(shared)
-    waiting = {
-        task.remote(
-            stored, job.name, job.objective, job.config, job.winner_weights, job.seeds, job.folder
-        ): job
-        for job in jobs
-    }
-    while waiting and not asked_to_drain():
+    left, waiting = deque(jobs), dict[Any, BaselineJob]()
+    while (left or waiting) and not asked_to_drain():
+        while left and len(waiting) < at_once:
+            job = left.popleft()
+            reference = task.remote(
+                stored, job.name, job.objective, job.config, job.winner_weights, job.seeds, job.folder
+            )
+            waiting[reference] = job
         done, _ = ray.wait(list(waiting), timeout=0.5)
         for reference in done:
             job = waiting.pop(reference)

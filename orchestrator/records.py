@@ -78,6 +78,18 @@ class RunFolder:
         return self.path / "lease.json"
 
     @property
+    def stop_path(self) -> Path:
+        """Beside the lease: a request to its holder; see orchestrator.stopping."""
+        return self.path / "stop.json"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "driver.log"
+
+    def trial_log_path(self, trial_id: str) -> Path:
+        return self.trial_folder(trial_id) / "trial.log"
+
+    @property
     def journal_path(self) -> Path:
         return self.path / "journal.log"
 

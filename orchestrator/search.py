@@ -166,7 +166,7 @@ class BookCallback(Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._book is not None and self._draining is not None and not self._draining():
-            self._book.on_error(trial.config["trial_id"], last_line(trial))
+            self._book.on_error(trial.config["trial_id"], last_line(trial), traceback_of(trial))
 
 
 class DrainStopper(Stopper):
@@ -195,6 +195,12 @@ def last_line(trial: Any) -> str:
     text = lines[-1].strip() if lines else ""
     kind = type(cause).__name__
     return text if text.startswith(kind) else f"{kind}: {text}".rstrip(": ")
+
+
+def traceback_of(trial: Any) -> str:
+    """What the worker left of a crash, with its traceback; empty where it left nothing."""
+    error = trial.get_error()
+    return "" if error is None else str(error)
 
 
 def trial_record(

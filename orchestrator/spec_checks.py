@@ -38,6 +38,7 @@ def cross_check(file: SweepFile) -> list[str]:
         *_selection(file),
         *_search(file),
         *_resources(file),
+        *_bounds(file),
     ]
 
 
@@ -193,3 +194,17 @@ def _resources(file: SweepFile) -> list[str]:
     if is_number(workers, whole=True) and workers > 1:
         return [f"{file.where(('resources', 'workers'))}: trials on several workers are not supported yet"]
     return []
+
+
+def _bounds(file: SweepFile) -> list[str]:
+    """One trial fits within what the sweep may take of a cluster."""
+    section = file.section("resources")
+    workers, problems = section.get("workers", 1), []
+    for key, each, default in (("max_cpus", "cpu", 1), ("max_gpus", "gpu", 0)):
+        most, asked = section.get(key), section.get(each, default)
+        if all(is_number(value) for value in (most, asked, workers)) and most < asked * workers:
+            problems.append(
+                f"{file.where(('resources', key))}: must hold one trial, {asked * workers:g} ({each} of "
+                f"{workers:g} worker(s)), got {most:g}"
+            )
+    return problems

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from orchestrator.clock import now_ms
 from orchestrator.departures import departures
+from orchestrator.logs import append_log
 from orchestrator.progress import Progress
 from orchestrator.records import RunFolder, TrialRecord
 from orchestrator.tracking import Tracker
@@ -83,6 +84,8 @@ class TrialBook:
             record.mlflow_run_id = run_id
             self.folder.save_trial(record)
         self._live[record.trial_id] = record
+        begins = f"goes on from {record.checkpoint}" if record.checkpoint else "begins"
+        self.note(record.trial_id, f"{begins}: seed {record.seed}, {json.dumps(record.config)}")
         self._log_rows(record.trial_id, rounds)
         self.progress.started()
         return record
@@ -122,6 +125,7 @@ class TrialBook:
             return
         self._logged[trial_id] = row["round"]
         self.folder.append_round(trial_id, row)
+        self.note(trial_id, f"round {row['round']}, {row['steps']} steps, score {100 * row['score']:.2f}")
         self._log_rows(trial_id, [row])
 
     @never_raises
@@ -158,9 +162,10 @@ class TrialBook:
         shutil.rmtree(checkpoint, ignore_errors=True)
 
     @never_raises
-    def on_error(self, trial_id: str, error: str) -> None:
-        """A run crashed for good."""
+    def on_error(self, trial_id: str, error: str, details: str = "") -> None:
+        """A run crashed for good; its log keeps the ``details``, the traceback as the worker had it."""
         record = self._live[trial_id]
+        self.note(trial_id, details)
         record.state, record.error, record.checkpoint = "FAILED", error, None
         self._end(record)
 
@@ -178,8 +183,23 @@ class TrialBook:
         record.state = state
         self._end(record, artifacts)
 
+    def kill(self, record: TrialRecord) -> None:
+        """An unfinished run that nobody goes on with."""
+        record.state, record.checkpoint = "KILLED", None
+        record.mlflow_run_id = self.tracker.open_trial(
+            record.trial_id, mlflow_name(record), self.run_tags(record), {}, record.started_ms or now_ms(),
+            record.mlflow_run_id,
+        ) or record.mlflow_run_id  # fmt: skip
+        self._end(record)
+
+    def note(self, trial_id: str, text: str) -> None:
+        """Keep an event in the run's own log."""
+        if text:
+            append_log(self.folder.trial_log_path(trial_id), text)
+
     def _end(self, record: TrialRecord, artifacts: list[Path] | None = None) -> None:
         record.ended_ms = now_ms()
+        self.note(record.trial_id, " ".join(filter(None, (record.state, record.stop_reason, record.error))))
         if record.state == "FAILED" and record.error:
             self.progress.warn(f"{record.trial_id} failed: {record.error}")
         self.folder.save_trial(record)
