@@ -105,7 +105,7 @@ def concurrency(resources: ResourceSection, most: int | None) -> int:
     import ray
 
     held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    fits = _fits(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
+    fits = fitting(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
     if fits < 1:
         raise _too_much(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
     return fits if most is None else min(fits, most)
@@ -120,7 +120,7 @@ def check_local_resources(resources: ResourceSection) -> None:
     if _address():
         return
     cpus, gpus = local_resources()
-    if _fits(resources, cpus, gpus) < 1:
+    if fitting(resources, cpus, gpus) < 1:
         raise _too_much(resources, cpus, gpus)
 
 
@@ -131,7 +131,8 @@ def local_resources() -> tuple[float, float]:
     return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
 
 
-def _fits(resources: ResourceSection, cpus: float, gpus: float) -> int:
+def fitting(resources: ResourceSection, cpus: float, gpus: float) -> int:
+    """Trials, with all their workers, that run at once on so many CPUs and GPUs."""
     by_cpu = cpus / (resources.cpu * resources.workers)
     by_gpu = gpus / (resources.gpu * resources.workers) if resources.gpu else by_cpu
     return int(min(by_cpu, by_gpu) + 1e-9)
@@ -140,5 +141,6 @@ def _fits(resources: ResourceSection, cpus: float, gpus: float) -> int:
 def _too_much(resources: ResourceSection, cpus: float, gpus: float) -> PreflightError:
     return PreflightError(
         f"resources: a trial must fit on the cluster, asks for cpu {resources.cpu:g} and gpu {resources.gpu:g} with "
-        f"{resources.workers} worker(s), there are cpu {cpus:g} and gpu {gpus:g}; lower resources.cpu or resources.gpu"
+        f"{resources.workers} worker(s), there are cpu {cpus:g} and gpu {gpus:g}; lower resources.workers, resources.cpu or "
+        "resources.gpu"
     )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selmix.arithmetic import Arithmetic
-from selmix.augment import weak
+from selmix.batch import BatchSource
 from selmix.config import TARGETED, FinetuneConfig
 from selmix.confusion import confusion_counts, logit_gradient
 from selmix.constraints import with_constraints
@@ -20,11 +20,12 @@ from selmix.diagnosis import gain_fidelity, policy_entropy, prototype_drift
 from selmix.feedback import FeedbackMemory
 from selmix.gain import gain_matrix
 from selmix.groups import strata_of
-from selmix.mixup import draw_coefficients, mixed_logits
+from selmix.mixup import mixed_logits
 from selmix.model import ClassifierView, freeze_batchnorm_, predict
 from selmix.multipliers import MultiplierSettings
 from selmix.objectives import Objective, ObjectiveContext, bind_objective
 from selmix.optimizer import sgd
+from selmix.parallel import ALONE, World
 from selmix.policy import NoPositiveGain
 from selmix.policy_course import policy_of_round
 from selmix.round import NonFinite, Round
@@ -33,9 +34,7 @@ from selmix.schedules import scheduled
 from selmix.second import UnlabelledPool
 from selmix.selection import Constraint
 
-FIRST_ORDER = (
-    10.0  # the diagnosis steps at a tenth of the rate: a full step on one pair alone is no longer first-order
-)
+FIRST_ORDER = 10.0  # the diagnosis steps at a tenth of the rate: a full step on one pair is not first-order
 
 __all__ = ["FinetuneConfig", "Finetuner", "NonFinite", "Round"]
 
@@ -53,8 +52,10 @@ class Finetuner:
         generator: source of all randomness of the run, on the CPU.
         constraints: bounds that act inside the method.
         unlabelled: where the second samples come from, if ``config.second`` says so.
+        world: the ranks that train together; every one is given the same arguments, its own place aside.
     Raises:
-        ValueError: settings that ask for unlabelled samples or groups where there are none, or for both.
+        ValueError: settings that ask for unlabelled samples or groups where there are none, or for both, or a batch
+            that the ranks cannot share.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class Finetuner:
         generator: torch.Generator,
         constraints: Sequence[Constraint] = (),
         unlabelled: Split | None = None,
+        world: World = ALONE,
     ) -> None:
+        world.check_batch(config.batch_size, config.accumulate)
         self.view, self.pool, self.feedback = view, pool, feedback
-        self.objective, self.config, self.generator = objective, config, generator
+        self.objective, self.config, self.generator, self.world = objective, config, generator, world
         self.constraints = tuple(constraints)
         settings = MultiplierSettings(
             lr=config.multiplier_lr,
@@ -86,6 +89,8 @@ class Finetuner:
         self.second = self._second(unlabelled)
         view.compute_in_(Arithmetic(config.precision, config.channels_last))
         self.optimizer = sgd(view, config)
+        self._stepped = world.replicated(view)
+        self._batches = BatchSource(pool, self.second, config, generator, world)
         self.round_number = 0
         self.steps_done = 0
         self._largest_gain = float("-inf")
@@ -115,7 +120,7 @@ class Finetuner:
         self.round_number += 1
         if self.second is not None:
             if self.second.due(self.round_number):
-                self.second.file(self.view)
+                self.second.file(self.view, self.world)
                 self.sampler = self.second.sampler(self.pool.labels, self.num_strata)
             scalars["pseudo_labelled"] = float(self.second.used)
             if not self.second.used:
@@ -130,6 +135,7 @@ class Finetuner:
         if gain is not None and self._on_plateau(float((policy * gain).sum()), scalars):
             return self._report(counts, gain, policy, context, scalars, "gain_plateau")
         self._diagnose(objective, gain, policy, prototypes, scalars)
+        self.world.check_alike(policy.double().square().sum(), self.view.head.weight.double().sum())
         self.sampler.set_policy(policy)
         scalars["loss"] = self._train(self._round_length())
         stop_reason = "steps" if self.steps_done >= self.config.steps else None
@@ -139,13 +145,14 @@ class Finetuner:
 
     def _estimate(self) -> tuple[Tensor, Tensor]:
         """Counts (S, K) and prototypes (S, d) of the feedback split under the current model."""
-        features, logits = predict(self.view, self.feedback.inputs)
-        if not bool(torch.isfinite(logits).all()):
+        features, logits = predict(self.view, self.world.part_of_inputs(self.feedback.inputs))
+        if int(self.world.sum_((~torch.isfinite(logits)).sum())):
             raise NonFinite("logits")
-        strata = self._strata(self.feedback)
+        strata = self.world.part(self._strata(self.feedback))
         counts = confusion_counts(strata, logits.argmax(dim=1), self.num_strata, self.num_classes)
         sums = torch.zeros(self.num_strata, features.shape[1], dtype=torch.float64, device=features.device)
         sums.index_add_(0, strata, features.double())
+        counts, sums = self.world.sum_(counts), self.world.sum_(sums)
         return counts, sums / counts.sum(dim=1, keepdim=True)
 
     def _strata(self, split: Split) -> Tensor:
@@ -207,36 +214,28 @@ class Finetuner:
         """``steps`` SGD steps on pairs drawn by P; returns their mean loss."""
         freeze_batchnorm_(self.view.model)
         total = torch.zeros((), device=self.pool.inputs.device)
-        # Dropout and the like draw from torch's own stream: give them a seed of this run's, and the caller
-        # the stream back as it was.
-        seed = int(torch.randint(2**62, (), generator=self.generator))
+        # Dropout and the like draw from torch's own stream: give them a seed of this run's and rank's, and the
+        # caller the stream back as it was.
+        seed = int(torch.randint(2**62, (), generator=self.generator)) + self.world.rank
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for _ in range(steps):
                 total += self._step()
-        mean = float(total) / max(steps, 1)
+        mean = float(self.world.sum_(total)) / self.world.size / max(steps, 1)
         if not mean == mean or abs(mean) == float("inf"):
             raise NonFinite("loss")
         return mean
 
-    def _augmented(self, inputs: Tensor) -> Tensor:
-        return weak(inputs, self.generator) if self.config.augment == "weak" else inputs
-
     def _step(self) -> Tensor:
-        config, lr = self.config, self._learning_rate()
+        lr = self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        first, second = self.sampler.draw(config.batch_size, self.generator)
-        inputs = self._augmented(self.pool.batch(first))
-        batch = [self.pool.labels[first], inputs]
-        if config.coefficient_min < 1.0:
-            others = self.pool.batch(second) if self.second is None else self.second.batch(second)
-            others = self._augmented(others)
-            coefficients = draw_coefficients(config.batch_size, config.coefficient_min, self.generator)
-            batch += [others, coefficients.to(inputs.device, non_blocking=True)]
         self.optimizer.zero_grad(set_to_none=True)
-        parts = zip(*(tensor.chunk(config.accumulate) for tensor in batch), strict=True)
-        losses = [self._add_gradient(*part) for part in parts]
+        batch = (tensor.chunk(self.config.accumulate) for tensor in self._batches.draw(self.sampler))
+        *others, last = zip(*batch, strict=True)
+        with self.world.alone(self._stepped):
+            losses = [self._add_gradient(*part) for part in others]
+        losses.append(self._add_gradient(*last))
         self.optimizer.step()
         self.steps_done += 1
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
@@ -244,9 +243,9 @@ class Finetuner:
     def _add_gradient(self, labels: Tensor, inputs: Tensor, *mixed: Tensor) -> Tensor:
         """Backward pass of one part of a batch; ``mixed``: the other inputs and lam. Returns its share of the loss."""
         if mixed:
-            logits = mixed_logits(self.view, inputs, mixed[0], mixed[1], self.config.mixup_layer)
+            logits = mixed_logits(self._stepped, inputs, mixed[0], mixed[1], self.config.mixup_layer)
         else:
-            logits = self.view.logits(inputs)
+            logits = self._stepped.logits(inputs)
         loss = F.cross_entropy(logits, labels) / self.config.accumulate
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()

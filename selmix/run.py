@@ -23,6 +23,7 @@ from selmix.groups import stratum_labels
 from selmix.metrics import COVERAGE_SUFFIXES, MetricContext, Predictions, evaluate_predictions
 from selmix.model import predict
 from selmix.objectives import Objective, ObjectiveContext, is_of_groups
+from selmix.parallel import ALONE, World
 from selmix.round import NonFinite, Round
 from selmix.scoring import score
 from selmix.selection import Constraint, SelectionRule
@@ -90,6 +91,8 @@ class Run:
         objective: a name of OBJECTIVES or a callable.
         config: the settings. seed: of pair draws, coefficients and the model's own randomness.
         selection: how rounds are ranked, and the constraints.
+        world: the ranks that train together. All of them step at once; the first one keeps the weights of the best
+            round, and is the one to save.
     """
 
     def __init__(
@@ -100,8 +103,9 @@ class Run:
         config: FinetuneConfig,
         seed: int,
         selection: SelectionRule,
+        world: World = ALONE,
     ) -> None:
-        self.data, self.config, self.selection = data, config, selection
+        self.data, self.config, self.selection, self.world = data, config, selection, world
         model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
         self.view = base.model.view(model)
         self.metric_context = MetricContext(data.train_counts, selection.definitions, data.num_groups)
@@ -109,7 +113,16 @@ class Run:
         pool = training_pool(data, config.draw_from)
         generator = torch.Generator().manual_seed(seed)
         self.finetuner = Finetuner(
-            self.view, pool, data.feedback, acting, config, context, generator, constraints, data.unlabelled
+            self.view,
+            pool,
+            data.feedback,
+            acting,
+            config,
+            context,
+            generator,
+            constraints,
+            data.unlabelled,
+            world,
         )
         self.best: BestRound | None = None
         self._progress = _Progress()
@@ -151,7 +164,8 @@ class Run:
             return None
 
     def _evaluate(self, done: Round | None) -> RoundReport:
-        _, logits = predict(self.view, self.data.select.inputs)
+        _, logits = predict(self.view, self.world.part_of_inputs(self.data.select.inputs))
+        logits = self.world.gathered(logits, len(self.data.select))
         if not bool(torch.isfinite(logits).all()):
             raise NonFinite("select logits")
         predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
@@ -185,7 +199,8 @@ class Run:
             self._progress.since_best += 1
             return False
         self._progress.since_best = 0
-        state = {name: tensor.detach().cpu().clone() for name, tensor in self.view.model.state_dict().items()}
+        weights = self.view.model.state_dict() if self.world.is_first else {}
+        state = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
         self.best = BestRound(**{**vars(candidate), "state": state})
         return True
 
@@ -233,9 +248,10 @@ def finetune(
     seed: int,
     selection: SelectionRule,
     told: Callable[[RoundReport], None] | None = None,
+    world: World = ALONE,
 ) -> Run:
     """A run stepped to its end; ``told`` gets the report of every round."""
-    run = Run(data, base, objective, config, seed, selection)
+    run = Run(data, base, objective, config, seed, selection, world)
     while not run.finished:
         report = run.step()
         if told is not None and report is not None:
