@@ -141,6 +141,6 @@ def fitting(resources: ResourceSection, cpus: float, gpus: float) -> int:
 def _too_much(resources: ResourceSection, cpus: float, gpus: float) -> PreflightError:
     return PreflightError(
         f"resources: a trial must fit on the cluster, asks for cpu {resources.cpu:g} and gpu {resources.gpu:g} with "
-        f"{resources.workers} worker(s), there are cpu {cpus:g} and gpu {gpus:g}; lower resources.workers, resources.cpu or "
-        "resources.gpu"
+        f"{resources.workers} worker(s), there are cpu {cpus:g} and gpu {gpus:g}; lower "
+        "resources.workers, resources.cpu or resources.gpu"
     )

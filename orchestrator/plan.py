@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,13 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> dict[st
         base = Base(spec.model.config, model.state_dict(), {})
         given = dataclasses.replace(config, start="given")
         rule = selection_rules(spec, data.num_classes)[objective]
-        seconds, together = (
-            seconds_of_rounds(workers, PROBE_ROUNDS, data, base, objective, given, spec.search.seed, rule)
-            for workers in (1, spec.resources.workers)
-        )
+        probe = functools.partial(
+            seconds_of_rounds, most=PROBE_ROUNDS, data=data, base=base, objective=objective, config=given,
+            seed=spec.search.seed, selection=rule,
+        )  # fmt: skip
+        workers = spec.resources.workers
+        seconds = probe(1)
+        together = seconds if workers == 1 else probe(workers)
     rounds = _rounds(config)
     a_round = min(seconds[1:], default=seconds[0])
     classes, steps = (

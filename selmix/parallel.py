@@ -10,6 +10,7 @@ and :meth:`World.check_alike` stops a run whose ranks differ all the same.
 from __future__ import annotations
 
 import copy
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -101,7 +102,10 @@ class World:
         if self.size == 1:
             return view
         stepped = copy.copy(view)
-        stepped.network = DistributedDataParallel(view.model, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # The option has a new name in torch 2.14, which earlier ones that are supported do not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            stepped.network = DistributedDataParallel(view.model, broadcast_buffers=False)
         return stepped
 
     def alone(self, view: ClassifierView) -> AbstractContextManager[object]:
