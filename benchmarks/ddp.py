@@ -3,8 +3,8 @@
     python benchmarks/ddp.py [--json] [--workers 1 2] [--steps 100] [--batch 64] [--repeat 3]
 
 Workers are processes of this machine on CPUs, with one torch thread each. Two times are taken of every number of
-workers: rounds of ``--steps`` steps, and rounds of one step, whose difference is the time of a step and whose rest is the
-time of an evaluation. The step of one worker on its share of the batch alone, without any exchange, stands beside it:
+workers: rounds of many steps, and rounds of one, whose difference is the time of a step and whose rest is the time of
+an evaluation. The step of one worker on its share of the batch alone, without any exchange, stands beside it:
 the difference is the overhead. On shared cores the figures are noisy; the median of ``--repeat`` rounds is shown.
 """
 
@@ -86,9 +86,8 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"figures": figures, "rows": rows}))
         return
-    print(
-        f"digits, small_cnn, batch {arguments.batch}; {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"
-    )
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    print(f"digits, small_cnn, batch {arguments.batch}; {cores} cores, load {load:.1f}")
     for r in rows:
         print(
             f"  {r['workers']} worker(s): {r['steps_per_s']:7.1f} steps/s, {r['step_ms']:6.2f} ms a step (its share of "

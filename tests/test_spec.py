@@ -142,6 +142,11 @@ def test_what_does_not_fit_together(line: str, says: str) -> None:
     assert any(says in problem for problem in problems), problems
 
 
+def test_several_workers_share_a_batch() -> None:
+    spec = spec_of(LEAST + "parameters: {accumulate: {value: 2}}\n", "resources.workers=4", "resources.gpu=1")
+    assert spec.resources.workers == 4
+
+
 def test_a_search_only_constraint_is_any_metric() -> None:
     spec = spec_of(LEAST + "constraints: [{metric: recall_gap, at_most: 0.1, in: [search]}]\n")
     rule = selection_rules(spec, 10)["min_recall"]

@@ -1,4 +1,4 @@
-"""Sweeps whose trials run on two workers: result, pin, reproduction, and what happens when a worker or the driver goes."""
+"""Sweeps whose trials run on two workers: result, pin, reproduction; a worker that dies, a driver that stops."""
 
 from __future__ import annotations
 
