@@ -211,7 +211,7 @@ class Run:
     def _thin_matrices(self) -> None:
         """Drop every second round between the first and the last while the matrices exceed their budget."""
         kept = self._progress.matrices
-        while len(kept) > 2 and sum(_size(m) for m in kept) > _MATRIX_BUDGET:
+        while len(kept) > 2 and sum(m.nbytes for m in kept) > _MATRIX_BUDGET:
             kept[:] = [kept[0], *kept[2:-1:2], kept[-1]]
 
     def save(self, folder: Path) -> None:
@@ -298,8 +298,3 @@ def _matrices(candidate: BestRound, done: Round | None, counts: Tensor) -> Round
         multipliers=None if done is None or done.multipliers is None else done.multipliers.float(),
         select_recalls=recalls(counts.double()).float().cpu(),
     )
-
-
-def _size(matrices: RoundMatrices) -> int:
-    tensors = (matrices.confusion, matrices.gain, matrices.policy)
-    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
