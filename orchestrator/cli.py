@@ -44,6 +44,7 @@ Name the metric that matters and the checkpoint you have; get back the fine-tune
 at once      evaluate TABLE   a metric from labels and scores alone: value, interval, is it resolved
 before       validate FILE    check a sweep file, all problems at once
              data check FILE  counts by class and split, digests, what is wrong
+             data prepare FILE  extract the official archive that you have, then check
              plan FILE        trials, time and disk it will take; touches nothing
              diagnose FILE    does the gain predict real steps on these data? heat maps of C, G and P
 run          pretrain FILE    train a base model by the file's recipe; again: go on
@@ -140,10 +141,13 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def data(options: argparse.Namespace) -> int:
-    from orchestrator.datacheck import data_document, data_text, fail_on_problems
+    from orchestrator.datacheck import data_document, data_text, fail_on_problems, prepare_data
     from orchestrator.spec import load_spec
 
-    document = data_document(load_spec(options.file, options.overrides))
+    spec = load_spec(options.file, options.overrides)
+    if options.action == "prepare" and (archive := prepare_data(spec)) is not None:
+        sys.stderr.write(f"extracted {archive}\n")
+    document = data_document(spec)
     _emit(options, document, lambda: data_text(document))
     fail_on_problems(document)
     return 0

@@ -54,8 +54,10 @@ def validate_parser() -> argparse.ArgumentParser:
 def data_parser() -> argparse.ArgumentParser:
     parser = _with_json(_parser(
         "data", "Counts per class and split of a sweep file's data, digests, and what is wrong; exit 4 where something "
-        "is. Every image is decoded.", "  $ selmix data check sweeps/digits_min_recall.yaml"))  # fmt: skip
-    parser.add_argument("action", choices=["check"])
+        "is. Every image is decoded. `prepare` first extracts the official archive (CIFAR, STL-10) that lies in or "
+        "beside the configured folder; it downloads nothing.",
+        "  $ selmix data check sweeps/digits_min_recall.yaml"))  # fmt: skip
+    parser.add_argument("action", choices=["check", "prepare"])
     parser.add_argument("file", type=Path, metavar="FILE", help="sweep file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="data.path=FOLDER, ...")
     return parser
@@ -169,7 +171,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser = _with_json(_parser(
         "evaluate",
         "A metric from a Parquet table of labels and class scores: its interval, whether the samples suffice, and what "
-        "a post-hoc correction would give. Columns: label, and scores (lists) or score_NAME (one a class).",
+        "a post-hoc correction would give. Columns: label, scores (lists) or score_NAME (one a class), and group for "
+        "metrics of groups.",
         "  $ selmix evaluate scores.parquet --objective min_recall"))  # fmt: skip
     parser.add_argument("table", type=Path, metavar="TABLE")
     parser.add_argument("--objective", required=True, help="a metric or objective, such as min_recall")

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,9 @@ def ray_environment() -> Iterator[None]:
     _let_workers_import()
     with contextlib.ExitStack() as stack:
         if not _address():
+            # Ray's own switch for one machine, on by default on two systems: without it every server of a private
+            # cluster listens on all interfaces, whatever address `ray.init` is given.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
             stack.enter_context(_own_token())
         yield
 
@@ -75,10 +79,10 @@ def ray_cluster() -> Iterator[None]:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            ray.init(
-                address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-            )  # fmt: skip
+            with _no_sigterm_for_children():
+                ray.init(
+                    address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False
+                )
     except Exception as error:  # a boundary: Ray raises many kinds here
         where = f"RAY_ADDRESS={address}" if address else "Ray on this machine"
         raise PreflightError(f"{where}: must start, got: {str(error).splitlines()[0]}") from error
@@ -86,6 +90,20 @@ def ray_cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _no_sigterm_for_children() -> Iterator[None]:
+    """What is started inside ignores SIGTERM, as Ray sees to it for SIGINT.
+
+    A signal to the whole process group (Slurm's, `timeout`'s) would take the cluster away from under the driver, and
+    Ray ends a driver whose cluster is gone at once, before it could drain. The mask is inherited; ours is put back.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _let_workers_import() -> None:

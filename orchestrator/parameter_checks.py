@@ -206,7 +206,10 @@ def _layer(file: SweepFile, where: str, value: str) -> list[str]:
         return []
     if layers is None or value in layers:
         return []
-    return [f"{where}: the model has no layer {value!r}; {closest(value, layers)}"]
+    hint = closest(value, layers)
+    there = f"there are {', '.join(layers)}"
+    more = "" if hint == there else f" {there}"
+    return [f"{where}: the model has no layer {value!r}; {hint}{more}"]
 
 
 def mixable_layers(values: Mapping[str, Any]) -> list[str] | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from orchestrator.clock import now_ms
+from orchestrator.departures import departures
 from orchestrator.progress import Progress
 from orchestrator.records import RunFolder, TrialRecord
 from orchestrator.tracking import Tracker
@@ -104,11 +105,9 @@ class TrialBook:
         }
         if record.replicate_of is not None:
             tags["selmix.replicate_of"] = record.replicate_of
-        if record.config.get("second") == "oracle":
-            tags["selmix.oracle"] = "true labels of the unlabelled samples"
         if record.arm:
             tags["selmix.arm"] = record.arm
-        return self.tags | tags
+        return self.tags | tags | departures(record.config)
 
     def run_params(self, record: TrialRecord) -> dict[str, Any]:
         return self.params | {"objective": record.objective, "seed": record.seed} | record.config

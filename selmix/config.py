@@ -18,8 +18,8 @@ STARTS = ("balanced_head", "given")
 POOLS = ("train+feedback", "train")
 AUGMENTS = ("none", "weak")
 SECONDS = ("labelled", "pseudo", "oracle")
-POLICIES = ("softmax", "greedy", "proportional", "epsilon", "uniform", "balanced")
-TARGETED = ("softmax", "greedy", "proportional", "epsilon")  # those that look at the gain
+TARGETED = ("softmax", "greedy", "proportional", "epsilon", "loss_weight")  # those that look at the gain
+POLICIES = (*TARGETED, "uniform", "balanced")
 SCHEDULES = ("constant", "linear", "cosine", "exponential", "step")
 LR_SCHEDULES = ("constant", "cosine")
 DEFAULT_EFFECTIVE_PAIRS = 0.6
@@ -49,8 +49,9 @@ class FinetuneConfig:
         warmup_rounds: rounds with uniform pairs before the policy acts.
         refresh_every: SGD steps a round. refresh_growth: factor on it from round to round, >= 1.
         policy: pairs by ``softmax`` of the gain, ``greedy`` (the ``top_k`` of highest gain alike), ``proportional`` to
-            the gain, ``epsilon`` (softmax, mixed with a share ``epsilon`` of uniform pairs), ``uniform``, or
-            ``balanced`` (i = j, every stratum alike).
+            the gain, ``epsilon`` (softmax, mixed with a share ``epsilon`` of uniform pairs), ``loss_weight`` (uniform
+            samples, nothing mixed, each loss weighted by the softmax over the strata), ``uniform``, or ``balanced``
+            (i = j, every stratum alike).
         top_k: pairs of the greedy policy. epsilon: uniform share of the epsilon policy, in [0, 1].
         gain_formula: ``exact``, or ``released_code``, the published code's departure from it, for comparison.
         gain_with_bias: estimate the gain of a step of the head's bias too.
@@ -166,8 +167,13 @@ class FinetuneConfig:
 
     @property
     def mixup_coefficient(self) -> float:
-        """Mean of U[coefficient_min, 1], the coefficient that the gain is estimated for."""
-        return (1.0 + self.coefficient_min) / 2.0
+        """Mean of U[coefficient_min, 1], the coefficient that the gain is estimated for; 1 where nothing is mixed."""
+        return (1.0 + self.coefficient_min) / 2.0 if self.mixes else 1.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a second sample weighs anything."""
+        return self.policy != "loss_weight" and self.coefficient_min < 1.0
 
     def flat(self) -> dict[str, Any]:
         """Every setting by name, as a trial's ``config`` has them."""
@@ -186,12 +192,14 @@ class FinetuneConfig:
         idle |= {
             name for name, plain in (("channels_last", False), ("accumulate", 1)) if values[name] == plain
         }
-        if self.policy not in ("softmax", "epsilon"):
+        if self.policy not in ("softmax", "epsilon", "loss_weight"):
             idle |= {"temperature", "effective_pairs", "temperature_schedule", "temperature_final"}
         if self.second != "pseudo":
             idle |= {"pseudo_threshold", "pseudo_every"}
-        if self.coefficient_min == 1.0:  # the second sample weighs nothing
-            idle |= {"second", "pseudo_threshold", "pseudo_every"}
+        if not self.mixes:
+            idle |= {"mixup_layer", "second", "pseudo_threshold", "pseudo_every"}
+        if self.policy == "loss_weight":
+            idle.add("coefficient_min")
         if self.policy != "greedy":
             idle.add("top_k")
         if self.policy != "epsilon":
@@ -202,8 +210,6 @@ class FinetuneConfig:
             idle |= {"multiplier_lr", "multiplier_decay", "constraint_temperature", "constraint_max"}
         if self.temperature_schedule == "constant":
             idle.add("temperature_final")
-        if self.coefficient_min == 1.0:
-            idle.add("mixup_layer")
         if objective not in _MULTIPLIER_OBJECTIVES:
             idle |= {"multiplier_lr", "multiplier_decay"}
         if not constrained and not objective.endswith("_coverage"):

@@ -7,21 +7,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from selmix.arithmetic import Arithmetic
-from selmix.batch import BatchSource
+from selmix.batch import Batch, pair_batch, weighted_batch
 from selmix.config import TARGETED, FinetuneConfig
-from selmix.confusion import confusion_counts, logit_gradient
+from selmix.confusion import logit_gradient
 from selmix.constraints import with_constraints
 from selmix.data.splits import Split
 from selmix.diagnosis import gain_fidelity, policy_entropy, prototype_drift
-from selmix.feedback import FeedbackMemory
+from selmix.feedback import FeedbackMemory, estimate
 from selmix.gain import gain_matrix
 from selmix.groups import strata_of
-from selmix.mixup import mixed_logits
-from selmix.model import ClassifierView, freeze_batchnorm_, predict
+from selmix.loss_weights import stratum_weights
+from selmix.model import ClassifierView, freeze_batchnorm_
 from selmix.multipliers import MultiplierSettings
 from selmix.objectives import Objective, ObjectiveContext, bind_objective
 from selmix.optimizer import sgd
@@ -86,11 +85,11 @@ class Finetuner:
         self.num_classes = view.head.out_features
         self.num_strata = self.num_classes * max(1, context.num_groups)
         self.sampler = PairSampler(self._strata(pool), self.num_strata)
+        self._weights: Tensor | None = None  # of each sample of the pool, where the gain weighs the loss
         self.second = self._second(unlabelled)
         view.compute_in_(Arithmetic(config.precision, config.channels_last))
         self.optimizer = sgd(view, config)
         self._stepped = world.replicated(view)
-        self._batches = BatchSource(pool, self.second, config, generator, world)
         self.round_number = 0
         self.steps_done = 0
         self._largest_gain = float("-inf")
@@ -98,7 +97,7 @@ class Finetuner:
         self._memory = FeedbackMemory(objective, self.context, config)
 
     def _second(self, unlabelled: Split | None) -> UnlabelledPool | None:
-        if self.config.second == "labelled" or self.config.coefficient_min == 1.0:
+        if self.config.second == "labelled" or not self.config.mixes:
             return None
         if unlabelled is None:
             raise ValueError(f"second: {self.config.second} needs unlabelled data, there are none")
@@ -112,7 +111,8 @@ class Finetuner:
         Raises:
             NonFinite: a value of the estimate or the training loss is not finite.
         """
-        counts, prototypes = self._estimate()
+        strata = self._strata(self.feedback)
+        counts, prototypes = estimate(self.view, self.feedback.inputs, strata, self.num_strata, self.world)
         smoothed, context = self._memory.update(counts)
         objective = with_constraints(bind_objective(self.objective, context), self.constraints, context)
         scalars = {"objective": float(objective(smoothed)), "lr": self._learning_rate()}
@@ -128,7 +128,7 @@ class Finetuner:
         try:
             progress = self.steps_done / self.config.steps
             policy = policy_of_round(
-                self.config, gain, self.sampler.drawable, self.round_number, progress, scalars
+                self.config, gain, self._drawable(), self.sampler.counts, self.round_number, progress, scalars
             )
         except NoPositiveGain:
             return self._report(counts, gain, None, context, scalars, "no_positive_gain")
@@ -136,24 +136,12 @@ class Finetuner:
             return self._report(counts, gain, policy, context, scalars, "gain_plateau")
         self._diagnose(objective, gain, policy, prototypes, scalars)
         self.world.check_alike(policy.double().square().sum(), self.view.head.weight.double().sum())
-        self.sampler.set_policy(policy)
+        self._draw_by(policy)
         scalars["loss"] = self._train(self._round_length())
         stop_reason = "steps" if self.steps_done >= self.config.steps else None
         return self._report(counts, gain, policy, context, scalars, stop_reason)
 
     # -- the estimate -------------------------------------------------------------------------------------
-
-    def _estimate(self) -> tuple[Tensor, Tensor]:
-        """Counts (S, K) and prototypes (S, d) of the feedback split under the current model."""
-        features, logits = predict(self.view, self.world.part_of_inputs(self.feedback.inputs))
-        if int(self.world.sum_((~torch.isfinite(logits)).sum())):
-            raise NonFinite("logits")
-        strata = self.world.part(self._strata(self.feedback))
-        counts = confusion_counts(strata, logits.argmax(dim=1), self.num_strata, self.num_classes)
-        sums = torch.zeros(self.num_strata, features.shape[1], dtype=torch.float64, device=features.device)
-        sums.index_add_(0, strata, features.double())
-        counts, sums = self.world.sum_(counts), self.world.sum_(sums)
-        return counts, sums / counts.sum(dim=1, keepdim=True)
 
     def _strata(self, split: Split) -> Tensor:
         """Stratum of each sample: its class, or its (class, group) cell where an objective of groups acts."""
@@ -195,12 +183,24 @@ class Finetuner:
         labels = self.context.labels if self.context.labels is not None else torch.arange(self.num_classes)
         told = gain_fidelity(
             self.view, self.pool, self._strata(self.pool), self.feedback, self._strata(self.feedback), objective,
-            gain, labels, self.config.mixup_coefficient, self.config.lr / FIRST_ORDER, self.sampler.drawable,
+            gain, labels, self.config.mixup_coefficient, self.config.lr / FIRST_ORDER, self._drawable(),
             torch.Generator().manual_seed(self.round_number),  # of its own: the run stays what it is without
         )  # fmt: skip
         scalars["gain_spearman"], scalars["gain_pearson"] = told.spearman, told.pearson
 
+    def _drawable(self) -> Tensor:
+        """Pairs that may be drawn, shape (S, S); strata, on the diagonal, where nothing is paired."""
+        pairs = self.sampler.drawable
+        return torch.diag(pairs.diagonal()) if self.config.policy == "loss_weight" else pairs
+
     # -- the steps ----------------------------------------------------------------------------------------
+
+    def _draw_by(self, policy: Tensor) -> None:
+        """Let P decide the steps to come: it draws their pairs, or weighs their losses."""
+        if self.config.policy == "loss_weight":
+            self._weights = stratum_weights(policy, self.sampler.counts)[self._strata(self.pool)]
+        else:
+            self.sampler.set_policy(policy)
 
     def _round_length(self) -> int:
         grown = self.config.refresh_every * self.config.refresh_growth ** (self.round_number - 1)
@@ -231,22 +231,23 @@ class Finetuner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         self.optimizer.zero_grad(set_to_none=True)
-        batch = (tensor.chunk(self.config.accumulate) for tensor in self._batches.draw(self.sampler))
-        *others, last = zip(*batch, strict=True)
+        *others, last = self._draw().parts(self.config.accumulate)
         with self.world.alone(self._stepped):
-            losses = [self._add_gradient(*part) for part in others]
-        losses.append(self._add_gradient(*last))
+            losses = [self._add_gradient(part) for part in others]
+        losses.append(self._add_gradient(last))
         self.optimizer.step()
         self.steps_done += 1
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _add_gradient(self, labels: Tensor, inputs: Tensor, *mixed: Tensor) -> Tensor:
-        """Backward pass of one part of a batch; ``mixed``: the other inputs and lam. Returns its share of the loss."""
-        if mixed:
-            logits = mixed_logits(self._stepped, inputs, mixed[0], mixed[1], self.config.mixup_layer)
-        else:
-            logits = self._stepped.logits(inputs)
-        loss = F.cross_entropy(logits, labels) / self.config.accumulate
+    def _draw(self) -> Batch:
+        if self._weights is not None:
+            return weighted_batch(self.pool, self._weights, self.config, self.generator, self.world)
+        others = self.pool if self.second is None else self.second
+        return pair_batch(self.pool, others, self.sampler, self.config, self.generator, self.world)
+
+    def _add_gradient(self, part: Batch) -> Tensor:
+        """Backward pass of one part of a batch; returns its share of the batch's loss."""
+        loss = part.loss(self._stepped, self.config.mixup_layer) / self.config.accumulate
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

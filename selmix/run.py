@@ -31,7 +31,7 @@ from selmix.tables import RoundMatrices, write_rounds
 
 __all__ = ["BestRound", "Constraint", "RoundReport", "Run", "SelectionRule", "finetune"]
 
-_MATRIX_BUDGET = 64 * 2**20  # bytes of matrices kept for a trial's artifact
+_MATRIX_BUDGET = 64 * 2**20  # bytes of a trial's artifact
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ class Run:
         objective: a name of OBJECTIVES or a callable.
         config: the settings. seed: of pair draws, coefficients and the model's own randomness.
         selection: how rounds are ranked, and the constraints.
-        world: the ranks that train together. All of them step at once; the first one keeps the weights of the best
-            round, and is the one to save.
+        world: the ranks that train together; all step at once, the first keeps the best weights and saves.
     """
 
     def __init__(
@@ -108,6 +107,8 @@ class Run:
         self.data, self.config, self.selection, self.world = data, config, selection, world
         model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
         self.view = base.model.view(model)
+        # What is kept are float32 weights, so select is judged in float32 whatever the training's precision is.
+        self._judged = base.model.view(model)
         self.metric_context = MetricContext(data.train_counts, selection.definitions, data.num_groups)
         acting, context, constraints = inside_the_method(objective, selection, data)
         pool = training_pool(data, config.draw_from)
@@ -164,7 +165,7 @@ class Run:
             return None
 
     def _evaluate(self, done: Round | None) -> RoundReport:
-        _, logits = predict(self.view, self.world.part_of_inputs(self.data.select.inputs))
+        _, logits = predict(self._judged, self.world.part_of_inputs(self.data.select.inputs))
         logits = self.world.gathered(logits, len(self.data.select))
         if not bool(torch.isfinite(logits).all()):
             raise NonFinite("select logits")
@@ -201,7 +202,7 @@ class Run:
         self._progress.since_best = 0
         weights = self.view.model.state_dict() if self.world.is_first else {}
         state = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-        self.best = BestRound(**{**vars(candidate), "state": state})
+        self.best = replace(candidate, state=state)
         return True
 
     def _patience(self) -> str | None:

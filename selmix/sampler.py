@@ -27,6 +27,11 @@ class PairSampler:
         """Pairs with a sample on both sides, shape (S, S), bool."""
         return (self._first.counts > 0).unsqueeze(1) & (self._second.counts > 0).unsqueeze(0)
 
+    @property
+    def counts(self) -> Tensor:
+        """First samples of each stratum, shape (S,), int64."""
+        return self._first.counts
+
     def set_policy(self, policy: Tensor) -> None:
         """Draw from P, shape (S, S), from now on.
 

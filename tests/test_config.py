@@ -22,7 +22,7 @@ def test_the_defaults_use_the_scale_free_temperature() -> None:
         ({"draw_from": "test"}, r"draw_from: must be one of train\+feedback, train, got 'test'"),
         (
             {"policy": "hard"},
-            "policy: must be one of softmax, greedy, proportional, epsilon, uniform, balanced, got 'hard'",
+            "policy: must be one of softmax, greedy, proportional, epsilon, loss_weight, uniform, balanced, got 'hard'",
         ),
         ({"top_k": 0}, "top_k: must be a whole number >= 1"),
         ({"epsilon": 1.5}, "epsilon: must be a number in"),
@@ -91,6 +91,24 @@ def test_idle_settings_make_no_other_trial(
 ) -> None:
     assert config != same_as
     assert config.acting(objective) == same_as.acting(objective)
+
+
+def test_a_loss_weight_mixes_nothing() -> None:
+    config = FinetuneConfig(policy="loss_weight", second="pseudo")
+    acting = config.acting("min_recall")
+    assert not config.mixes
+    assert config.mixup_coefficient == 1.0
+    idle = {
+        "mixup_layer",
+        "coefficient_min",
+        "second",
+        "pseudo_threshold",
+        "pseudo_every",
+        "top_k",
+        "epsilon",
+    }
+    assert not idle & acting.keys()
+    assert {"effective_pairs", "warmup_rounds", "gain_formula", "multiplier_lr", "augment"} <= acting.keys()
 
 
 def test_what_acts_makes_another_trial() -> None:

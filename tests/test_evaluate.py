@@ -181,3 +181,65 @@ def test_no_table(tmp_path: Path) -> None:
     assert "must be a Parquet file, there is none" in said.err
     (tmp_path / "none.parquet").write_text("no")
     assert selmix("evaluate", tmp_path / "none.parquet", "--objective", "min_recall").code == 4
+
+
+def grouped(classes: int, groups: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Labels, scores that are worse for the later groups, and groups."""
+    g = torch.Generator().manual_seed(seed)
+    labels, group = torch.arange(classes * 60) % classes, torch.randint(groups, (classes * 60,), generator=g)
+    logits = torch.randn(len(labels), classes, generator=g)
+    logits[torch.arange(len(labels)), labels] += 2.0 - group.float()
+    return labels, logits, group
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_metrics_of_groups_as_fairlearn_has_them(tmp_path: Path, groups: int) -> None:
+    from fairlearn import metrics as fairlearn
+
+    labels, logits, group = grouped(2, groups)
+    names = [f"site{k}" for k in group.tolist()]
+    columns = {"label": labels.tolist(), "scores": logits.tolist(), "group": names}
+    table = read_scores(write(tmp_path / "g.parquet", columns))
+    assert table.group_names == tuple(f"site{k}" for k in range(groups))
+    assert table.groups is not None
+    given = {
+        "y_true": labels.numpy(), "y_pred": logits.argmax(dim=1).numpy(), "sensitive_features": group.numpy(),
+    }  # fmt: skip
+    theirs = {
+        "equal_opportunity_gap": fairlearn.equal_opportunity_difference(**given),
+        "equalized_odds_gap": fairlearn.equalized_odds_difference(**given),
+        "demographic_parity_gap": fairlearn.demographic_parity_difference(**given),
+        "worst_group_recall": min(
+            fairlearn.MetricFrame(
+                metrics=lambda y_true, y_pred: float((y_true == y_pred).mean()),
+                y_true=given["y_true"][labels.numpy() == k], y_pred=given["y_pred"][labels.numpy() == k],
+                sensitive_features=given["sensitive_features"][labels.numpy() == k],
+            ).group_min()
+            for k in range(2)
+        ),
+    }  # fmt: skip
+    counts = MetricContext(torch.tensor([1, 1]), num_groups=groups)
+    for metric, value in theirs.items():
+        found = assess(table.labels, table.scores, metric, counts, table.class_names, table.groups)
+        assert found.value.value == pytest.approx(value, abs=1e-12), metric
+        assert 0.0 <= found.value.low <= found.value.value <= found.value.high <= 1.0
+        assert found.correction is not None
+        assert found.value == metric_interval(metric, Predictions.from_logits(labels, logits, group), counts)
+
+
+def test_groups_on_the_command_line(tmp_path: Path) -> None:
+    labels, logits, group = grouped(3, 2)
+    columns = {"label": labels.tolist(), "scores": logits.tolist()}
+    table = write(tmp_path / "t.parquet", columns | {"group": group.tolist()})
+    said = selmix("evaluate", table, "--objective", "worst_group_recall")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("worst_group_recall ")
+    assert "in 2 groups" in said.out
+    plain = write(tmp_path / "p.parquet", columns)
+    said = selmix("evaluate", plain, "--objective", "equalized_odds_gap")
+    assert (said.code, said.out) == (2, "")
+    assert "needs groups; give" in said.err
+    one = write(tmp_path / "o.parquet", columns | {"group": [0] * len(labels)})
+    said = selmix("evaluate", one, "--objective", "worst_group_recall")
+    assert said.code == 4
+    assert "group must name at least two groups" in said.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 from pathlib import Path
@@ -96,6 +97,11 @@ def test_unlabelled_images_of_cifar(tmp_path: Path) -> None:
     assert data.unlabelled is not None
     assert data.unlabelled.counts(10).tolist() == long_tailed_counts(10, 6, 3)
     assert "unlabelled" in data.digests
+    turned = dataclasses.replace(config, largest_class=2, imbalance=1, unlabelled_imbalance=1 / 3).load()
+    assert turned.unlabelled is not None
+    assert turned.unlabelled.counts(10).tolist() == long_tailed_counts(10, 6, 3)[::-1]
+    with pytest.raises(ValueError, match="unlabelled_imbalance: must be >="):
+        dataclasses.replace(config, unlabelled_imbalance=0.0)
 
 
 class Evil:

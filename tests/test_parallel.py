@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from selmix.base import Base
-from selmix.batch import BatchSource
+from selmix.batch import Batch, pair_batch, weighted_batch
 from selmix.config import FinetuneConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.splits import Split, SweepData
@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "accumulated": {"accumulate": 2},
     "at the input": {"mixup_layer": "input"},
     "frozen backbone": {"backbone_lr_scale": 0.0},
+    "weighted losses": {"policy": "loss_weight"},
 }
 
 
@@ -130,26 +131,33 @@ def test_what_cannot_be_shared_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("coefficient_min", [0.6, 1.0])
-def test_the_union_over_the_ranks_is_the_single_draw(size: int, coefficient_min: float) -> None:
-    """Labels, augmented inputs and coefficients, batch after batch, and the generator ends at the same state."""
+@pytest.mark.parametrize("how", ["mixed", "not mixed", "weighted"])
+def test_the_union_over_the_ranks_is_the_single_draw(size: int, how: str) -> None:
+    """Labels, augmented inputs, coefficients, weights, batch after batch; the generator ends at the same state."""
     generator = torch.Generator().manual_seed(0)
     pool = Split(torch.rand(60, 3, 16, 16, generator=generator), torch.arange(60) % 4)
     policy = torch.rand(4, 4, generator=generator, dtype=torch.float64)
-    config = FinetuneConfig(augment="weak", coefficient_min=coefficient_min)
+    weights = torch.rand(60, generator=generator)
+    config = FinetuneConfig(augment="weak", coefficient_min=0.6 if how == "mixed" else 1.0)
+    sampler = PairSampler(pool.labels, 4)
+    sampler.set_policy(policy / policy.sum())
 
-    def drawn(ranks: World) -> tuple[list[list[Tensor]], Tensor]:
-        sampler = PairSampler(pool.labels, 4)
-        sampler.set_policy(policy / policy.sum())
-        source = BatchSource(pool, None, config, torch.Generator().manual_seed(7), ranks)
-        return [source.draw(sampler) for _ in range(3)], source.generator.get_state()
+    def drawn(ranks: World) -> tuple[list[Batch], Tensor]:
+        own = torch.Generator().manual_seed(7)
+        if how == "weighted":
+            batches = [weighted_batch(pool, weights, config, own, ranks) for _ in range(3)]
+        else:
+            batches = [pair_batch(pool, pool, sampler, config, own, ranks) for _ in range(3)]
+        return batches, own.get_state()
 
     whole, state = drawn(ALONE)
     parts = [drawn(World(rank, size)) for rank in range(size)]
     assert all(torch.equal(end, state) for _, end in parts)
     for at, batch in enumerate(whole):
-        for place, tensor in enumerate(batch):
-            assert torch.equal(torch.cat([batches[at][place] for batches, _ in parts]), tensor)
+        for name, tensor in vars(batch).items():
+            if tensor is not None:
+                union = torch.cat([getattr(batches[at], name) for batches, _ in parts])
+                assert torch.equal(union, tensor), name
 
 
 @pytest.mark.slow

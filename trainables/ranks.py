@@ -144,7 +144,8 @@ class RankGroup:
             except ray.exceptions.RayError as error:
                 failed = self._cause(rank, error, waiting)
                 self.close()
-                raise failed from error
+                # Nothing but the message: Tune takes an error that comes of a dead actor for its own one's death.
+                raise failed from None
         return [answers[rank] for rank in sorted(answers)]
 
     def _cause(self, rank: int, error: Exception, waiting: dict[Any, int]) -> RankFailed:
