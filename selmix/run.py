@@ -235,9 +235,8 @@ class Run:
         progress = stored["progress"]
         matrices = [RoundMatrices(**m) for m in progress["matrices"]]
         self._progress = _Progress(**{**progress, "matrices": matrices})
-        best = stored["best"]
         self.best = None
-        if best is not None:
+        if (best := stored["best"]) is not None:
             self.best = BestRound(**{**best, "predictions": Predictions(**best["predictions"])})
 
 
