@@ -15,7 +15,7 @@ from orchestrator.space import default_point, distributions, grid, settings, tri
 from orchestrator.spec import SweepSpec
 from orchestrator.study import ObjectiveStudy
 from selmix.baselines import baselines_for
-from trainables.finetune import Shared
+from trainables.shared import Shared
 
 DONE = ("FINISHED", "FAILED", "PRUNED")
 

@@ -147,7 +147,7 @@ def concurrency(resources: ResourceSection, most: int | None) -> int:
     import ray
 
     held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    fits = _fits(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
+    fits = fitting(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
     if fits < 1:
         raise _too_much(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
     return fits if most is None else min(fits, most)
@@ -162,7 +162,7 @@ def check_local_resources(resources: ResourceSection) -> None:
     if _address():
         return
     cpus, gpus = local_resources()
-    if _fits(resources, cpus, gpus) < 1:
+    if fitting(resources, cpus, gpus) < 1:
         raise _too_much(resources, cpus, gpus)
 
 
@@ -173,7 +173,8 @@ def local_resources() -> tuple[float, float]:
     return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
 
 
-def _fits(resources: ResourceSection, cpus: float, gpus: float) -> int:
+def fitting(resources: ResourceSection, cpus: float, gpus: float) -> int:
+    """Trials, with all their workers, that run at once on so many CPUs and GPUs, within the sweep's own bounds."""
     cpus = min(cpus, resources.max_cpus or cpus)
     gpus = min(gpus, resources.max_gpus or gpus)
     by_cpu = cpus / (resources.cpu * resources.workers)
@@ -186,6 +187,6 @@ def _too_much(resources: ResourceSection, cpus: float, gpus: float) -> Preflight
     bounds = "".join(f", {name} {getattr(resources, name):g}" for name in bounded)
     return PreflightError(
         f"resources: a trial must fit on the cluster, asks for cpu {resources.cpu:g} and gpu {resources.gpu:g} with "
-        f"{resources.workers} worker(s), there are cpu {cpus:g} and gpu {gpus:g}{bounds}; lower resources.cpu or "
-        "resources.gpu"
+        f"{resources.workers} worker(s), there are cpu {cpus:g} and gpu {gpus:g}{bounds}; lower "
+        "resources.workers, resources.cpu or resources.gpu"
     )

@@ -16,7 +16,9 @@ from orchestrator.search import BookCallback, DrainStopper, RunSearcher, Source,
 from orchestrator.sections import ResourceSection
 from orchestrator.trials import TrialBook
 from trainables.baseline import run_baseline
-from trainables.finetune import FinetuneTrainable, Shared
+from trainables.finetune import FinetuneTrainable
+from trainables.ranks import RankPlan
+from trainables.shared import Shared
 
 
 def run_source(
@@ -35,11 +37,8 @@ def run_source(
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    trainable = tune.with_resources(
-        tune.with_parameters(FinetuneTrainable, shared=shared), {"cpu": resources.cpu, "gpu": resources.gpu}
-    )
     tuner = tune.Tuner(
-        trainable,
+        _trainable(shared, resources),
         tune_config=tune.TuneConfig(
             search_alg=RunSearcher(source, book, asked_to_drain), num_samples=-1,
             max_concurrent_trials=at_once, reuse_actors=True,
@@ -53,6 +52,21 @@ def run_source(
         ),
     )  # fmt: skip
     tuner.fit()
+
+
+def _trainable(shared: Shared, resources: ResourceSection) -> Any:
+    """The trainable with its data and what it takes: a bundle for each worker, and none for what steps them."""
+    cpu, gpu = resources.cpu, resources.gpu
+    if resources.workers == 1:
+        return tune.with_resources(
+            tune.with_parameters(FinetuneTrainable, shared=shared), {"cpu": cpu, "gpu": gpu}
+        )
+    bundle = {"CPU": float(cpu)} | ({"GPU": float(gpu)} if gpu else {})
+    ranks = RankPlan(ray.put(shared), resources.workers, cpu, gpu)
+    return tune.with_resources(
+        tune.with_parameters(FinetuneTrainable, ranks=ranks),
+        tune.PlacementGroupFactory([{}] + [bundle] * resources.workers),
+    )
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,7 @@ def run_baselines(
 ) -> Iterator[tuple[BaselineJob, dict[str, Any] | None, str | None]]:
     """Fit baselines side by side, ``at_once`` at most; each as it ends with its figures, or with what it died of.
 
+    Each takes one worker's resources, whatever a trial takes.
     Ends early, without the rest, once draining is asked for.
     """
     task = ray.remote(run_baseline).options(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0)

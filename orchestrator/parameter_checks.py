@@ -117,15 +117,23 @@ def _beside(name: str, value: Any) -> dict[str, Any]:
 
 
 def _parts_of_a_batch(file: SweepFile) -> list[str]:
-    """``accumulate`` must divide every batch size that the file can meet it with."""
+    """``accumulate`` times the workers must divide every batch size that the file can meet them with."""
     from selmix.config import FinetuneConfig
 
     sizes, parts = (
         _whole_values(file, name, getattr(FinetuneConfig(), name)) for name in ("batch_size", "accumulate")
     )
-    wrong = [(size, part) for size in sizes for part in parts if size % part]
+    workers = file.section("resources").get("workers", 1)
+    workers = workers if isinstance(workers, int) and workers > 0 else 1
+    wrong = [(size, part) for size in sizes for part in parts if size % (part * workers)]
     if not wrong:
         return []
+    if workers > 1:
+        size, part = wrong[0]
+        return [
+            f"{file.where(('resources', 'workers'))}: workers x accumulate must divide every batch_size, got "
+            f"{workers} x {part} and {size}; give multiples as values, or a step q and a min that it divides"
+        ]
     place = next(
         (s, n)
         for n in ("accumulate", "batch_size")

@@ -190,9 +190,13 @@ def _search(file: SweepFile) -> list[str]:
 
 
 def _resources(file: SweepFile) -> list[str]:
-    workers = file.section("resources").get("workers", 1)
-    if is_number(workers, whole=True) and workers > 1:
-        return [f"{file.where(('resources', 'workers'))}: trials on several workers are not supported yet"]
+    section = file.section("resources")
+    workers, gpu = section.get("workers", 1), section.get("gpu", 0)
+    if not is_number(workers, whole=True) or workers <= 1:
+        return []
+    if is_number(gpu) and gpu not in (0, 1):
+        where = file.where(("resources", "gpu"))
+        return [f"{where}: each of several workers must have 0 or 1 GPU of its own, got {gpu}"]
     return []
 
 

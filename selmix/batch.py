@@ -15,6 +15,7 @@ from selmix.data.splits import Split
 from selmix.loss_weights import uniform_samples, weighted_cross_entropy
 from selmix.mixup import draw_coefficients, mixed_logits
 from selmix.model import ClassifierView
+from selmix.parallel import ALONE, World
 from selmix.sampler import PairSampler
 
 
@@ -59,24 +60,35 @@ class Batch:
 
 
 def pair_batch(
-    pool: Split, second: Samples, sampler: PairSampler, config: FinetuneConfig, generator: torch.Generator
-) -> Batch:
-    """Pairs drawn by the sampler's policy: the first from ``pool``, with its label, the other from ``second``."""
-    first, other = sampler.draw(config.batch_size, generator)
-    inputs = _augmented(pool.batch(first), config, generator)
+    pool: Split, second: Samples, sampler: PairSampler, config: FinetuneConfig, generator: torch.Generator,
+    world: World = ALONE,
+) -> Batch:  # fmt: skip
+    """Pairs drawn by the sampler's policy: the first from ``pool``, with its label, the other from ``second``.
+
+    Every rank of a world draws the whole batch and keeps its rows: only these are read and decoded.
+    """
+    first, other = (world.part(index) for index in sampler.draw(config.batch_size, generator))
+    inputs = _augmented(pool.batch(first), config, generator, world)
     if not config.mixes:
         return Batch(pool.labels[first], inputs)
-    others = _augmented(second.batch(other), config, generator)
-    coefficients = draw_coefficients(config.batch_size, config.coefficient_min, generator)
+    others = _augmented(second.batch(other), config, generator, world)
+    coefficients = world.part(draw_coefficients(config.batch_size, config.coefficient_min, generator))
     return Batch(pool.labels[first], inputs, others, coefficients.to(inputs.device, non_blocking=True))
 
 
-def weighted_batch(pool: Split, weights: Tensor, config: FinetuneConfig, generator: torch.Generator) -> Batch:
-    """Samples of the pool drawn alike, each with its weight; ``weights``: of every sample of the pool, shape (n,)."""
-    drawn = uniform_samples(len(pool), config.batch_size, generator).to(weights.device)
-    inputs = _augmented(pool.batch(drawn), config, generator)
+def weighted_batch(
+    pool: Split, weights: Tensor, config: FinetuneConfig, generator: torch.Generator, world: World = ALONE
+) -> Batch:
+    """Samples of the pool drawn alike, each with its weight; ``weights``: of every sample of the pool, shape (n,).
+
+    Ranks share it as they do in :func:`pair_batch`.
+    """
+    drawn = world.part(uniform_samples(len(pool), config.batch_size, generator)).to(weights.device)
+    inputs = _augmented(pool.batch(drawn), config, generator, world)
     return Batch(pool.labels[drawn], inputs, weights=weights[drawn])
 
 
-def _augmented(inputs: Tensor, config: FinetuneConfig, generator: torch.Generator) -> Tensor:
-    return weak(inputs, generator) if config.augment == "weak" else inputs
+def _augmented(inputs: Tensor, config: FinetuneConfig, generator: torch.Generator, world: World) -> Tensor:
+    if config.augment != "weak":
+        return inputs
+    return weak(inputs, generator, config.batch_size, world.rows(config.batch_size))

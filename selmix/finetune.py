@@ -24,6 +24,7 @@ from selmix.model import ClassifierView, freeze_batchnorm_
 from selmix.multipliers import MultiplierSettings
 from selmix.objectives import Objective, ObjectiveContext, bind_objective
 from selmix.optimizer import sgd
+from selmix.parallel import ALONE, World
 from selmix.policy import NoPositiveGain
 from selmix.policy_course import policy_of_round
 from selmix.round import NonFinite, Round
@@ -50,8 +51,10 @@ class Finetuner:
         generator: source of all randomness of the run, on the CPU.
         constraints: bounds that act inside the method.
         unlabelled: where the second samples come from, if ``config.second`` says so.
+        world: the ranks that train together; every one is given the same arguments, its own place aside.
     Raises:
-        ValueError: settings that ask for unlabelled samples or groups where there are none, or for both.
+        ValueError: settings that ask for unlabelled samples or groups where there are none, or for both, or a batch
+            that the ranks cannot share.
     """
 
     def __init__(
@@ -65,9 +68,11 @@ class Finetuner:
         generator: torch.Generator,
         constraints: Sequence[Constraint] = (),
         unlabelled: Split | None = None,
+        world: World = ALONE,
     ) -> None:
+        world.check_batch(config.batch_size, config.accumulate)
         self.view, self.pool, self.feedback = view, pool, feedback
-        self.objective, self.config, self.generator = objective, config, generator
+        self.objective, self.config, self.generator, self.world = objective, config, generator, world
         self.constraints = tuple(constraints)
         settings = MultiplierSettings(
             lr=config.multiplier_lr,
@@ -84,6 +89,7 @@ class Finetuner:
         self.second = self._second(unlabelled)
         view.compute_in_(Arithmetic(config.precision, config.channels_last))
         self.optimizer = sgd(view, config)
+        self._stepped = world.replicated(view)
         self.round_number = 0
         self.steps_done = 0
         self._largest_gain = float("-inf")
@@ -106,7 +112,7 @@ class Finetuner:
             NonFinite: a value of the estimate or the training loss is not finite.
         """
         strata = self._strata(self.feedback)
-        counts, prototypes = estimate(self.view, self.feedback.inputs, strata, self.num_strata)
+        counts, prototypes = estimate(self.view, self.feedback.inputs, strata, self.num_strata, self.world)
         smoothed, context = self._memory.update(counts)
         objective = with_constraints(bind_objective(self.objective, context), self.constraints, context)
         scalars = {"objective": float(objective(smoothed)), "lr": self._learning_rate()}
@@ -114,7 +120,7 @@ class Finetuner:
         self.round_number += 1
         if self.second is not None:
             if self.second.due(self.round_number):
-                self.second.file(self.view)
+                self.second.file(self.view, self.world)
                 self.sampler = self.second.sampler(self.pool.labels, self.num_strata)
             scalars["pseudo_labelled"] = float(self.second.used)
             if not self.second.used:
@@ -129,6 +135,7 @@ class Finetuner:
         if gain is not None and self._on_plateau(float((policy * gain).sum()), scalars):
             return self._report(counts, gain, policy, context, scalars, "gain_plateau")
         self._diagnose(objective, gain, policy, prototypes, scalars)
+        self.world.check_alike(policy.double().square().sum(), self.view.head.weight.double().sum())
         self._draw_by(policy)
         scalars["loss"] = self._train(self._round_length())
         stop_reason = "steps" if self.steps_done >= self.config.steps else None
@@ -207,14 +214,14 @@ class Finetuner:
         """``steps`` SGD steps on pairs drawn by P; returns their mean loss."""
         freeze_batchnorm_(self.view.model)
         total = torch.zeros((), device=self.pool.inputs.device)
-        # Dropout and the like draw from torch's own stream: give them a seed of this run's, and the caller
-        # the stream back as it was.
-        seed = int(torch.randint(2**62, (), generator=self.generator))
+        # Dropout and the like draw from torch's own stream: give them a seed of this run's and rank's, and the
+        # caller the stream back as it was.
+        seed = int(torch.randint(2**62, (), generator=self.generator)) + self.world.rank
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for _ in range(steps):
                 total += self._step()
-        mean = float(total) / max(steps, 1)
+        mean = float(self.world.sum_(total)) / self.world.size / max(steps, 1)
         if not mean == mean or abs(mean) == float("inf"):
             raise NonFinite("loss")
         return mean
@@ -224,20 +231,23 @@ class Finetuner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         self.optimizer.zero_grad(set_to_none=True)
-        losses = [self._add_gradient(part) for part in self._draw().parts(self.config.accumulate)]
+        *others, last = self._draw().parts(self.config.accumulate)
+        with self.world.alone(self._stepped):
+            losses = [self._add_gradient(part) for part in others]
+        losses.append(self._add_gradient(last))
         self.optimizer.step()
         self.steps_done += 1
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _draw(self) -> Batch:
         if self._weights is not None:
-            return weighted_batch(self.pool, self._weights, self.config, self.generator)
+            return weighted_batch(self.pool, self._weights, self.config, self.generator, self.world)
         others = self.pool if self.second is None else self.second
-        return pair_batch(self.pool, others, self.sampler, self.config, self.generator)
+        return pair_batch(self.pool, others, self.sampler, self.config, self.generator, self.world)
 
     def _add_gradient(self, part: Batch) -> Tensor:
         """Backward pass of one part of a batch; returns its share of the batch's loss."""
-        loss = part.loss(self.view, self.config.mixup_layer) / self.config.accumulate
+        loss = part.loss(self._stepped, self.config.mixup_layer) / self.config.accumulate
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

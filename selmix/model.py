@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ class ClassifierView:
     Attributes:
         model: the module. head: its classifier. head_name: the classifier's name in it.
         arithmetic: how its forward pass is computed; see :meth:`compute_in_`.
+        network: what a forward pass calls: the module, or what exchanges its gradients with other ranks.
     Raises:
         ValueError: the module has no ``nn.Linear``, none of that name, or one without a bias.
     """
@@ -36,6 +38,7 @@ class ClassifierView:
         if self.head.bias is None:
             raise ValueError(f"the classifier {self.head_name!r} must have a bias; build it with bias=True")
         self.arithmetic = Arithmetic()
+        self.network: Callable[[Tensor], Tensor] = model
 
     def compute_in_(self, arithmetic: Arithmetic) -> None:
         """Compute every forward pass through this view so from now on."""
@@ -45,7 +48,7 @@ class ClassifierView:
     def logits(self, inputs: Tensor) -> Tensor:
         """Logits of a batch, shape (n, K); float32 where the forward pass is in less."""
         with self.arithmetic.autocast(inputs.device):
-            logits: Tensor = self.model(self.arithmetic.laid_out(inputs))
+            logits = self.network(self.arithmetic.laid_out(inputs))
         return self.arithmetic.full(logits)
 
     def layers(self) -> list[str]:

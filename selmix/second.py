@@ -10,6 +10,7 @@ from torch import Tensor
 from selmix.config import FinetuneConfig
 from selmix.data.splits import Split
 from selmix.model import ClassifierView, predict
+from selmix.parallel import ALONE, World
 from selmix.sampler import PairSampler
 
 
@@ -34,14 +35,15 @@ class UnlabelledPool:
             return True
         return self._config.second == "pseudo" and (round_number - 1) % self._config.pseudo_every == 0
 
-    def file(self, view: ClassifierView) -> None:
-        """File every sample under its label of now."""
+    def file(self, view: ClassifierView, world: World = ALONE) -> None:
+        """File every sample under its label of now; each rank of the world looks at its part of them."""
         if self._config.second == "oracle":
             self._set(self.samples.labels)
             return
-        _, logits = predict(view, self.samples.inputs)
+        _, logits = predict(view, world.part_of_inputs(self.samples.inputs))
         confidence, labels = torch.softmax(logits.float(), dim=1).max(dim=1)
-        self._set(torch.where(confidence >= self._config.pseudo_threshold, labels, -1))
+        labels = torch.where(confidence >= self._config.pseudo_threshold, labels, -1)
+        self._set(world.gathered(labels, len(self.samples)))
 
     @property
     def used(self) -> int:

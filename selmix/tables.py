@@ -35,6 +35,12 @@ class RoundMatrices:
     multipliers: Tensor | None
     select_recalls: Tensor
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the large ones."""
+        tensors = (self.confusion, self.gain, self.policy)
+        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
 
 _MATRICES = ("confusion", "gain", "policy", "multipliers", "select_recalls")
 
