@@ -14,7 +14,7 @@ from selmix.assessment import assess
 from selmix.intervals import counts_interval, metric_interval
 from selmix.metrics import MetricContext, Predictions
 from selmix.tables import read_scores
-from tests.command import here, selmix
+from tests.command import here
 
 CONTEXT = MetricContext(torch.tensor([50, 10, 5]))
 NAMES = ("cat", "dog", "eel")
@@ -140,19 +140,19 @@ def test_tables_that_do_not_do(tmp_path: Path, columns: dict[str, Any], message:
 def test_on_the_command_line(tmp_path: Path) -> None:
     labels, logits = scores(30, shift=2.0)
     table = write(tmp_path / "t.parquet", {"label": labels.tolist(), "scores": logits.tolist()})
-    said = selmix("evaluate", table, "--objective", "min_recall")
+    said = here("evaluate", table, "--objective", "min_recall")
     assert (said.code, said.err) == (0, "")
     assert said.out.startswith("min_recall ")
     assert "resolved    no" in said.out
     assert "post hoc    biases" in said.out
-    document = selmix("evaluate", table, "--objective", "min_recall", "--json").document
+    document = here("evaluate", table, "--objective", "min_recall", "--json").document
     assert document["schema_version"] == 1
     assert document["rows"] == 90
     assert document["value"] == vars(
         metric_interval("min_recall", Predictions.from_logits(labels, logits), CONTEXT)
     )
-    assert selmix("evaluate", table, "--objective", "cvar_recall", "--cvar-fraction", "0.5").code == 0
-    assert selmix("evaluate", table, "--objective", "few_shot_recall", "--train-counts", "30,10,5").code == 0
+    assert here("evaluate", table, "--objective", "cvar_recall", "--cvar-fraction", "0.5").code == 0
+    assert here("evaluate", table, "--objective", "few_shot_recall", "--train-counts", "30,10,5").code == 0
 
 
 @pytest.mark.parametrize(
