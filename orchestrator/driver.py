@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from orchestrator.agenda import Agenda
-from orchestrator.atomic import write_json
 from orchestrator.clock import now_ms, utc_now
 from orchestrator.cluster import concurrency, ray_cluster
 from orchestrator.drain import Drain, Drained
@@ -110,7 +108,7 @@ class Driver:
                 self.book.replay(record)
 
     def _prepare(self) -> Prepared:
-        if not self.folder.base_weights.is_file():
+        if not self.folder.stored(self.folder.base_weights).is_file():
             how = self.spec.pretrain.checkpoint or f"{self.spec.model.name}, {self.spec.recipe}"
             self.progress.say(f"base model: {how}")
         prepared = prepare(self.spec, self.data, self.folder)
@@ -174,7 +172,7 @@ class Driver:
             self.book,
             self.spec.resources,
             at_once,
-            self._ray_folder(),
+            self.folder.address_of(self._ray_folder()),
             self.drain.asked,
         )
         if self.drain.asked():
@@ -186,7 +184,11 @@ class Driver:
 
     def _ray_folder(self) -> Path:
         """A folder that no Tuner used: an old one's name would mix its trials into the new."""
-        number = len(list(self.folder.ray_path.glob("*"))) if self.folder.ray_path.is_dir() else 0
+        if self.folder.store is not None:
+            used = self.folder.store.folders(f"{self.folder.name}/ray")
+        else:
+            used = [path.name for path in self.folder.ray_path.glob("*")]
+        number = 1 + max((int(name) for name in used if name.isdigit()), default=-1)
         return self.folder.ray_path / f"{number:03d}"
 
     def _baselines(self, prepared: Prepared) -> None:
@@ -208,7 +210,7 @@ class Driver:
         results = {
             objective: Judge(self.folder, self.spec, objective).result() for objective in self.spec.objectives
         }
-        write_json(self.folder.results_path, {"schema_version": 1, "objectives": results})
+        self.folder.save_results({"schema_version": 1, "objectives": results})
         missing = [objective for objective, result in results.items() if result["winner"] is None]
         self.state.state = "finished"
         self.state.exit_code = NoFeasibleTrial.exit_code if missing else 0
@@ -219,7 +221,7 @@ class Driver:
             self.progress.warn(self.state.problem)
         self._end("FINISHED", results)
         self._close()
-        shutil.rmtree(self.folder.ray_path, ignore_errors=True)
+        self.folder.drop("ray")
         return self.state.exit_code
 
     def _stop(self, problem: str | None = None, error: BaseException | None = None) -> int:

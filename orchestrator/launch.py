@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from orchestrator.clock import utc_now
 from orchestrator.identity import new_sweep_id
 from orchestrator.lease import acquire, check_free
-from orchestrator.preflight import check_all, check_unchanged
+from orchestrator.preflight import check_all, check_unchanged, tracking_of
 from orchestrator.progress import Progress
 from orchestrator.records import RunFolder
 from orchestrator.recordtypes import SweepState
 from orchestrator.spec import SweepSpec
-from orchestrator.tracking_address import masked, tracking_address
+from orchestrator.storage import Runs
+from orchestrator.tracking_address import masked
 
 
-def launch_sweep(spec: SweepSpec, file: Path, runs: Path, quiet: bool = False) -> int:
+def launch_sweep(spec: SweepSpec, file: Path, runs: Runs, quiet: bool = False) -> int:
     """Run a sweep, or go on with it.
 
     Args:
@@ -29,10 +28,10 @@ def launch_sweep(spec: SweepSpec, file: Path, runs: Path, quiet: bool = False) -
         PreflightError: something that the sweep needs is not there, or another driver holds it.
     """
     progress = Progress(quiet)
-    folder = RunFolder(runs, spec.name)
+    folder = RunFolder.at(runs, spec.name)
     check_free(folder)  # before the seconds that the other checks take
     if is_launched(folder):
-        check_unchanged(folder, spec, tracking_address(runs, os.environ))
+        check_unchanged(folder, spec, tracking_of(runs))
         state = folder.load_state()
         if state.exit_code is not None and state.unsent == 0:
             progress.say(f"{spec.name} is {state.state}; to see it: selmix show {spec.name}")
@@ -41,6 +40,7 @@ def launch_sweep(spec: SweepSpec, file: Path, runs: Path, quiet: bool = False) -
     from orchestrator.cluster import ray_environment
 
     with acquire(folder) as lease, ray_environment():
+        folder.refresh()
         state = open_folder(folder, spec, file, address)
         from orchestrator.driver import Driver
 
@@ -59,7 +59,7 @@ def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, address: str) ->
         state.state, state.problem = "running", None
     else:
         folder.create()
-        shutil.copyfile(file, folder.file_path)
+        folder.save_file(file)
         folder.save_spec(spec.resolved())
         state = SweepState(
             name=spec.name, sweep_id=new_sweep_id(), created=utc_now(), tracking_uri=masked(address),

@@ -18,6 +18,7 @@ from selmix.data.splits import SweepData
 from selmix.run import Run
 from selmix.selection import SelectionRule
 from trainables.outcome import write_outcome
+from trainables.remote import fetched
 
 CHECKPOINT_EVERY_S = 10.0
 
@@ -31,6 +32,7 @@ class Shared:
         bases: objective -> the start models. rules: objective -> how its rounds are ranked.
         threads: torch threads of a trial; one and two give different bits.
         gpu: whether trials run on the first GPU they see.
+        filesystem: pyarrow's, where checkpoints and baselines lie; None: this machine's.
         checkpoint_every_s: least time between two checkpoints of a trial that goes on.
     """
 
@@ -39,6 +41,7 @@ class Shared:
     rules: Mapping[str, SelectionRule]
     threads: int
     gpu: bool
+    filesystem: Any = None
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
 
     def on_device(self) -> SweepData:
@@ -74,7 +77,8 @@ class FinetuneTrainable(tune.Trainable):
         self._cost_s = 0.0
         self._saved_at = time.monotonic()
         if config.get("resume_from"):
-            self.load_checkpoint(config["resume_from"])
+            with fetched(self._shared.filesystem, config["resume_from"]) as folder:
+                self.load_checkpoint(str(folder))
 
     def step(self) -> dict[str, Any]:
         started = time.perf_counter()
