@@ -6,9 +6,10 @@ each, so the order of claims never changes.
 
 Guarantee: on a store whose listings show every write that was answered (S3 and its kin do), at most one contender
 holds the lease, as long as a write becomes visible within ``SETTLE_S`` of the time that the store gives it. Whoever
-lists later sees the other's claim, and both judge by the same order; a claim written after
-another's listing is younger than it, since ``SETTLE_S`` exceeds the second that the store's clock counts in. Clocks of hosts
-decide nothing but whether a holder without a heartbeat for a minute is dead; one that was taken over finds its claim gone at its next heartbeat.
+lists later sees the other's claim, and both judge by the same order; a claim written after another's listing is
+younger than it, since ``SETTLE_S`` exceeds the second that the store's clock counts in. Clocks of hosts decide
+nothing but whether a holder without a heartbeat for a minute is dead; one that was taken over finds its claim gone
+at its next heartbeat.
 """
 
 from __future__ import annotations
