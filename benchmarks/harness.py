@@ -52,7 +52,11 @@ class Setting:
 
 def base_of(model: ModelConfig, data: Any, seed: int, rule: SelectionRule) -> Base:
     """The base model of a seed with the head of last_layer_on_train_plus_feedback."""
-    state = pretrain("erm", model, data, seed)
+    return with_tuned_head(model, pretrain("erm", model, data, seed), data, rule)
+
+
+def with_tuned_head(model: ModelConfig, state: dict[str, Tensor], data: Any, rule: SelectionRule) -> Base:
+    """A base model of these weights with the head of last_layer_on_train_plus_feedback for a rule."""
     module = model.build(data.input_shape, data.num_classes)
     module.load_state_dict(state)
     head, _ = tuned_head(ClassifierView(module), join(data.train, data.feedback), data, rule)
@@ -103,13 +107,22 @@ def paired(rows: list[Row], objective: str, method: str, other: str) -> tuple[fl
     """Mean difference on test and its 95 % interval by Student's t over the seeds."""
     metric = metric_of_objective(objective)
     ours, theirs = (by_seed(rows, name, objective, metric) for name in (method, other))
-    gaps = [ours[seed] - theirs[seed] for seed in ours]
+    return mean_gap([ours[seed] - theirs[seed] for seed in ours])
+
+
+def mean_gap(gaps: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of paired differences and its 95 % interval by Student's t; that of a single one is unbounded."""
     if len(gaps) < 2:
         return gaps[0], -math.inf, math.inf
     from selmix.binomial import student_quantile
 
     half = student_quantile(len(gaps) - 1, 0.05) * statistics.stdev(gaps) / math.sqrt(len(gaps))
     return statistics.mean(gaps), statistics.mean(gaps) - half, statistics.mean(gaps) + half
+
+
+def word(low: float, high: float) -> str:
+    """What an interval of a difference says, higher being better."""
+    return "better" if low > 0 else "worse" if high < 0 else "tied"
 
 
 def by_seed(rows: list[Row], method: str, objective: str, metric: str) -> dict[int, float]:
@@ -138,7 +151,7 @@ def report(setting: Setting, rows: list[Row], as_json: bool, more: Mapping[str, 
                 figures[f"{objective}/selmix_minus_{name}"] = gap
                 figures[f"{objective}/selmix_minus_{name}/low"] = low
                 figures[f"{objective}/selmix_minus_{name}/high"] = high
-                says = "better" if low > 0 else "worse" if high < 0 else "tied"
+                says = word(low, high)
                 aside = " (never the opponent)" if name in NEVER_OPPONENT else ""
                 aside = " (reference)" if name in REFERENCES else aside
                 line += f"   {100 * gap:+5.1f} [{100 * low:+5.1f}, {100 * high:+5.1f}]  {says}{aside}"

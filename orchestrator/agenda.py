@@ -15,7 +15,7 @@ from orchestrator.space import default_point, distributions, grid, settings, tri
 from orchestrator.spec import SweepSpec
 from orchestrator.study import ObjectiveStudy
 from selmix.baselines import baselines_for
-from trainables.finetune import Shared
+from trainables.shared import Shared
 
 DONE = ("FINISHED", "FAILED", "PRUNED")
 
@@ -136,7 +136,7 @@ class Agenda:
             weights = replicate_weights(self.folder, judge.finals()[winner.trial_id])
             names = baselines_for(self.prepared.data.num_groups)
             total += len(names)
-            for name in names:
+            for name in reversed(names):  # the longest first, so that none is left alone at the end
                 trial_id = f"{objective}/{BASELINE}/{name}"
                 if trial_id not in done:
                     jobs.append(BaselineJob(

@@ -6,19 +6,20 @@ stdout carries results only; progress and errors go to stderr. Flags and overrid
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from orchestrator.cli_output import emit as _emit
+from orchestrator.cli_output import out as _out
 from orchestrator.cli_parsers import (
     cp_parser,
     data_parser,
     diagnose_parser,
     evaluate_parser,
     launch_parser,
+    logs_parser,
     ls_parser,
     pin_parser,
     pins_parser,
@@ -26,9 +27,11 @@ from orchestrator.cli_parsers import (
     pretrain_parser,
     reproduce_parser,
     show_parser,
+    stop_parser,
     ui_parser,
     validate_parser,
 )
+from orchestrator.cli_running import launch, logs, stop
 from orchestrator.errors import SelmixError
 
 Verb = Callable[[argparse.Namespace], int]
@@ -44,13 +47,16 @@ Name the metric that matters and the checkpoint you have; get back the fine-tune
 at once      evaluate TABLE   a metric from labels and scores alone: value, interval, is it resolved
 before       validate FILE    check a sweep file, all problems at once
              data check FILE  counts by class and split, digests, what is wrong
+             data prepare FILE  extract the official archive that you have, then check
              plan FILE        trials, time and disk it will take; touches nothing
              diagnose FILE    does the gain predict real steps on these data? heat maps of C, G and P
 run          pretrain FILE    train a base model by the file's recipe; again: go on
-             launch FILE      run the sweep; again: resume it
+             launch FILE      run the sweep; again: resume it. --address, --submit: on a cluster
+             stop SWEEP       stop it, wherever it runs
 look         ls               the sweeps of a runs folder; ls --recipes: sweep files to begin with
              cp RECIPE        write one of these here
              show SWEEP       result of a sweep
+             logs SWEEP       what its driver said, or one trial; --follow
              ui               open MLflow on the right store
 keep         pin SWEEP        write the winner's lock file; opens the test split
              pins             the pins of a folder
@@ -111,14 +117,6 @@ def _guarded(verb: Verb, options: argparse.Namespace) -> int:
         return 0
 
 
-def _out(text: str) -> None:
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
-
-
-def _emit(options: argparse.Namespace, document: dict[str, Any], text: Callable[[], str]) -> None:
-    _out(json.dumps(document, indent=1) if options.json else text())
-
-
 # -- verbs ------------------------------------------------------------------------------------------------
 
 
@@ -144,10 +142,13 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def data(options: argparse.Namespace) -> int:
-    from orchestrator.datacheck import data_document, data_text, fail_on_problems
+    from orchestrator.datacheck import data_document, data_text, fail_on_problems, prepare_data
     from orchestrator.spec import load_spec
 
-    document = data_document(load_spec(options.file, options.overrides))
+    spec = load_spec(options.file, options.overrides)
+    if options.action == "prepare" and (archive := prepare_data(spec)) is not None:
+        sys.stderr.write(f"extracted {archive}\n")
+    document = data_document(spec)
     _emit(options, document, lambda: data_text(document))
     fail_on_problems(document)
     return 0
@@ -180,14 +181,6 @@ def diagnose(options: argparse.Namespace) -> int:
     document = diagnose(load_spec(options.file, options.overrides), options.objective, options.output)
     _emit(options, document, lambda: diagnosis_text(document))
     return 0
-
-
-def launch(options: argparse.Namespace) -> int:
-    from orchestrator.launch import launch_sweep
-    from orchestrator.spec import load_spec
-
-    spec = load_spec(options.file, options.overrides)
-    return launch_sweep(spec, options.file, options.runs, quiet=options.quiet)
 
 
 def cp(options: argparse.Namespace) -> int:
@@ -277,8 +270,10 @@ VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
     "pretrain": (pretrain_parser, pretrain),
     "launch": (launch_parser, launch),
     "cp": (cp_parser, cp),
+    "stop": (stop_parser, stop),
     "ls": (ls_parser, ls),
     "show": (show_parser, show),
+    "logs": (logs_parser, logs),
     "ui": (ui_parser, ui),
     "pin": (pin_parser, pin),
     "pins": (pins_parser, pins),

@@ -54,8 +54,10 @@ def validate_parser() -> argparse.ArgumentParser:
 def data_parser() -> argparse.ArgumentParser:
     parser = _with_json(_parser(
         "data", "Counts per class and split of a sweep file's data, digests, and what is wrong; exit 4 where something "
-        "is. Every image is decoded.", "  $ selmix data check sweeps/digits_min_recall.yaml"))  # fmt: skip
-    parser.add_argument("action", choices=["check"])
+        "is. Every image is decoded. `prepare` first extracts the official archive (CIFAR, STL-10) that lies in or "
+        "beside the configured folder; it downloads nothing.",
+        "  $ selmix data check sweeps/digits_min_recall.yaml"))  # fmt: skip
+    parser.add_argument("action", choices=["check", "prepare"])
     parser.add_argument("file", type=Path, metavar="FILE", help="sweep file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="data.path=FOLDER, ...")
     return parser
@@ -102,6 +104,38 @@ def launch_parser() -> argparse.ArgumentParser:
         "  $ selmix launch sweeps/smoke.yaml search.num_trials=4 name=smoke4",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="of a running cluster, HOST:6379 (RAY_ADDRESS); with --submit of its job "
+        "server (http://127.0.0.1:8265)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--submit", action="store_true", help="let the driver run on the cluster, as a Ray job; --runs is a folder "
+        "that the cluster sees",
+    )  # fmt: skip
+    parser.add_argument("--follow", action="store_true", help="with --submit: stay until the sweep ends")
+    return parser
+
+
+def stop_parser() -> argparse.ArgumentParser:
+    parser = _with_runs(_parser(
+        "stop", "Stop a sweep wherever it runs; what is finished is kept, launching it again goes on.",
+        "  $ selmix stop digits_min_recall"))  # fmt: skip
+    parser.add_argument("sweep", metavar="SWEEP")
+    parser.add_argument("--cancel", action="store_true", help="for good: what is unfinished is KILLED")
+    parser.add_argument(
+        "--timeout", type=float, default=120.0, metavar="SECONDS", help="how long to wait for it (120)"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    return parser
+
+
+def logs_parser() -> argparse.ArgumentParser:
+    about = "The log of a sweep's driver, or of one trial: its rounds, and the traceback of what it died of."
+    example = "  $ selmix logs digits_min_recall min_recall/trial-007"
+    parser = _with_json(_with_runs(_parser("logs", about, example)))
+    parser.add_argument("sweep", metavar="SWEEP")
+    parser.add_argument("trial", nargs="?", metavar="TRIAL")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the sweep ends")
     return parser
 
 
@@ -169,7 +203,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
     parser = _with_json(_parser(
         "evaluate",
         "A metric from a Parquet table of labels and class scores: its interval, whether the samples suffice, and what "
-        "a post-hoc correction would give. Columns: label, and scores (lists) or score_NAME (one a class).",
+        "a post-hoc correction would give. Columns: label, scores (lists) or score_NAME (one a class), and group for "
+        "metrics of groups.",
         "  $ selmix evaluate scores.parquet --objective min_recall"))  # fmt: skip
     parser.add_argument("table", type=Path, metavar="TABLE")
     parser.add_argument("--objective", required=True, help="a metric or objective, such as min_recall")

@@ -6,12 +6,16 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.cluster_address import on_loopback_only
 from orchestrator.errors import PreflightError
+from orchestrator.package import Package
 from orchestrator.sections import ResourceSection
+from orchestrator.tracking_address import masked
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -32,6 +36,10 @@ def ray_environment() -> Iterator[None]:
         os.environ.setdefault(key, value)
     _let_workers_import()
     with contextlib.ExitStack() as stack:
+        if not _address() or on_loopback_only(_address()):
+            # Ray's own switch for one machine, on by default on two systems: without it every server of a private
+            # cluster listens on all interfaces, whatever address `ray.init` is given.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         if not _address():
             stack.enter_context(_own_token())
         yield
@@ -62,9 +70,11 @@ def _own_token() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ray_cluster() -> Iterator[None]:
+def ray_cluster(package: Package | None = None) -> Iterator[None]:
     """Ray, for as long as the block lasts; a private cluster listens on loopback.
 
+    Args:
+        package: the code that the nodes of a running cluster are to use; None: theirs, or that of the submitted job.
     Raises:
         PreflightError: Ray does not start, or nobody answers at RAY_ADDRESS.
     """
@@ -73,19 +83,48 @@ def ray_cluster() -> Iterator[None]:
     address = _address()
     try:
         if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with _shipped(package) as environment:
+                ray.init(
+                    address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment
+                )
         else:
-            ray.init(
-                address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-            )  # fmt: skip
+            with _no_sigterm_for_children():
+                ray.init(
+                    address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False
+                )
     except Exception as error:  # a boundary: Ray raises many kinds here
-        where = f"RAY_ADDRESS={address}" if address else "Ray on this machine"
+        where = f"Ray cluster at {masked(address)}" if address else "Ray on this machine"
         raise PreflightError(f"{where}: must start, got: {str(error).splitlines()[0]}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _shipped(package: Package | None) -> Iterator[dict[str, str] | None]:
+    """The runtime environment that brings a package to the nodes: workers begin in it and import from it."""
+    if package is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="selmix-") as folder:
+        path = Path(folder) / package.file_name
+        path.write_bytes(package.content)
+        yield {"working_dir": str(path)}
+
+
+@contextlib.contextmanager
+def _no_sigterm_for_children() -> Iterator[None]:
+    """What is started inside ignores SIGTERM, as Ray sees to it for SIGINT.
+
+    A signal to the whole process group (Slurm's, `timeout`'s) would take the cluster away from under the driver, and
+    Ray ends a driver whose cluster is gone at once, before it could drain. The mask is inherited; ours is put back.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _let_workers_import() -> None:
@@ -97,7 +136,10 @@ def _let_workers_import() -> None:
 
 
 def concurrency(resources: ResourceSection, most: int | None) -> int:
-    """How many trials run at once: what fits on the cluster, and at most ``most``.
+    """How many trials run at once: what fits on the cluster, within the sweep's own bounds, and at most ``most``.
+
+    What another sweep holds now is not taken off: a trial takes all it needs at once or waits, so that sweeps which
+    share a cluster wait for each other but never for ever.
 
     Raises:
         PreflightError: not even one fits; Tune would wait for ever, in silence.
@@ -105,7 +147,7 @@ def concurrency(resources: ResourceSection, most: int | None) -> int:
     import ray
 
     held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    fits = _fits(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
+    fits = fitting(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
     if fits < 1:
         raise _too_much(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
     return fits if most is None else min(fits, most)
@@ -120,7 +162,7 @@ def check_local_resources(resources: ResourceSection) -> None:
     if _address():
         return
     cpus, gpus = local_resources()
-    if _fits(resources, cpus, gpus) < 1:
+    if fitting(resources, cpus, gpus) < 1:
         raise _too_much(resources, cpus, gpus)
 
 
@@ -131,14 +173,20 @@ def local_resources() -> tuple[float, float]:
     return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
 
 
-def _fits(resources: ResourceSection, cpus: float, gpus: float) -> int:
+def fitting(resources: ResourceSection, cpus: float, gpus: float) -> int:
+    """Trials, with all their workers, that run at once on so many CPUs and GPUs, within the sweep's own bounds."""
+    cpus = min(cpus, resources.max_cpus or cpus)
+    gpus = min(gpus, resources.max_gpus or gpus)
     by_cpu = cpus / (resources.cpu * resources.workers)
     by_gpu = gpus / (resources.gpu * resources.workers) if resources.gpu else by_cpu
     return int(min(by_cpu, by_gpu) + 1e-9)
 
 
 def _too_much(resources: ResourceSection, cpus: float, gpus: float) -> PreflightError:
+    bounded = [name for name in ("max_cpus", "max_gpus") if getattr(resources, name) is not None]
+    bounds = "".join(f", {name} {getattr(resources, name):g}" for name in bounded)
     return PreflightError(
         f"resources: a trial must fit on the cluster, asks for cpu {resources.cpu:g} and gpu {resources.gpu:g} with "
-        f"{resources.workers} worker(s), there are cpu {cpus:g} and gpu {gpus:g}; lower resources.cpu or resources.gpu"
+        f"{resources.workers} worker(s), there are cpu {cpus:g} and gpu {gpus:g}{bounds}; lower "
+        "resources.workers, resources.cpu or resources.gpu"
     )

@@ -23,6 +23,10 @@ class Judge(Protocol):
 
     def difference(self, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> dict[str, float]: ...
 
+    def outcomes(
+        self, others: Mapping[str, Sequence[TrialRecord]], reference: Sequence[TrialRecord]
+    ) -> dict[str, str]: ...
+
 
 class Comparison:
     """Paired differences between the arms of one objective.
@@ -43,16 +47,14 @@ class Comparison:
         if not spec.compare:
             return None
         (parameter,) = spec.compare
-        tuned = {arm: self._best(arm) for arm in spec.arms}
-        defaults = {arm: self._defaults(arm) for arm in spec.arms}
         reference = next(iter(spec.arms))
+        kinds = {
+            kind: self._rows({arm: pick(arm) for arm in spec.arms}, reference)
+            for kind, pick in (("tuned", self._best), ("defaults", self._defaults))
+        }
         rows = [
-            {
-                "value": spec.arms[arm][parameter],
-                "tuned": self._row(tuned[arm], tuned[reference], arm == reference),
-                "defaults": self._row(defaults[arm], defaults[reference], arm == reference),
-            }
-            for arm in spec.arms
+            {"value": settings[parameter]} | {kind: rows[arm] for kind, rows in kinds.items()}
+            for arm, settings in spec.arms.items()
         ]
         return {"parameter": parameter, "reference": spec.arms[reference][parameter], "rows": rows}
 
@@ -65,14 +67,29 @@ class Comparison:
     def _defaults(self, arm: str) -> str | None:
         return next((name for name in self._finals_of(arm) if self.judge.trials[name].number == 0), None)
 
-    def _row(self, name: str | None, against: str | None, is_reference: bool) -> dict[str, Any] | None:
-        if name is None:
-            return None
+    def _rows(self, chosen: Mapping[str, str | None], reference: str) -> dict[str, dict[str, Any] | None]:
+        """Arm -> its row; None where it has no finished finalist."""
+        against = chosen[reference]
+        others = {
+            arm: self.finals[name] for arm, name in chosen.items() if name is not None and arm != reference
+        }
+        outcomes: dict[str, str] = {}
+        if against is not None and others:
+            outcomes = self.judge.outcomes(others, self.finals[against])
+        return {
+            arm: None if name is None else self._row(name, against, outcomes.get(arm))
+            for arm, name in chosen.items()
+        }
+
+    def _row(self, name: str, against: str | None, outcome: str | None) -> dict[str, Any]:
         runs = self.finals[name]
         gap = None
-        if against is not None and not is_reference:
+        if outcome is not None and against is not None:
             gap = self.judge.difference(runs, self.finals[against])
-        return {"trial_id": name, "score": mean_score(runs), "select": mean_select(runs), "difference": gap}
+        return {
+            "trial_id": name, "score": mean_score(runs), "select": mean_select(runs), "difference": gap,
+            "outcome": outcome,
+        }  # fmt: skip
 
 
 def comparison_rows(compare: Mapping[str, Any], metric: str) -> list[tuple[str, ...]]:
@@ -88,9 +105,24 @@ def comparison_rows(compare: Mapping[str, Any], metric: str) -> list[tuple[str, 
             if told is None:
                 cells += ["no finished finalist", ""] + ([""] if kind == "tuned" else [])
                 continue
-            cells.append(estimate(told["select"][metric]))
-            cells.append("" if told["difference"] is None else difference(told["difference"]))
+            cells += [estimate(told["select"][metric]), _against(told)]
             if kind == "tuned":
                 cells.append(short(told["trial_id"]))
         rows.append(tuple(cells))
     return rows
+
+
+def comparison_caption(compare: Mapping[str, Any], seeds: int) -> str:
+    """What stands above the table."""
+    others = len(compare["rows"]) - 1
+    corrected = f", corrected for {others} comparisons" if others > 1 else ""
+    return (
+        f"compared, each value with a study of its own, means over {seeds} fresh seeds, paired, on select; intervals "
+        f"are each its own, better, tied or worse at 5 %{corrected}:"
+    )
+
+
+def _against(told: Mapping[str, Any]) -> str:
+    if told["difference"] is None:
+        return ""
+    return f"{difference(told['difference'])} {told.get('outcome', '')}".rstrip()  # older records have none

@@ -46,6 +46,25 @@ def data_document(spec: SweepSpec) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def prepare_data(spec: SweepSpec) -> str | None:
+    """Extract the official archive of a sweep's data where the files are not there yet; nothing is downloaded.
+
+    Returns:
+        The archive that was extracted; None where there was nothing to do.
+    Raises:
+        PreflightError: there is no archive, or it is damaged; it says what to get.
+    """
+    from orchestrator.rules import data_config
+    from selmix.data import official_files
+
+    official = official_files(data_config(spec))
+    try:
+        archive = official.prepare() if official is not None else None
+    except (OSError, ValueError) as error:
+        raise PreflightError(f"data: {error}") from error
+    return None if archive is None else str(archive)
+
+
 def data_text(document: dict[str, Any]) -> str:
     """The document as a table."""
     counts, names = document["counts"], document["class_names"]

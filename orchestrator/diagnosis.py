@@ -43,9 +43,11 @@ def diagnose(spec: SweepSpec, objective: str | None, output: Path | None) -> dic
     check_checkpoint(spec, data)
     document: dict[str, Any] = {"schema_version": 1, "sweep": spec.name, "objectives": {}}
     config = settings(spec, default_point(spec), next(iter(spec.arms.values())))
-    if config.policy not in ("softmax", "greedy", "proportional", "epsilon"):
-        raise UsageError(f"policy {config.policy} does not look at the gain; there is nothing to diagnose")
+    from selmix.config import TARGETED
     from selmix.run import finetune
+
+    if config.policy not in TARGETED:
+        raise UsageError(f"policy {config.policy} does not look at the gain; there is nothing to diagnose")
 
     with tempfile.TemporaryDirectory() as scratch, torch_threads(spec.resources.cpu):
         folder = RunFolder(Path(scratch), spec.name)

@@ -33,6 +33,7 @@ def show_document(folder: RunFolder) -> dict[str, Any]:
         "sweep_id": state.sweep_id,
         "state": now,
         "problem": state.problem,
+        "cluster": state.cluster,
         "created": state.created,
         "ended": state.ended,
         "spec": spec,

@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM: the first drains the sweep, the second ends it at once."""
+"""Ctrl-C, SIGTERM or `selmix stop`: the first drains the sweep, a second signal ends it at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from typing import Any
 
 from orchestrator.lease import Lease
 from orchestrator.progress import Progress
+from orchestrator.stopping import requested
 
 OVERDUE_S = 12.0
+LOOK_EVERY_S, STORE_LOOK_EVERY_S = 1.0, 5.0
 
 
 class Drained(BaseException):
@@ -32,6 +35,8 @@ class Drain:
         self._watch: threading.Timer | None = None
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
+        self._over = threading.Event()
+        self._looking: threading.Thread | None = None
         self.at_once = True
         """Raise :class:`Drained` instead of waiting to be asked."""
 
@@ -40,9 +45,32 @@ class Drain:
         for number in (signal.SIGINT, signal.SIGTERM):
             before = signal.signal(number, self._on_signal)
             self._before.setdefault(number, before)
+        if self._looking is None:
+            self._looking = threading.Thread(target=self._look, name="selmix-stop", daemon=True)
+            self._looking.start()
+
+    def _look(self) -> None:
+        """A request in the run folder is a SIGTERM to ourselves: one way to stop, whoever asks for it.
+
+        Not while Ray starts, which takes the signal for itself and would not drain; SIGINT is blocked in Ray's jobs.
+        """
+        store = self._lease.folder.store
+        while not self._over.wait(LOOK_EVERY_S if store is None else STORE_LOOK_EVERY_S):
+            if store is not None:
+                store.flush()
+            ours = signal.getsignal(signal.SIGTERM) == self._on_signal
+            if ours and self._signal is None and self.request() is not None:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def request(self) -> dict[str, object] | None:
+        """What `selmix stop` asks of this driver."""
+        return requested(self._lease.folder, self._lease.holder.token)
 
     def restore(self) -> None:
         """Give the signals back."""
+        self._over.set()
+        if self._looking is not None:
+            self._looking.join()
         if self._watch is not None:
             self._watch.cancel()
         for number, before in self._before.items():

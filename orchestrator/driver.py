@@ -9,16 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from orchestrator.agenda import Agenda
+from orchestrator.cancellation import cancel
 from orchestrator.clock import now_ms, utc_now
 from orchestrator.cluster import concurrency, ray_cluster
 from orchestrator.drain import Drain, Drained
-from orchestrator.errors import NoFeasibleTrial, TooManyFailures
+from orchestrator.errors import NoFeasibleTrial, SelmixError, TooManyFailures
 from orchestrator.lease import Lease
+from orchestrator.logs import append_log
+from orchestrator.package import Package
 from orchestrator.prepare import Prepared, prepare
 from orchestrator.progress import Progress
 from orchestrator.provenance import environment
@@ -37,15 +41,16 @@ class Driver:
 
     Args:
         state: of the sweep, saved whenever it changes. address: of MLflow, with its credentials.
+        package: the code that the nodes of a running cluster are sent.
     """
 
     def __init__(
         self, spec: SweepSpec, folder: RunFolder, state: SweepState, data: SweepData, address: str,
-        progress: Progress, lease: Lease,
+        progress: Progress, lease: Lease, package: Package | None = None,
     ) -> None:  # fmt: skip
         self.spec, self.folder, self.state, self.data = spec, folder, state, data
         self.progress = progress
-        self.lease = lease
+        self.lease, self.package = lease, package
         self.drain = Drain(progress, lease, self._leave)
         self._ending = threading.Lock()
         self.tracker = Tracker(
@@ -63,19 +68,30 @@ class Driver:
         except BaseException as error:
             # After a signal to the whole group Ray goes away under us, and errors with it: the record is whole.
             asked = self.drain.asked()
+            if not asked:
+                told = isinstance(error, SelmixError)
+                text = str(error) if told else "".join(traceback.format_exception(error))
+                append_log(self.folder, self.folder.log_path, text)
             code = self._stop(None if asked else str(error) or repr(error), error)
             if not asked:
                 raise
         finally:
             self.drain.restore()
+            self._flush()
         return code
 
     def _leave(self) -> None:
         """Stop from the watch's thread, while the main one hangs in Ray."""
         if not self._ending.locked():
             self._stop()
+            self._flush()
             self.lease.release()
             os._exit(self.drain.exit_code)
+
+    def _flush(self) -> None:
+        """Logs are whole in the store before the lease is given back."""
+        if self.folder.store is not None:
+            self.folder.store.flush()
 
     def _run(self) -> int:
         self._open()
@@ -91,7 +107,7 @@ class Driver:
             with self._ray() as at_once:
                 self._search(prepared, at_once)
                 self._replicate(prepared, at_once)
-                self._baselines(prepared)
+                self._baselines(prepared, at_once)
             if self.drain.asked():
                 raise Drained
         return self._finish()
@@ -128,7 +144,7 @@ class Driver:
 
     @contextlib.contextmanager
     def _ray(self) -> Iterator[int]:
-        with ray_cluster():
+        with ray_cluster(self.package):
             self.drain.listen()
             self.drain.at_once = False
             try:
@@ -191,7 +207,7 @@ class Driver:
         number = 1 + max((int(name) for name in used if name.isdigit()), default=-1)
         return self.folder.ray_path / f"{number:03d}"
 
-    def _baselines(self, prepared: Prepared) -> None:
+    def _baselines(self, prepared: Prepared, at_once: int) -> None:
         from orchestrator.execution import run_baselines
 
         if self.drain.asked():
@@ -200,8 +216,8 @@ class Driver:
         if not jobs:
             return
         self.progress.phase("baselines", total, total - len(jobs))
-        shared = self.agenda.shared
-        for job, figures, error in run_baselines(jobs, shared, self.spec.resources, self.drain.asked):
+        shared, resources = self.agenda.shared, self.spec.resources
+        for job, figures, error in run_baselines(jobs, shared, resources, at_once, self.drain.asked):
             record, started_ms = self.agenda.baseline_record(job, figures, error, now_ms())
             self.book.add(record, started_ms, [])
 
@@ -229,6 +245,9 @@ class Driver:
         with self._ending:
             self.book.on_drain()
             self.state.state, self.state.problem = "stopped", problem
+            request = self.drain.request()
+            if request is not None and request["cancel"]:
+                cancel(self.folder, self.state, self.book)
             if isinstance(error, TooManyFailures):
                 self.state.state, self.state.exit_code = "failed", error.exit_code
             self._end("FAILED" if self.state.state == "failed" else "KILLED", {})
@@ -236,7 +255,8 @@ class Driver:
         return self.drain.exit_code
 
     def _end(self, status: str, results: dict[str, Any]) -> None:
-        self.state.ended = utc_now() if self.state.exit_code is not None else None
+        if not self.state.cancelled:
+            self.state.ended = utc_now() if self.state.exit_code is not None else None
         files = [self.folder.results_path, self.folder.file_path] if results else []
         figures, tags = parent_figures(results)
         self.tracker.finish_sweep(status, now_ms(), figures, tags | {"selmix.state": self.state.state}, files)

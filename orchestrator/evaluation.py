@@ -116,6 +116,7 @@ class Evaluation:
             "constraints": asked["constraints"], "metrics": asked["metrics"],
             "selection": asked["selection"] | {"metric": rule.metric, "seed": rule.seed},
             "search_seed": self.spec.search.seed, "threads": self.spec.resources.cpu,
+            "workers": self.spec.resources.workers,
             "tolerance": "on another stack every figure must lie within the pin's own interval",
         }  # fmt: skip
 

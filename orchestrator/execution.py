@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,9 @@ from orchestrator.search import BookCallback, DrainStopper, RunSearcher, Source,
 from orchestrator.sections import ResourceSection
 from orchestrator.trials import TrialBook
 from trainables.baseline import run_baseline
-from trainables.finetune import FinetuneTrainable, Shared
+from trainables.finetune import FinetuneTrainable
+from trainables.ranks import RankPlan
+from trainables.shared import Shared
 
 
 def run_source(
@@ -34,11 +37,8 @@ def run_source(
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    trainable = tune.with_resources(
-        tune.with_parameters(FinetuneTrainable, shared=shared), {"cpu": resources.cpu, "gpu": resources.gpu}
-    )
     tuner = tune.Tuner(
-        trainable,
+        _trainable(shared, resources),
         tune_config=tune.TuneConfig(
             search_alg=RunSearcher(source, book, asked_to_drain), num_samples=-1,
             max_concurrent_trials=at_once, reuse_actors=True,
@@ -53,6 +53,21 @@ def run_source(
         ),
     )  # fmt: skip
     tuner.fit()
+
+
+def _trainable(shared: Shared, resources: ResourceSection) -> Any:
+    """The trainable with its data and what it takes: a bundle for each worker, and none for what steps them."""
+    cpu, gpu = resources.cpu, resources.gpu
+    if resources.workers == 1:
+        return tune.with_resources(
+            tune.with_parameters(FinetuneTrainable, shared=shared), {"cpu": cpu, "gpu": gpu}
+        )
+    bundle = {"CPU": float(cpu)} | ({"GPU": float(gpu)} if gpu else {})
+    ranks = RankPlan(ray.put(shared), resources.workers, cpu, gpu)
+    return tune.with_resources(
+        tune.with_parameters(FinetuneTrainable, ranks=ranks),
+        tune.PlacementGroupFactory([{}] + [bundle] * resources.workers),
+    )
 
 
 @dataclass(frozen=True)
@@ -71,21 +86,24 @@ def run_baselines(
     jobs: Sequence[BaselineJob],
     shared: Shared,
     resources: ResourceSection,
+    at_once: int,
     asked_to_drain: Callable[[], bool],
 ) -> Iterator[tuple[BaselineJob, dict[str, Any] | None, str | None]]:
-    """Fit baselines side by side; each as it ends with its figures, or with what it died of.
+    """Fit baselines side by side, ``at_once`` at most; each as it ends with its figures, or with what it died of.
 
+    Each takes one worker's resources, whatever a trial takes.
     Ends early, without the rest, once draining is asked for.
     """
     task = ray.remote(run_baseline).options(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0)
     stored = ray.put(shared)
-    waiting = {
-        task.remote(
-            stored, job.name, job.objective, job.config, job.winner_weights, job.seeds, job.folder
-        ): job
-        for job in jobs
-    }
-    while waiting and not asked_to_drain():
+    left, waiting = deque(jobs), dict[Any, BaselineJob]()
+    while (left or waiting) and not asked_to_drain():
+        while left and len(waiting) < at_once:
+            job = left.popleft()
+            reference = task.remote(
+                stored, job.name, job.objective, job.config, job.winner_weights, job.seeds, job.folder
+            )
+            waiting[reference] = job
         done, _ = ray.wait(list(waiting), timeout=0.5)
         for reference in done:
             job = waiting.pop(reference)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
 from orchestrator.clock import utc_now
+from orchestrator.cluster_address import check_reachable, driver_address, on_cluster
+from orchestrator.errors import UsageError
 from orchestrator.identity import new_sweep_id
 from orchestrator.lease import acquire, check_free
+from orchestrator.logs import append_log
+from orchestrator.package import references_in, sweep_package
 from orchestrator.preflight import check_all, check_unchanged, tracking_of
 from orchestrator.progress import Progress
+from orchestrator.provenance import submission
 from orchestrator.records import RunFolder
 from orchestrator.recordtypes import SweepState
 from orchestrator.spec import SweepSpec
@@ -16,15 +23,18 @@ from orchestrator.storage import Runs
 from orchestrator.tracking_address import masked
 
 
-def launch_sweep(spec: SweepSpec, file: Path, runs: Runs, quiet: bool = False) -> int:
+def launch_sweep(
+    spec: SweepSpec, file: Path, runs: Runs, quiet: bool = False, cluster: str | None = None
+) -> int:
     """Run a sweep, or go on with it.
 
     Args:
         spec: of the sweep. file: the sweep file, kept beside the result. runs: folder of all sweeps.
+        cluster: ``HOST:PORT`` of a running one; None: as RAY_ADDRESS says.
     Returns:
         0; 5 too many trials failed; 6 an objective has no feasible trial; 130 or 143 drained after a signal.
     Raises:
-        UsageError: the file changed since the first launch.
+        UsageError: the file changed since the first launch, or the sweep was cancelled for good.
         PreflightError: something that the sweep needs is not there, or another driver holds it.
     """
     progress = Progress(quiet)
@@ -33,18 +43,35 @@ def launch_sweep(spec: SweepSpec, file: Path, runs: Runs, quiet: bool = False) -
     if is_launched(folder):
         check_unchanged(folder, spec, tracking_of(runs))
         state = folder.load_state()
+        if state.cancelled:
+            raise UsageError(
+                f"{folder.shown}: this sweep was cancelled for good; launch it under a new name (name=NEW)"
+            )
         if state.exit_code is not None and state.unsent == 0:
             progress.say(f"{spec.name} is {state.state}; to see it: selmix show {spec.name}")
             return state.exit_code
-    address, data = check_all(spec, runs)
-    from orchestrator.cluster import ray_environment
+    ray_address = driver_address(cluster, os.environ)
+    check_reachable(ray_address)
+    with on_cluster(ray_address):
+        address, data = check_all(spec, runs)
+        from orchestrator.cluster import ray_environment
 
-    with acquire(folder) as lease, ray_environment():
-        folder.refresh()
-        state = open_folder(folder, spec, file, address)
-        from orchestrator.driver import Driver
+        told, package = submission(), None
+        if ray_address and not told:
+            package = sweep_package(file.read_bytes(), references_in(spec.resolved()))
+            told = {"package": package.digest, "package_bytes": len(package.content)}
+        with acquire(folder) as lease, ray_environment():
+            folder.refresh()
+            progress.keep(partial(append_log, folder, folder.log_path))
+            state = open_folder(folder, spec, file, address)
+            state.cluster = {"address": masked(ray_address), **told} if ray_address else {}
+            where = f"on the Ray cluster at {masked(ray_address)}" if ray_address else "on this machine"
+            progress.say(
+                f"{spec.name} {where} is under way: process {lease.holder.pid} on {lease.holder.host}"
+            )
+            from orchestrator.driver import Driver
 
-        return Driver(spec, folder, state, data, address, progress, lease).run()
+            return Driver(spec, folder, state, data, address, progress, lease, package).run()
 
 
 def is_launched(folder: RunFolder) -> bool:

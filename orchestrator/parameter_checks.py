@@ -30,7 +30,7 @@ def parameter_problems(file: SweepFile) -> list[str]:
             )
         else:
             problems += _form(file, path, parameter) or _range(file, name, parameter)
-    problems += _compare(file, valid)
+    problems += _compare(file, valid) or _parts_of_a_batch(file)
     given = {*section, *file.section("compare")}
     if {"temperature", "effective_pairs"} <= given and "temperature" in section:
         where = file.where(("parameters", "temperature"))
@@ -110,6 +110,60 @@ def _ends(file: SweepFile, path: KeyPath, parameter: Mapping[str, Any]) -> list[
     return []
 
 
+def _beside(name: str, value: Any) -> dict[str, Any]:
+    """The value with a batch that it divides: which batches it meets is asked of the file as a whole."""
+    whole = name == "accumulate" and isinstance(value, int) and value > 0
+    return {name: value} | ({"batch_size": value} if whole else {})
+
+
+def _parts_of_a_batch(file: SweepFile) -> list[str]:
+    """``accumulate`` times the workers must divide every batch size that the file can meet them with."""
+    from selmix.config import FinetuneConfig
+
+    sizes, parts = (
+        _whole_values(file, name, getattr(FinetuneConfig(), name)) for name in ("batch_size", "accumulate")
+    )
+    workers = file.section("resources").get("workers", 1)
+    workers = workers if isinstance(workers, int) and workers > 0 else 1
+    wrong = [(size, part) for size in sizes for part in parts if size % (part * workers)]
+    if not wrong:
+        return []
+    if workers > 1:
+        size, part = wrong[0]
+        return [
+            f"{file.where(('resources', 'workers'))}: workers x accumulate must divide every batch_size, got "
+            f"{workers} x {part} and {size}; give multiples as values, or a step q and a min that it divides"
+        ]
+    place = next(
+        (s, n)
+        for n in ("accumulate", "batch_size")
+        for s in ("parameters", "compare")
+        if n in file.section(s)
+    )
+    size, part = wrong[0]
+    return [
+        f"{file.where(place)}: accumulate must divide every batch_size, got {part} and {size}; "
+        "give multiples as values, or a step q and a min that it divides"
+    ]
+
+
+def _whole_values(file: SweepFile, name: str, default: int) -> list[int]:
+    """All values that a counted parameter can take; none where its form is wrong, which is said elsewhere."""
+    parameter = file.section("compare").get(name, file.section("parameters").get(name, {"value": default}))
+    if isinstance(parameter, list):
+        values = parameter
+    elif not isinstance(parameter, Mapping):
+        values = []
+    elif "min" in parameter or "max" in parameter:
+        low, high, q = (parameter.get(key, 1) for key in ("min", "max", "q"))
+        if not all(isinstance(v, int) and v > 0 for v in (low, high, q)):
+            return []
+        values = list(range(low, high + 1, q if parameter.get("distribution") == "q_uniform" else 1))
+    else:
+        values = [parameter["value"]] if "value" in parameter else parameter.get("values", [])
+    return [v for v in values if isinstance(v, int) and v > 0] if isinstance(values, list) else []
+
+
 def _range(
     file: SweepFile, name: str, parameter: Mapping[str, Any], parent: KeyPath | None = None
 ) -> list[str]:
@@ -127,7 +181,7 @@ def _range(
             problems.append(f"{where}: must be a number or a text, got {shown(value)}")
             continue
         try:
-            FinetuneConfig(**{name: value})
+            FinetuneConfig(**_beside(name, value))
         except ValueError as error:
             problems.append(f"{where}: {str(error).removeprefix(f'{name}: ')}")
             continue
@@ -152,7 +206,10 @@ def _layer(file: SweepFile, where: str, value: str) -> list[str]:
         return []
     if layers is None or value in layers:
         return []
-    return [f"{where}: the model has no layer {value!r}; {closest(value, layers)}"]
+    hint = closest(value, layers)
+    there = f"there are {', '.join(layers)}"
+    more = "" if hint == there else f" {there}"
+    return [f"{where}: the model has no layer {value!r}; {hint}{more}"]
 
 
 def mixable_layers(values: Mapping[str, Any]) -> list[str] | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster import local_resources
+from orchestrator.cluster import fitting, local_resources
 from orchestrator.preflight import check_all
 from orchestrator.prepare import torch_threads
 from orchestrator.rules import selection_rules, warnings_of
@@ -20,7 +20,7 @@ from selmix.base import Base
 from selmix.baselines import baselines_for
 from selmix.config import FinetuneConfig
 from selmix.data.splits import SweepData
-from selmix.run import Run
+from selmix.local_ranks import seconds_of_rounds
 
 PROBE_ROUNDS = 3
 START_S = 12.0  # Ray, its workers and the first imports, on a laptop
@@ -49,9 +49,17 @@ def plan_document(spec: SweepSpec, runs: Runs) -> dict[str, Any]:
     at_once = _at_once(spec, *cpus_gpus)
     trial_s = probe["trial_s"] + RUN_OVERHEAD_S
     baselines_s = (
-        objectives * spec.selection.replicates * (FITTED_AGAIN * probe["trial_s"] + probe["pretrain_s"])
+        objectives
+        * spec.selection.replicates
+        * (FITTED_AGAIN * probe["one_worker_trial_s"] + probe["pretrain_s"])
     )
-    total_s = START_S + probe["pretrain_s"] + ((trials + replicates) * trial_s + baselines_s) / at_once
+    # Baselines run on one worker each, so that several fit where one trial does.
+    total_s = (
+        START_S
+        + probe["pretrain_s"]
+        + (trials + replicates) * trial_s / at_once
+        + baselines_s / (at_once * spec.resources.workers)
+    )
     models = trials + replicates + objectives * baselines * spec.selection.replicates
     local = runs if isinstance(runs, Path) else runs.working
     existing = next(folder for folder in (local, *local.absolute().parents) if folder.exists())
@@ -62,7 +70,7 @@ def plan_document(spec: SweepSpec, runs: Runs) -> dict[str, Any]:
         "replicates": replicates,
         "baselines": objectives * baselines,
         "at_once": at_once,
-        "resources": {"cpus": cpus_gpus[0], "gpus": cpus_gpus[1]},
+        "resources": {"cpus": cpus_gpus[0], "gpus": cpus_gpus[1], "workers": spec.resources.workers},
         "probe": probe,
         "estimated_s": total_s,
         "estimated_bytes": models * probe["weights_bytes"] + (trials + replicates) * probe["table_bytes"],
@@ -73,10 +81,8 @@ def plan_document(spec: SweepSpec, runs: Runs) -> dict[str, Any]:
 
 
 def _at_once(spec: SweepSpec, cpus: float, gpus: float) -> int:
-    asked = spec.resources
-    fits = cpus / asked.cpu if not asked.gpu else min(cpus / asked.cpu, gpus / asked.gpu)
-    most = spec.search.max_concurrent_trials
-    return max(1, int(fits) if most is None else min(int(fits), most))
+    fits, most = fitting(spec.resources, cpus, gpus), spec.search.max_concurrent_trials
+    return max(1, fits if most is None else min(fits, most))
 
 
 def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> dict[str, Any]:
@@ -86,16 +92,14 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> dict[st
         model = spec.model.config.build(data.input_shape, data.num_classes)
         base = Base(spec.model.config, model.state_dict(), {})
         given = dataclasses.replace(config, start="given")
-        run = Run(
-            data, base, objective, given, spec.search.seed, selection_rules(spec, data.num_classes)[objective]
-        )
-        seconds = []
-        for _ in range(PROBE_ROUNDS + 1):
-            started = time.perf_counter()
-            run.step()
-            seconds.append(time.perf_counter() - started)
-            if run.finished:
-                break
+        rule = selection_rules(spec, data.num_classes)[objective]
+        probe = functools.partial(
+            seconds_of_rounds, most=PROBE_ROUNDS, data=data, base=base, objective=objective, config=given,
+            seed=spec.search.seed, selection=rule,
+        )  # fmt: skip
+        workers = spec.resources.workers
+        seconds = probe(1)
+        together = seconds if workers == 1 else probe(workers)
     rounds = _rounds(config)
     a_round = min(seconds[1:], default=seconds[0])
     classes, steps = (
@@ -105,7 +109,8 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> dict[st
     return {
         "rounds_measured": len(seconds) - 1,
         "rounds": rounds,
-        "trial_s": seconds[0] + rounds * a_round,
+        "trial_s": together[0] + rounds * min(together[1:], default=together[0]),
+        "one_worker_trial_s": seconds[0] + rounds * a_round,
         # A step of pre-training is one of fine-tuning on a smaller batch.
         "pretrain_s": steps * a_round / config.refresh_every * spec.pretrain.batch_size / config.batch_size
         if spec.recipe
@@ -129,12 +134,17 @@ def plan_text(document: dict[str, Any]) -> str:
         f"{document['sweep']}: about {duration(document['estimated_s'])}, {megabytes(document['estimated_bytes'])} "
         f"of {megabytes(document['free_bytes'])} free",
         f"  {document['trials']} trials and at most {document['replicates']} runs of finalists on fresh seeds, "
-        f"{document['at_once']} at once, about {probe['trial_s']:.1f} s each "
+        f"{document['at_once']} at once{_on_workers(document)}, about {probe['trial_s']:.1f} s each "
         f"({probe['rounds']} rounds, {probe['rounds_measured']} measured)",
         f"  {document['baselines']} baselines; base model about {probe['pretrain_s']:.1f} s",
         f"  MLflow: {document['tracking_uri']}",
         *(f"  warning: {warning}" for warning in document["warnings"]),
     ])  # fmt: skip
+
+
+def _on_workers(document: dict[str, Any]) -> str:
+    workers = document["resources"]["workers"]
+    return f" on {workers} workers each (baselines on one)" if workers > 1 else ""
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 
@@ -19,6 +20,7 @@ class Progress:
     def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet
+        self._keep: Callable[[str], None] = lambda text: None
         self._live = self._stream.isatty()
         self._drawn = 0
         self._phase, self._total, self._done, self._failed, self._running = "", 0, 0, 0, 0
@@ -28,7 +30,11 @@ class Progress:
 
     def __getstate__(self) -> dict[str, object]:
         # Tune pickles what hangs on its callbacks; a stream cannot travel and a copy has nobody to speak to.
-        return {"_quiet": True}
+        return {"_quiet": True, "_keep": None}
+
+    def keep(self, write: Callable[[str], None]) -> None:
+        """Hand every event to ``write`` too, also when quiet: the sweep's log."""
+        self._keep = write
 
     def phase(self, name: str, total: int, done: int = 0) -> None:
         """Begin a phase of ``total`` runs of which ``done`` were there before."""
@@ -51,18 +57,22 @@ class Progress:
         if score is not None and (self._best is None or score > self._best):
             self._best = score
         figure = "" if score is None else f"  score {100 * score:5.1f}"
+        line = f"  {self._done:>3}/{self._total} {name}  {state.lower()}{figure}  {seconds:.1f} s"
         if self._live:
+            self._keep(line)
             self._draw()
         else:
-            self.say(f"  {self._done:>3}/{self._total} {name}  {state.lower()}{figure}  {seconds:.1f} s")
+            self.say(line)
 
     def say(self, text: str) -> None:
         """One line for an event."""
+        self._keep(text)
         if not self._quiet:
             self._write(text)
 
     def warn(self, text: str) -> None:
         """One line that is said also when quiet."""
+        self._keep(f"warning: {text}")
         self._write(f"warning: {text}")
 
     @property

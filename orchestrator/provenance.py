@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -23,10 +24,21 @@ PACKAGES = (
 )
 
 
+SUBMISSION = "SELMIX_SUBMISSION"
+"""Variable of a submitted driver: a JSON object of what it was submitted with."""
+
+
+def submission() -> dict[str, Any]:
+    """``submission_id, job_server, package`` (its digest), ``package_bytes, git`` of a submitted driver; else {}."""
+    told = json.loads(os.environ.get(SUBMISSION) or "{}")
+    return dict(told) if isinstance(told, dict) else {}
+
+
 def environment(threads: int) -> dict[str, Any]:
     """Git commit and whether dirty, package versions, hardware, and torch threads of a trial."""
     return {
-        "git": git_state(),
+        "git": submission().get("git") or git_state(),
+        "package": submission().get("package"),
         "packages": {name: _version(name) for name in ("selmix", *PACKAGES)},
         "python": platform.python_version(),
         "platform": platform.platform(),

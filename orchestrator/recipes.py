@@ -9,11 +9,13 @@ from typing import Any
 from orchestrator.cells import table
 from orchestrator.errors import NotFound, UsageError
 
+FOLDERS = ("recipes", "ablations")  # beside the files at the top
+
 
 def recipe_files() -> dict[str, str]:
     """Name -> text of every shipped sweep file, by name."""
     home = resources.files("sweeps")
-    found = [*home.iterdir(), *home.joinpath("recipes").iterdir()]
+    found = [*home.iterdir(), *(file for folder in FOLDERS for file in home.joinpath(folder).iterdir())]
     return {
         file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8")
         for file in sorted(found, key=lambda file: file.name)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -27,8 +26,8 @@ from orchestrator.atomic import (
 )
 from orchestrator.errors import NotFound, PreflightError
 from orchestrator.recordtypes import Figures, Kind, SweepState, TrialRecord, TrialState
-from orchestrator.runpaths import RunPaths
-from orchestrator.storage import ObjectStore, Runs
+from orchestrator.storage import Runs
+from orchestrator.storedfolder import StoredFolder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,11 +36,8 @@ __all__ = ["Figures", "Kind", "RunFolder", "SweepState", "TrialRecord", "TrialSt
 
 
 @dataclass(frozen=True)
-class RunFolder(RunPaths):
+class RunFolder(StoredFolder):
     """``runs/NAME/``: the only reads and writes of what lies there."""
-
-    store: ObjectStore | None = None
-    """Where the truth lies if not in ``runs``, which then is a private copy."""
 
     @classmethod
     def at(cls, runs: Runs, name: str) -> RunFolder:
@@ -69,101 +65,15 @@ class RunFolder(RunPaths):
         what = "is not the folder of a sweep" if inside and folder.path.exists() else "does not exist"
         raise NotFound(f"{folder.shown}: {what} (no sweep.json){hint}")
 
-    @property
-    def shown(self) -> str:
-        """What messages call this folder."""
-        return str(self.path) if self.store is None else f"{self.store.shown.partition('?')[0]}/{self.name}"
-
-    def publish(self, path: Path) -> None:
-        """A file of this folder was written: it goes through to the object store, if there is one."""
-        if self.store is not None:
-            self.store.put_file(path, self._key(path))
-
-    def stored(self, path: Path) -> Path:
-        """``path``, after its file was brought here from the object store if it was only there."""
-        if self.store is not None and not path.is_file():
-            self.store.fetch(self._key(path), path)
-        return path
-
-    def pull(self, below: str, endings: tuple[str, ...], besides: tuple[str, ...] = ()) -> None:
-        """Bring files below a folder here that are only in the object store."""
-        if self.store is None:
-            return
-        paths = [item.path for item in self.store.objects(f"{self.name}/{below}".rstrip("/"))]
-        wanted = [
-            p
-            for p in paths
-            if p.endswith(endings) and not p.removeprefix(f"{self.name}/").startswith(besides)
-        ]
-        self.store.fetch_all([p for p in wanted if not (self.runs / p).exists()], self.runs)
-
-    def refresh(self) -> None:
-        """Forget the private copy and read the documents again: the lease was just taken from another driver."""
-        if self.store is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.pull("", (".json", ".yaml"), besides=("ray/", "lease/"))
-
-    def _key(self, path: Path) -> str:
-        return path.relative_to(self.runs).as_posix()
-
     def _write_json(self, path: Path, document: Mapping[str, Any]) -> None:
         write_json(path, dict(document))
         self.publish(path)
-
-    def _below(self, trial_id: str) -> str:
-        return self.trial_folder(trial_id).relative_to(self.path).as_posix()
-
-    def address_of(self, path: Path) -> str:
-        """A path of this folder as workers reach it; see :meth:`checkpoint_address`."""
-        return self.checkpoint_address(path.relative_to(self.path).as_posix())
 
     def weights_files(self, trial_id: str) -> list[Path]:
         """Weights of a baseline's models, in order of replicate; of a trial the only one."""
         self.pull(self._below(trial_id), (".safetensors",))
         found = self.trial_folder(trial_id).glob("weights*.safetensors")
         return sorted(found, key=lambda path: int(path.stem.partition("-")[2] or 0))
-
-    def checkpoint_address(self, checkpoint: str) -> str:
-        """Where a recorded checkpoint lies now, for whatever reads it: a path, in the store one of its file system.
-
-        Checkpoints are recorded relative to this folder: another driver may see it under another path.
-        """
-        if self.store is not None:
-            return self.store.full(f"{self.name}/{checkpoint}")
-        return str((self.path / checkpoint).absolute())
-
-    def relative_checkpoint(self, address: str) -> str:
-        """What to record of a checkpoint; the inverse of :meth:`checkpoint_address`."""
-        root = self.store.full(self.name) if self.store is not None else str(self.path.absolute())
-        return address.removeprefix(f"{root}/")
-
-    def has_checkpoint(self, checkpoint: str) -> bool:
-        """Whether a recorded checkpoint is whole."""
-        if self.store is not None:
-            return self.store.get(f"{self.name}/{checkpoint}/trial.json") is not None
-        return (self.path / checkpoint / "trial.json").is_file()
-
-    def fetch_checkpoint(self, address: str, names: tuple[str, ...], home: Path) -> None:
-        """Copy files of a checkpoint to ``home``, each whole or not at all.
-
-        Raises:
-            FileNotFoundError: one of them is not in it.
-        """
-        home.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            if self.store is None:
-                aside = home / f".{name}.part"
-                shutil.copyfile(Path(address) / name, aside)
-                aside.replace(home / name)
-            elif not self.store.fetch(f"{self.name}/{self.relative_checkpoint(address)}/{name}", home / name):
-                raise FileNotFoundError(f"{self.shown}: a checkpoint lacks {name}")
-
-    def drop(self, relative: str) -> None:
-        """Remove a checkpoint or all of Ray's files; what is gone already is fine."""
-        if self.store is not None:
-            self.store.delete_tree(f"{self.name}/{relative}")
-        else:
-            shutil.rmtree(self.path / relative, ignore_errors=True)
 
     def create(self) -> None:
         """Make the folder, which is the first thing a launch writes.

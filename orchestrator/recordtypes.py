@@ -78,7 +78,9 @@ class SweepState:
     A driver that was killed leaves ``running`` behind: ask :func:`orchestrator.lease.current_state` for what
     holds now. ``data`` is ``{"class_names", "train_counts", "digests", "num_select"}``, kept so that reading
     results loads no data. ``planned_runs`` counts trials and replicates as far as they are known, ``unsent`` what did
-    not reach MLflow. ``test_openings`` has one entry ``{"time", "by"}`` per opening of the test split.
+    not reach MLflow. ``cluster`` says where the last launch ran and with which package of code; {} is this machine.
+    A ``cancelled`` sweep never goes on. ``test_openings`` has one entry ``{"time", "by"}`` per opening of the
+    test split.
     """
 
     name: str
@@ -92,9 +94,11 @@ class SweepState:
     experiment_id: str | None = None
     parent_run_id: str | None = None
     exit_code: int | None = None
+    cancelled: bool = False
     data: dict[str, Any] = field(default_factory=dict)
     base: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    cluster: dict[str, Any] = field(default_factory=dict)
     test_openings: list[dict[str, Any]] = field(default_factory=list)
     problem: str | None = None
     unsent: int = 0

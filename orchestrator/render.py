@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.cells import difference, estimate, short, table
-from orchestrator.compare import comparison_rows
+from orchestrator.compare import comparison_caption, comparison_rows
+from orchestrator.departures import departure_note
 
 ACROSS = ("mean_recall", "min_recall", "g_mean", "h_mean", "accuracy", "min_coverage")
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
@@ -74,6 +75,10 @@ def _asked(document: Document) -> str:
         f"data      {spec['data']['name']}: {len(train)} classes, {max(train)} to {min(train)} training samples, "
         f"{per_class} select samples a class (a recall moves in steps of {100 / per_class:.1f} points)",
         f"model     {spec['model']['name']}, {made}",
+        *(
+            f"compared  {name}: {', '.join(map(_plain, values))}"
+            for name, values in spec.get("compare", {}).items()
+        ),
         f"searched  {', '.join(_searched(spec)) or 'nothing: the defaults only'}",
         f"runs      {done['finished']} finished, {done['failed']} failed, of {done['total']} (trials, and finalists "
         f"on {spec['selection']['replicates']} fresh seeds)",
@@ -133,13 +138,15 @@ def _objective(document: Document, objective: str, result: Document) -> str:
         f"the table has its mean over {seeds} fresh seeds"
     )
     lines.append(f"          {_settings(document['spec'], winner['config'])}")
+    if note := departure_note(winner["config"]):
+        lines.append(f"          {note}")
     lines.append(f"is it real?  {_real(result)}")
     lines.append(f"search    {_search(result)}")
     if result.get("compare"):
         cells = comparison_rows(result["compare"], metric)
         lines += [
             "",
-            f"compared, each value with a study of its own, means over {seeds} fresh seeds, paired:",
+            comparison_caption(result["compare"], seeds),
         ]
         lines.append(table(cells[0], cells[1:]))
     return f"{objective}\n" + "\n".join(lines)
@@ -153,7 +160,7 @@ def _cells(
 
 
 def _settings(spec: Document, config: Document) -> str:
-    names = _searched(spec) or ["lr", "steps"]
+    names = [*spec.get("compare", {}), *_searched(spec)] or ["lr", "steps"]
     return ", ".join(f"{name} {_plain(config[name])}" for name in names)
 
 

@@ -56,7 +56,7 @@ def _compare(pinned: Document, weights: Path, same_stack: bool, runs: Runs) -> l
     from selmix.base import Base
     from selmix.config import FinetuneConfig
     from selmix.intervals import all_intervals
-    from selmix.run import finetune
+    from selmix.local_ranks import finetune_on_workers
     from selmix.weights import load_weights, state_digest
 
     spec = _spec(pinned)
@@ -96,7 +96,15 @@ def _compare(pinned: Document, weights: Path, same_stack: bool, runs: Runs) -> l
         objective = pinned["objective"]
         rule = selection_rule(spec, objective, data.num_classes)
         base = Base(spec.model.config, state, balanced_head_of(spec.model.config, state, data, rule))
-        run = finetune(data, base, objective, FinetuneConfig(**pinned["config"]), pinned["seed"], rule)
+        run = finetune_on_workers(
+            spec.resources.workers,
+            data,
+            base,
+            objective,
+            FinetuneConfig(**pinned["config"]),
+            pinned["seed"],
+            rule,
+        )
         if run.best is None or run.failed:
             compared.append(
                 {
@@ -126,7 +134,9 @@ def _spec(pinned: Document) -> Any:
         "version": 1, "name": pinned["sweep"]["name"], "data": protocol["data"], "model": protocol["model"],
         "pretrain": protocol["pretrain"], "objectives": [pinned["objective"]],
         "constraints": protocol["constraints"], "metrics": protocol["metrics"], "selection": selection,
-        "search": {"seed": protocol["search_seed"]}, "resources": {"cpu": protocol["threads"]},
+        "search": {"seed": protocol["search_seed"]},
+        # Pins from before there were several workers name none.
+        "resources": {"cpu": protocol["threads"], "workers": protocol.get("workers", 1)},
     })  # fmt: skip
 
 

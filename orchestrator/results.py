@@ -133,6 +133,16 @@ class Judge:
         )
         return asdict(estimate)
 
+    def outcomes(
+        self, others: Mapping[str, Sequence[TrialRecord]], reference: Sequence[TrialRecord]
+    ) -> dict[str, str]:
+        """``better``, ``tied`` or ``worse`` than the reference, corrected for how many are compared with it."""
+        from selmix.comparison import outcomes_against
+
+        predictions = {name: self.predictions_over(runs) for name, runs in others.items()}
+        told = outcomes_against(self.rule.metric, predictions, self.predictions_over(reference), self.context)
+        return {name: str(says) for name, says in told.items()}
+
     def result(self) -> dict[str, Any]:
         """The document of this objective in results.json."""
         baselines = self.folder.load_baselines(self.objective)

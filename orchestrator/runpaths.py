@@ -36,6 +36,15 @@ class RunPaths:
         return self.path / "lease.json"
 
     @property
+    def stop_path(self) -> Path:
+        """Beside the lease: a request to its holder; see orchestrator.stopping."""
+        return self.path / "stop.json"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "driver.log"
+
+    @property
     def journal_path(self) -> Path:
         return self.path / "journal.log"
 
@@ -65,6 +74,9 @@ class RunPaths:
 
     def record_path(self, trial_id: str) -> Path:
         return self.trial_folder(trial_id) / "record.json"
+
+    def trial_log_path(self, trial_id: str) -> Path:
+        return self.trial_folder(trial_id) / "trial.log"
 
     def rounds_path(self, trial_id: str) -> Path:
         return self.trial_folder(trial_id) / "rounds.jsonl"

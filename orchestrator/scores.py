@@ -53,14 +53,18 @@ def evaluate_table(
         problems.append(f"--train-counts: must be {classes} numbers, one a class, got {len(train_counts)}")
     if problems:
         raise UsageError("\n".join(problems).replace("cvar_fraction", "--cvar-fraction"))
-    context = MetricContext(torch.tensor(train_counts or [1] * classes), definitions)
+    if METRICS[metric].of_cells is not None and table.groups is None:
+        raise UsageError(f"--objective: {metric} needs groups; give {path} a column group")
+    context = MetricContext(
+        torch.tensor(train_counts or [1] * classes), definitions, num_groups=len(table.group_names)
+    )
     try:
-        found = assess(table.labels, table.scores, metric, context, table.class_names)
+        found = assess(table.labels, table.scores, metric, context, table.class_names, table.groups)
     except ValueError as error:
         raise PreflightError(f"{path}: {error}") from error
     return {
         "schema_version": SCHEMA_VERSION, "table": str(path), "rows": len(table.labels), "num_classes": classes,
-        "is_resolved": found.is_resolved, **dataclasses.asdict(found),
+        "groups": list(table.group_names), "is_resolved": found.is_resolved, **dataclasses.asdict(found),
     }  # fmt: skip
 
 
@@ -70,6 +74,7 @@ def evaluation_text(document: Mapping[str, Any]) -> str:
     smallest = min(row["samples"] for row in document["classes"])
     lines = [
         f"{metric} {estimate(value).strip()} %, on {document['rows']} samples of {document['num_classes']} classes"
+        + (f" in {len(document['groups'])} groups" if document["groups"] else "")
     ]
     width = 100 * document["half_width"]
     if document["is_resolved"]:

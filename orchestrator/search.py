@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayTaskError
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
@@ -167,7 +169,7 @@ class BookCallback(Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._book is not None and self._draining is not None and not self._draining():
-            self._book.on_error(trial.config["trial_id"], last_line(trial))
+            self._book.on_error(trial.config["trial_id"], last_line(trial), traceback_of(trial))
 
 
 class DrainStopper(Stopper):
@@ -188,7 +190,7 @@ class DrainStopper(Stopper):
 
 def last_line(trial: Any) -> str:
     """What a crashed trial died of, in one line."""
-    error = trial.get_error() if hasattr(trial, "get_error") else None
+    error = _raised(trial) or (trial.get_error() if hasattr(trial, "get_error") else None)
     cause = getattr(error, "cause", None) or error
     if cause is None:
         return "the worker process died"
@@ -196,6 +198,24 @@ def last_line(trial: Any) -> str:
     text = lines[-1].strip() if lines else ""
     kind = type(cause).__name__
     return text if text.startswith(kind) else f"{kind}: {text}".rstrip(": ")
+
+
+def traceback_of(trial: Any) -> str:
+    """What the worker left of a crash, with its traceback; empty where it left nothing."""
+    error = trial.get_error()
+    return "" if error is None else str(error)
+
+
+def _raised(trial: Any) -> Exception | None:
+    """The exception of a trial, from where Tune puts it at once; its copy on the storage comes later."""
+    path = getattr(trial, "pickled_error_file", None)
+    if path is None or not Path(path).is_file():
+        return None
+    try:
+        error = cloudpickle.loads(Path(path).read_bytes())
+    except Exception:  # a user's exception may not be read back: any kind can come out of it
+        return None
+    return error if isinstance(error, RayTaskError) else None
 
 
 def trial_record(

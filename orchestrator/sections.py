@@ -113,8 +113,10 @@ class SelectionSection(Section):
 
 
 class ResourceSection(Section):
-    """What a trial takes; cpu and gpu are per worker."""
+    """What a trial takes, cpu and gpu per worker; and what a sweep takes at most of a cluster that it shares."""
 
     workers: Count = 1
     cpu: Count = 1
     gpu: Annotated[Number, Field(ge=0)] = 0
+    max_cpus: Count | None = None
+    max_gpus: Annotated[Number, Field(gt=0)] | None = None

@@ -38,6 +38,7 @@ def cross_check(file: SweepFile) -> list[str]:
         *_selection(file),
         *_search(file),
         *_resources(file),
+        *_bounds(file),
     ]
 
 
@@ -189,7 +190,25 @@ def _search(file: SweepFile) -> list[str]:
 
 
 def _resources(file: SweepFile) -> list[str]:
-    workers = file.section("resources").get("workers", 1)
-    if is_number(workers, whole=True) and workers > 1:
-        return [f"{file.where(('resources', 'workers'))}: trials on several workers are not supported yet"]
+    section = file.section("resources")
+    workers, gpu = section.get("workers", 1), section.get("gpu", 0)
+    if not is_number(workers, whole=True) or workers <= 1:
+        return []
+    if is_number(gpu) and gpu not in (0, 1):
+        where = file.where(("resources", "gpu"))
+        return [f"{where}: each of several workers must have 0 or 1 GPU of its own, got {gpu}"]
     return []
+
+
+def _bounds(file: SweepFile) -> list[str]:
+    """One trial fits within what the sweep may take of a cluster."""
+    section = file.section("resources")
+    workers, problems = section.get("workers", 1), []
+    for key, each, default in (("max_cpus", "cpu", 1), ("max_gpus", "gpu", 0)):
+        most, asked = section.get(key), section.get(each, default)
+        if all(is_number(value) for value in (most, asked, workers)) and most < asked * workers:
+            problems.append(
+                f"{file.where(('resources', key))}: must hold one trial, {asked * workers:g} ({each} of "
+                f"{workers:g} worker(s)), got {most:g}"
+            )
+    return problems

@@ -51,7 +51,7 @@ class ObjectStore:
     """
 
     def __init__(self, address: str, environ: Mapping[str, str]) -> None:
-        self._given = address
+        self.given = address  # may hold credentials: never shown
         self.shown = masked(address)
         parts = urlsplit(address)
         place = parts.netloc.rpartition("@")[2]
@@ -68,6 +68,7 @@ class ObjectStore:
         self._lock = threading.Lock()
         self._filesystem: Any = None
         self._working: Path | None = None
+        self._later: dict[str, Path] = {}
 
     @property
     def working(self) -> Path:
@@ -117,6 +118,20 @@ class ObjectStore:
             while block := file.read(1 << 22):
                 stream.write(block)
 
+    def put_later(self, local: Path, path: str) -> None:
+        """Write a local file at the next :meth:`flush`; takes no lock, so a signal handler may call it."""
+        self._later[path] = local
+
+    def flush(self) -> None:
+        """Write what :meth:`put_later` named; what the store does not take is tried again at the next call."""
+        for path in list(self._later):
+            local = self._later.pop(path, None)
+            if local is not None and local.is_file():
+                try:
+                    self.put_file(local, path)
+                except PreflightError:
+                    self._later.setdefault(path, local)
+
     def get(self, path: str) -> bytes | None:
         """The content of an object; None where there is none."""
         try:
@@ -129,7 +144,7 @@ class ObjectStore:
     def fetch(self, path: str, local: Path) -> bool:
         """Copy an object to a local file, written aside and renamed; False where there is none."""
         local.parent.mkdir(parents=True, exist_ok=True)
-        aside = local.with_name(f".{local.name}.part")
+        aside = local.with_name(f".{local.name}.{threading.get_ident()}.part")
         try:
             source = self.full(path)
             with (
@@ -217,7 +232,7 @@ class ObjectStore:
     def _failed(self, reason: str) -> PreflightError:
         return PreflightError(
             f"--runs {self.shown}: must be a bucket that can be written, read and deleted from, got: "
-            f"{scrubbed(reason, self._given)}; check address, AWS_ENDPOINT_URL, credentials and permissions"
+            f"{scrubbed(reason, self.given)}; check address, AWS_ENDPOINT_URL, credentials and permissions"
         )
 
 

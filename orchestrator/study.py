@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +113,13 @@ class ObjectiveStudy:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial.set_constraint("violation", violation)
         self._study.tell(number, score, state=state, skip_if_finished=True)
+
+
+def fail_unfinished(journal: Path, numbers: Mapping[str, Iterable[int]]) -> None:
+    """End trials that were asked for and never told: study name -> their numbers; FAIL in the journal."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    for name, asked in numbers.items():
+        study = optuna.load_study(storage=storage, study_name=name)
+        for number in asked:
+            study.tell(number, state=TrialState.FAIL, skip_if_finished=True)

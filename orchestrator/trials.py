@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from orchestrator.clock import now_ms
+from orchestrator.departures import departures
+from orchestrator.logs import append_log
 from orchestrator.progress import Progress
 from orchestrator.records import RunFolder, TrialRecord
 from orchestrator.tracking import Tracker
@@ -82,6 +84,8 @@ class TrialBook:
             record.mlflow_run_id = run_id
             self.folder.save_trial(record)
         self._live[record.trial_id] = record
+        begins = f"goes on from {record.checkpoint}" if record.checkpoint else "begins"
+        self.note(record.trial_id, f"{begins}: seed {record.seed}, {json.dumps(record.config)}")
         self._log_rows(record.trial_id, rounds)
         self.progress.started()
         return record
@@ -104,11 +108,9 @@ class TrialBook:
         }
         if record.replicate_of is not None:
             tags["selmix.replicate_of"] = record.replicate_of
-        if record.config.get("second") == "oracle":
-            tags["selmix.oracle"] = "true labels of the unlabelled samples"
         if record.arm:
             tags["selmix.arm"] = record.arm
-        return self.tags | tags
+        return self.tags | tags | departures(record.config)
 
     def run_params(self, record: TrialRecord) -> dict[str, Any]:
         return self.params | {"objective": record.objective, "seed": record.seed} | record.config
@@ -123,6 +125,7 @@ class TrialBook:
             return
         self._logged[trial_id] = row["round"]
         self.folder.append_round(trial_id, row)
+        self.note(trial_id, f"round {row['round']}, {row['steps']} steps, score {100 * row['score']:.2f}")
         self._log_rows(trial_id, [row])
 
     @never_raises
@@ -159,9 +162,10 @@ class TrialBook:
         self.folder.drop(self.folder.relative_checkpoint(checkpoint))
 
     @never_raises
-    def on_error(self, trial_id: str, error: str) -> None:
-        """A run crashed for good."""
+    def on_error(self, trial_id: str, error: str, details: str = "") -> None:
+        """A run crashed for good; its log keeps the ``details``, the traceback as the worker had it."""
         record = self._live[trial_id]
+        self.note(trial_id, details)
         record.state, record.error, record.checkpoint = "FAILED", error, None
         self._end(record)
 
@@ -179,8 +183,23 @@ class TrialBook:
         record.state = state
         self._end(record, artifacts)
 
+    def kill(self, record: TrialRecord) -> None:
+        """An unfinished run that nobody goes on with."""
+        record.state, record.checkpoint = "KILLED", None
+        record.mlflow_run_id = self.tracker.open_trial(
+            record.trial_id, mlflow_name(record), self.run_tags(record), {}, record.started_ms or now_ms(),
+            record.mlflow_run_id,
+        ) or record.mlflow_run_id  # fmt: skip
+        self._end(record)
+
+    def note(self, trial_id: str, text: str) -> None:
+        """Keep an event in the run's own log."""
+        if text:
+            append_log(self.folder, self.folder.trial_log_path(trial_id), text)
+
     def _end(self, record: TrialRecord, artifacts: list[Path] | None = None) -> None:
         record.ended_ms = now_ms()
+        self.note(record.trial_id, " ".join(filter(None, (record.state, record.stop_reason, record.error))))
         if record.state == "FAILED" and record.error:
             self.progress.warn(f"{record.trial_id} failed: {record.error}")
         self.folder.save_trial(record)

@@ -68,22 +68,28 @@ class Assessment:
 
 
 def assess(
-    labels: Tensor, scores: Tensor, metric: str, context: MetricContext, names: tuple[str, ...]
+    labels: Tensor,
+    scores: Tensor,
+    metric: str,
+    context: MetricContext,
+    names: tuple[str, ...],
+    groups: Tensor | None = None,
 ) -> Assessment:
     """Everything that labels and scores say of a metric, in seconds and without a model.
 
     Args:
         labels: shape (n,), every class at least once. scores: logits, log-probabilities or any scores of the classes,
             shape (n, K); the largest is the prediction.
-        metric: a key of METRICS. names: of the classes.
+        metric: a key of METRICS. names: of the classes. groups: of each sample, shape (n,); ``context`` says how many.
     Raises:
-        ValueError: an unknown metric, a class without a sample, or scores that are not finite.
+        ValueError: an unknown metric, one of groups without groups, a class without a sample, or scores that are not
+            finite.
     """
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}; there are {', '.join(METRICS)}")
     if not bool(torch.isfinite(scores).all()):
         raise ValueError("scores must be finite numbers")
-    predictions = Predictions.from_logits(labels, scores)
+    predictions = Predictions.from_logits(labels, scores, groups)
     counts = predictions.counts(len(names))
     empty = [name for name, row in zip(names, counts.sum(dim=1).tolist(), strict=True) if row == 0]
     if empty:
@@ -140,7 +146,7 @@ def _samples_needed(metric: str, counts: Tensor, context: MetricContext, half: f
 def _corrected(
     labels: Tensor, scores: Tensor, metric: str, context: MetricContext, plain: Predictions
 ) -> Correction:
-    adjusted = scores.clone()
+    adjusted, groups = scores.clone(), plain.groups
     position = torch.zeros_like(labels)
     for k in torch.unique(labels):
         members = labels == k
@@ -149,9 +155,10 @@ def _corrected(
         position[members] = order
     for fold in range(FOLDS):
         held = position % FOLDS == fold
-        adjusted[held] += bias_search(scores[~held], labels[~held], metric, context)
-    corrected = Predictions.from_logits(labels, adjusted)
+        rest = None if groups is None else groups[~held]
+        adjusted[held] += bias_search(scores[~held], labels[~held], metric, context, rest)
+    corrected = Predictions.from_logits(labels, adjusted, groups)
     difference = paired_difference(metric, [corrected], [plain], context)
-    value = float(METRICS[metric].of(corrected.counts(scores.shape[1]), context))
-    biases = bias_search(scores, labels, metric, context)
+    value = float(METRICS[metric].of(corrected.counts_for(metric, context), context))
+    biases = bias_search(scores, labels, metric, context, groups)
     return Correction(value, difference, outcome(difference), tuple(biases.tolist()))

@@ -17,13 +17,21 @@ CONTRAST, BRIGHTNESS = 0.4, 0.2
 NOISE, DROPPED = 0.1, 0.2
 
 
-def weak(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Inputs (n, C, H, W) shifted and, with three channels, flipped; inputs (n, d) as they are."""
+def weak(
+    inputs: Tensor, generator: torch.Generator, whole: int | None = None, part: slice = slice(None)
+) -> Tensor:
+    """Inputs (n, C, H, W) shifted and, with three channels, flipped; inputs (n, d) as they are.
+
+    Args:
+        whole, part: where the inputs are some rows of a batch of ``whole``: they are changed as they would be in it.
+    """
     if inputs.ndim != 4:
         return inputs
     count, channels, height, width = inputs.shape
+    whole = count if whole is None else whole
     reach = max(1, min(height, width) // SHIFT)
-    moves = torch.randint(0, 2 * reach + 1, (2, count), generator=generator).to(inputs.device)
+    moves = torch.randint(0, 2 * reach + 1, (2, whole), generator=generator)[:, part]
+    moves = moves.to(inputs.device, non_blocking=True)
     padded = F.pad(inputs, (reach,) * 4, mode="replicate")
     rows = moves[0].view(-1, 1) + torch.arange(height, device=inputs.device)
     columns = moves[1].view(-1, 1) + torch.arange(width, device=inputs.device)
@@ -32,7 +40,8 @@ def weak(inputs: Tensor, generator: torch.Generator) -> Tensor:
     shifted = padded[sample, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
     if channels != 3:
         return shifted.contiguous()
-    flipped = (torch.rand(count, generator=generator) < 0.5).to(inputs.device)
+    flipped = torch.rand(whole, generator=generator)[part] < 0.5
+    flipped = flipped.to(inputs.device, non_blocking=True)
     return torch.where(flipped.view(-1, 1, 1, 1), shifted.flip(3), shifted)
 
 

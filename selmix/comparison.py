@@ -82,6 +82,31 @@ def outcome(difference: Estimate) -> Outcome:
     return "worse" if difference.high < 0 else "tied"
 
 
+def outcomes_against(
+    key: str,
+    others: Mapping[str, Sequence[Predictions]],
+    reference: Sequence[Predictions],
+    context: MetricContext,
+    level: float = 0.95,
+) -> dict[str, Outcome]:
+    """Each of several against one, Holm-corrected over all of them.
+
+    A wrong ``better`` or ``worse`` of any of them comes with probability 1 - level at most. Holm's order is that of how
+    clearly each differs; once one does not, the rest are tied too.
+    """
+    differences = {
+        name: paired_difference(key, theirs, reference, context, level) for name, theirs in others.items()
+    }
+    order = sorted(others, key=lambda name: _clearness(_turned_up(differences[name])), reverse=True)
+    outcomes: dict[str, Outcome] = dict.fromkeys(others, "tied")
+    for rank, name in enumerate(order):
+        corrected = 1.0 - (1.0 - level) / (len(order) - rank)
+        outcomes[name] = outcome(paired_difference(key, others[name], reference, context, corrected))
+        if outcomes[name] == "tied":
+            break
+    return outcomes
+
+
 def tied_with_leader(
     key: str,
     leader: Sequence[Predictions],
@@ -109,6 +134,11 @@ def tied_with_leader(
 def _clearness(difference: Estimate) -> float:
     width = difference.value - difference.low
     return difference.value / width if width > 0 else 0.0
+
+
+def _turned_up(difference: Estimate) -> Estimate:
+    """It, or where it is negative the same seen from the other side."""
+    return difference if difference.value >= 0 else _negated(difference)
 
 
 def _pairs(

@@ -11,17 +11,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from selmix.arithmetic import PRECISIONS
 from selmix.gain import GAIN_FORMULAS
 
 STARTS = ("balanced_head", "given")
 POOLS = ("train+feedback", "train")
 AUGMENTS = ("none", "weak")
 SECONDS = ("labelled", "pseudo", "oracle")
-POLICIES = ("softmax", "greedy", "proportional", "epsilon", "uniform", "balanced")
-TARGETED = ("softmax", "greedy", "proportional", "epsilon")  # those that look at the gain
+TARGETED = ("softmax", "greedy", "proportional", "epsilon", "loss_weight")  # those that look at the gain
+POLICIES = (*TARGETED, "uniform", "balanced")
 SCHEDULES = ("constant", "linear", "cosine", "exponential", "step")
 LR_SCHEDULES = ("constant", "cosine")
-PRECISIONS = ("float32",)
 DEFAULT_EFFECTIVE_PAIRS = 0.6
 DEFAULT_TEMPERATURE = (
     0.03  # where a file names `temperature`: about effective_pairs 0.6 in a first round on digits
@@ -49,8 +49,9 @@ class FinetuneConfig:
         warmup_rounds: rounds with uniform pairs before the policy acts.
         refresh_every: SGD steps a round. refresh_growth: factor on it from round to round, >= 1.
         policy: pairs by ``softmax`` of the gain, ``greedy`` (the ``top_k`` of highest gain alike), ``proportional`` to
-            the gain, ``epsilon`` (softmax, mixed with a share ``epsilon`` of uniform pairs), ``uniform``, or
-            ``balanced`` (i = j, every stratum alike).
+            the gain, ``epsilon`` (softmax, mixed with a share ``epsilon`` of uniform pairs), ``loss_weight`` (uniform
+            samples, nothing mixed, each loss weighted by the softmax over the strata), ``uniform``, or ``balanced``
+            (i = j, every stratum alike).
         top_k: pairs of the greedy policy. epsilon: uniform share of the epsilon policy, in [0, 1].
         gain_formula: ``exact``, or ``released_code``, the published code's departure from it, for comparison.
         gain_with_bias: estimate the gain of a step of the head's bias too.
@@ -65,7 +66,9 @@ class FinetuneConfig:
             learns at ``lr * backbone_lr_scale``.
         patience_rounds: stop after so many rounds without a better selection score (None: never).
         diagnose: correlate the gain with real steps in every round; changes nothing else.
-        precision: of the forward and backward pass.
+        precision: of the forward and backward pass, ``float32`` or ``bfloat16`` (autocast; the weights and the
+            estimate stay as they are). channels_last: memory format of images and convolutions.
+        accumulate: parts that a batch is run through in, one after the other; their gradients add up to the batch's.
         multiplier_lr, multiplier_decay: eta and beta of the worst-case multipliers.
         constraint_temperature, constraint_max: tau and lambda_max of the constraint multipliers.
 
@@ -106,6 +109,8 @@ class FinetuneConfig:
     patience_rounds: int | None = None
     diagnose: bool = False
     precision: str = "float32"
+    channels_last: bool = False
+    accumulate: int = 1
     multiplier_lr: float = 20.0
     multiplier_decay: float = 0.0
     constraint_temperature: float = 0.01
@@ -131,7 +136,7 @@ class FinetuneConfig:
         ]
         problems += [
             f"{name}: must be true or false, got {getattr(self, name)!r}"
-            for name in ("gain_with_bias", "diagnose")
+            for name in ("gain_with_bias", "diagnose", "channels_last")
             if not isinstance(getattr(self, name), bool)
         ]
         if not isinstance(self.mixup_layer, str) or not self.mixup_layer:
@@ -155,12 +160,20 @@ class FinetuneConfig:
         final, target = self.temperature_final, self.effective_pairs
         if target is not None and isinstance(final, int | float) and final > 1:
             problems.append(f"temperature_final: with effective_pairs it must be at most 1, got {final!r}")
+        parts = self.accumulate
+        if not self._wrong_numbers() and self.batch_size % parts:
+            problems.append(f"accumulate: must divide batch_size {self.batch_size}, got {parts}")
         return problems
 
     @property
     def mixup_coefficient(self) -> float:
-        """Mean of U[coefficient_min, 1], the coefficient that the gain is estimated for."""
-        return (1.0 + self.coefficient_min) / 2.0
+        """Mean of U[coefficient_min, 1], the coefficient that the gain is estimated for; 1 where nothing is mixed."""
+        return (1.0 + self.coefficient_min) / 2.0 if self.mixes else 1.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a second sample weighs anything."""
+        return self.policy != "loss_weight" and self.coefficient_min < 1.0
 
     def flat(self) -> dict[str, Any]:
         """Every setting by name, as a trial's ``config`` has them."""
@@ -175,12 +188,18 @@ class FinetuneConfig:
         """
         values = self.flat()
         idle = {"diagnose"}
-        if self.policy not in ("softmax", "epsilon"):
+        # They change a result by rounding alone: a trial made before there were any is the same trial.
+        idle |= {
+            name for name, plain in (("channels_last", False), ("accumulate", 1)) if values[name] == plain
+        }
+        if self.policy not in ("softmax", "epsilon", "loss_weight"):
             idle |= {"temperature", "effective_pairs", "temperature_schedule", "temperature_final"}
         if self.second != "pseudo":
             idle |= {"pseudo_threshold", "pseudo_every"}
-        if self.coefficient_min == 1.0:  # the second sample weighs nothing
-            idle |= {"second", "pseudo_threshold", "pseudo_every"}
+        if not self.mixes:
+            idle |= {"mixup_layer", "second", "pseudo_threshold", "pseudo_every"}
+        if self.policy == "loss_weight":
+            idle.add("coefficient_min")
         if self.policy != "greedy":
             idle.add("top_k")
         if self.policy != "epsilon":
@@ -191,8 +210,6 @@ class FinetuneConfig:
             idle |= {"multiplier_lr", "multiplier_decay", "constraint_temperature", "constraint_max"}
         if self.temperature_schedule == "constant":
             idle.add("temperature_final")
-        if self.coefficient_min == 1.0:
-            idle.add("mixup_layer")
         if objective not in _MULTIPLIER_OBJECTIVES:
             idle |= {"multiplier_lr", "multiplier_decay"}
         if not constrained and not objective.endswith("_coverage"):
@@ -229,6 +246,7 @@ _NUMBER_RULES: dict[str, tuple[bool, bool, str, Any]] = {
     "momentum": (False, False, "a number in [0, 1)", lambda v: 0 <= v < 1),
     "weight_decay": (False, False, "a number >= 0", lambda v: v >= 0),
     "batch_size": (True, False, "a whole number >= 1", lambda v: v >= 1),
+    "accumulate": (True, False, "a whole number >= 1", lambda v: v >= 1),
     "steps": (True, False, "a whole number >= 1", lambda v: v >= 1),
     "patience_rounds": (True, True, "a whole number >= 1", lambda v: v >= 1),
     "multiplier_lr": (False, False, "a number >= 0", lambda v: v >= 0),

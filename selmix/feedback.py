@@ -1,16 +1,42 @@
-"""What a run remembers of the feedback split: averaged counts, and the multipliers that follow from them."""
+"""What the feedback split tells: counts and prototypes, their average over rounds, and the multipliers they give."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from selmix.config import FinetuneConfig
-from selmix.confusion import class_confusion, precisions, recalls, smooth_confusion
+from selmix.confusion import class_confusion, confusion_counts, precisions, recalls, smooth_confusion
+from selmix.data.images import Inputs
+from selmix.model import ClassifierView, predict
 from selmix.multipliers import WorstCaseState
 from selmix.objectives import Objective, ObjectiveContext, is_of_groups, stratum_groups
+from selmix.parallel import ALONE, World
+from selmix.round import NonFinite
+
+
+def estimate(
+    view: ClassifierView, inputs: Inputs, strata: Tensor, num_strata: int, world: World = ALONE
+) -> tuple[Tensor, Tensor]:
+    """Counts, shape (S, K), int64, and prototypes, shape (S, d), float64, under the current model.
+
+    Args:
+        inputs, strata: of the feedback split, n of each. world: the ranks that share the work; all get the sums.
+    Raises:
+        NonFinite: a logit.
+    """
+    features, logits = predict(view, world.part_of_inputs(inputs))
+    if int(world.sum_((~torch.isfinite(logits)).sum())):
+        raise NonFinite("logits")
+    strata = world.part(strata)
+    counts = confusion_counts(strata, logits.argmax(dim=1), num_strata, logits.shape[1])
+    sums = torch.zeros(num_strata, features.shape[1], dtype=torch.float64, device=features.device)
+    sums.index_add_(0, strata, features.double())
+    counts, sums = world.sum_(counts), world.sum_(sums)
+    return counts, sums / counts.sum(dim=1, keepdim=True)
 
 
 class FeedbackMemory:

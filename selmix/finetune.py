@@ -7,26 +7,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from selmix.augment import weak
+from selmix.arithmetic import Arithmetic
+from selmix.batch import Batch, pair_batch, weighted_batch
 from selmix.config import TARGETED, FinetuneConfig
-from selmix.confusion import (
-    confusion_counts,
-    logit_gradient,
-)
+from selmix.confusion import logit_gradient
 from selmix.constraints import with_constraints
 from selmix.data.splits import Split
 from selmix.diagnosis import gain_fidelity, policy_entropy, prototype_drift
-from selmix.feedback import FeedbackMemory
+from selmix.feedback import FeedbackMemory, estimate
 from selmix.gain import gain_matrix
 from selmix.groups import strata_of
-from selmix.mixup import draw_coefficients, mixed_logits
-from selmix.model import ClassifierView, freeze_batchnorm_, predict
+from selmix.loss_weights import stratum_weights
+from selmix.model import ClassifierView, freeze_batchnorm_
 from selmix.multipliers import MultiplierSettings
 from selmix.objectives import Objective, ObjectiveContext, bind_objective
 from selmix.optimizer import sgd
+from selmix.parallel import ALONE, World
 from selmix.policy import NoPositiveGain
 from selmix.policy_course import policy_of_round
 from selmix.round import NonFinite, Round
@@ -35,9 +33,7 @@ from selmix.schedules import scheduled
 from selmix.second import UnlabelledPool
 from selmix.selection import Constraint
 
-FIRST_ORDER = (
-    10.0  # the diagnosis steps at a tenth of the rate: a full step on one pair alone is no longer first-order
-)
+FIRST_ORDER = 10.0  # the diagnosis steps at a tenth of the rate: a full step on one pair is not first-order
 
 __all__ = ["FinetuneConfig", "Finetuner", "NonFinite", "Round"]
 
@@ -55,8 +51,10 @@ class Finetuner:
         generator: source of all randomness of the run, on the CPU.
         constraints: bounds that act inside the method.
         unlabelled: where the second samples come from, if ``config.second`` says so.
+        world: the ranks that train together; every one is given the same arguments, its own place aside.
     Raises:
-        ValueError: settings that ask for unlabelled samples or groups where there are none, or for both.
+        ValueError: settings that ask for unlabelled samples or groups where there are none, or for both, or a batch
+            that the ranks cannot share.
     """
 
     def __init__(
@@ -70,9 +68,11 @@ class Finetuner:
         generator: torch.Generator,
         constraints: Sequence[Constraint] = (),
         unlabelled: Split | None = None,
+        world: World = ALONE,
     ) -> None:
+        world.check_batch(config.batch_size, config.accumulate)
         self.view, self.pool, self.feedback = view, pool, feedback
-        self.objective, self.config, self.generator = objective, config, generator
+        self.objective, self.config, self.generator, self.world = objective, config, generator, world
         self.constraints = tuple(constraints)
         settings = MultiplierSettings(
             lr=config.multiplier_lr,
@@ -85,8 +85,11 @@ class Finetuner:
         self.num_classes = view.head.out_features
         self.num_strata = self.num_classes * max(1, context.num_groups)
         self.sampler = PairSampler(self._strata(pool), self.num_strata)
+        self._weights: Tensor | None = None  # of each sample of the pool, where the gain weighs the loss
         self.second = self._second(unlabelled)
+        view.compute_in_(Arithmetic(config.precision, config.channels_last))
         self.optimizer = sgd(view, config)
+        self._stepped = world.replicated(view)
         self.round_number = 0
         self.steps_done = 0
         self._largest_gain = float("-inf")
@@ -94,7 +97,7 @@ class Finetuner:
         self._memory = FeedbackMemory(objective, self.context, config)
 
     def _second(self, unlabelled: Split | None) -> UnlabelledPool | None:
-        if self.config.second == "labelled" or self.config.coefficient_min == 1.0:
+        if self.config.second == "labelled" or not self.config.mixes:
             return None
         if unlabelled is None:
             raise ValueError(f"second: {self.config.second} needs unlabelled data, there are none")
@@ -108,7 +111,8 @@ class Finetuner:
         Raises:
             NonFinite: a value of the estimate or the training loss is not finite.
         """
-        counts, prototypes = self._estimate()
+        strata = self._strata(self.feedback)
+        counts, prototypes = estimate(self.view, self.feedback.inputs, strata, self.num_strata, self.world)
         smoothed, context = self._memory.update(counts)
         objective = with_constraints(bind_objective(self.objective, context), self.constraints, context)
         scalars = {"objective": float(objective(smoothed)), "lr": self._learning_rate()}
@@ -116,7 +120,7 @@ class Finetuner:
         self.round_number += 1
         if self.second is not None:
             if self.second.due(self.round_number):
-                self.second.file(self.view)
+                self.second.file(self.view, self.world)
                 self.sampler = self.second.sampler(self.pool.labels, self.num_strata)
             scalars["pseudo_labelled"] = float(self.second.used)
             if not self.second.used:
@@ -124,30 +128,20 @@ class Finetuner:
         try:
             progress = self.steps_done / self.config.steps
             policy = policy_of_round(
-                self.config, gain, self.sampler.drawable, self.round_number, progress, scalars
+                self.config, gain, self._drawable(), self.sampler.counts, self.round_number, progress, scalars
             )
         except NoPositiveGain:
             return self._report(counts, gain, None, context, scalars, "no_positive_gain")
         if gain is not None and self._on_plateau(float((policy * gain).sum()), scalars):
             return self._report(counts, gain, policy, context, scalars, "gain_plateau")
         self._diagnose(objective, gain, policy, prototypes, scalars)
-        self.sampler.set_policy(policy)
+        self.world.check_alike(policy.double().square().sum(), self.view.head.weight.double().sum())
+        self._draw_by(policy)
         scalars["loss"] = self._train(self._round_length())
         stop_reason = "steps" if self.steps_done >= self.config.steps else None
         return self._report(counts, gain, policy, context, scalars, stop_reason)
 
     # -- the estimate -------------------------------------------------------------------------------------
-
-    def _estimate(self) -> tuple[Tensor, Tensor]:
-        """Counts (S, K) and prototypes (S, d) of the feedback split under the current model."""
-        features, logits = predict(self.view, self.feedback.inputs)
-        if not bool(torch.isfinite(logits).all()):
-            raise NonFinite("logits")
-        strata = self._strata(self.feedback)
-        counts = confusion_counts(strata, logits.argmax(dim=1), self.num_strata, self.num_classes)
-        sums = torch.zeros(self.num_strata, features.shape[1], dtype=torch.float64, device=features.device)
-        sums.index_add_(0, strata, features.double())
-        return counts, sums / counts.sum(dim=1, keepdim=True)
 
     def _strata(self, split: Split) -> Tensor:
         """Stratum of each sample: its class, or its (class, group) cell where an objective of groups acts."""
@@ -189,12 +183,24 @@ class Finetuner:
         labels = self.context.labels if self.context.labels is not None else torch.arange(self.num_classes)
         told = gain_fidelity(
             self.view, self.pool, self._strata(self.pool), self.feedback, self._strata(self.feedback), objective,
-            gain, labels, self.config.mixup_coefficient, self.config.lr / FIRST_ORDER, self.sampler.drawable,
+            gain, labels, self.config.mixup_coefficient, self.config.lr / FIRST_ORDER, self._drawable(),
             torch.Generator().manual_seed(self.round_number),  # of its own: the run stays what it is without
         )  # fmt: skip
         scalars["gain_spearman"], scalars["gain_pearson"] = told.spearman, told.pearson
 
+    def _drawable(self) -> Tensor:
+        """Pairs that may be drawn, shape (S, S); strata, on the diagonal, where nothing is paired."""
+        pairs = self.sampler.drawable
+        return torch.diag(pairs.diagonal()) if self.config.policy == "loss_weight" else pairs
+
     # -- the steps ----------------------------------------------------------------------------------------
+
+    def _draw_by(self, policy: Tensor) -> None:
+        """Let P decide the steps to come: it draws their pairs, or weighs their losses."""
+        if self.config.policy == "loss_weight":
+            self._weights = stratum_weights(policy, self.sampler.counts)[self._strata(self.pool)]
+        else:
+            self.sampler.set_policy(policy)
 
     def _round_length(self) -> int:
         grown = self.config.refresh_every * self.config.refresh_growth ** (self.round_number - 1)
@@ -208,39 +214,41 @@ class Finetuner:
         """``steps`` SGD steps on pairs drawn by P; returns their mean loss."""
         freeze_batchnorm_(self.view.model)
         total = torch.zeros((), device=self.pool.inputs.device)
-        # Dropout and the like draw from torch's own stream: give them a seed of this run's, and the caller
-        # the stream back as it was.
-        seed = int(torch.randint(2**62, (), generator=self.generator))
+        # Dropout and the like draw from torch's own stream: give them a seed of this run's and rank's, and the
+        # caller the stream back as it was.
+        seed = int(torch.randint(2**62, (), generator=self.generator)) + self.world.rank
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for _ in range(steps):
                 total += self._step()
-        mean = float(total) / max(steps, 1)
+        mean = float(self.world.sum_(total)) / self.world.size / max(steps, 1)
         if not mean == mean or abs(mean) == float("inf"):
             raise NonFinite("loss")
         return mean
 
-    def _augmented(self, inputs: Tensor) -> Tensor:
-        return weak(inputs, self.generator) if self.config.augment == "weak" else inputs
-
     def _step(self) -> Tensor:
-        config, lr = self.config, self._learning_rate()
+        lr = self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        first, second = self.sampler.draw(config.batch_size, self.generator)
-        inputs = self._augmented(self.pool.batch(first))
-        if config.coefficient_min == 1.0:
-            logits: Tensor = self.view.model(inputs)
-        else:
-            others = self.pool.batch(second) if self.second is None else self.second.batch(second)
-            others = self._augmented(others)
-            coefficients = draw_coefficients(config.batch_size, config.coefficient_min, self.generator)
-            logits = mixed_logits(self.view, inputs, others, coefficients, config.mixup_layer)
-        loss = F.cross_entropy(logits, self.pool.labels[first])
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        *others, last = self._draw().parts(self.config.accumulate)
+        with self.world.alone(self._stepped):
+            losses = [self._add_gradient(part) for part in others]
+        losses.append(self._add_gradient(last))
         self.optimizer.step()
         self.steps_done += 1
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _draw(self) -> Batch:
+        if self._weights is not None:
+            return weighted_batch(self.pool, self._weights, self.config, self.generator, self.world)
+        others = self.pool if self.second is None else self.second
+        return pair_batch(self.pool, others, self.sampler, self.config, self.generator, self.world)
+
+    def _add_gradient(self, part: Batch) -> Tensor:
+        """Backward pass of one part of a batch; returns its share of the batch's loss."""
+        loss = part.loss(self._stepped, self.config.mixup_layer) / self.config.accumulate
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     # -- reports and state --------------------------------------------------------------------------------

@@ -45,14 +45,14 @@ def mixed_logits(
         ValueError: no such layer (the message lists those there are), or its output is not a batch of 2n.
     """
     if layer == "input":
-        return _logits(view.model, mix(first, second, coefficients))
+        return view.logits(mix(first, second, coefficients))
     halves = _mix_halves(coefficients, layer)
     if layer == "features":
         handle = view.head.register_forward_pre_hook(lambda _, args: (halves(args[0]), *args[1:]))
     else:
         handle = _submodule(view, layer).register_forward_hook(lambda _module, _args, output: halves(output))
     try:
-        return _logits(view.model, torch.cat([first, second]))
+        return view.logits(torch.cat([first, second]))
     finally:
         handle.remove()
 
@@ -76,8 +76,3 @@ def _submodule(view: ClassifierView, layer: str) -> nn.Module:
     if not layer or layer not in modules:
         raise ValueError(f"mixup_layer {layer!r} is not in the model; there are {', '.join(view.layers())}")
     return modules[layer]
-
-
-def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    logits: Tensor = model(inputs)
-    return logits

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from selmix.arithmetic import Arithmetic
 from selmix.data.images import Inputs, batches
 
 
@@ -17,6 +19,8 @@ class ClassifierView:
         head: name of the classifier in the module; None: the last ``nn.Linear``.
     Attributes:
         model: the module. head: its classifier. head_name: the classifier's name in it.
+        arithmetic: how its forward pass is computed; see :meth:`compute_in_`.
+        network: what a forward pass calls: the module, or what exchanges its gradients with other ranks.
     Raises:
         ValueError: the module has no ``nn.Linear``, none of that name, or one without a bias.
     """
@@ -33,6 +37,19 @@ class ClassifierView:
         self.head = linear[self.head_name]
         if self.head.bias is None:
             raise ValueError(f"the classifier {self.head_name!r} must have a bias; build it with bias=True")
+        self.arithmetic = Arithmetic()
+        self.network: Callable[[Tensor], Tensor] = model
+
+    def compute_in_(self, arithmetic: Arithmetic) -> None:
+        """Compute every forward pass through this view so from now on."""
+        arithmetic.lay_out_(self.model)
+        self.arithmetic = arithmetic
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Logits of a batch, shape (n, K); float32 where the forward pass is in less."""
+        with self.arithmetic.autocast(inputs.device):
+            logits = self.network(self.arithmetic.laid_out(inputs))
+        return self.arithmetic.full(logits)
 
     def layers(self) -> list[str]:
         """Names at which samples can be mixed: ``input``, ``features`` and the submodules before the head."""
@@ -44,10 +61,10 @@ class ClassifierView:
         caught: list[Tensor] = []
         handle = self.head.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
         try:
-            logits: Tensor = self.model(inputs)
+            logits = self.logits(inputs)
         finally:
             handle.remove()
-        return caught[-1], logits
+        return self.arithmetic.full(caught[-1]), logits
 
 
 def predict(view: ClassifierView, inputs: Inputs, batch_size: int = 512) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,8 @@ def tail_classes(
     Returns:
         Shape (K,), bool.
     """
-    head = min(math.ceil(head_fraction * num_classes), num_classes - 1)
+    # Less a hair: 0.55 * 100 is 55.00000000000001 in binary, and 55 as it is written.
+    head = min(math.ceil(head_fraction * num_classes - 1e-9), num_classes - 1)
     order = torch.arange(num_classes)
     if train_counts is not None:
         order = torch.argsort(train_counts.cpu(), descending=True, stable=True)

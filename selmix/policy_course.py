@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from selmix.config import FinetuneConfig
@@ -22,15 +23,18 @@ def policy_of_round(
     config: FinetuneConfig,
     gain: Tensor | None,
     drawable: Tensor,
+    counts: Tensor,
     round_number: int,
     progress: float,
     scalars: dict[str, float],
 ) -> Tensor:
     """P of a round, shape (S, S); adds its diagnostics to ``scalars``.
 
+    That of ``loss_weight`` is diagonal: without mixing G[i, j] is the same for every j, and a pair is a stratum.
+
     Args:
         gain: G, shape (S, S); None where the policy does not look at it.
-        drawable: pairs with a sample on both sides, shape (S, S), bool.
+        drawable: pairs that may be drawn, shape (S, S), bool. counts: samples of each stratum, shape (S,).
         round_number: from 1. progress: share of the steps that is done, in [0, 1].
     Raises:
         NoPositiveGain: a policy of the gain has no pair to draw.
@@ -40,13 +44,20 @@ def policy_of_round(
     else:
         scalars["positive_pairs"] = float(((gain > 0) & drawable).sum())
         if round_number <= config.warmup_rounds:
-            policy = uniform_policy(drawable)
+            policy = _warm(config, drawable, counts)
         else:
             policy = _targeted(config, gain, drawable, progress, scalars)
     scalars["effective_pairs"] = effective_pairs(policy)
     if "positive_pairs" in scalars:
         scalars["effective_pairs_share"] = scalars["effective_pairs"] / max(scalars["positive_pairs"], 1.0)
     return policy
+
+
+def _warm(config: FinetuneConfig, drawable: Tensor, counts: Tensor) -> Tensor:
+    """Before the gain acts: uniform pairs, or equal weights, which leave the strata their shares of the pool."""
+    if config.policy == "loss_weight":
+        return torch.diag(counts.double() / counts.sum())
+    return uniform_policy(drawable)
 
 
 def _targeted(

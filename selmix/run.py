@@ -23,6 +23,7 @@ from selmix.groups import stratum_labels
 from selmix.metrics import COVERAGE_SUFFIXES, MetricContext, Predictions, evaluate_predictions
 from selmix.model import predict
 from selmix.objectives import Objective, ObjectiveContext, is_of_groups
+from selmix.parallel import ALONE, World
 from selmix.round import NonFinite, Round
 from selmix.scoring import score
 from selmix.selection import Constraint, SelectionRule
@@ -30,7 +31,7 @@ from selmix.tables import RoundMatrices, write_rounds
 
 __all__ = ["BestRound", "Constraint", "RoundReport", "Run", "SelectionRule", "finetune"]
 
-_MATRIX_BUDGET = 64 * 2**20  # bytes of matrices kept for a trial's artifact
+_MATRIX_BUDGET = 64 * 2**20  # bytes of a trial's artifact
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Run:
         objective: a name of OBJECTIVES or a callable.
         config: the settings. seed: of pair draws, coefficients and the model's own randomness.
         selection: how rounds are ranked, and the constraints.
+        world: the ranks that train together; all step at once, the first keeps the best weights and saves.
     """
 
     def __init__(
@@ -100,16 +102,28 @@ class Run:
         config: FinetuneConfig,
         seed: int,
         selection: SelectionRule,
+        world: World = ALONE,
     ) -> None:
-        self.data, self.config, self.selection = data, config, selection
+        self.data, self.config, self.selection, self.world = data, config, selection, world
         model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
         self.view = base.model.view(model)
+        # What is kept are float32 weights, so select is judged in float32 whatever the training's precision is.
+        self._judged = base.model.view(model)
         self.metric_context = MetricContext(data.train_counts, selection.definitions, data.num_groups)
         acting, context, constraints = inside_the_method(objective, selection, data)
         pool = training_pool(data, config.draw_from)
         generator = torch.Generator().manual_seed(seed)
         self.finetuner = Finetuner(
-            self.view, pool, data.feedback, acting, config, context, generator, constraints, data.unlabelled
+            self.view,
+            pool,
+            data.feedback,
+            acting,
+            config,
+            context,
+            generator,
+            constraints,
+            data.unlabelled,
+            world,
         )
         self.best: BestRound | None = None
         self._progress = _Progress()
@@ -151,7 +165,8 @@ class Run:
             return None
 
     def _evaluate(self, done: Round | None) -> RoundReport:
-        _, logits = predict(self.view, self.data.select.inputs)
+        _, logits = predict(self._judged, self.world.part_of_inputs(self.data.select.inputs))
+        logits = self.world.gathered(logits, len(self.data.select))
         if not bool(torch.isfinite(logits).all()):
             raise NonFinite("select logits")
         predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
@@ -185,8 +200,9 @@ class Run:
             self._progress.since_best += 1
             return False
         self._progress.since_best = 0
-        state = {name: tensor.detach().cpu().clone() for name, tensor in self.view.model.state_dict().items()}
-        self.best = BestRound(**{**vars(candidate), "state": state})
+        weights = self.view.model.state_dict() if self.world.is_first else {}
+        state = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+        self.best = replace(candidate, state=state)
         return True
 
     def _patience(self) -> str | None:
@@ -196,7 +212,7 @@ class Run:
     def _thin_matrices(self) -> None:
         """Drop every second round between the first and the last while the matrices exceed their budget."""
         kept = self._progress.matrices
-        while len(kept) > 2 and sum(_size(m) for m in kept) > _MATRIX_BUDGET:
+        while len(kept) > 2 and sum(m.nbytes for m in kept) > _MATRIX_BUDGET:
             kept[:] = [kept[0], *kept[2:-1:2], kept[-1]]
 
     def save(self, folder: Path) -> None:
@@ -219,9 +235,8 @@ class Run:
         progress = stored["progress"]
         matrices = [RoundMatrices(**m) for m in progress["matrices"]]
         self._progress = _Progress(**{**progress, "matrices": matrices})
-        best = stored["best"]
         self.best = None
-        if best is not None:
+        if (best := stored["best"]) is not None:
             self.best = BestRound(**{**best, "predictions": Predictions(**best["predictions"])})
 
 
@@ -233,9 +248,10 @@ def finetune(
     seed: int,
     selection: SelectionRule,
     told: Callable[[RoundReport], None] | None = None,
+    world: World = ALONE,
 ) -> Run:
     """A run stepped to its end; ``told`` gets the report of every round."""
-    run = Run(data, base, objective, config, seed, selection)
+    run = Run(data, base, objective, config, seed, selection, world)
     while not run.finished:
         report = run.step()
         if told is not None and report is not None:
@@ -282,8 +298,3 @@ def _matrices(candidate: BestRound, done: Round | None, counts: Tensor) -> Round
         multipliers=None if done is None or done.multipliers is None else done.multipliers.float(),
         select_recalls=recalls(counts.double()).float().cpu(),
     )
-
-
-def _size(matrices: RoundMatrices) -> int:
-    tensors = (matrices.confusion, matrices.gain, matrices.policy)
-    return sum(t.numel() * t.element_size() for t in tensors if t is not None)

@@ -19,12 +19,18 @@ class PairSampler:
         self._first = _StratumIndex(first, num_strata)
         self._second = self._first if second is None else _StratumIndex(second, num_strata)
         self._cumulative: Tensor | None = None
+        self._last = torch.zeros((), dtype=torch.int64)
         self._num_strata = num_strata
 
     @property
     def drawable(self) -> Tensor:
         """Pairs with a sample on both sides, shape (S, S), bool."""
         return (self._first.counts > 0).unsqueeze(1) & (self._second.counts > 0).unsqueeze(0)
+
+    @property
+    def counts(self) -> Tensor:
+        """First samples of each stratum, shape (S,), int64."""
+        return self._first.counts
 
     def set_policy(self, policy: Tensor) -> None:
         """Draw from P, shape (S, S), from now on.
@@ -44,6 +50,8 @@ class PairSampler:
             )
         # Inverse transform on the flat sum: torch.multinomial ends at 2^24 categories, 4,096 strata.
         self._cumulative = policy.double().flatten().cumsum(0)
+        # The last cell with weight, as a tensor: reading it as a number would wait for a GPU in every draw.
+        self._last = torch.searchsorted(self._cumulative, self._cumulative[-1])
 
     def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Indices of the first and the second samples, each of shape (batch_size,), int64.
@@ -56,10 +64,10 @@ class PairSampler:
         cumulative = self._cumulative
         device = cumulative.device
         uniform = torch.rand(3, batch_size, generator=generator, dtype=torch.float64, device=generator.device)
-        uniform = uniform.to(device)
+        uniform = uniform.to(device, non_blocking=True)  # no step waits for the one before
         # right=True steps over cells of probability zero.
         cells = torch.searchsorted(cumulative, uniform[0] * cumulative[-1], right=True)
-        cells = cells.clamp_max(int(torch.searchsorted(cumulative, cumulative[-1])))
+        cells = torch.minimum(cells, self._last)
         rows = torch.div(cells, self._num_strata, rounding_mode="floor")
         return self._first.pick(rows, uniform[1]), self._second.pick(cells % self._num_strata, uniform[2])
 

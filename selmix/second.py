@@ -10,6 +10,7 @@ from torch import Tensor
 from selmix.config import FinetuneConfig
 from selmix.data.splits import Split
 from selmix.model import ClassifierView, predict
+from selmix.parallel import ALONE, World
 from selmix.sampler import PairSampler
 
 
@@ -26,6 +27,7 @@ class UnlabelledPool:
     def __init__(self, samples: Split, config: FinetuneConfig) -> None:
         self.samples, self._config = samples, config
         self._labels: Tensor | None = None  # pseudo-labels, -1 where the model is not sure enough
+        self._places = torch.empty(0, dtype=torch.int64)  # of the samples that are filed
 
     def due(self, round_number: int) -> bool:
         """Whether the samples are to be filed anew before this round, counted from 1."""
@@ -33,19 +35,20 @@ class UnlabelledPool:
             return True
         return self._config.second == "pseudo" and (round_number - 1) % self._config.pseudo_every == 0
 
-    def file(self, view: ClassifierView) -> None:
-        """File every sample under its label of now."""
+    def file(self, view: ClassifierView, world: World = ALONE) -> None:
+        """File every sample under its label of now; each rank of the world looks at its part of them."""
         if self._config.second == "oracle":
-            self._labels = self.samples.labels
+            self._set(self.samples.labels)
             return
-        _, logits = predict(view, self.samples.inputs)
+        _, logits = predict(view, world.part_of_inputs(self.samples.inputs))
         confidence, labels = torch.softmax(logits.float(), dim=1).max(dim=1)
-        self._labels = torch.where(confidence >= self._config.pseudo_threshold, labels, -1)
+        labels = torch.where(confidence >= self._config.pseudo_threshold, labels, -1)
+        self._set(world.gathered(labels, len(self.samples)))
 
     @property
     def used(self) -> int:
         """Samples that are filed."""
-        return int((self._filed() >= 0).sum())
+        return len(self._places)
 
     def sampler(self, first: Tensor, num_classes: int) -> PairSampler:
         """Pairs of a labelled sample and a filed one."""
@@ -54,15 +57,19 @@ class UnlabelledPool:
 
     def batch(self, index: Tensor) -> Tensor:
         """Inputs of the filed samples at ``index``, as the sampler draws it."""
-        places = torch.nonzero(self._filed() >= 0).flatten()
-        return self.samples.batch(places[index.to(places.device)])
+        return self.samples.batch(self._places[index.to(self._places.device)])
 
     def state_dict(self) -> dict[str, Any]:
         return {"labels": self._labels}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         labels = state["labels"]
-        self._labels = None if labels is None else labels.to(self.samples.labels.device)
+        if labels is not None:
+            self._set(labels.to(self.samples.labels.device))
+
+    def _set(self, labels: Tensor) -> None:
+        self._labels = labels
+        self._places = torch.nonzero(labels >= 0).flatten()
 
     def _filed(self) -> Tensor:
         if self._labels is None:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_ROWS_AT_ONCE = 4096
+
 
 @dataclass(frozen=True)
 class RoundMatrices:
@@ -32,6 +34,12 @@ class RoundMatrices:
     policy: Tensor | None
     multipliers: Tensor | None
     select_recalls: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the large ones."""
+        tensors = (self.confusion, self.gain, self.policy)
+        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
 _MATRICES = ("confusion", "gain", "policy", "multipliers", "select_recalls")
@@ -86,18 +94,22 @@ class ScoreTable:
 
     Attributes:
         labels: shape (n,), int64. scores: shape (n, K), float32. class_names: K texts, in the order of the columns.
+        groups: shape (n,), int64, and group_names: A texts, sorted; None and empty where there are no groups.
     """
 
     labels: Tensor
     scores: Tensor
     class_names: tuple[str, ...]
+    groups: Tensor | None = None
+    group_names: tuple[str, ...] = ()
 
 
 def read_scores(path: Path) -> ScoreTable:
     """A Parquet file with a column ``label`` and the scores of the classes.
 
     The scores are one column ``scores`` of lists of K numbers, with labels 0 .. K - 1, or one column
-    ``score_NAME`` a class, with labels that are those names (or 0 .. K - 1 by the order of the columns).
+    ``score_NAME`` a class, with labels that are those names (or 0 .. K - 1 by the order of the columns). A column
+    ``group``, where there is one, has the group of every row, a whole number or a text.
 
     Raises:
         ValueError: no such file, not Parquet, or a column that is missing or of another form.
@@ -107,7 +119,10 @@ def read_scores(path: Path) -> ScoreTable:
         raise ValueError(f"{path}: must have a column label, got {', '.join(table.column_names)}")
     _check_complete(path, table)
     names, scores = _scores(path, table)
-    return ScoreTable(_labels(path, table["label"].to_pylist(), names), scores, names)
+    labels = _labels(path, table["label"].to_pylist(), names)
+    if "group" not in table.column_names:
+        return ScoreTable(labels, scores, names)
+    return ScoreTable(labels, scores, names, *_groups(path, "group", table["group"]))
 
 
 def _scores(path: Path, table: Any) -> tuple[tuple[str, ...], Tensor]:
@@ -164,40 +179,59 @@ def read_features(
     Raises:
         ValueError: no such file, not Parquet, or a column that is missing or of another form.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    wanted = [label, features, *(name for name in (split, group) if name is not None)]
-    table = _read(path, wanted)
+    table = _read(path, [label, *(name for name in (split, group) if name is not None)], also=features)
     _check_complete(path, table)
-    column = table[features].combine_chunks()
-    if not (
-        pa.types.is_list(column.type)
-        or pa.types.is_fixed_size_list(column.type)
-        or pa.types.is_large_list(column.type)
-    ):
-        raise ValueError(f"{path}: {features} must hold lists of numbers, got {column.type}")
-    flat = column.flatten()
-    if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)) or flat.null_count:
-        raise ValueError(f"{path}: {features} must hold lists of numbers, got lists of {flat.type}")
-    lengths = set(pc.list_value_length(column).unique().to_pylist())
-    if len(lengths) != 1 or lengths == {0}:
-        raise ValueError(
-            f"{path}: {features} must have as many numbers in every row, got {sorted(lengths)[:4]}"
-        )
-    values = torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy()).float().view(len(column), -1)
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{path}: {features} must be finite numbers")
+    values = _vectors(path, features, table.num_rows)
     labels, names = _encoded(table[label])
     if len(names) < 2:
         raise ValueError(f"{path}: {label} must name at least two classes, got {list(names)}")
     parts = None if split is None else tuple(str(value) for value in table[split].to_pylist())
     if group is None:
         return FeatureTable(values, labels, names, parts)
-    groups, group_names = _encoded(table[group])
-    if len(group_names) < 2:
-        raise ValueError(f"{path}: {group} must name at least two groups, got {list(group_names)}")
-    return FeatureTable(values, labels, names, parts, groups, group_names)
+    return FeatureTable(values, labels, names, parts, *_groups(path, group, table[group]))
+
+
+def _vectors(path: Path, name: str, rows: int) -> Tensor:
+    """A column of lists as one tensor, shape (n, d), float32: filled batch by batch, so that it is held once only."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    values = torch.empty(rows, 0)
+    lengths: set[int] = set()
+    start = 0
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[name], use_threads=False):
+            column = batch.column(0)
+            kind = column.type
+            if not (
+                pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
+            ):
+                raise ValueError(f"{path}: {name} must hold lists of numbers, got {kind}")
+            if column.null_count:
+                raise ValueError(f"{path}: values must be given in every row, missing in {name}")
+            flat = column.flatten()
+            if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)) or flat.null_count:
+                raise ValueError(f"{path}: {name} must hold lists of numbers, got lists of {flat.type}")
+            lengths |= set(pc.list_value_length(column).unique().to_pylist())
+            if len(lengths) == 1 and (width := max(lengths)):
+                if not values.shape[1]:
+                    values = torch.empty(rows, width)
+                part = torch.tensor(flat.to_numpy(zero_copy_only=False)).view(-1, width)
+                values[start : start + len(part)] = part
+            start += len(column)
+            if not bool(torch.isfinite(values[start - len(column) : start]).all()):
+                raise ValueError(f"{path}: {name} must be finite numbers")
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(f"{path}: {name} must have as many numbers in every row, got {sorted(lengths)[:4]}")
+    return values
+
+
+def _groups(path: Path, name: str, column: Any) -> tuple[Tensor, tuple[str, ...]]:
+    groups, names = _encoded(column)
+    if len(names) < 2:
+        raise ValueError(f"{path}: {name} must name at least two groups, got {list(names)}")
+    return groups, names
 
 
 def _encoded(column: Any) -> tuple[Tensor, tuple[str, ...]]:
@@ -211,7 +245,8 @@ def _encoded(column: Any) -> tuple[Tensor, tuple[str, ...]]:
     return place[index], tuple(str(names[k]) for k in order)
 
 
-def _read(path: Path, columns: list[str] | None = None) -> Any:
+def _read(path: Path, columns: list[str] | None = None, also: str | None = None) -> Any:
+    """The file's ``columns`` as a table; ``also`` must be there too."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -219,7 +254,8 @@ def _read(path: Path, columns: list[str] | None = None) -> Any:
         raise ValueError(f"{path}: must be a Parquet file, there is none")
     try:
         there = pq.read_schema(path).names
-        missing = [name for name in columns or [] if name not in there]
+        wanted = [*(columns or []), *([also] if also is not None else [])]
+        missing = [name for name in wanted if name not in there]
         if missing:
             raise ValueError(f"{path}: must have a column {missing[0]}, got {', '.join(there)}")
         return pq.read_table(path, columns=columns)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.command import SMOKE, selmix
+
+# As in a trial: one thread. On tensors this small two of them wait for each other more than they help. torch reads it
+# when it is imported, which is after this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,8 @@ def refused(called: Refused, tmp_path: Path, file: str, *arguments: str) -> Done
         ("version: 1", "version: 1\nversion: 1", "must appear once"),
         ("cpu: 1", "cpu: true", "resources.cpu: must be a whole number"),
         ("seed: 0}\nselection", "seed: .inf}\nselection", "must be a finite number"),
-        ("policy:   {values: [softmax, uniform]}", "mixup_layer: {values: [stage7]}", "has no layer 'stage7'"),
+        ("policy:   {values: [softmax, uniform]}", "mixup_layer: {values: [stage7]}",
+         "has no layer 'stage7'; did you mean stage3? there are input, features, stage1"),
     ],
 )  # fmt: skip
 def test_an_invalid_sweep_file(called: Refused, tmp_path: Path, old: str, new: str, says: str) -> None:
@@ -168,7 +169,8 @@ def test_every_shipped_sweep_file_is_valid_and_explains_itself(called: Refused) 
         head = "".join(line for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
         assert "Question:" in head
         assert "Cost:" in head
-        assert f"Run: selmix launch sweeps/{file.relative_to(ROOT / 'sweeps')}" in head
+        shipped = f"Run: selmix launch sweeps/{file.relative_to(ROOT / 'sweeps')}"
+        assert shipped in head or f"Run: selmix cp {file.stem} && selmix launch {file.name}" in head
 
 
 def test_plan_touches_nothing(called: Refused) -> None:

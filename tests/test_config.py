@@ -22,7 +22,7 @@ def test_the_defaults_use_the_scale_free_temperature() -> None:
         ({"draw_from": "test"}, r"draw_from: must be one of train\+feedback, train, got 'test'"),
         (
             {"policy": "hard"},
-            "policy: must be one of softmax, greedy, proportional, epsilon, uniform, balanced, got 'hard'",
+            "policy: must be one of softmax, greedy, proportional, epsilon, loss_weight, uniform, balanced, got 'hard'",
         ),
         ({"top_k": 0}, "top_k: must be a whole number >= 1"),
         ({"epsilon": 1.5}, "epsilon: must be a number in"),
@@ -39,6 +39,10 @@ def test_the_defaults_use_the_scale_free_temperature() -> None:
         ({"coefficient_min": 1.1}, "coefficient_min: must be a number in"),
         ({"refresh_growth": 0.9}, "refresh_growth: must be a number >= 1"),
         ({"patience_rounds": 0}, "patience_rounds: must be a whole number >= 1"),
+        ({"precision": "float16"}, "precision: must be one of float32, bfloat16, got 'float16'"),
+        ({"channels_last": 1}, "channels_last: must be true or false, got 1"),
+        ({"accumulate": 0}, "accumulate: must be a whole number >= 1, got 0"),
+        ({"accumulate": 3}, "accumulate: must divide batch_size 64, got 3"),
         ({"mixup_layer": ""}, "mixup_layer: must be the name of a layer"),
     ],
 )
@@ -54,9 +58,9 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_every_setting_acts_somewhere() -> None:
-    soft = FinetuneConfig(policy="epsilon", temperature_schedule="cosine", second="pseudo").acting(
-        "min_recall", constrained=True
-    )
+    soft = FinetuneConfig(
+        policy="epsilon", temperature_schedule="cosine", second="pseudo", channels_last=True, accumulate=2
+    ).acting("min_recall", constrained=True)
     greedy = FinetuneConfig(policy="greedy").acting("min_recall", constrained=True)
     settings = {field.name for field in dataclasses.fields(FinetuneConfig)}
     assert soft.keys() | greedy.keys() == settings - {"diagnose"}  # which only looks on
@@ -89,9 +93,34 @@ def test_idle_settings_make_no_other_trial(
     assert config.acting(objective) == same_as.acting(objective)
 
 
+def test_a_loss_weight_mixes_nothing() -> None:
+    config = FinetuneConfig(policy="loss_weight", second="pseudo")
+    acting = config.acting("min_recall")
+    assert not config.mixes
+    assert config.mixup_coefficient == 1.0
+    idle = {
+        "mixup_layer",
+        "coefficient_min",
+        "second",
+        "pseudo_threshold",
+        "pseudo_every",
+        "top_k",
+        "epsilon",
+    }
+    assert not idle & acting.keys()
+    assert {"effective_pairs", "warmup_rounds", "gain_formula", "multiplier_lr", "augment"} <= acting.keys()
+
+
 def test_what_acts_makes_another_trial() -> None:
     default = FinetuneConfig()
     assert FinetuneConfig(multiplier_lr=7.0).acting("min_recall") != default.acting("min_recall")
     assert FinetuneConfig(constraint_max=7.0).acting("mean_recall_min_coverage") != default.acting(
         "mean_recall_min_coverage"
     )
+
+
+def test_layout_and_parts_leave_no_trace_where_they_are_the_default() -> None:
+    default = FinetuneConfig().acting("min_recall")
+    assert not {"channels_last", "accumulate"} & default.keys()
+    for config in (FinetuneConfig(accumulate=4), FinetuneConfig(channels_last=True)):
+        assert config.acting("min_recall") != default

@@ -11,7 +11,7 @@ from selmix.data import build_data_config
 from selmix.data.digits import SAMPLES_OF_CLASS, DigitsConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.longtail import long_tailed_counts, split_by_class
-from selmix.data.optimum import optimum
+from selmix.data.optimum import SMOOTH_OBJECTIVES, optimum
 from selmix.data.splits import Split, join
 
 
@@ -97,7 +97,7 @@ def test_gaussians_follow_their_world() -> None:
         GaussiansConfig(separation=0.0)
 
 
-@pytest.mark.parametrize("objective", ["min_recall", "mean_recall", "g_mean", "h_mean"])
+@pytest.mark.parametrize("objective", SMOOTH_OBJECTIVES)
 def test_the_optimum_of_two_gaussians_in_closed_form(objective: str) -> None:
     config = GaussiansConfig(classes=2, dim=3, separation=1.5, seed=2)
     means, spreads = config.world()
@@ -111,7 +111,15 @@ def _best_of_two(means: torch.Tensor, spreads: torch.Tensor, objective: str) -> 
     at = torch.linspace(-6.0, 6.0 + distance, 4001, dtype=torch.float64)
     first = torch.special.ndtr(at / spreads[0])
     second = torch.special.ndtr((distance - at) / spreads[1])
+    misses = torch.stack([1 - first, 1 - second])
+    precisions = first / (first + 1 - second), second / (second + 1 - first)
+    covered = (torch.minimum(first + 1 - second, second + 1 - first) / 2) >= 0.95 / 2
     values = {
+        "cvar_recall": torch.minimum(first, second),  # of two classes the worst 0.6 are the worst one
+        "q_mean": 1 - misses.square().mean(dim=0).sqrt(),
+        "macro_f1": (2 * first / (2 + first - second) + 2 * second / (2 + second - first)) / 2,
+        "min_precision": torch.minimum(*precisions).nan_to_num(),
+        "mean_recall_min_coverage": torch.where(covered, (first + second) / 2, 0.0),
         "min_recall": torch.minimum(first, second),
         "mean_recall": (first + second) / 2,
         "g_mean": (first * second).sqrt(),

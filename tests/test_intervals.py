@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from selmix.binomial import clopper_pearson, wilson
-from selmix.comparison import outcome, paired_difference, tied_with_leader
+from selmix.comparison import outcome, outcomes_against, paired_difference, tied_with_leader
 from selmix.intervals import Estimate, all_intervals, metric_interval
 from selmix.metrics import METRICS
 from tests.simulation import CLASSES, CONTEXT, TRUTHS, coverage, draw, verdicts
@@ -39,6 +39,13 @@ def test_coverage(key: str, truth: str) -> None:
 def test_coverage_of_other_metrics(key: str, least: float) -> None:
     for name, truth in TRUTHS.items():
         assert coverage(key, truth, 500) >= least - 0.02, name  # 2 points: the error of 500 draws
+
+
+@pytest.mark.parametrize("key", ["min_coverage", "min_head_tail_coverage"])
+@pytest.mark.parametrize("truth", list(TRUTHS))
+def test_coverage_of_the_least_coverage(key: str, truth: str) -> None:
+    # 2 points: the error of 500 draws
+    assert coverage(key, TRUTHS[truth], 500) >= 0.93 - 0.02
 
 
 def test_worst_case_limits_do_not_collapse_where_classes_are_alike() -> None:
@@ -124,6 +131,35 @@ def test_holm_lets_go_of_the_clearly_beaten_only() -> None:
     }
     assert tied_with_leader("mean_recall", leader, others, CONTEXT) == ["same"]
     assert tied_with_leader("mean_recall", leader, {}, CONTEXT) == []
+
+
+def test_several_against_one() -> None:
+    """Holm by hand: the m-th clearest difference must leave 0 out at 1 - 0.05 / (number left)."""
+    generator = torch.Generator().manual_seed(5)
+    reference = [draw([0.8] * 10, generator, 100)]
+    others = {
+        f"{recall}": [draw([recall] * 10, generator, 100)] for recall in (0.5, 0.74, 0.76, 0.8, 0.84, 0.95)
+    }
+    told = outcomes_against("mean_recall", others, reference, CONTEXT)
+
+    def at(name: str, level: float) -> str:
+        return outcome(paired_difference("mean_recall", others[name], reference, CONTEXT, level))
+
+    def smallest_level_of_a_tie(name: str) -> float:
+        levels = [1 - 0.5**k for k in range(1, 60)]
+        return next(level for level in levels if at(name, level) == "tied")
+
+    order = sorted(others, key=smallest_level_of_a_tie, reverse=True)
+    expected = dict.fromkeys(others, "tied")
+    for rank, name in enumerate(order):
+        if at(name, 1 - 0.05 / (len(order) - rank)) == "tied":
+            break
+        expected[name] = at(name, 0.95)
+    assert told == expected
+    assert (told["0.5"], told["0.8"], told["0.95"]) == ("worse", "tied", "better")
+    one = {"0.76": others["0.76"]}
+    assert outcomes_against("mean_recall", one, reference, CONTEXT) == {"0.76": at("0.76", 0.95)}
+    assert outcomes_against("mean_recall", {}, reference, CONTEXT) == {}
 
 
 def test_refusals() -> None:

@@ -17,7 +17,7 @@ from selmix.model import ClassifierView
 from selmix.models import ModelConfig
 from selmix.run import SelectionRule, finetune
 from selmix.weights import load_checkpoint_into, load_weights, save_weights, state_digest
-from tests.command import selmix
+from tests.command import here, selmix
 
 OWN = """
 import torch
@@ -68,15 +68,30 @@ def images(side: int = 32, classes: int = 3, each: int = 4) -> SweepData:
     return SweepData("noise", names, split(), split(), split(), {})
 
 
-@pytest.mark.parametrize("name", ["wrn_28_2", "resnet32", "torchvision/resnet18", "torchvision/vit_b_16"])
-def test_a_round_on_models_of_the_field(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "layer", "precision"),
+    [
+        ("wrn_28_2", "group2", "float32"),
+        ("resnet32", "features", "bfloat16"),
+        ("torchvision/resnet18", "layer2", "float32"),
+        ("torchvision/vit_b_16", "encoder.layers.encoder_layer_5", "float32"),
+    ],
+)
+def test_a_round_on_models_of_the_field(name: str, layer: str, precision: str) -> None:
     data, config = images(), ModelConfig(name)
     state = torch.get_rng_state()
     model = config.build(data.input_shape, 3)
     assert torch.equal(torch.get_rng_state(), state)
     assert state_digest(model.state_dict()) == state_digest(config.build(data.input_shape, 3).state_dict())
     settings = FinetuneConfig(
-        start="given", steps=2, refresh_every=2, batch_size=4, policy="uniform", lr=0.01
+        start="given",
+        steps=2,
+        refresh_every=2,
+        batch_size=4,
+        policy="uniform",
+        lr=0.01,
+        mixup_layer=layer,
+        precision=precision,
     )
     run = finetune(
         data, Base(config, model.state_dict(), {}), "mean_recall", settings, 0, SelectionRule("mean_recall")
@@ -177,7 +192,7 @@ def sweep_file(folder: Path, text: str) -> Path:
 def test_validate_refuses_parts_of_the_users_own(
     tmp_path: Path, own_module: str, text: str, message: str
 ) -> None:
-    done = selmix("validate", sweep_file(tmp_path, text), cwd=tmp_path)
+    done = here("validate", sweep_file(tmp_path, text), cwd=tmp_path)
     assert done.code == 3
     assert message in done.err
 

@@ -120,9 +120,11 @@ def test_the_head_is_lost_with_its_disk(tmp_path: Path, mlflow_server: str) -> N
         ids = [row["trial_id"] for row in shown.document["trials"]]
         assert len(ids) == len(set(ids))
         store = ObjectStore(runs, environ)
+        logged = selmix("logs", "smoke", "--runs", runs, **environ)
+        assert logged.out.count("is under way") == 2  # of the lost head too
         names = [item.path for item in store.objects("smoke")]
         assert not [name for name in names if "/ray/" in name]
-        documents = [store.get(name) or b"" for name in names if name.endswith((".json", ".jsonl"))]
+        documents = [store.get(name) or b"" for name in names if name.endswith((".json", ".jsonl", ".log"))]
         assert not [text for text in documents if SECRET.encode() in text]
 
         client = open_client(mlflow_server)

@@ -14,7 +14,7 @@ from selmix.multipliers import (
     constraint_multipliers,
     worst_case_multipliers,
 )
-from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective
+from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective, tail_classes
 from selmix.schedules import scheduled
 
 MATRIX = smooth_confusion(torch.tensor([[8.0, 2.0, 0.0], [3.0, 15.0, 2.0], [1.0, 4.0, 5.0]]), 1e-12)
@@ -41,6 +41,18 @@ def test_head_and_tail_follow_training_counts() -> None:
     context = ObjectiveContext(settings=sharp, train_counts=torch.tensor([1, 50, 20]))
     # Class 0 is the tail; the mean of the others' recalls is lower.
     assert float(OBJECTIVES["min_head_tail_recall"](MATRIX, context)) == pytest.approx(0.625)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "tail"), [(0.9, 1), (0.55, 45), (0.5, 50), (0.07, 93), (0.999, 1), (0.291, 70)]
+)
+def test_the_tail_is_what_any_fraction_leaves(fraction: float, tail: int) -> None:
+    """The fewest by training count, K - ceil(fraction K) of them, one at least; decimals as they are written."""
+    classes = 10 if fraction == 0.9 else 100
+    counts = torch.randperm(classes, generator=torch.Generator().manual_seed(0))
+    mask = tail_classes(classes, counts, fraction)
+    assert int(mask.sum()) == tail
+    assert sorted(counts[mask].tolist()) == list(range(tail))
 
 
 def test_coverage_term_by_hand() -> None:

@@ -112,6 +112,14 @@ def test_the_rounds_of_a_run() -> None:
         run.step()
 
 
+def test_rounds_grow() -> None:
+    data, base = world()
+    config = dataclasses.replace(SHORT, refresh_every=4, refresh_growth=1.5)
+    reported = []
+    finetune(data, base, "h_mean", config, 0, RULE, told=lambda report: reported.append(report.steps))
+    assert reported == [0, 4, 10, 19, 33, 50]  # 4, 6, 9, 13.5 -> 14 (to even), 20.25 and what is left
+
+
 def test_the_start_model_may_win() -> None:
     data, base = world()
     run = finetune(data, base, "min_recall", dataclasses.replace(SHORT, lr=50.0), 0, RULE)

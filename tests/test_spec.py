@@ -121,7 +121,11 @@ def test_temperature_and_effective_pairs_set_the_same() -> None:
         ("pretrain: {recipe: erm, checkpoint: x}", "got both"),
         ("pretrain: {recipe: emr}", "did you mean erm?"),
         ("model: {name: small_cn}", "did you mean small_cnn?"),
-        ("resources: {workers: 2}", "not supported yet"),
+        ("resources: {workers: 3}", "workers x accumulate must divide every batch_size, got 3 x 1 and 64"),
+        (
+            "resources: {workers: 2, gpu: 0.5}",
+            "each of several workers must have 0 or 1 GPU of its own, got 0.5",
+        ),
         ("early_stopping: {}", "not supported yet"),
         ("selection: {metrics: [a]}", "not supported yet"),
         (
@@ -136,6 +140,11 @@ def test_what_does_not_fit_together(line: str, says: str) -> None:
     text = LEAST if not line.startswith("objectives") else LEAST.replace("objectives: [min_recall]\n", "")
     problems = problems_of(text + line + "\n")
     assert any(says in problem for problem in problems), problems
+
+
+def test_several_workers_share_a_batch() -> None:
+    spec = spec_of(LEAST + "parameters: {accumulate: {value: 2}}\n", "resources.workers=4", "resources.gpu=1")
+    assert spec.resources.workers == 4
 
 
 def test_a_search_only_constraint_is_any_metric() -> None:

@@ -16,9 +16,12 @@ from orchestrator import lease_store
 from orchestrator.documents import ls_document, show_document
 from orchestrator.errors import NotFound, PreflightError, UsageError
 from orchestrator.lease import acquire, current_state
+from orchestrator.logs import append_log, follow, log_of, logs_document
 from orchestrator.preflight import tracking_of
+from orchestrator.progress import Progress
 from orchestrator.records import RunFolder
 from orchestrator.recordtypes import SweepState, TrialRecord
+from orchestrator.stopping import requested, stop_sweep
 from orchestrator.storage import ObjectStore, runs_argument
 from orchestrator.study import ObjectiveStudy
 from tests.objectstore import BUCKET, KEY, SECRET, credentials, free_port, s3_server
@@ -177,6 +180,73 @@ def test_the_lease_of_a_dead_driver_is_taken_over(
             time.sleep(0.02)
         assert lease.lost
     assert current_state(folder, "running") == "stopped"
+
+
+def test_logs_reach_the_store_and_go_on_from_another_head(endpoint: str, address: str) -> None:
+    def head() -> RunFolder:
+        return RunFolder.at(ObjectStore(address, credentials(endpoint)), "s")
+
+    def log(folder: RunFolder, text: str) -> None:
+        append_log(folder, folder.log_path, text)
+        assert folder.store is not None
+        folder.store.flush()
+
+    first = head()
+    first.create()
+    first.save_state(SweepState(name="s", sweep_id="1"))
+    log(first, "one")
+    reader = head()
+    pieces = follow(reader, log_of(reader, None), lambda _: log(first, "two"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease_store.claim, "__defaults__", (0.05,))
+        lease = acquire(first)
+    assert next(pieces).endswith("one\n")
+    assert next(pieces).endswith("two\n")
+    lease.release()
+    log(head(), "three")
+    assert [line.split()[-1] for line in logs_document(head(), None)["lines"]] == ["one", "two", "three"]
+    with pytest.raises(NotFound, match=r"s/driver.log: there is no log"):
+        log_of(RunFolder.at(ObjectStore(address, credentials(endpoint)), "none"), None)
+
+
+def test_what_the_store_does_not_take_is_written_later(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("one")
+    store.put_later(tmp_path / "log", "s/log")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ObjectStore, "put_file", refusing)
+        store.flush()
+    assert store.get("s/log") is None
+    store.flush()
+    assert store.get("s/log") == b"one"
+
+
+def refusing(store: ObjectStore, local: Path, path: str) -> None:
+    raise PreflightError(f"{path}: not now")
+
+
+def test_a_stop_is_asked_for_and_seen_through_the_store(
+    endpoint: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_store.claim, "__defaults__", (0.05,))
+    driver = RunFolder.at(ObjectStore(address, credentials(endpoint)), "s")
+    driver.create()
+    driver.save_state(SweepState(name="s", sweep_id="1"))
+    asker = RunFolder.open(ObjectStore(address, credentials(endpoint)), "s")
+    lease = acquire(driver)
+    token = lease.holder.token
+    assert requested(driver, token) is None
+
+    def drained(_: float) -> None:
+        request = requested(driver, token)
+        assert request is not None
+        assert request["cancel"] is False
+        assert requested(driver, "another") is None
+        driver.save_state(SweepState(name="s", sweep_id="1", state="stopped"))
+        lease.release()
+
+    assert stop_sweep(asker, 20, False, Progress(quiet=True), drained) == 0
+    assert asker.load_state().state == "stopped"
+    assert requested(driver, token) is None
 
 
 @pytest.mark.parametrize("method", ["tpe", "random"])

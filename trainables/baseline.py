@@ -17,9 +17,9 @@ from selmix.config import FinetuneConfig
 from selmix.intervals import all_intervals
 from selmix.metrics import Predictions
 from selmix.weights import load_weights, save_weights, state_digest
-from trainables.finetune import Shared
 from trainables.outcome import write_predictions
 from trainables.remote import fetched, written
+from trainables.shared import Shared
 
 
 def run_baseline(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from selmix.data.archives import OfficialFiles
 from selmix.data.cifar import CifarConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.files import ImageFolderConfig, ImageListConfig
@@ -12,7 +13,7 @@ from selmix.data.parquet import ParquetConfig
 from selmix.data.splits import Split, SweepData
 from selmix.data.stl10 import StlConfig
 
-__all__ = ["DATA", "DataConfig", "Split", "SweepData", "build_data_config"]
+__all__ = ["DATA", "DataConfig", "Split", "SweepData", "build_data_config", "official_files"]
 
 
 class DataConfig(Protocol):
@@ -40,6 +41,12 @@ DATA: dict[str, type[Any]] = {
     "image_folder": ImageFolderConfig,
     "image_list": ImageListConfig,
 }
+
+
+def official_files(config: DataConfig) -> OfficialFiles | None:
+    """The files that a data set's official archives bring; None for data without such archives."""
+    official: OfficialFiles | None = getattr(config, "official", None)
+    return official
 
 
 def build_data_config(name: str, **keys: Any) -> DataConfig:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selmix.data.archives import OfficialFiles
 from selmix.data.images import Images
 from selmix.data.longtail import long_tailed_counts, split_by_class
 from selmix.data.sizes import check_held, held_by_class, size_problems, split_of, sweep_data
@@ -38,7 +39,7 @@ class CifarConfig:
         imbalance: rho_l, labelled training samples of the largest over those of the smallest class.
         largest_class: N1, training samples of class 0.
         unlabelled_largest, unlabelled_imbalance: M1 and rho_u, the same of the unlabelled samples; M1 = 0: there are
-            none.
+            none; rho_u below 1: the order is turned round, the last class is the largest, with M1 samples.
         feedback, select: samples a class, taken from the official training images; the official test images are the
             test split. seed: of the split.
     Raises:
@@ -62,7 +63,7 @@ class CifarConfig:
         sizes = {"imbalance": (self.imbalance, 1), "largest_class": (self.largest_class, 1),
                  "feedback": (self.feedback, 0), "select": (self.select, 1),
                  "unlabelled_largest": (self.unlabelled_largest, 0),
-                 "unlabelled_imbalance": (self.unlabelled_imbalance, 1)}  # fmt: skip
+                 "unlabelled_imbalance": (self.unlabelled_imbalance, 1e-6)}  # fmt: skip
         problems = size_problems(sizes)
         if self.classes not in (10, 100):
             problems.append(f"classes: must be 10 or 100, got {self.classes}")
@@ -78,10 +79,27 @@ class CifarConfig:
         """Training samples of each class."""
         return long_tailed_counts(self.classes, self.largest_class, self.imbalance)
 
+    @property
+    def official(self) -> OfficialFiles:
+        """The files and the archives that bring them."""
+        names = (*self._train_names, self._test_name)
+        archives = {
+            f"cifar-{self.classes}-binary.tar.gz": tuple(f"{name}.bin" for name in names),
+            f"cifar-{self.classes}-python.tar.gz": names,
+        }
+        return OfficialFiles(f"CIFAR-{self.classes}", Path(self.path), archives)
+
+    @property
+    def _train_names(self) -> list[str]:
+        return [f"data_batch_{k}" for k in range(1, 6)] if self.classes == 10 else ["train"]
+
+    @property
+    def _test_name(self) -> str:
+        return "test_batch" if self.classes == 10 else "test"
+
     @cached_property
     def _official_train(self) -> tuple[Images, Tensor]:
-        names = [f"data_batch_{k}" for k in range(1, 6)] if self.classes == 10 else ["train"]
-        return self._read(names)
+        return self._read(self._train_names)
 
     def _read(self, names: list[str]) -> tuple[Images, Tensor]:
         read = [_read_batch(Path(self.path), name, self.classes) for name in names]
@@ -96,7 +114,10 @@ class CifarConfig:
         feedback, select = ([count] * self.classes for count in (self.feedback, self.select))
         unlabelled = [0] * self.classes
         if self.unlabelled_largest:
-            unlabelled = long_tailed_counts(self.classes, self.unlabelled_largest, self.unlabelled_imbalance)
+            falling = max(self.unlabelled_imbalance, 1.0 / self.unlabelled_imbalance)
+            unlabelled = long_tailed_counts(self.classes, self.unlabelled_largest, falling)
+            if self.unlabelled_imbalance < 1.0:
+                unlabelled.reverse()
         sizes = [self.train_sizes, feedback, select, [0] * self.classes, unlabelled]  # in the order of PARTS
         asked = [sum(counts) for counts in zip(*sizes, strict=True)]
         what = "train, feedback and select" + (" and unlabelled" if self.unlabelled_largest else "")
@@ -105,7 +126,7 @@ class CifarConfig:
 
     def _part(self, part: str) -> Split:
         if part == "test":
-            images, labels = self._read(["test_batch" if self.classes == 10 else "test"])
+            images, labels = self._read([self._test_name])
             return Split(images, labels)
         return split_of(*self._official_train, self._index[PARTS.index(part)])
 
@@ -127,8 +148,8 @@ def _read_batch(folder: Path, name: str, classes: int) -> tuple[Tensor, Tensor]:
     if plain.is_file():
         return _read_python(plain, "labels" if classes == 10 else "fine_labels")
     raise ValueError(
-        f"{folder}: must hold {name}.bin or {name} of CIFAR-{classes}, there is neither; extract the official archive "
-        "there"
+        f"{folder}: must hold {name}.bin or {name} of CIFAR-{classes}, there is neither; `selmix data prepare FILE` "
+        "extracts the official archive there"
     )
 
 

@@ -9,7 +9,9 @@ import torch
 
 from selmix.data.longtail import long_tailed_counts, split_by_class
 from selmix.data.splits import Split, SweepData
+from selmix.groups import strata_of
 
+INK = ("faint", "bold")
 NOISE = 0.3  # standard deviation of the noisy group's pixels, which lie in [0, 1]
 SAMPLES_OF_CLASS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 
@@ -23,7 +25,12 @@ class DigitsConfig:
         largest_class: training samples of class 0. feedback, select, test: samples a class. seed: of the split.
         unlabelled: samples a class without labels, for the second samples of pairs and for pre-training.
         noisy_share: share of each class's training samples that belong to the group ``noisy``, whose scans carry pixel
-            noise; half of the other splits belong to it. 0: there are no groups.
+            noise; half of the other splits belong to it. 0: no such groups.
+        groups: ``ink``: a scan with less ink than the median of its class is ``faint``, one with more ``bold``, half
+            of a class each; ``""``: no such groups.
+        minority: with ``groups``, share of a class's training samples in the smaller group: ``faint`` in the even
+            classes and ``bold`` in the odd ones, so that ink tells of the class in train only. The other splits have
+            half of each group.
     Raises:
         ValueError: a size out of range, or more samples than a class holds.
     """
@@ -36,6 +43,8 @@ class DigitsConfig:
     seed: int = 0
     unlabelled: int = 0
     noisy_share: float = 0.0
+    groups: str = ""
+    minority: float = 0.1
 
     name: ClassVar[str] = "digits"
     class_names: ClassVar[tuple[str, ...]] = tuple(str(k) for k in range(10))
@@ -47,6 +56,12 @@ class DigitsConfig:
             problems.append(f"imbalance: must be >= 1, got {self.imbalance}")
         if not 0 <= self.noisy_share < 1:
             problems.append(f"noisy_share: must lie in [0, 1), got {self.noisy_share}")
+        if self.groups not in ("", "ink"):
+            problems.append(f"groups: must be ink or left out, got {self.groups!r}")
+        if self.groups and self.noisy_share:
+            problems.append("groups: cannot stand beside noisy_share; leave one of them out")
+        if not 0 < self.minority <= 0.5:
+            problems.append(f"minority: must lie in (0, 0.5], got {self.minority}")
         if self.unlabelled < 0:
             problems.append(f"unlabelled: must be >= 0 samples a class, got {self.unlabelled}")
         if self.feedback < 0:
@@ -60,12 +75,20 @@ class DigitsConfig:
             for k, (held, asked) in enumerate(zip(SAMPLES_OF_CLASS, self._asked(), strict=True)):
                 if asked > held:
                     problems.append(f"class {k} holds {held} samples, the splits ask for {asked}")
+        if not problems and self.groups:
+            for cell, asked in enumerate(map(sum, zip(*self._cell_sizes(), strict=True))):
+                held = _of_rank(SAMPLES_OF_CLASS[cell // 2], cell % 2)
+                if asked > held:
+                    name = f"class {cell // 2} x {INK[cell % 2]}"
+                    problems.append(f"{name} holds {held} samples, the splits ask for {asked}")
         if problems:
             raise ValueError("\n".join(problems))
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """``clear`` and ``noisy``; empty without groups."""
+        """``clear`` and ``noisy``, or ``faint`` and ``bold``; empty without groups."""
+        if self.groups:
+            return INK
         return ("clear", "noisy") if self.noisy_share else ()
 
     @property
@@ -76,6 +99,15 @@ class DigitsConfig:
     def _asked(self) -> list[int]:
         held = self.feedback + self.select + self.test + self.unlabelled
         return [count + held for count in self.train_sizes]
+
+    def _cell_sizes(self) -> list[list[int]]:
+        """Samples of each (class, group) cell in train, feedback, select, test and unlabelled."""
+        train = []
+        for k, count in enumerate(self.train_sizes):
+            few = min(max(1, round(self.minority * count)), count // 2)
+            train += [few, count - few] if k % 2 == 0 else [count - few, few]
+        held = (self.feedback, self.select, self.test, self.unlabelled)
+        return [train, *([_of_rank(count, a) for _ in range(10) for a in range(2)] for count in held)]
 
     def load(self) -> SweepData:
         """Train, feedback and select."""
@@ -106,6 +138,12 @@ class DigitsConfig:
         whole = Split(
             torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16.0, torch.from_numpy(labels).long()
         )
+        if self.groups:
+            groups = _ink_groups(whole)
+            cells = strata_of(whole.labels, groups, 2)
+            whole = Split(whole.inputs, whole.labels, groups)
+            generator = torch.Generator().manual_seed(self.seed)
+            return [whole.take(index) for index in split_by_class(cells, self._cell_sizes(), generator)]
         held = (self.feedback, self.select, self.test, self.unlabelled)
         sizes = [self.train_sizes, *([count] * 10 for count in held)]
         parts = split_by_class(whole.labels, sizes, torch.Generator().manual_seed(self.seed))
@@ -115,6 +153,22 @@ class DigitsConfig:
             splits = [_grouped(split, share, self.seed + k) for k, (split, share) in
                       enumerate(zip(splits, shares, strict=True))]  # fmt: skip
         return splits
+
+
+def _of_rank(count: int, group: int) -> int:
+    """How many of ``count`` are faint (0) or bold (1): half of them, the odd one bold."""
+    return count // 2 if group == 0 else count - count // 2
+
+
+def _ink_groups(whole: Split) -> torch.Tensor:
+    """Group of each scan, shape (n,): 0 for the half of its class with the least ink; equal ink in their order."""
+    groups = torch.ones_like(whole.labels)
+    ink = whole.whole().double().sum(dim=(1, 2, 3))
+    for k in range(10):
+        members = torch.nonzero(whole.labels == k).flatten()
+        order = members[torch.argsort(ink[members], stable=True)]
+        groups[order[: _of_rank(len(members), 0)]] = 0
+    return groups
 
 
 def _grouped(split: Split, share: float, seed: int) -> Split:

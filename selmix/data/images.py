@@ -73,7 +73,9 @@ class Images:
             with ThreadPoolExecutor(_DECODERS) as pool:
                 raw = torch.stack(list(pool.map(self._decoded, chosen)))
         raw = raw.to(self.device).float() / 255.0
-        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v).view(-1, 1, 1).to(self.device, non_blocking=True) for v in (self.mean, self.std)
+        )
         return (raw - mean) / std
 
     def _decoded(self, file: str) -> Tensor:

@@ -1,12 +1,13 @@
 """The best linear head of a world of Gaussians for an objective: what any fine-tuner can at most reach there.
 
-With psi a function of the recalls, it maximises over W, b
+It maximises over W, b
 
-    psi_beta(r_1, ..., r_K),   r_k = mean over the samples x of class k of softmax((W x + b) / t)_k
+    psi_beta(S),   S_kl = mean over the samples x of class k of softmax((W x + b) / t)_l
 
-on a very large balanced sample of the world, by Adam while the temperature t falls, so that soft recalls become hard
-ones. The minimum becomes min_beta(r) = -1/beta log mean_k exp(-beta r_k), with beta growing. The problem is not
-convex: several starts are refined on a small sample and the best of them on the large one.
+on a very large balanced sample of the world, by Adam while the temperature t falls, so that soft rates become hard
+ones. A minimum becomes min_beta(r) = -1/beta log mean_k exp(-beta r_k), with beta growing; a floor of every class's
+coverage a penalty on what is missing, of a slope steep enough that missing it never pays. The problem is not convex:
+several starts are refined on a small sample and the best of them on the large one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selmix.confusion import confusion_counts
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.splits import Split
+from selmix.definitions import DEFAULT_CVAR_FRACTION, cvar_of_recalls
+from selmix.metrics import MetricContext, compute_metric, metric_of_objective
+from selmix.multipliers import MultiplierSettings
 
 FIT, FRESH = 20_000, 50_000  # samples a class that the head is fitted on, and that it is judged on
 _COARSE = 2_000
@@ -29,16 +34,46 @@ _FINALISTS = 2
 _COARSE_STEPS, _FINE_STEPS = 300, 250
 _TINY = 1e-6
 
+# Raising one class's coverage by c changes the mean recall by less than K c, so a slope of 10 outweighs it for K < 10.
+_PENALTY = 10.0
+
+
+def _smooth_minimum(values: Tensor, beta: float) -> Tensor:
+    return (math.log(len(values)) - torch.logsumexp(-beta * values, dim=0)) / beta
+
+
+def _macro_f1(rates: Tensor, beta: float) -> Tensor:
+    return (2.0 * rates.diagonal() / (1.0 + rates.sum(dim=0))).mean()
+
+
+def _min_precision(rates: Tensor, beta: float) -> Tensor:
+    return _smooth_minimum(rates.diagonal() / rates.sum(dim=0).clamp_min(_TINY), beta)
+
+
+def _missing_coverage(rates: Tensor) -> Tensor:
+    """What the classes' coverages lack of the floor, added up."""
+    floor = MultiplierSettings().coverage_level / len(rates)
+    return (floor - rates.mean(dim=0)).clamp_min(0.0).sum()
+
+
 SmoothObjective = Callable[[Tensor, float], Tensor]
-SMOOTH_OBJECTIVES: dict[str, SmoothObjective] = {
+OF_RECALLS: dict[str, SmoothObjective] = {
     "mean_recall": lambda recalls, beta: recalls.mean(),
     "g_mean": lambda recalls, beta: recalls.clamp_min(_TINY).log().mean().exp(),
     "h_mean": lambda recalls, beta: recalls.clamp_min(_TINY).reciprocal().mean().reciprocal(),
-    "min_recall": lambda recalls, beta: (
-        (math.log(len(recalls)) - torch.logsumexp(-beta * recalls, dim=0)) / beta
+    "min_recall": _smooth_minimum,
+    "cvar_recall": lambda recalls, beta: cvar_of_recalls(recalls, DEFAULT_CVAR_FRACTION),
+    "q_mean": lambda recalls, beta: 1.0 - ((1.0 - recalls).square().mean() + _TINY**2).sqrt(),
+}
+OF_RATES: dict[str, SmoothObjective] = {
+    "macro_f1": _macro_f1,
+    "min_precision": _min_precision,
+    "mean_recall_min_coverage": lambda rates, beta: (
+        rates.diagonal().mean() - _PENALTY * _missing_coverage(rates)
     ),
 }
-_HARD = math.inf
+"""Of the row-normalised confusion matrix of a balanced sample, shape (K, K)."""
+SMOOTH_OBJECTIVES = (*OF_RECALLS, *OF_RATES)
 
 
 @dataclass(frozen=True)
@@ -47,7 +82,7 @@ class Optimum:
 
     Attributes:
         head: ``weight`` (K, d) and ``bias`` (K,), float32.
-        value: the objective of ``recalls``. recalls: of the classes, on samples the fit has not seen.
+        value: the objective's metric. recalls: of the classes, on samples the fit has not seen.
     """
 
     head: Mapping[str, Tensor]
@@ -74,9 +109,10 @@ def optimum(
         for part in (inputs[:, :fit_samples], inputs[:, fit_samples:])
     )
     weight, bias = best_linear_head(fit, classes, objective)
-    recalls = hard_recalls(fresh, classes, weight, bias)
-    value = float(_hard_value(objective, recalls))
-    return Optimum({"weight": weight, "bias": bias}, value, tuple(recalls.tolist()))
+    counts = hard_counts(fresh, classes, weight, bias)
+    value = compute_metric(metric_of_objective(objective), counts, MetricContext(counts.sum(dim=1)))
+    recalls = counts.diagonal() / counts.sum(dim=1)
+    return Optimum({"weight": weight, "bias": bias}, float(value), tuple(recalls.tolist()))
 
 
 def best_linear_head(samples: Split, num_classes: int, objective: str) -> tuple[Tensor, Tensor]:
@@ -106,15 +142,10 @@ def best_linear_head(samples: Split, num_classes: int, objective: str) -> tuple[
     return weight, theta[:, -1] - weight @ mean
 
 
-def hard_recalls(samples: Split, num_classes: int, weight: Tensor, bias: Tensor) -> Tensor:
-    """Recall of each class by the largest logit, shape (K,), float64."""
-    right = (samples.whole() @ weight.T + bias).argmax(dim=1) == samples.labels
-    hits = torch.bincount(samples.labels[right], minlength=num_classes)
-    return hits.double() / torch.bincount(samples.labels, minlength=num_classes)
-
-
-def _hard_value(objective: str, recalls: Tensor) -> Tensor:
-    return recalls.min() if objective == "min_recall" else SMOOTH_OBJECTIVES[objective](recalls, _HARD)
+def hard_counts(samples: Split, num_classes: int, weight: Tensor, bias: Tensor) -> Tensor:
+    """Confusion counts by the largest logit, shape (K, K), float64."""
+    predicted = (samples.whole() @ weight.T + bias).argmax(dim=1)
+    return confusion_counts(samples.labels, predicted, num_classes, num_classes).double()
 
 
 class _Sample:
@@ -133,11 +164,25 @@ class _Sample:
         sums = torch.zeros(self.classes).index_add(0, self.labels, log_right.exp())
         return sums / self.sizes
 
+    def soft_rates(self, theta: Tensor, temperature: float) -> Tensor:
+        shares = torch.softmax(self.inputs @ theta.T / temperature, dim=1)
+        sums = torch.zeros(self.classes, self.classes).index_add(0, self.labels, shares)
+        return sums / self.sizes.unsqueeze(1)
+
+    def smooth(self, objective: str, theta: Tensor, temperature: float, beta: float) -> Tensor:
+        """The objective of the soft rates."""
+        if objective in OF_RECALLS:
+            return OF_RECALLS[objective](self.soft_recalls(theta, temperature), beta)
+        return OF_RATES[objective](self.soft_rates(theta, temperature), beta)
+
     def value(self, objective: str, theta: Tensor) -> float:
-        """The objective of the hard recalls."""
+        """The objective's metric of the hard predictions, less what a missed floor costs."""
         samples = Split(self.inputs[:, :-1], self.labels)
-        recalls = hard_recalls(samples, self.classes, theta[:, :-1], theta[:, -1])
-        return float(_hard_value(objective, recalls))
+        counts = hard_counts(samples, self.classes, theta[:, :-1], theta[:, -1])
+        value = compute_metric(metric_of_objective(objective), counts, MetricContext(counts.sum(dim=1)))
+        if objective.endswith("_min_coverage"):
+            value = value - _PENALTY * _missing_coverage(counts / counts.sum(dim=1, keepdim=True))
+        return float(value)
 
 
 def _starts(sample: _Sample) -> list[Tensor]:
@@ -173,7 +218,7 @@ def _ascend(sample: _Sample, objective: str, start: Tensor, steps: int, hot: flo
         share = step / steps
         temperature = hot * (cold / hot) ** share
         optimizer.param_groups[0]["lr"] = 0.05 * math.sqrt(temperature)
-        loss = -SMOOTH_OBJECTIVES[objective](sample.soft_recalls(theta, temperature), 20.0 / temperature)
+        loss = -sample.smooth(objective, theta, temperature, 20.0 / temperature)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

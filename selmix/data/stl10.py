@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selmix.data.archives import OfficialFiles
 from selmix.data.images import Images
 from selmix.data.longtail import long_tailed_counts, split_by_class
 from selmix.data.sizes import check_held, held_by_class, size_problems, split_of, sweep_data
@@ -61,6 +62,12 @@ class StlConfig:
     def train_sizes(self) -> list[int]:
         """Training samples of each class."""
         return long_tailed_counts(10, self.largest_class, self.imbalance)
+
+    @property
+    def official(self) -> OfficialFiles:
+        """The files and the archive that brings them."""
+        files = tuple(f"{part}_{kind}.bin" for part in ("train", "test") for kind in ("X", "y"))
+        return OfficialFiles("STL-10", Path(self.path), {"stl10_binary.tar.gz": files})
 
     @cached_property
     def _official_train(self) -> tuple[Images, Tensor]:

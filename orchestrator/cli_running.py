@@ -1,0 +1,60 @@
+"""The verbs that run a sweep, look at it while it runs, and stop it; thin, as those of orchestrator.cli."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from orchestrator.cli_output import emit, out
+from orchestrator.errors import UsageError
+
+
+def launch(options: argparse.Namespace) -> int:
+    from orchestrator.spec import load_spec
+
+    if options.submit:
+        from orchestrator.cluster_address import job_server
+        from orchestrator.submission import submit_sweep
+
+        runs = str(options.runs if isinstance(options.runs, Path) else options.runs.given)
+        address = job_server(options.address, os.environ)
+        return submit_sweep(
+            load_spec(options.file, options.overrides), options.file, options.overrides, runs, address,
+            options.follow, options.quiet,
+        )  # fmt: skip
+    if options.follow:
+        raise UsageError(
+            "launch: --follow goes with --submit; without it the sweep is driven, and followed, from here"
+        )
+    from orchestrator.launch import launch_sweep
+
+    spec = load_spec(options.file, options.overrides)
+    return launch_sweep(spec, options.file, options.runs, quiet=options.quiet, cluster=options.address)
+
+
+def stop(options: argparse.Namespace) -> int:
+    from orchestrator.progress import Progress
+    from orchestrator.records import RunFolder
+    from orchestrator.stopping import stop_sweep
+
+    folder = RunFolder.open(options.runs, options.sweep)
+    return stop_sweep(folder, options.timeout, options.cancel, Progress(options.quiet))
+
+
+def logs(options: argparse.Namespace) -> int:
+    from orchestrator.logs import follow, log_of, logs_document
+    from orchestrator.records import RunFolder
+
+    folder = RunFolder.open(options.runs, options.sweep)
+    if options.follow:
+        if options.json:
+            raise UsageError("logs: --follow goes on, --json prints one document; give one of them")
+        for piece in follow(folder, log_of(folder, options.trial)):
+            out(piece)
+            sys.stdout.flush()
+        return 0
+    document = logs_document(folder, options.trial)
+    emit(options, document, lambda: "\n".join(document["lines"]))
+    return 0

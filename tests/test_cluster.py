@@ -1,0 +1,187 @@
+"""Sweeps on a running cluster: submitted, driven from here, two at once, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import ROOT, SMOKE, Background, environment, selmix
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.timeout(900),
+]
+
+SMALL = ("search.num_trials=2", "selection.replicates=1", "parameters.steps.value=20")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster of one node on loopback; ``variables`` let a client in."""
+
+    address: str
+    server: str
+    variables: dict[str, str]
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Every job that was ever submitted."""
+        token = Path(self.variables["RAY_AUTH_TOKEN_PATH"]).read_text()
+        request = urllib.request.Request(
+            f"{self.server}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            listed: list[dict[str, Any]] = json.load(answer)
+        return [job for job in listed if job["type"] == "SUBMISSION"]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """``ray start --head`` in a process of its own, with a token, without our code on its path."""
+    home = tmp_path_factory.mktemp("head")
+    token = home / "token"
+    token.write_text("0123456789abcdef0123456789abcdef")
+    token.chmod(0o600)
+    gcs, dashboard, agent, metrics, grpc, env_agent, client = free_ports(7)
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    inherited = environment(
+        PATH=path, RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", **variables
+    )
+    inherited.pop("PYTHONPATH")
+    # Sockets below it must have short names.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:
+        command = [
+            str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--include-dashboard=true",
+            "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1",
+            f"--port={gcs}", f"--temp-dir={scratch}", "--num-cpus=2", f"--dashboard-agent-listen-port={agent}",
+            f"--metrics-export-port={metrics}", f"--dashboard-agent-grpc-port={grpc}",
+            f"--runtime-env-agent-port={env_agent}", f"--ray-client-server-port={client}",
+        ]  # fmt: skip
+        log = home / "log"
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                command, cwd=home, env=inherited, stdout=file, stderr=file, start_new_session=True
+            )
+        made = Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", variables)
+        try:
+            until(lambda: process.poll() is None and answers(made), 120, log)
+            yield made
+        finally:
+            os.kill(process.pid, signal.SIGTERM)
+            try:
+                process.wait(timeout=30)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
+def answers(head: Head) -> bool:
+    try:
+        return head.jobs() == []
+    except OSError:
+        return False
+
+
+def until(holds: Any, timeout: float, log: Path) -> None:
+    end = time.monotonic() + timeout
+    while not holds():
+        assert time.monotonic() < end, log.read_text() if log.is_file() else "no log"
+        time.sleep(0.2)
+
+
+def states(document: dict[str, Any]) -> set[str]:
+    return {row["state"] for row in document["trials"]}
+
+
+def test_two_sweeps_share_a_cluster_and_one_outlives_its_client(head: Head, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    submission = ("launch", SMOKE, *SMALL, "--submit", "--address", head.server, "--runs", runs)
+    driven = ("launch", SMOKE, *SMALL, "name=driven", "resources.max_cpus=1", "--address", head.address)
+    lease = runs / "smoke" / "lease.json"
+    with (
+        Background(*submission, "--follow", log=tmp_path / "log", **head.variables) as client,
+        Background(*driven, "--runs", runs, log=tmp_path / "log2", **head.variables) as driver,
+    ):
+        client.wait_until(lease.is_file, 240)
+        client.kill_driver()
+        again = selmix(*submission, **head.variables)
+        assert again.code == 4
+        assert "smoke: runs already, as job" in again.err
+        followed = selmix("logs", "smoke", "--follow", "--runs", runs, timeout=600)
+        assert followed.code == 0
+        assert "search: 2 runs" in followed.out
+        assert "last_layer_post_hoc" in followed.out
+        assert driver.process.wait(timeout=600) == 0, driver.log.read_text()
+    (job,) = head.jobs()
+    for name in ("smoke", "driven"):
+        shown = selmix("show", name, "--runs", runs, "--json").document
+        assert (shown["state"], states(shown)) == ("finished", {"FINISHED"})
+        assert len(shown["trials"]) == shown["progress"]["total"]
+        assert sum(row["replicate_of"] is None for row in shown["trials"]) == 2
+        assert {row["state"] for row in shown["objectives"]["min_recall"]["baselines"].values()} == {
+            "FINISHED"
+        }
+        assert shown["cluster"]["address"] == head.address
+        assert shown["cluster"]["package"] == job["metadata"]["selmix.package"]
+    assert job["metadata"]["selmix.sweep"] == "smoke"
+    trial = selmix("logs", "smoke", "trial-001", "--runs", runs)
+    assert "round 1, 20 steps" in trial.out
+    assert selmix("logs", "smoke", "trial-099", "--runs", runs).code == 8
+    assert selmix(*submission, "--follow", **head.variables).code == 0  # finished: runs nothing
+    assert "smoke is finished" in head_log(head, job["submission_id"].removesuffix("-1") + "-2")
+
+
+def head_log(head: Head, submission_id: str) -> str:
+    token = Path(head.variables["RAY_AUTH_TOKEN_PATH"]).read_text()
+    request = urllib.request.Request(
+        f"{head.server}/api/jobs/{submission_id}/logs", headers={"Authorization": f"Bearer {token}"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return str(json.load(answer)["logs"])
+
+
+def test_a_submitted_sweep_is_stopped_and_cancelled(head: Head, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    long = ("search.num_trials=50", "parameters.steps.value=2000", "name=long")
+    submission = ("launch", SMOKE, *long, "--submit", "--address", head.server, "--runs", runs)
+    submitted = selmix(*submission, **head.variables)
+    assert submitted.code == 0, submitted.err
+    records = runs / "long" / "trials"
+    until(lambda: list(records.rglob("rounds.jsonl")), 240, runs / "long" / "driver.log")
+    stopped = selmix("stop", "long", "--runs", runs)
+    assert stopped.code == 0, stopped.err
+    assert "long is stopped" in stopped.err
+    shown = selmix("show", "long", "--runs", runs, "--json").document
+    assert shown["state"] == "stopped"
+    assert states(shown) == {"INTERRUPTED"}
+    again = selmix("stop", "long", "--runs", runs)
+    assert (again.code, again.err) == (0, "long is not running: stopped\n")
+    assert selmix("stop", "long", "--cancel", "--runs", runs).code == 0
+    shown = selmix("show", "long", "--runs", runs, "--json").document
+    assert (shown["state"], states(shown)) == ("stopped", {"KILLED"})
+    assert selmix("launch", SMOKE, *long, "--runs", runs).code == 2
+    assert selmix("stop", "none", "--runs", runs, cwd=ROOT).code == 8

@@ -1,0 +1,175 @@
+"""The ranks of a trial on several workers: actors in the trial's own placement group, one bundle each.
+
+The actor that Tune knows takes no part in the training: it steps all ranks at once and waits for whichever speaks
+first, so that a rank that dies is noticed while the others still wait for it in a collective.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util import get_current_placement_group, get_node_ip_address
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from selmix.process_group import TIMEOUT_S, join_world, listening_store, store_at
+from trainables.host import RunHost
+from trainables.shared import Shared
+
+_GRACE_S = 3.0  # in which a rank that died is known to Ray, after the others lost their connection to it
+
+
+class RankFailed(RuntimeError):
+    """A rank of a trial died or raised; the message says which, and of what."""
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """How a trial is spread.
+
+    Attributes:
+        shared: a :class:`trainables.shared.Shared` in the object store. workers: ranks of a trial.
+        cpu, gpu: of a rank. timeout_s: how long a rank waits for one that hangs.
+    """
+
+    shared: ray.ObjectRef[Shared]
+    workers: int
+    cpu: float
+    gpu: float
+    timeout_s: float = TIMEOUT_S
+
+
+class Rank:
+    """One rank, in a process of its own."""
+
+    def __init__(self, rank: int, plan: RankPlan) -> None:
+        self._rank, self._plan = rank, plan
+
+    def whereabouts(self) -> str:
+        """Process and node, for the message of a failure."""
+        return f"process {os.getpid()} on {_node_address()}"
+
+    def listen(self) -> tuple[str, int]:
+        """Where the others find rank 0."""
+        address = _node_address()
+        self._store = listening_store(address, self._plan.workers, self._plan.timeout_s)
+        return address, self._store.port
+
+    def join(self, address: str, port: int) -> None:
+        """Meet the other ranks, and read the data."""
+        plan, first = self._plan, self._rank == 0
+        store = self._store if first else store_at(address, port, plan.workers, plan.timeout_s)
+        world = join_world(store, self._rank, plan.workers, plan.gpu > 0, address, plan.timeout_s)
+        self._host = RunHost(ray.get(plan.shared), world)
+
+    def start(self, config: dict[str, Any]) -> None:
+        self._host.start(config)
+
+    def step(self) -> dict[str, Any] | None:
+        """A round with the others; rank 0 reports it."""
+        report = self._host.step()
+        return report if self._rank == 0 else None
+
+    def save(self, checkpoint: str) -> None:
+        self._host.save(checkpoint)
+
+    def load(self, checkpoint: str) -> None:
+        self._host.load(checkpoint)
+
+
+class RankGroup:
+    """All ranks of a trial as one; used like a :class:`trainables.host.RunHost`.
+
+    Made inside the actor of a trial, whose placement group has one bundle a rank. Any failure of a rank ends all.
+    """
+
+    def __init__(self, plan: RankPlan) -> None:
+        group = get_current_placement_group()
+        if group is None:
+            raise RuntimeError("the ranks of a trial need its placement group; start it by Tune")
+        actor: Any = ray.remote(Rank)
+        self._actors: list[Any] = [
+            actor.options(
+                num_cpus=plan.cpu, num_gpus=plan.gpu, max_restarts=0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
+            ).remote(rank, plan)
+            for rank in range(plan.workers)
+        ]  # fmt: skip
+        self._places = ["" for _ in self._actors]
+        self._places = self._all("whereabouts")
+        address, port = self._first("listen")
+        self._all("join", address, port)
+
+    def start(self, config: dict[str, Any]) -> None:
+        self._all("start", config)
+
+    def step(self) -> dict[str, Any]:
+        report: dict[str, Any] = self._all("step")[0]
+        return report
+
+    def save(self, checkpoint: str) -> None:
+        # Rank 0 lies in the first bundle, as the trial's own actor does: on the same node.
+        self._first("save", checkpoint)
+
+    def load(self, checkpoint: str) -> None:
+        self._all("load", checkpoint)
+
+    def close(self) -> None:
+        """End every rank at once, whatever it is doing."""
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def _first(self, method: str, *arguments: Any) -> Any:
+        return self._results({getattr(self._actors[0], method).remote(*arguments): 0})[0]
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        return self._results(
+            {getattr(actor, method).remote(*arguments): rank for rank, actor in enumerate(self._actors)}
+        )
+
+    def _results(self, waiting: dict[Any, int]) -> list[Any]:
+        """What the ranks answer, by rank.
+
+        Raises:
+            RankFailed: as soon as one of them fails; the others are ended.
+        """
+        answers: dict[int, Any] = {}
+        while waiting:
+            (reference, *_), _ = ray.wait(list(waiting))
+            rank = waiting.pop(reference)
+            try:
+                answers[rank] = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                failed = self._cause(rank, error, waiting)
+                self.close()
+                # Nothing but the message: Tune takes an error that comes of a dead actor for its own one's death.
+                raise failed from None
+        return [answers[rank] for rank in sorted(answers)]
+
+    def _cause(self, rank: int, error: Exception, waiting: dict[Any, int]) -> RankFailed:
+        """Whose fault it was: where a rank died, the others only lost their connection to it."""
+        ready, _ = (
+            ray.wait(list(waiting), num_returns=len(waiting), timeout=_GRACE_S) if waiting else ([], [])
+        )
+        failures = {rank: error}
+        for reference in ready:
+            try:
+                ray.get(reference)
+            except ray.exceptions.RayError as other:
+                failures[waiting[reference]] = other
+        died = [r for r, e in failures.items() if isinstance(e, ray.exceptions.ActorDiedError)]
+        rank = died[0] if died else rank
+        where = f"worker {rank} of {len(self._actors)}" + (
+            f" ({self._places[rank]})" if self._places[rank] else ""
+        )
+        if died:
+            return RankFailed(f"{where} died: its process crashed or was ended from outside")
+        cause = getattr(failures[rank], "cause", None) or failures[rank]
+        lines = str(cause).strip().splitlines() or [""]
+        return RankFailed(f"{where}: {type(cause).__name__}: {lines[0]}")
+
+
+def _node_address() -> str:
+    return str(get_node_ip_address())  # type: ignore[no-untyped-call]
