@@ -56,11 +56,11 @@ class Drain:
         """
         store = self._lease.folder.store
         while not self._over.wait(LOOK_EVERY_S if store is None else STORE_LOOK_EVERY_S):
-            if store is not None:
-                store.flush()
             ours = signal.getsignal(signal.SIGTERM) == self._on_signal
             if ours and self._signal is None and self.request() is not None:
                 os.kill(os.getpid(), signal.SIGTERM)
+            if store is not None:
+                store.flush()
 
     def request(self) -> dict[str, object] | None:
         """What `selmix stop` asks of this driver."""

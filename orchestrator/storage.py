@@ -131,6 +131,7 @@ class ObjectStore:
                     self.put_file(local, path)
                 except PreflightError:
                     self._later.setdefault(path, local)
+                    return  # the others would wait for it as long
 
     def get(self, path: str) -> bytes | None:
         """The content of an object; None where there is none."""
