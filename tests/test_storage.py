@@ -205,7 +205,7 @@ def test_logs_reach_the_store_and_go_on_from_another_head(endpoint: str, address
     lease.release()
     log(head(), "three")
     assert [line.split()[-1] for line in logs_document(head(), None)["lines"]] == ["one", "two", "three"]
-    with pytest.raises(NotFound, match="none/driver.log: there is no log"):
+    with pytest.raises(NotFound, match=r"none/driver.log: there is no log"):
         log_of(RunFolder.at(ObjectStore(address, credentials(endpoint)), "none"), None)
 
 
