@@ -20,7 +20,6 @@ from orchestrator.storage import ObjectStore
 from orchestrator.tracking import open_client
 from tests.command import SMOKE, Background, selmix
 from tests.objectstore import BUCKET, SECRET, credentials, free_port, s3_server
-from tests.test_interruption import SEQUENTIAL
 
 pytestmark = [
     pytest.mark.ray,
@@ -28,7 +27,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.timeout(900),
 ]
+SEQUENTIAL = ("search.max_concurrent_trials=1", "search.num_trials=4", "parameters.steps.value=200")
 OWN = ("trial_id", "state", "seed", "round", "steps", "score", "config", "select", "weights_digest")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of the sweep on a disk, never interrupted."""
+    runs = tmp_path_factory.mktemp("whole")
+    told = selmix("launch", SMOKE, *SEQUENTIAL, "--runs", runs)
+    assert told.code == 0, told.err
+    return runs
 
 
 @pytest.fixture
@@ -81,9 +90,7 @@ def table(document: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_head_is_lost_with_its_disk(tmp_path: Path, mlflow_server: str) -> None:
-    whole = selmix("launch", SMOKE, *SEQUENTIAL, "--runs", tmp_path / "whole")
-    assert whole.code == 0, whole.err
+def test_the_head_is_lost_with_its_disk(tmp_path: Path, whole: Path, mlflow_server: str) -> None:
     with s3_server() as endpoint:
         environ = credentials(endpoint) | {"MLFLOW_TRACKING_URI": mlflow_server}
         runs = f"s3://{BUCKET}/team"
@@ -100,7 +107,7 @@ def test_the_head_is_lost_with_its_disk(tmp_path: Path, mlflow_server: str) -> N
 
         launch = ("launch", SMOKE, *SEQUENTIAL, "--runs", runs)
         with Background(*launch, log=tmp_path / "log", TMPDIR=str(first), **environ) as driver:
-            driver.wait_until(lambda: finished() >= 3, timeout=240)
+            driver.wait_until(lambda: finished() >= 2, timeout=240)
             doubled = selmix(*launch, **environ)
             assert doubled.code == 4
             assert f"held by process {driver.process.pid}" in doubled.err
@@ -115,7 +122,7 @@ def test_the_head_is_lost_with_its_disk(tmp_path: Path, mlflow_server: str) -> N
         started = time.monotonic()
         shown = selmix("show", "smoke", "--runs", runs, "--json", **environ)
         assert time.monotonic() - started < 10
-        local = selmix("show", "smoke", "--runs", tmp_path / "whole", "--json").document
+        local = selmix("show", "smoke", "--runs", whole, "--json").document
         assert table(shown.document) == table(local)
         ids = [row["trial_id"] for row in shown.document["trials"]]
         assert len(ids) == len(set(ids))
@@ -143,9 +150,8 @@ def test_the_head_is_lost_with_its_disk(tmp_path: Path, mlflow_server: str) -> N
         assert [opening["by"] for opening in openings] == ["pin kept", "reproduce kept"]
 
 
-def test_a_lost_journal_is_made_again(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert selmix("launch", SMOKE, *SEQUENTIAL, "--runs", whole).code == 0
+def test_a_lost_journal_is_made_again(tmp_path: Path, whole: Path) -> None:
+    killed = tmp_path / "killed"
 
     def finished() -> int:
         folder = RunFolder(killed, "smoke")
@@ -154,7 +160,7 @@ def test_a_lost_journal_is_made_again(tmp_path: Path) -> None:
         )
 
     with Background("launch", SMOKE, *SEQUENTIAL, "--runs", killed, log=tmp_path / "log") as driver:
-        driver.wait_until(lambda: finished() >= 3)
+        driver.wait_until(lambda: finished() >= 2)
         driver.signal(signal.SIGKILL)
         driver.process.wait()
     (killed / "smoke" / "journal.log").unlink()
