@@ -90,7 +90,9 @@ class Capacity:
                 f"{kind.most} {kind.name} with cpu {kind.machine.cpus:g} and gpu {kind.machine.gpus:g}"
                 for kind in self.limits.kinds
             ]
-            text += f"; its autoscaler adds at most {' or '.join(kinds) or 'nothing'} ({self.limits.most} in all)"
+            text += (
+                f"; its autoscaler adds at most {' or '.join(kinds) or 'nothing'} ({self.limits.most} in all)"
+            )
         if self.grows:
             text += "; the limits of its autoscaler cannot be read: keep one node alive that fits"
         return text

@@ -1,0 +1,124 @@
+"""What a launch is refused for on a cluster: three nodes as plain processes, each with something of its own wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.command import SMOKE, selmix
+from tests.nodes import Nodes
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.timeout(600),
+]
+AUTOSCALING = {
+    "cluster_name": "small", "max_workers": 2, "provider": {"type": "readonly"}, "head_node_type": "head",
+    "available_node_types": {
+        "head": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+        "gpu_spot": {"resources": {"CPU": 4, "GPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 8},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:
+        made = Nodes(tmp_path, Path(scratch))
+        try:
+            yield made
+        finally:
+            made.stop_all()
+
+
+def with_other_numpy(folder: Path) -> str:
+    """A PYTHONPATH under which numpy says that it is another."""
+    about = folder / "numpy-0.0.1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.0.1\n")
+    return str(folder)
+
+
+def own_mounts() -> bool:
+    try:
+        return subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def test_every_problem_at_once_then_a_cluster_without_one(nodes: Nodes, tmp_path: Path) -> None:
+    if not own_mounts():
+        pytest.skip("needs a mount namespace of its own for one node")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    hide = ("unshare", "-m", "sh", "-c", f'mount -t tmpfs none "{runs}" && exec "$@"', "sh")
+    nodes.start("head", "--num-cpus=1", head=True)
+    nodes.wait("head")
+    nodes.start("blind", "--num-cpus=2", "--num-gpus=1", wrapper=hide)
+    nodes.start("old", "--num-cpus=1", PYTHONPATH=with_other_numpy(tmp_path / "other"))
+    nodes.wait("blind")
+    nodes.wait("old")
+    doctor = ("doctor", SMOKE, "--runs", runs, "--address", nodes.address)
+    (tmp_path / "taken").mkdir()
+    unwritable = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'taken'}"}
+    seen = selmix(
+        *doctor, "resources.gpu=2", "--json", "--nodes", "3", "--wait", "30", **nodes.variables, **unwritable
+    )
+    assert seen.code == 4, seen.err
+    document = seen.document
+    assert len(document["nodes"]) == 3
+    hidden, other, short, store = (
+        [line for line in document["problems"] if word in line]
+        for word in (
+            "does not see what the driver wrote",
+            "numpy 0.0.1 (driver: ",
+            "a trial must fit",
+            "MLflow at",
+        )
+    )
+    assert [len(each) for each in (hidden, other, short, store)] == [1, 1, 1, 1], document["problems"]
+    assert len(document["problems"]) == 4
+    assert f"runs folder {runs}" in hidden[0]
+    assert "asks for cpu 1 and gpu 2 with 1 worker(s), there are cpu 4 and gpu 1 on 3 nodes" in short[0]
+    started = time.monotonic()
+    refused = selmix(
+        "launch", SMOKE, "resources.gpu=2", "--runs", runs, "--address", nodes.address, **nodes.variables
+    )
+    assert time.monotonic() - started < 20
+    assert refused.code == 4
+    assert [word in refused.err for word in ("does not see", "numpy 0.0.1", "a trial must fit")] == [True] * 3
+    assert list(runs.iterdir()) == []
+    nodes.stop("blind")
+    nodes.stop("old")
+    fine = selmix(*doctor, **nodes.variables)
+    # a node that went is noticed by Ray after some seconds: until then it is told as one that does not answer
+    for _ in range(20):
+        if fine.code == 0:
+            break
+        time.sleep(2)
+        fine = selmix(*doctor, **nodes.variables)
+    assert fine.code == 0, fine.err
+    assert "everything is there" in fine.out
+    assert list(runs.iterdir()) == []
+
+
+def test_what_an_autoscaler_may_add_counts(nodes: Nodes, tmp_path: Path) -> None:
+    config = tmp_path / "autoscaling.yaml"
+    config.write_text(yaml.safe_dump(AUTOSCALING))
+    nodes.start("head", "--num-cpus=1", f"--autoscaling-config={config}", head=True)
+    nodes.wait("head")
+    doctor = ("doctor", SMOKE, "--runs", tmp_path / "runs", "--address", nodes.address, "--json")
+    fine = selmix(*doctor, "resources.gpu=1", **nodes.variables)
+    assert fine.code == 0, fine.err
+    assert fine.document["trials_at_once"] == 4  # two nodes of two GPUs: max_workers of all kinds is 2
+    over = selmix(*doctor, "resources.gpu=4", **nodes.variables)
+    assert over.code == 4
+    assert "its autoscaler adds at most 8 gpu_spot with cpu 4 and gpu 2 (2 in all)" in over.err
