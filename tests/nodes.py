@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.command import environment
+
+JOIN = """
+import json, signal, sys
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+node = Node(RayParams(**json.loads(sys.argv[1])), head=False, shutdown_at_exit=False, spawn_reaper=True)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+print("Ray runtime started", flush=True)
+try:
+    signal.sigwait({signal.SIGTERM})
+finally:
+    node.kill_all_processes(check_alive=False, allow_graceful=True)
+"""
+"""A node that joins, as Ray's own test cluster makes one: `ray start` refuses to join a cluster on loopback."""
 
 RAY = str(Path(sys.executable).parent / "ray")
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -43,22 +59,34 @@ class Nodes:
         (port,) = free_ports(1)
         self.address = f"127.0.0.1:{port}"
 
-    def start(
-        self, name: str, *arguments: str, wrapper: Sequence[str] = (), head: bool = False, **variables: str
-    ) -> None:
-        """Start a node; ``wrapper`` is a command that takes its command as arguments."""
+    def start_head(self, *arguments: str) -> None:
+        """Start the head; ``arguments`` of `ray start`."""
         agent, metrics, grpc, env_agent, client = free_ports(5)
-        port = self.address.rpartition(":")[2]
-        where = (
-            ["--head", f"--port={port}", f"--temp-dir={self._scratch}", "--include-dashboard=false",
-             f"--ray-client-server-port={client}"] if head else [f"--address={self.address}"]
-        )  # fmt: skip
         command = [
-            *wrapper, RAY, "start", "--block", *where, "--node-ip-address=127.0.0.1",
+            RAY, "start", "--block", "--head", f"--port={self.address.rpartition(':')[2]}",
+            f"--temp-dir={self._scratch}", "--include-dashboard=false", "--node-ip-address=127.0.0.1",
             "--object-store-memory=80000000", f"--dashboard-agent-listen-port={agent}",
             f"--metrics-export-port={metrics}", f"--dashboard-agent-grpc-port={grpc}",
-            f"--runtime-env-agent-port={env_agent}", *arguments,
+            f"--runtime-env-agent-port={env_agent}", f"--ray-client-server-port={client}", *arguments,
         ]  # fmt: skip
+        self._start("head", command)
+        self.wait("head")
+
+    def join(
+        self, name: str, cpus: int, gpus: int = 0, wrapper: Sequence[str] = (), **variables: str
+    ) -> None:
+        """Start another node; ``wrapper`` is a command that takes its command as arguments."""
+        agent, metrics, grpc, env_agent = free_ports(4)
+        parameters = {
+            "gcs_address": self.address, "redis_address": self.address, "node_ip_address": "127.0.0.1",
+            "num_cpus": cpus, "num_gpus": gpus, "object_store_memory": 80_000_000, "include_log_monitor": False,
+            "temp_dir": str(self._scratch), "dashboard_agent_listen_port": agent, "metrics_export_port": metrics,
+            "metrics_agent_port": grpc, "runtime_env_agent_port": env_agent, "node_manager_port": 0,
+            "min_worker_port": 0, "max_worker_port": 0,
+        }  # fmt: skip
+        self._start(name, [*wrapper, sys.executable, "-c", JOIN, json.dumps(parameters)], **variables)
+
+    def _start(self, name: str, command: Sequence[str], **variables: str) -> None:
         inherited = environment(
             RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", **self.variables
         )

@@ -20,7 +20,7 @@ CONFINED = {
         "orchestrator/execution.py",
         "orchestrator/cluster.py",
         "orchestrator/nodes.py",
-    ),  # fmt: skip
+    ),
     "mlflow": ("orchestrator/tracking.py",),
     "optuna": ("orchestrator/space.py", "orchestrator/study.py"),
     "sklearn": ("selmix/data/digits.py",),

@@ -60,10 +60,9 @@ def test_every_problem_at_once_then_a_cluster_without_one(nodes: Nodes, tmp_path
     runs = tmp_path / "runs"
     runs.mkdir()
     hide = ("unshare", "-m", "sh", "-c", f'mount -t tmpfs none "{runs}" && exec "$@"', "sh")
-    nodes.start("head", "--num-cpus=1", head=True)
-    nodes.wait("head")
-    nodes.start("blind", "--num-cpus=2", "--num-gpus=1", wrapper=hide)
-    nodes.start("old", "--num-cpus=1", PYTHONPATH=with_other_numpy(tmp_path / "other"))
+    nodes.start_head("--num-cpus=1")
+    nodes.join("blind", cpus=2, gpus=1, wrapper=hide)
+    nodes.join("old", cpus=1, PYTHONPATH=with_other_numpy(tmp_path / "other"))
     nodes.wait("blind")
     nodes.wait("old")
     doctor = ("doctor", SMOKE, "--runs", runs, "--address", nodes.address)
@@ -113,8 +112,7 @@ def test_every_problem_at_once_then_a_cluster_without_one(nodes: Nodes, tmp_path
 def test_what_an_autoscaler_may_add_counts(nodes: Nodes, tmp_path: Path) -> None:
     config = tmp_path / "autoscaling.yaml"
     config.write_text(yaml.safe_dump(AUTOSCALING))
-    nodes.start("head", "--num-cpus=1", f"--autoscaling-config={config}", head=True)
-    nodes.wait("head")
+    nodes.start_head("--num-cpus=1", f"--autoscaling-config={config}")
     doctor = ("doctor", SMOKE, "--runs", tmp_path / "runs", "--address", nodes.address, "--json")
     fine = selmix(*doctor, "resources.gpu=1", **nodes.variables)
     assert fine.code == 0, fine.err
