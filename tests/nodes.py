@@ -59,7 +59,7 @@ class Nodes:
         (port,) = free_ports(1)
         self.address = f"127.0.0.1:{port}"
 
-    def start_head(self, *arguments: str) -> None:
+    def start_head(self, *arguments: str, **variables: str) -> None:
         """Start the head; ``arguments`` of `ray start`."""
         agent, metrics, grpc, env_agent, client = free_ports(5)
         command = [
@@ -69,7 +69,7 @@ class Nodes:
             f"--metrics-export-port={metrics}", f"--dashboard-agent-grpc-port={grpc}",
             f"--runtime-env-agent-port={env_agent}", f"--ray-client-server-port={client}", *arguments,
         ]  # fmt: skip
-        self._start("head", command)
+        self._start("head", command, **variables)
         self.wait("head")
 
     def join(
