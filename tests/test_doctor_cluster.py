@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,12 +21,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.timeout(600),
 ]
-AUTOSCALING = {
-    "cluster_name": "small", "max_workers": 2, "provider": {"type": "readonly"}, "head_node_type": "head",
+COMMANDS = ("initialization_commands", "worker_setup_commands", "worker_start_ray_commands")
+AUTOSCALING: dict[str, Any] = {
+    "cluster_name": "small", "max_workers": 2, "upscaling_speed": 1.0, "idle_timeout_minutes": 5,
+    "provider": {"type": "fake_multinode", "head_node_id": "f" * 56}, "head_node_type": "ray.head.default",
     "available_node_types": {
-        "head": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+        "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
         "gpu_spot": {"resources": {"CPU": 4, "GPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 8},
     },
+    "file_mounts": {}, "docker": {}, "auth": {}, **{key: [] for key in COMMANDS},
 }  # fmt: skip
 
 
@@ -95,7 +99,9 @@ def test_a_cluster_without_a_problem_then_every_problem_at_once(nodes: Nodes, tm
 def test_what_an_autoscaler_may_add_counts(nodes: Nodes, tmp_path: Path) -> None:
     config = tmp_path / "autoscaling.yaml"
     config.write_text(yaml.safe_dump(AUTOSCALING))
-    nodes.start_head("--num-cpus=1", f"--autoscaling-config={config}")
+    nodes.start_head(
+        "--num-cpus=1", f"--autoscaling-config={config}", RAY_FAKE_CLUSTER="1", AUTOSCALER_METRIC_PORT="0"
+    )
     doctor = ("doctor", SMOKE, "--runs", tmp_path / "runs", "--address", nodes.address, "--json")
     fine = selmix(*doctor, "resources.gpu=1", **nodes.variables)
     assert fine.code == 0, fine.err
@@ -103,3 +109,14 @@ def test_what_an_autoscaler_may_add_counts(nodes: Nodes, tmp_path: Path) -> None
     over = selmix(*doctor, "resources.gpu=4", **nodes.variables)
     assert over.code == 4
     assert "its autoscaler adds at most 8 gpu_spot with cpu 4 and gpu 2 (2 in all)" in over.err
+
+
+def test_this_machine(tmp_path: Path) -> None:
+    fine = selmix("doctor", SMOKE, "--runs", tmp_path / "runs")
+    assert fine.code == 0, fine.err
+    assert "a private one on this machine" in fine.out
+    assert "everything is there" in fine.out
+    assert not (tmp_path / "runs").exists()
+    over = selmix("doctor", SMOKE, "resources.cpu=500", "--runs", tmp_path / "runs")
+    assert over.code == 4
+    assert "asks for cpu 500" in over.err
