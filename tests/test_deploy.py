@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import http.client
 import importlib.resources
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,8 @@ import pytest
 import yaml
 
 from orchestrator.cli_parsers import doctor_parser, launch_parser
-from tests.command import ROOT
+from tests.command import ROOT, environment
+from tests.nodes import free_ports
 
 DEPLOY = ROOT / "deploy"
 LAUNCHER = (ROOT / "cluster.yaml", DEPLOY / "hosts.yaml")
@@ -296,3 +302,47 @@ def test_the_batch_script() -> None:
     assert not unknown_flags(text)
     (line,) = re.findall(r"(?m)^selmix doctor (.*) &$", text)
     doctor_parser().parse_intermixed_args(shlex.split(line.replace('"$SLURM_JOB_NUM_NODES"', "2")))
+
+
+@pytest.mark.slow
+def test_the_server_answers_the_names_it_is_given(tmp_path: Path) -> None:
+    """The compose file's command as it stands, with a file instead of PostgreSQL."""
+    (port,) = free_ports(1)
+    service = load(DEPLOY / "mlflow/compose.yaml")["services"]["mlflow"]
+    command = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", service["command"])
+    command = (
+        command.replace("0.0.0.0", "127.0.0.1")
+        .replace("5000", str(port))
+        .replace("/artifacts", str(tmp_path))
+    )
+    variables = {
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    } | {key: value for key, value in service["environment"].items() if "$" not in value}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            shlex.split(command), cwd=tmp_path, env=environment() | variables, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + 90
+        while answer(port, f"localhost:{port}") != 200:
+            assert time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.3)
+        assert answer(port, "mlflow:5000") == 200
+        assert answer(port, "elsewhere.example") == 403
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+def answer(port: int, host: str) -> int | None:
+    """The status of an API call under a name; None where nobody listens."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/api/2.0/mlflow/experiments/get?experiment_id=0", headers={"Host": host})
+        return connection.getresponse().status
+    except OSError:
+        return None
+    finally:
+        connection.close()

@@ -21,7 +21,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.timeout(600),
 ]
-COMMANDS = ("initialization_commands", "worker_setup_commands", "worker_start_ray_commands")
+LISTS = (
+    "cluster_synced_files", "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+    "head_start_ray_commands", "worker_start_ray_commands",
+)  # fmt: skip
 AUTOSCALING: dict[str, Any] = {
     "cluster_name": "small", "max_workers": 2, "upscaling_speed": 1.0, "idle_timeout_minutes": 5,
     "provider": {"type": "fake_multinode", "head_node_id": "f" * 56}, "head_node_type": "ray.head.default",
@@ -29,7 +32,7 @@ AUTOSCALING: dict[str, Any] = {
         "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
         "gpu_spot": {"resources": {"CPU": 4, "GPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 8},
     },
-    "file_mounts": {}, "docker": {}, "auth": {}, **{key: [] for key in COMMANDS},
+    "file_mounts": {}, "docker": {}, "auth": {}, **{key: [] for key in LISTS},
 }  # fmt: skip
 
 
@@ -71,8 +74,8 @@ def test_a_cluster_without_a_problem_then_every_problem_at_once(nodes: Nodes, tm
     runs.mkdir()
     hide = ("unshare", "-m", "sh", "-c", f'mount -t tmpfs none "{runs}" && exec "$@"', "sh")
     nodes.join("blind", cpus=2, gpus=1, wrapper=hide)
-    nodes.join("old", cpus=1, PYTHONPATH=with_other_numpy(tmp_path / "other"))
     nodes.wait("blind")
+    nodes.join("old", cpus=1, PYTHONPATH=with_other_numpy(tmp_path / "other"))
     nodes.wait("old")
     (tmp_path / "taken").mkdir()
     store = f"sqlite:///{tmp_path / 'taken'}"
@@ -106,9 +109,8 @@ def test_what_an_autoscaler_may_add_counts(nodes: Nodes, tmp_path: Path) -> None
     fine = selmix(*doctor, "resources.gpu=1", **nodes.variables)
     assert fine.code == 0, fine.err
     assert fine.document["trials_at_once"] == 4  # two nodes of two GPUs: max_workers of all kinds is 2
-    over = selmix(*doctor, "resources.gpu=4", **nodes.variables)
-    assert over.code == 4
-    assert "its autoscaler adds at most 8 gpu_spot with cpu 4 and gpu 2 (2 in all)" in over.err
+    added = "its autoscaler adds at most 8 gpu_spot with cpu 4 and gpu 2 (2 in all)"
+    assert added in fine.document["capacity"]
 
 
 def test_this_machine(tmp_path: Path) -> None:
@@ -117,6 +119,3 @@ def test_this_machine(tmp_path: Path) -> None:
     assert "a private one on this machine" in fine.out
     assert "everything is there" in fine.out
     assert not (tmp_path / "runs").exists()
-    over = selmix("doctor", SMOKE, "resources.cpu=500", "--runs", tmp_path / "runs")
-    assert over.code == 4
-    assert "asks for cpu 500" in over.err
