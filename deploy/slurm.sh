@@ -34,7 +34,12 @@ export RAY_AUTH_TOKEN
 export RAY_USAGE_STATS_ENABLED=0
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | tr ' ' '\n' | grep -m 1 -v :)
+address=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address \
+  | tr ' ' '\n' | grep -v -e : -e '^127\.' | head -n 1)
+if [ -z "$address" ]; then
+  echo "selmix: $head must have an IPv4 address that the other nodes reach, hostname --ip-address tells none" >&2
+  exit 4
+fi
 export RAY_ADDRESS="$address:$((20000 + SLURM_JOB_ID % 20000))"  # jobs that share a node do not share a port
 
 ray_pids=()

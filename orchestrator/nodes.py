@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.capacity import Capacity, Kind, Limits, Machine
 from trainables.node import Probe, autoscaler_config, node_report
 
-ANSWER_TIMEOUT_S = 12.0
+ANSWER_TIMEOUT_S = 15.0
 HEAD = "node:__internal_head__"
 
 

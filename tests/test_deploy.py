@@ -273,16 +273,6 @@ def test_the_mlflow_server() -> None:
     assert "\nMLFLOW_DB_PASSWORD=\n" in (DEPLOY / "mlflow/.env.example").read_text()
 
 
-def test_the_server_s_flags_are_mlflow_s() -> None:
-    from mlflow.cli import server
-
-    known = {name for parameter in server.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    command = load(DEPLOY / "mlflow/compose.yaml")["services"]["mlflow"]["command"]
-    flags = {word for word in command.split() if word.startswith("--")}
-    assert len(flags) == 6
-    assert flags <= known
-
-
 def test_a_bad_compose_file_is_seen() -> None:
     config = load(DEPLOY / "mlflow/compose.yaml")
     config["services"]["mlflow"]["healthchek"] = {}
