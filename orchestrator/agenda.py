@@ -35,6 +35,7 @@ class Agenda:
             prepared.rules,
             threads=spec.resources.cpu,
             gpu=spec.resources.gpu > 0,
+            filesystem=None if folder.store is None else folder.store.filesystem,
         )
 
     @property
@@ -85,12 +86,13 @@ class Agenda:
         """Bring journal and records together after a kill at any instant; what is unfinished."""
         left = []
         for name, study in studies.items():
+            study.rebuild({r.number: r.point or r.config for r in records.values() if r.study == name})
             for trial in study.trials():
                 record = records.get(f"{name}/trial-{trial.number:03d}")
                 if record is None:  # killed between asking and writing the record
                     left.append(self.new_trial(name, trial.number, dict(trial.params)))
                 elif record.state not in DONE:
-                    left.append(_resumable(record))
+                    left.append(self._resumable(record))
                 elif not trial.state.is_finished():
                     values = {key: figures["value"] for key, figures in record.select.items()}
                     failed = record.state == "FAILED"
@@ -104,6 +106,7 @@ class Agenda:
         config = settings(self.spec, parameters, self.spec.arms[arm])
         acting = config.acting(objective, is_constrained(self.spec, objective))
         record = trial_record(objective, number, self.spec.search.seed, config.flat(), acting, arm)
+        record.point = dict(parameters)
         record.reference_arm = arm == next(iter(self.spec.arms))
         return record
 
@@ -117,7 +120,7 @@ class Agenda:
                 for index, seed in enumerate(self.replicate_seeds, start=1):
                     fresh = replicate_record(final, index, seed)
                     wanted.append(records.get(fresh.trial_id, fresh))
-        left = [_resumable(record) for record in wanted if record.state not in DONE]
+        left = [self._resumable(record) for record in wanted if record.state not in DONE]
         return ListSource(left), len(wanted), len(wanted) - len(left)
 
     def baselines(self) -> tuple[list[BaselineJob], int]:
@@ -137,8 +140,8 @@ class Agenda:
                 trial_id = f"{objective}/{BASELINE}/{name}"
                 if trial_id not in done:
                     jobs.append(BaselineJob(
-                        name, objective, winner.config, [str(path.absolute()) for path in weights],
-                        self.replicate_seeds, str(self.folder.trial_folder(trial_id).absolute()),
+                        name, objective, winner.config, [self.folder.address_of(path) for path in weights],
+                        self.replicate_seeds, self.folder.address_of(self.folder.trial_folder(trial_id)),
                     ))  # fmt: skip
         return jobs, total
 
@@ -158,10 +161,7 @@ class Agenda:
         record.state, record.error, record.round, record.steps = "FINISHED", None, 0, 0
         return record, started_ms
 
-
-def _resumable(record: TrialRecord) -> TrialRecord:
-    from pathlib import Path
-
-    if record.checkpoint is not None and not (Path(record.checkpoint) / "trial.json").is_file():
-        record.checkpoint = None  # begins again, bit-equal
-    return record
+    def _resumable(self, record: TrialRecord) -> TrialRecord:
+        if record.checkpoint is not None and not self.folder.has_checkpoint(record.checkpoint):
+            record.checkpoint = None  # begins again, bit-equal
+        return record

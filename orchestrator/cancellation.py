@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 
 from orchestrator.clock import now_ms, utc_now
 from orchestrator.errors import PreflightError
 from orchestrator.lease import acquire
+from orchestrator.preflight import tracking_of
 from orchestrator.records import RunFolder
 from orchestrator.recordtypes import SweepState
-from orchestrator.tracking_address import check_tracking, masked, tracking_address
+from orchestrator.tracking_address import check_tracking, masked
 from orchestrator.trials import TrialBook
 
 PROBLEM = "cancelled for good by selmix stop --cancel"
@@ -42,15 +42,17 @@ def cancel_stopped(folder: RunFolder) -> None:
     from orchestrator.tracking import Tracker
 
     state = folder.load_state()
-    address = tracking_address(folder.runs, os.environ)
+    address = tracking_of(folder.store or folder.runs)
     if masked(address) != state.tracking_uri:
         raise PreflightError(
-            f"{folder.path}: must be cancelled with the MLflow store it began with, {state.tracking_uri}, got "
+            f"{folder.shown}: must be cancelled with the MLflow store it began with, {state.tracking_uri}, got "
             f"{masked(address)}; set MLFLOW_TRACKING_URI to it"
         )
     check_tracking(address)
     progress = Progress(quiet=True)
     with acquire(folder):
+        folder.refresh()
+        state = folder.load_state()
         tracker = Tracker(
             address, folder.name, state.sweep_id, folder.runs / "mlartifacts" / folder.name, progress.warn
         )
@@ -59,3 +61,5 @@ def cancel_stopped(folder: RunFolder) -> None:
         tracker.finish_sweep("KILLED", now_ms(), {}, {"selmix.state": "stopped"}, [])
         state.unsent = tracker.close()
         folder.save_state(state)
+        if folder.store is not None:
+            folder.store.flush()

@@ -102,6 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(verb: Verb, options: argparse.Namespace) -> int:
     try:
+        if "runs" in options:
+            from orchestrator.storage import runs_argument
+
+            options.runs = runs_argument(options.runs)
         return verb(options)
     except SelmixError as error:
         sys.stderr.write(f"selmix: {error}\n")

@@ -15,7 +15,7 @@ def _parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
 
 def _with_runs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where sweeps lie (runs)"
+        "--runs", default="runs", metavar="FOLDER", help="where sweeps lie (runs), or s3://bucket/prefix"
     )
     return parser
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from orchestrator.cli_output import emit, out
 from orchestrator.errors import UsageError
@@ -17,9 +18,10 @@ def launch(options: argparse.Namespace) -> int:
         from orchestrator.cluster_address import job_server
         from orchestrator.submission import submit_sweep
 
+        runs = str(options.runs if isinstance(options.runs, Path) else options.runs.given)
         address = job_server(options.address, os.environ)
         return submit_sweep(
-            load_spec(options.file, options.overrides), options.file, options.overrides, str(options.runs), address,
+            load_spec(options.file, options.overrides), options.file, options.overrides, runs, address,
             options.follow, options.quiet,
         )  # fmt: skip
     if options.follow:

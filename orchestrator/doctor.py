@@ -7,7 +7,6 @@ show as a failed trial, or as a sweep that waits for ever.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.capacity import Capacity, shortage
 from orchestrator.errors import PreflightError
 from orchestrator.node_checks import node_problems, node_row, paths_that_trials_read
-from orchestrator.preflight import check_writable
-from orchestrator.tracking_address import check_tracking, masked, tracking_address
+from orchestrator.preflight import check_writable, tracking_of
+from orchestrator.storage import Runs
+from orchestrator.tracking_address import check_tracking, masked
 from trainables.node import Probe, versions
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ LOOK_EVERY_S = 2.0
 
 
 def doctor_document(
-    spec: SweepSpec | None, runs: Path, cluster: str, package: Package | None = None,
+    spec: SweepSpec | None, runs: Runs, cluster: str, package: Package | None = None,
     least_nodes: int = 1, wait_s: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
     """What was found, and ``problems``, each one line: where, what must hold, what was got, what to do.
@@ -44,14 +44,17 @@ def doctor_document(
     problems: list[str] = []
     address = ""
     with _collected(problems):
-        check_writable(runs)
+        if isinstance(runs, Path):
+            check_writable(runs)
+        else:
+            runs.check("doctor" if spec is None else spec.name)
     with _collected(problems):
-        address = tracking_address(runs, os.environ)
+        address = tracking_of(runs)
         check_tracking(address)
     if spec is not None:
         problems += missing_here(spec)
     document: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION, "cluster": masked(cluster) or None, "runs": str(runs.absolute()),
+        "schema_version": SCHEMA_VERSION, "cluster": masked(cluster) or None, "runs": shown(runs),
         "tracking_uri": masked(address), "nodes": [], "capacity": None, "trials_at_once": None, "problems": problems,
     }  # fmt: skip
     with _collected(problems):
@@ -59,7 +62,7 @@ def doctor_document(
     return document
 
 
-def check_cluster(spec: SweepSpec, runs: Path, cluster: str, package: Package | None) -> None:
+def check_cluster(spec: SweepSpec, runs: Runs, cluster: str, package: Package | None) -> None:
     """What must hold on the nodes before a sweep may start there; nothing of it is left behind.
 
     Raises:
@@ -94,7 +97,7 @@ def missing_here(spec: SweepSpec) -> list[str]:
 
 
 def examine(
-    spec: SweepSpec | None, runs: Path, cluster: str, package: Package | None, problems: list[str],
+    spec: SweepSpec | None, runs: Runs, cluster: str, package: Package | None, problems: list[str],
     least_nodes: int = 1, wait_s: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Connect, ask every node, add to ``problems``.
@@ -125,36 +128,57 @@ def examine(
     told = [answer.report["autoscaler"] for answer in answers if answer.report is not None]
     found: Capacity = capacity(nodes, next((each for each in told if each is not None), None))
     for answer in answers:
-        problems += node_problems(answer, runs, expected)
+        problems += node_problems(answer, shown(runs), expected)
     if spec is not None and (short := shortage(spec.resources, found)) is not None:
         problems.append(short)
     return {
-        "nodes": [node_row(answer, runs, expected) for answer in answers], "capacity": str(found),
+        "nodes": [node_row(answer, shown(runs), expected) for answer in answers], "capacity": str(found),
         "trials_at_once": None if spec is None else found.at_once(spec.resources, spec.search.max_concurrent_trials),
     }  # fmt: skip
 
 
+def shown(runs: Runs) -> str:
+    """A runs folder as a message names it."""
+    return str(runs.absolute()) if isinstance(runs, Path) else runs.shown
+
+
 @contextlib.contextmanager
-def _probed(runs: Path, paths: tuple[str, ...], problems: list[str]) -> Iterator[Probe]:
-    """A file in the runs folder that the nodes are to see; the folder is made for as long as it takes."""
-    absolute, token = runs.absolute(), secrets.token_hex(16)
+def _probed(runs: Runs, paths: tuple[str, ...], problems: list[str]) -> Iterator[Probe]:
+    """A file in the runs folder that the nodes are to see; gone with the block, and with it what they left."""
+    token = secrets.token_hex(16)
     name = f".probe-{token[:12]}"
-    made = [folder for folder in (absolute, *absolute.parents) if not folder.exists()]
+    if isinstance(runs, Path):
+        with _written(runs.absolute(), name, token, problems):
+            yield Probe(str(runs.absolute()), None, name, token, paths)
+        return
+    with _collected(problems):
+        runs.put(name, token.encode())
+    try:
+        yield Probe(runs.root, runs.filesystem, name, token, paths)
+    finally:
+        with contextlib.suppress(PreflightError):
+            runs.delete(name)
+
+
+@contextlib.contextmanager
+def _written(folder: Path, name: str, token: str, problems: list[str]) -> Iterator[None]:
+    """A file in a folder, which is made for as long as the block lasts."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         try:
-            absolute.mkdir(parents=True, exist_ok=True)
-            (absolute / name).write_text(token)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(token)
         except OSError as error:
             problems.append(
-                f"{runs}: must be writable: {error.strerror or error}; choose another --runs folder"
+                f"{folder}: must be writable: {error.strerror or error}; choose another --runs folder"
             )
-        yield Probe(str(absolute), None, name, token, paths)
+        yield
     finally:
         with contextlib.suppress(OSError):
-            for left in absolute.glob(f"{name}*"):  # also of a node that was cut off
+            for left in folder.glob(f"{name}*"):  # also of a node that was cut off
                 left.unlink()
-            for folder in made:
-                folder.rmdir()
+            for each in made:
+                each.rmdir()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from orchestrator.atomic import read_json
 from orchestrator.lease import current_state
 from orchestrator.records import RunFolder, list_sweeps
 from orchestrator.recordtypes import SweepState, TrialRecord
+from orchestrator.storage import Runs
 
 SCHEMA_VERSION = 1
 ENDED = ("FINISHED", "PRUNED", "FAILED", "KILLED")
@@ -100,11 +101,11 @@ def progress(state: SweepState, records: list[TrialRecord], now: str) -> dict[st
     }
 
 
-def ls_document(runs: Path) -> dict[str, Any]:
+def ls_document(runs: Runs) -> dict[str, Any]:
     """The sweeps of a runs folder."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "runs": str(runs),
+        "runs": str(runs) if isinstance(runs, Path) else runs.shown,
         "sweeps": [_line(f) for f in list_sweeps(runs)],
     }
 

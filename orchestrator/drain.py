@@ -17,7 +17,7 @@ from orchestrator.progress import Progress
 from orchestrator.stopping import requested
 
 OVERDUE_S = 12.0
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S, STORE_LOOK_EVERY_S = 1.0, 5.0
 
 
 class Drained(BaseException):
@@ -57,10 +57,13 @@ class Drain:
 
         Not while Ray starts, which takes the signal for itself and would not drain; SIGINT is blocked in Ray's jobs.
         """
-        while not self._over.wait(LOOK_EVERY_S):
+        store = self._lease.folder.store
+        while not self._over.wait(LOOK_EVERY_S if store is None else STORE_LOOK_EVERY_S):
             ours = signal.getsignal(signal.SIGTERM) == self._on_signal
             if ours and self._signal is None and self.request() is not None:
                 os.kill(os.getpid(), signal.SIGTERM)
+            if store is not None:
+                store.flush()
 
     def request(self) -> dict[str, object] | None:
         """What `selmix stop` asks of this driver."""

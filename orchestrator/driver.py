@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import threading
 import traceback
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agenda import Agenda
-from orchestrator.atomic import write_json
 from orchestrator.cancellation import cancel
 from orchestrator.clock import now_ms, utc_now
 from orchestrator.cluster import concurrency, ray_cluster
@@ -73,20 +71,27 @@ class Driver:
             if not asked:
                 told = isinstance(error, SelmixError)
                 text = str(error) if told else "".join(traceback.format_exception(error))
-                append_log(self.folder.log_path, text)
+                append_log(self.folder, self.folder.log_path, text)
             code = self._stop(None if asked else str(error) or repr(error), error)
             if not asked:
                 raise
         finally:
             self.drain.restore()
+            self._flush()
         return code
 
     def _leave(self) -> None:
         """Stop from the watch's thread, while the main one hangs in Ray."""
         if not self._ending.locked():
             self._stop()
+            self._flush()
             self.lease.release()
             os._exit(self.drain.exit_code)
+
+    def _flush(self) -> None:
+        """Logs are whole in the store before the lease is given back."""
+        if self.folder.store is not None:
+            self.folder.store.flush()
 
     def _run(self) -> int:
         self._open()
@@ -119,7 +124,7 @@ class Driver:
                 self.book.replay(record)
 
     def _prepare(self) -> Prepared:
-        if not self.folder.base_weights.is_file():
+        if not self.folder.stored(self.folder.base_weights).is_file():
             how = self.spec.pretrain.checkpoint or f"{self.spec.model.name}, {self.spec.recipe}"
             self.progress.say(f"base model: {how}")
         prepared = prepare(self.spec, self.data, self.folder)
@@ -183,7 +188,7 @@ class Driver:
             self.book,
             self.spec.resources,
             at_once,
-            self._ray_folder(),
+            self.folder.address_of(self._ray_folder()),
             self.drain.asked,
         )
         if self.drain.asked():
@@ -195,7 +200,11 @@ class Driver:
 
     def _ray_folder(self) -> Path:
         """A folder that no Tuner used: an old one's name would mix its trials into the new."""
-        number = len(list(self.folder.ray_path.glob("*"))) if self.folder.ray_path.is_dir() else 0
+        if self.folder.store is not None:
+            used = self.folder.store.folders(f"{self.folder.name}/ray")
+        else:
+            used = [path.name for path in self.folder.ray_path.glob("*")]
+        number = 1 + max((int(name) for name in used if name.isdigit()), default=-1)
         return self.folder.ray_path / f"{number:03d}"
 
     def _baselines(self, prepared: Prepared, at_once: int) -> None:
@@ -217,7 +226,7 @@ class Driver:
         results = {
             objective: Judge(self.folder, self.spec, objective).result() for objective in self.spec.objectives
         }
-        write_json(self.folder.results_path, {"schema_version": 1, "objectives": results})
+        self.folder.save_results({"schema_version": 1, "objectives": results})
         missing = [objective for objective, result in results.items() if result["winner"] is None]
         self.state.state = "finished"
         self.state.exit_code = NoFeasibleTrial.exit_code if missing else 0
@@ -228,7 +237,7 @@ class Driver:
             self.progress.warn(self.state.problem)
         self._end("FINISHED", results)
         self._close()
-        shutil.rmtree(self.folder.ray_path, ignore_errors=True)
+        self.folder.drop("ray")
         return self.state.exit_code
 
     def _stop(self, problem: str | None = None, error: BaseException | None = None) -> int:

@@ -52,7 +52,7 @@ class Evaluation:
         self.test = self.source.load_test()
         if self.test.digest() != self.state.data["digests"]["test"]:
             raise PreflightError(
-                f"{folder.path}: the test split is not that of the sweep: digest {self.test.digest()}, recorded "
+                f"{folder.shown}: the test split is not that of the sweep: digest {self.test.digest()}, recorded "
                 f"{self.state.data['digests']['test']}"
             )
 
@@ -66,10 +66,7 @@ class Evaluation:
         return [self.predictions(path) for record in records for path in self._weights(record)]
 
     def _weights(self, record: TrialRecord) -> list[Path]:
-        if record.kind != "baseline":
-            return [self.folder.weights_path(record.trial_id)]
-        found = self.folder.trial_folder(record.trial_id).glob("weights-*.safetensors")
-        return sorted(found, key=lambda path: int(path.stem.partition("-")[2]))
+        return self.folder.weights_files(record.trial_id)
 
     def document(self, name: str, trial: TrialRecord, result: dict[str, Any]) -> dict[str, Any]:
         """The pin of a trial, without its creation time and its place in MLflow."""
@@ -96,7 +93,7 @@ class Evaluation:
             "base": self.state.base,
             "digests": self.digests(trial),
             "select": trial.select,
-            "test": figures(self.predictions(self.folder.weights_path(trial.trial_id)), judge),
+            "test": figures(self.predictions(self.folder.stored(self.folder.weights_path(trial.trial_id))), judge),
             "replicates": self.replicate_figures(replicates, on_test, trial),
             "baselines": {
                 key: {
@@ -124,7 +121,7 @@ class Evaluation:
         }  # fmt: skip
 
     def digests(self, trial: TrialRecord) -> dict[str, Any]:
-        weights = state_digest(load_weights(self.folder.weights_path(trial.trial_id)))
+        weights = state_digest(load_weights(self.folder.stored(self.folder.weights_path(trial.trial_id))))
         if weights != trial.weights_digest:
             raise PreflightError(
                 f"{self.folder.weights_path(trial.trial_id)}: must be the weights of the trial, digest {weights}, "

@@ -6,7 +6,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,13 +26,14 @@ def run_source(
     book: TrialBook,
     resources: ResourceSection,
     at_once: int,
-    storage: Path,
+    storage: str,
     asked_to_drain: Callable[[], bool],
 ) -> None:
     """Run everything a source hands out; actors are used again from run to run.
 
     Args:
-        at_once: how many runs are alive at once. storage: a folder that no earlier Tuner used.
+        at_once: how many runs are alive at once. storage: a folder that no earlier Tuner used,
+            on the file system of ``shared``.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
@@ -44,7 +44,8 @@ def run_source(
             max_concurrent_trials=at_once, reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=storage.name, storage_path=str(storage.parent.absolute()),
+            name=storage.rpartition("/")[2], storage_path=storage.rpartition("/")[0],
+            storage_filesystem=shared.filesystem,
             callbacks=[BookCallback(book, asked_to_drain)],
             stop=DrainStopper(asked_to_drain), verbose=0, failure_config=tune.FailureConfig(max_failures=0),
             # A run asks for its checkpoints itself, its last one too.

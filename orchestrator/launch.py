@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -15,17 +14,18 @@ from orchestrator.identity import new_sweep_id
 from orchestrator.lease import acquire, check_free
 from orchestrator.logs import append_log
 from orchestrator.package import references_in, sweep_package
-from orchestrator.preflight import check_all, check_unchanged
+from orchestrator.preflight import check_all, check_unchanged, tracking_of
 from orchestrator.progress import Progress
 from orchestrator.provenance import submission
 from orchestrator.records import RunFolder
 from orchestrator.recordtypes import SweepState
 from orchestrator.spec import SweepSpec
-from orchestrator.tracking_address import masked, tracking_address
+from orchestrator.storage import Runs
+from orchestrator.tracking_address import masked
 
 
 def launch_sweep(
-    spec: SweepSpec, file: Path, runs: Path, quiet: bool = False, cluster: str | None = None
+    spec: SweepSpec, file: Path, runs: Runs, quiet: bool = False, cluster: str | None = None
 ) -> int:
     """Run a sweep, or go on with it.
 
@@ -39,14 +39,14 @@ def launch_sweep(
         PreflightError: something that the sweep needs is not there, or another driver holds it.
     """
     progress = Progress(quiet)
-    folder = RunFolder(runs, spec.name)
+    folder = RunFolder.at(runs, spec.name)
     check_free(folder)  # before the seconds that the other checks take
     if is_launched(folder):
-        check_unchanged(folder, spec, tracking_address(runs, os.environ))
+        check_unchanged(folder, spec, tracking_of(runs))
         state = folder.load_state()
         if state.cancelled:
             raise UsageError(
-                f"{folder.path}: this sweep was cancelled for good; launch it under a new name (name=NEW)"
+                f"{folder.shown}: this sweep was cancelled for good; launch it under a new name (name=NEW)"
             )
         if state.exit_code is not None and state.unsent == 0:
             progress.say(f"{spec.name} is {state.state}; to see it: selmix show {spec.name}")
@@ -64,7 +64,8 @@ def launch_sweep(
         if ray_address:
             check_cluster(spec, runs, ray_address, package)
         with acquire(folder) as lease, ray_environment():
-            progress.keep(partial(append_log, folder.log_path))
+            folder.refresh()
+            progress.keep(partial(append_log, folder, folder.log_path))
             state = open_folder(folder, spec, file, address)
             state.cluster = {"address": masked(ray_address), **told} if ray_address else {}
             where = f"on the Ray cluster at {masked(ray_address)}" if ray_address else "on this machine"
@@ -88,7 +89,7 @@ def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, address: str) ->
         state.state, state.problem = "running", None
     else:
         folder.create()
-        shutil.copyfile(file, folder.file_path)
+        folder.save_file(file)
         folder.save_spec(spec.resolved())
         state = SweepState(
             name=spec.name, sweep_id=new_sweep_id(), created=utc_now(), tracking_uri=masked(address),

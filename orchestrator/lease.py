@@ -3,6 +3,7 @@
 The lease names host, process and the process's start (a process id alone is used again). On the holder's own
 host it is dead the moment that process is gone; another host cannot see processes and waits for
 ``STALE_AFTER_S`` without a heartbeat, judged by its own clock, so hosts' clocks must agree to some seconds.
+In an object store it is taken as :mod:`orchestrator.lease_store` says.
 Taking and renewing happen under an advisory lock on ``lease.lock``, which the kernel drops with its process.
 """
 
@@ -20,7 +21,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from orchestrator import lease_store
 from orchestrator.atomic import known_fields, read_json, write_json, writing
 from orchestrator.errors import PreflightError
 from orchestrator.records import RunFolder
@@ -69,6 +72,10 @@ class Lease:
             return
         self._stop.set()
         self._thread.join()
+        if self.folder.store is not None:
+            with contextlib.suppress(PreflightError):
+                lease_store.withdraw(self.folder.store, self.folder.name, self.holder.token)
+            return
         with (
             contextlib.suppress(PreflightError),
             _locked(self.folder),
@@ -87,6 +94,13 @@ class Lease:
     def _renew(self) -> None:
         while not self._stop.wait(self._every_s):
             # A full disk or a hiccup of shared storage must not end the sweep: the next beat tries again.
+            if self.folder.store is not None:
+                with contextlib.suppress(PreflightError):
+                    if not lease_store.holds(self.folder.store, self.folder.name, self.holder.token):
+                        self._lost.set()
+                        return
+                    lease_store.beat(self.folder.store, self.folder.name, _document(self.holder))
+                continue
             with contextlib.suppress(PreflightError), _locked(self.folder):
                 if not _is(read_holder(self.folder), self.holder.token):
                     self._lost.set()
@@ -107,12 +121,17 @@ def acquire(folder: RunFolder, heartbeat_every_s: float = HEARTBEAT_EVERY_S) -> 
     """
     with writing(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
+    pid = os.getpid()
+    mine = Holder(socket.gethostname(), pid, process_start(pid) or "", time.time(), secrets.token_hex(8))
+    if folder.store is not None:
+        held = lease_store.claim(folder.store, folder.name, _document(mine), _document_alive)
+        if held is not None:
+            raise _held(folder, Holder(**known_fields(Holder, held)))
+        return Lease(folder, mine, heartbeat_every_s)
     with _locked(folder):
         other = read_holder(folder)
         if other is not None and other.alive():
             raise _held(folder, other)
-        pid = os.getpid()
-        mine = Holder(socket.gethostname(), pid, process_start(pid) or "", time.time(), secrets.token_hex(8))
         _write(folder, mine)
     return Lease(folder, mine, heartbeat_every_s)
 
@@ -131,7 +150,7 @@ def check_free(folder: RunFolder) -> None:
 def _held(folder: RunFolder, holder: Holder) -> PreflightError:
     age_s = max(0.0, time.time() - holder.heartbeat)
     return PreflightError(
-        f"{folder.path}: must have one driver at a time, held by process {holder.pid} on {holder.host} "
+        f"{folder.shown}: must have one driver at a time, held by process {holder.pid} on {holder.host} "
         f"(heartbeat {age_s:.0f} s ago); wait for it, or end it with: kill -INT {holder.pid}"
     )
 
@@ -144,6 +163,9 @@ def live_holder(folder: RunFolder) -> Holder | None:
 
 def read_holder(folder: RunFolder) -> Holder | None:
     """The last holder, dead or alive; None without a lease or where it is damaged (then nobody renews it)."""
+    if folder.store is not None:
+        found = lease_store.holder(folder.store, folder.name, _document_alive)
+        return None if found is None else Holder(**known_fields(Holder, found))
     try:
         return Holder(**known_fields(Holder, read_json(folder.lease_path)))
     except (PreflightError, TypeError):
@@ -191,7 +213,18 @@ def _is(holder: Holder | None, token: str) -> bool:
 
 
 def _write(folder: RunFolder, holder: Holder) -> None:
-    write_json(folder.lease_path, asdict(holder) | {"heartbeat": time.time()})
+    write_json(folder.lease_path, _document(holder))
+
+
+def _document(holder: Holder) -> dict[str, Any]:
+    return asdict(holder) | {"heartbeat": time.time()}
+
+
+def _document_alive(document: dict[str, Any]) -> bool:
+    try:
+        return Holder(**known_fields(Holder, document)).alive()
+    except TypeError:
+        return False
 
 
 @contextlib.contextmanager

@@ -1,4 +1,8 @@
-"""Logs of a sweep as plain files: the driver's, and one for every run; written line by line, read by polling."""
+"""Logs of a sweep as plain files: the driver's, and one for every run; written line by line, read by polling.
+
+In an object store a log that grew is written whole at every look of the driver's watch (5 s), and when the driver
+ends: what is there lags by that much, and a driver that is killed outright takes its last events with it.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import utc_now
-from orchestrator.errors import NotFound
+from orchestrator.errors import NotFound, PreflightError
 from orchestrator.lease import live_holder
 from orchestrator.records import RunFolder
 
-POLL_S = 0.5
+POLL_S, STORE_POLL_S = 0.5, 2.0
 
 
-def append_log(path: Path, text: str) -> None:
+def append_log(folder: RunFolder, path: Path, text: str) -> None:
     """Add an event, its lines indented below the first; a log that cannot be written stops nothing."""
     first, *more = text.rstrip("\n").split("\n")
     lines = [f"{utc_now()} {first}", *(f"    {line}" for line in more)]
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, PreflightError):
+        folder.stored(path)  # an earlier driver's, elsewhere
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
+        folder.publish_later(path)
 
 
 def log_of(folder: RunFolder, trial_id: str | None) -> Path:
@@ -42,8 +48,9 @@ def log_of(folder: RunFolder, trial_id: str | None) -> Path:
             trial_id = f"{objectives[0]}/{trial_id}"
         folder.load_trial(trial_id)
         path = folder.trial_log_path(trial_id)
-    if not path.is_file():
-        raise NotFound(f"{path}: there is no log; it is written while the sweep runs")
+    if not folder.stored(path).is_file():
+        where = path.relative_to(folder.path).as_posix()
+        raise NotFound(f"{folder.shown}/{where}: there is no log; it is written while the sweep runs")
     return path
 
 
@@ -58,7 +65,7 @@ def follow(folder: RunFolder, path: Path, wait: Callable[[float], None] = time.s
     read = 0
     while True:
         driven = live_holder(folder) is not None  # asked first: what is written until the end is still read
-        content = path.read_bytes()
+        content = folder.stored(path, anew=True).read_bytes()
         if len(content) > read:
             whole = content.rfind(b"\n") + 1 if driven else len(content)
             if whole > read:
@@ -66,4 +73,4 @@ def follow(folder: RunFolder, path: Path, wait: Callable[[float], None] = time.s
                 read = whole
         if not driven:
             return
-        wait(POLL_S)
+        wait(POLL_S if folder.store is None else STORE_POLL_S)

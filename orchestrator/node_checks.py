@@ -21,22 +21,22 @@ DECODED_BY_TRIALS = ("image_folder", "image_list")
 """Data whose files are read where they are used; of all others the driver hands the numbers over."""
 
 
-def node_problems(answer: Answer, runs: Path, expected: dict[str, str | None]) -> list[str]:
+def node_problems(answer: Answer, runs: str, expected: dict[str, str | None]) -> list[str]:
     """One line a problem; none where all is well.
 
     Args:
-        runs: the runs folder. expected: versions of the driver.
+        runs: the runs folder as it is shown. expected: versions of the driver.
     """
     node, report = answer.node, answer.report
     if report is None:
         return [
             f"{node}: must answer a task, got: {answer.problem}; look at Ray's logs there, at its disk and at what is "
-            f"mounted below {runs.absolute()}"
+            f"mounted below {runs}"
         ]
     problems = []
     if report["runs"] is not None:
         problems.append(
-            f"{node}: must write, read and delete in the runs folder {runs.absolute()}, {report['runs']}; mount the "
+            f"{node}: must write, read and delete in the runs folder {runs}, {report['runs']}; mount the "
             "same shared storage there on every node, or choose another --runs"
         )
     wrong = disagreements(report["versions"], expected)
@@ -58,7 +58,7 @@ def node_problems(answer: Answer, runs: Path, expected: dict[str, str | None]) -
     free = report["free_bytes"]
     if free is not None and free < LEAST_FREE_BYTES:
         problems.append(
-            f"{node}: {runs.absolute()} must have {LEAST_FREE_BYTES / 2**30:g} GB free, got {free / 2**30:.2f} GB; "
+            f"{node}: {runs} must have {LEAST_FREE_BYTES / 2**30:g} GB free, got {free / 2**30:.2f} GB; "
             "make room, or choose another --runs"
         )
     share = report["scratch_share"]
@@ -71,7 +71,7 @@ def node_problems(answer: Answer, runs: Path, expected: dict[str, str | None]) -
     return problems
 
 
-def node_row(answer: Answer, runs: Path, expected: dict[str, str | None]) -> dict[str, Any]:
+def node_row(answer: Answer, runs: str, expected: dict[str, str | None]) -> dict[str, Any]:
     """A node of the document."""
     node, report = answer.node, answer.report or {}
     wrong = disagreements(report["versions"], expected) if report else []

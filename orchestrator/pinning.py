@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -14,17 +13,18 @@ from orchestrator.clock import utc_now
 from orchestrator.documents import show_document
 from orchestrator.errors import NoFeasibleTrial, PreflightError, UsageError
 from orchestrator.pin import pin_path, sealed, weights_beside, write_pin
-from orchestrator.preflight import check_writable
+from orchestrator.preflight import check_writable, tracking_of
 from orchestrator.records import RunFolder
 from orchestrator.recordtypes import TrialRecord
-from orchestrator.tracking_address import check_tracking, masked, tracking_address
+from orchestrator.storage import Runs
+from orchestrator.tracking_address import check_tracking, masked
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 ALIAS_TAKEN = re.compile(r"v\d+|latest", re.IGNORECASE)
 
 
 def pin_sweep(
-    runs: Path, sweep: str, pins: Path, name: str, objective: str | None, trial_id: str | None, force: bool
+    runs: Runs, sweep: str, pins: Path, name: str, objective: str | None, trial_id: str | None, force: bool
 ) -> Path:
     """Write the pin of a sweep's winner; trains nothing.
 
@@ -43,7 +43,7 @@ def pin_sweep(
     document = show_document(folder)
     objective, chosen = _chosen(folder, document, objective, trial_id)
     check_writable(path)
-    address = tracking_address(runs, os.environ)
+    address = tracking_of(runs)
     check_tracking(address)
     from orchestrator.evaluation import Evaluation  # torch is imported from here on
 
@@ -55,7 +55,7 @@ def pin_sweep(
     pinned["created"] = utc_now()
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = weights_beside(path).with_suffix(".part")
-    shutil.copyfile(folder.weights_path(chosen.trial_id), aside)
+    shutil.copyfile(folder.stored(folder.weights_path(chosen.trial_id)), aside)
     aside.replace(weights_beside(path))
     write_pin(path, sealed(pinned))
     return path
@@ -121,7 +121,7 @@ def _register(
             f"{chosen.trial_id} has no run at {masked(address)} yet; launch the sweep again to send it"
         )
     weights, settings = scratch / "weights.safetensors", scratch / "settings.json"
-    shutil.copyfile(folder.weights_path(chosen.trial_id), weights)
+    shutil.copyfile(folder.stored(folder.weights_path(chosen.trial_id)), weights)
     told = {
         key: pinned[key]
         for key in ("objective", "trial_id", "seed", "round", "config", "protocol", "digests")

@@ -15,6 +15,7 @@ from orchestrator.prepare import torch_threads
 from orchestrator.rules import selection_rules, warnings_of
 from orchestrator.space import default_point, settings, trials_per_objective
 from orchestrator.spec import SweepSpec
+from orchestrator.storage import Runs
 from orchestrator.tracking_address import masked
 from selmix.base import Base
 from selmix.baselines import baselines_for
@@ -30,7 +31,7 @@ FITTED_AGAIN = (
 )
 
 
-def plan_document(spec: SweepSpec, runs: Path) -> dict[str, Any]:
+def plan_document(spec: SweepSpec, runs: Runs) -> dict[str, Any]:
     """Runs, seconds and bytes that a sweep will take.
 
     Raises:
@@ -61,7 +62,8 @@ def plan_document(spec: SweepSpec, runs: Path) -> dict[str, Any]:
         + baselines_s / (at_once * spec.resources.workers)
     )
     models = trials + replicates + objectives * baselines * spec.selection.replicates
-    existing = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
+    local = runs if isinstance(runs, Path) else runs.working
+    existing = next(folder for folder in (local, *local.absolute().parents) if folder.exists())
     return {
         "schema_version": 1,
         "sweep": spec.name,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import PreflightError, UsageError
 from orchestrator.records import RunFolder
+from orchestrator.storage import Runs
 from orchestrator.tracking_address import check_tracking, masked, tracking_address
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from selmix.data.splits import SweepData
 
 
-def check_all(spec: SweepSpec, runs: Path) -> tuple[str, SweepData]:
+def check_all(spec: SweepSpec, runs: Runs) -> tuple[str, SweepData]:
     """Storage, MLflow, resources, data and checkpoint, in order of how quickly each is known.
 
     Returns:
@@ -24,8 +25,11 @@ def check_all(spec: SweepSpec, runs: Path) -> tuple[str, SweepData]:
     Raises:
         PreflightError: the first that is not there.
     """
-    check_writable(runs / spec.name)
-    address = tracking_address(runs, os.environ)
+    address = tracking_of(runs)
+    if isinstance(runs, Path):
+        check_writable(runs / spec.name)
+    else:
+        runs.check(spec.name)
     check_tracking(address)
     from orchestrator.cluster import check_local_resources
     from orchestrator.prepare import check_checkpoint, load_data
@@ -34,6 +38,22 @@ def check_all(spec: SweepSpec, runs: Path) -> tuple[str, SweepData]:
     data = load_data(spec)
     check_checkpoint(spec, data)
     return address, data
+
+
+def tracking_of(runs: Runs) -> str:
+    """The address of MLflow for a runs folder.
+
+    Raises:
+        PreflightError: the runs lie in an object store, where no file of our own can be, and none is named.
+    """
+    if isinstance(runs, Path):
+        return tracking_address(runs, os.environ)
+    if not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+        raise PreflightError(
+            f"MLFLOW_TRACKING_URI: must be set where --runs is an object store ({runs.shown}), got nothing; name the "
+            "MLflow server that every driver of this sweep reaches"
+        )
+    return tracking_address(runs.working, os.environ)
 
 
 def check_writable(path: Path) -> None:
@@ -62,13 +82,13 @@ def check_unchanged(folder: RunFolder, spec: SweepSpec, address: str) -> None:
     changed = changed_keys(folder.load_spec(), spec.resolved())
     if changed:
         raise UsageError(
-            f"{folder.path}: this sweep was launched with another file; changed: {', '.join(changed)}. "
-            f"Launch it under a new name (name=NEW), undo the change, or remove {folder.path}"
+            f"{folder.shown}: this sweep was launched with another file; changed: {', '.join(changed)}. "
+            f"Launch it under a new name (name=NEW), undo the change, or remove {folder.shown}"
         )
     before = folder.load_state().tracking_uri
     if before and before != masked(address):
         raise PreflightError(
-            f"{folder.path}: must go on with the MLflow store it began with, {before}, got {masked(address)}; "
+            f"{folder.shown}: must go on with the MLflow store it began with, {before}, got {masked(address)}; "
             "set MLFLOW_TRACKING_URI back, or launch with name=NEW"
         )
 

@@ -94,9 +94,10 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
         PreflightError: a checkpoint that cannot be used, or stored weights that are not those of before.
     """
     with torch_threads(spec.resources.cpu):
-        state, base = base_model(spec, data, folder.base_weights)
+        state, base = base_model(spec, data, folder.stored(folder.base_weights))
         if not folder.base_weights.is_file():
             save_weights(folder.base_weights, state)
+            folder.publish(folder.base_weights)
         rules = selection_rules(spec, data.num_classes)
         heads = {
             objective: balanced_head_of(spec.model.config, state, data, rule)
@@ -104,6 +105,7 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
         }
     for objective, head in heads.items():
         save_weights(folder.base_head(objective), head)
+        folder.publish(folder.base_head(objective))
     labels = ("train",) if spec.recipe is not None else ("checkpoint",)
     settings, initial = spec.pretrain.settings, initial_weights(spec)
     bases = {

@@ -18,6 +18,7 @@ from orchestrator.preflight import check_all
 from orchestrator.prepare import initial_weights, torch_threads
 from orchestrator.progress import Progress
 from orchestrator.spec import SweepSpec
+from orchestrator.storage import Runs
 from orchestrator.tracking import Tracker
 from selmix.data.splits import SweepData
 from selmix.metrics import MetricContext, Predictions, evaluate_predictions
@@ -29,7 +30,7 @@ SAVE_EVERY_S = 30.0
 TOLD = ("mean_recall", "min_recall", "accuracy")
 
 
-def pretrain_base(spec: SweepSpec, output: Path, runs: Path, progress: Progress) -> dict[str, Any]:
+def pretrain_base(spec: SweepSpec, output: Path, runs: Runs, progress: Progress) -> dict[str, Any]:
     """Train, write the weights to ``output``, and say what select gives.
 
     A checkpoint lies beside the output while it trains; the same call goes on from it, bit-equal.
@@ -56,7 +57,7 @@ def pretrain_base(spec: SweepSpec, output: Path, runs: Path, progress: Progress)
             address,
             f"{spec.name}-pretrain",
             identity,
-            runs / "mlartifacts" / f"{spec.name}-pretrain",
+            (runs if isinstance(runs, Path) else runs.working) / "mlartifacts" / f"{spec.name}-pretrain",
             progress.warn,
         )
         tags = {"selmix.objective": "none", "selmix.recipe": spec.recipe}

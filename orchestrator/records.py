@@ -25,7 +25,9 @@ from orchestrator.atomic import (
     writing,
 )
 from orchestrator.errors import NotFound, PreflightError
-from orchestrator.recordtypes import BASELINE, Figures, Kind, SweepState, TrialRecord, TrialState
+from orchestrator.recordtypes import Figures, Kind, SweepState, TrialRecord, TrialState
+from orchestrator.storage import Runs
+from orchestrator.storedfolder import StoredFolder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,104 +36,44 @@ __all__ = ["Figures", "Kind", "RunFolder", "SweepState", "TrialRecord", "TrialSt
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """``runs/NAME/``: every path below it, and the only reads and writes of what lies there."""
-
-    runs: Path
-    name: str
+class RunFolder(StoredFolder):
+    """``runs/NAME/``: the only reads and writes of what lies there."""
 
     @classmethod
-    def open(cls, runs: Path, name: str) -> RunFolder:
+    def at(cls, runs: Runs, name: str) -> RunFolder:
+        """The folder of a sweep that need not exist; its documents are here if it lies in an object store."""
+        if isinstance(runs, Path):
+            return cls(runs, name)
+        folder = cls(runs.working, name, runs)
+        folder.pull("", (".json", ".yaml"), besides=("ray/", "lease/"))
+        return folder
+
+    @classmethod
+    def open(cls, runs: Runs, name: str) -> RunFolder:
         """The folder of a sweep that exists.
 
         Raises:
             NotFound: there is no such sweep, or the folder of that name is not one.
         """
-        folder = cls(Path(runs), name)
         inside = name not in {"", ".", ".."} and "/" not in name and os.sep not in name
+        folder = cls.at(runs, name) if inside or isinstance(runs, Path) else cls(runs.working, name, runs)
         if inside and folder.state_path.is_file():
             return folder
-        known = [other.name for other in list_sweeps(folder.runs)]
+        known = sweep_names(runs)
         near = get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known) or 'none'}"
         what = "is not the folder of a sweep" if inside and folder.path.exists() else "does not exist"
-        raise NotFound(f"{folder.runs / name}: {what} (no sweep.json){hint}")
+        raise NotFound(f"{folder.shown}: {what} (no sweep.json){hint}")
 
-    @property
-    def path(self) -> Path:
-        return self.runs / self.name
+    def _write_json(self, path: Path, document: Mapping[str, Any]) -> None:
+        write_json(path, dict(document))
+        self.publish(path)
 
-    @property
-    def state_path(self) -> Path:
-        return self.path / "sweep.json"
-
-    @property
-    def spec_path(self) -> Path:
-        return self.path / "spec.json"
-
-    @property
-    def file_path(self) -> Path:
-        return self.path / "sweep.yaml"
-
-    @property
-    def lease_path(self) -> Path:
-        return self.path / "lease.json"
-
-    @property
-    def stop_path(self) -> Path:
-        """Beside the lease: a request to its holder; see orchestrator.stopping."""
-        return self.path / "stop.json"
-
-    @property
-    def log_path(self) -> Path:
-        return self.path / "driver.log"
-
-    def trial_log_path(self, trial_id: str) -> Path:
-        return self.trial_folder(trial_id) / "trial.log"
-
-    @property
-    def journal_path(self) -> Path:
-        return self.path / "journal.log"
-
-    @property
-    def results_path(self) -> Path:
-        return self.path / "results.json"
-
-    @property
-    def base_weights(self) -> Path:
-        return self.path / "base" / "weights.safetensors"
-
-    def base_head(self, objective: str) -> Path:
-        """The balanced head; its weight decay is tuned for the objective's own metric."""
-        return self.path / "base" / f"head-{objective}.safetensors"
-
-    @property
-    def ray_path(self) -> Path:
-        """Ray's own files, gone when the sweep is finished."""
-        return self.path / "ray"
-
-    def trial_folder(self, trial_id: str) -> Path:
-        """Where a trial, replicate or baseline keeps its files; baselines lie under ``baselines/``."""
-        objective, _, rest = trial_id.partition("/")
-        if rest.startswith(f"{BASELINE}/"):
-            return self.path / "baselines" / objective / rest.removeprefix(f"{BASELINE}/")
-        return self.path / "trials" / trial_id
-
-    def record_path(self, trial_id: str) -> Path:
-        return self.trial_folder(trial_id) / "record.json"
-
-    def rounds_path(self, trial_id: str) -> Path:
-        return self.trial_folder(trial_id) / "rounds.jsonl"
-
-    def rounds_table_path(self, trial_id: str) -> Path:
-        return self.trial_folder(trial_id) / "rounds.parquet"
-
-    def weights_path(self, trial_id: str, index: int | None = None) -> Path:
-        """Weights of the chosen round; a baseline has one file per replicate ``index``."""
-        return self.trial_folder(trial_id) / f"weights{_suffix(index)}.safetensors"
-
-    def predictions_path(self, trial_id: str, index: int | None = None) -> Path:
-        return self.trial_folder(trial_id) / f"predictions{_suffix(index)}.npz"
+    def weights_files(self, trial_id: str) -> list[Path]:
+        """Weights of a baseline's models, in order of replicate; of a trial the only one."""
+        self.pull(self._below(trial_id), (".safetensors",))
+        found = self.trial_folder(trial_id).glob("weights*.safetensors")
+        return sorted(found, key=lambda path: int(path.stem.partition("-")[2] or 0))
 
     def create(self) -> None:
         """Make the folder, which is the first thing a launch writes.
@@ -144,29 +86,41 @@ class RunFolder:
                 (self.path / folder).mkdir(parents=True, exist_ok=True)
 
     def save_state(self, state: SweepState) -> None:
-        write_json(self.state_path, asdict(state))
+        self._write_json(self.state_path, asdict(state))
 
     def load_state(self) -> SweepState:
         """Raises NotFound where this is not a sweep, PreflightError where its file is damaged."""
+        if self.store is not None:
+            self.store.fetch(
+                self._key(self.state_path), self.state_path
+            )  # another process may have written it
         if not self.state_path.is_file():
-            RunFolder.open(self.runs, self.name)
+            RunFolder.open(self.store or self.runs, self.name)
         return SweepState(**known_fields(SweepState, read_json(self.state_path)))
 
     def save_spec(self, spec: Mapping[str, Any]) -> None:
-        write_json(self.spec_path, dict(spec))
+        self._write_json(self.spec_path, spec)
 
     def load_spec(self) -> dict[str, Any]:
         """The resolved sweep file as plain values (file and overrides); {} before it was written."""
         return read_json(self.spec_path) if self.spec_path.is_file() else {}
 
+    def save_file(self, file: Path) -> None:
+        """Keep the sweep file as it was given."""
+        write_atomically(self.file_path, file.read_bytes())
+        self.publish(self.file_path)
+
+    def save_results(self, document: Mapping[str, Any]) -> None:
+        self._write_json(self.results_path, document)
+
     def save_trial(self, record: TrialRecord) -> None:
-        write_json(self.record_path(record.trial_id), asdict(record))
+        self._write_json(self.record_path(record.trial_id), asdict(record))
 
     def load_trial(self, trial_id: str) -> TrialRecord:
         """Raises NotFound where the sweep has no such trial, replicate or baseline."""
         path = self.record_path(trial_id)
         if ".." in trial_id.split("/") or not path.is_file():
-            raise NotFound(f"{self.path}: no trial {trial_id!r}; `selmix show {self.name}` lists them")
+            raise NotFound(f"{self.shown}: no trial {trial_id!r}; `selmix show {self.name}` lists them")
         return TrialRecord(**known_fields(TrialRecord, read_json(path)))
 
     def load_trials(self) -> list[TrialRecord]:
@@ -185,12 +139,13 @@ class RunFolder:
 
     def append_round(self, trial_id: str, row: Mapping[str, Any]) -> None:
         """Add one line to ``rounds.jsonl``, first dropping what a killed process left half written."""
-        path = self.rounds_path(trial_id)
+        path = self.stored(self.rounds_path(trial_id))
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a+b") as file:
                 drop_torn_line_(file)
                 file.write(json.dumps(dict(row)).encode() + b"\n")
+        self.publish(path)
 
     def rounds(self, trial_id: str) -> list[dict[str, Any]]:
         """Rows of the trial in order of round, each round once (the newest line counts); [] before the first.
@@ -198,7 +153,7 @@ class RunFolder:
         Raises:
             PreflightError: a line other than a torn last one is not JSON.
         """
-        path = self.rounds_path(trial_id)
+        path = self.stored(self.rounds_path(trial_id))
         lines = path.read_bytes().split(b"\n") if path.is_file() else []
         rows: dict[int, dict[str, Any]] = {}
         for number, line in enumerate(lines[:-1], start=1):  # after the last newline: nothing, or a torn line
@@ -215,6 +170,7 @@ class RunFolder:
         lines = "".join(json.dumps(row) + "\n" for row in kept)
         if self.rounds_path(trial_id).exists():
             write_atomically(self.rounds_path(trial_id), lines.encode())
+            self.publish(self.rounds_path(trial_id))
 
     def save_predictions(
         self, trial_id: str, arrays: Mapping[str, NDArray[Any]], index: int | None = None
@@ -227,11 +183,13 @@ class RunFolder:
         buffer = io.BytesIO()
         numpy.savez(buffer, allow_pickle=False, **dict(arrays))
         write_atomically(self.predictions_path(trial_id, index), buffer.getvalue())
+        self.publish(self.predictions_path(trial_id, index))
 
     def load_predictions(self, trial_id: str) -> list[dict[str, NDArray[Any]]]:
         """One mapping per stored replicate, in order of index; a trial has one; [] where none is stored."""
         import numpy
 
+        self.pull(self._below(trial_id), (".npz",))
         found = self.trial_folder(trial_id).glob("predictions*.npz")
         loaded = []
         for path in sorted(found, key=lambda p: int(p.stem.partition("-")[2] or 0)):
@@ -240,11 +198,13 @@ class RunFolder:
         return loaded
 
 
-def list_sweeps(runs: Path) -> list[RunFolder]:
-    """Every sweep under ``runs``, by name; other folders are passed over, a missing ``runs`` holds none."""
-    found = sorted(Path(runs).glob("*/sweep.json"))
-    return [RunFolder(Path(runs), path.parent.name) for path in found]
+def sweep_names(runs: Runs) -> list[str]:
+    """Names of the sweeps under ``runs``; other folders are passed over, a missing ``runs`` holds none."""
+    if isinstance(runs, Path):
+        return sorted(path.parent.name for path in runs.glob("*/sweep.json"))
+    return [name for name in runs.folders() if runs.get(f"{name}/sweep.json") is not None]
 
 
-def _suffix(index: int | None) -> str:
-    return "" if index is None else f"-{index}"
+def list_sweeps(runs: Runs) -> list[RunFolder]:
+    """Every sweep under ``runs``, by name."""
+    return [RunFolder.at(runs, name) for name in sweep_names(runs)]

@@ -21,7 +21,8 @@ class TrialRecord:
     ``arm`` says which value a comparison gives it (``policy=uniform``; empty where nothing is compared), and
     ``reference_arm`` whether the other arms are compared with that one. ``round``, ``steps``, ``score``, ``select``
     and ``weights_digest`` are those of the chosen round, not of the last one. ``checkpoint`` is where an unfinished
-    trial goes on from.
+    trial goes on from, relative to the sweep's folder (older records hold absolute paths). ``point`` is what the study
+    was asked for: the study can be made again from it.
     """
 
     trial_id: str
@@ -34,6 +35,7 @@ class TrialRecord:
     reference_arm: bool = True
     config: dict[str, Any] = field(default_factory=dict)
     config_hash: str = ""
+    point: dict[str, Any] = field(default_factory=dict)
     state: TrialState = "RUNNING"
     stop_reason: str | None = None
     error: str | None = None

@@ -9,11 +9,12 @@ from typing import Any
 
 from orchestrator.errors import NotFound, NotReproduced, PreflightError
 from orchestrator.pin import broken_sections, pin_path, read_pin, weights_beside
+from orchestrator.storage import Runs
 
 Document = dict[str, Any]
 
 
-def reproduce_pin(pins: Path, name: str, runs: Path) -> tuple[Document, int]:
+def reproduce_pin(pins: Path, name: str, runs: Runs) -> tuple[Document, int]:
     """Repeat what a pin says.
 
     Args:
@@ -48,7 +49,7 @@ def _document(
     }  # fmt: skip
 
 
-def _compare(pinned: Document, weights: Path, same_stack: bool, runs: Path) -> list[Document]:
+def _compare(pinned: Document, weights: Path, same_stack: bool, runs: Runs) -> list[Document]:
     from orchestrator.evaluation import test_predictions
     from orchestrator.prepare import balanced_head_of, base_model, load_data, torch_threads
     from orchestrator.rules import data_config, selection_rule
@@ -139,7 +140,7 @@ def _spec(pinned: Document) -> Any:
     })  # fmt: skip
 
 
-def _record_opening(pinned: Document, runs: Path) -> None:
+def _record_opening(pinned: Document, runs: Runs) -> None:
     """In the sweep's own record, where it lies in this runs folder."""
     from orchestrator.evaluation import record_opening
     from orchestrator.records import RunFolder

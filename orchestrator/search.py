@@ -112,9 +112,10 @@ class RunSearcher(Searcher):
         except Exception as error:  # an exception here would end the sweep without its results
             self._book.problems.append(f"suggest: {error!r}")
             return Searcher.FINISHED
+        checkpoint = record.checkpoint and self._book.folder.checkpoint_address(record.checkpoint)
         return {
             "trial_id": record.trial_id, "objective": record.objective, "seed": record.seed,
-            "config": record.config, "resume_from": record.checkpoint,
+            "config": record.config, "resume_from": checkpoint,
         }  # fmt: skip
 
     def on_trial_complete(

@@ -14,19 +14,21 @@ from orchestrator.lease import Holder, current_state, live_holder
 from orchestrator.progress import Progress
 from orchestrator.records import RunFolder
 
-POLL_S = 0.5
+POLL_S, STORE_POLL_S = 0.5, 2.0
 
 
 def request_stop(folder: RunFolder, holder: Holder, cancel: bool) -> None:
     """Ask the driver that holds this lease, and no later one."""
     by = f"{os.environ.get('USER', 'somebody')} on {socket.gethostname()}"
     write_json(folder.stop_path, {"token": holder.token, "cancel": cancel, "time": utc_now(), "by": by})
+    folder.publish(folder.stop_path)
 
 
 def requested(folder: RunFolder, token: str) -> dict[str, object] | None:
     """The request to the holder of a lease; None where there is none, or storage hiccups: it is asked again."""
     try:
-        request = read_json(folder.stop_path) if folder.stop_path.is_file() else {}
+        path = folder.stored(folder.stop_path, anew=True)
+        request = read_json(path) if path.is_file() else {}
     except PreflightError:
         return None
     return request if request.get("token") == token else None
@@ -58,10 +60,11 @@ def stop_sweep(
     while (now := live_holder(folder)) is not None and now.token == holder.token:
         if time.monotonic() > end:
             raise PreflightError(
-                f"{folder.path}: must stop within {timeout_s:g} s, process {holder.pid} on {holder.host} still runs; "
+                f"{folder.shown}: must stop within {timeout_s:g} s, process {holder.pid} on {holder.host} still runs; "
                 "the request stands, ask again to wait longer"
             )
-        wait(POLL_S)
-    folder.stop_path.unlink(missing_ok=True)
+        wait(POLL_S if folder.store is None else STORE_POLL_S)
+    folder.discard(folder.stop_path)
+    folder.refresh()
     progress.say(f"{folder.name} is {current_state(folder, folder.load_state().state)}")
     return 0

@@ -53,6 +53,24 @@ class ObjectiveStudy:
         """Every trial of the journal in the order of asking."""
         return self._study.get_trials(deepcopy=False)
 
+    def rebuild(self, points: Mapping[int, Mapping[str, Any]]) -> None:
+        """Put trials that are on record but not in the journal (it was lost) into the study, as not yet told.
+
+        Points asked afterwards are those of a study that was never lost: the sampler sees parameters, numbers and
+        what is told of them, and is seeded by the number.
+
+        Args:
+            points: number -> at least the searched parameters. A number without a record is asked for again.
+        """
+        for number in range(len(self.trials()), max(points, default=-1) + 1):
+            if number not in points:
+                self.ask()
+                continue
+            parameters = {name: points[number][name] for name in self._distributions}
+            self._study.add_trial(optuna.trial.create_trial(
+                state=TrialState.RUNNING, params=parameters, distributions=self._distributions
+            ))  # fmt: skip
+
     def ask(self) -> tuple[int, dict[str, Any]]:
         """The next point: its number and its parameters."""
         number = len(self.trials())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -134,24 +134,24 @@ class TrialBook:
         record = self._live.get(trial_id)
         if record is None:
             return
-        folder = Path(path)
-        if json.loads((folder / "trial.json").read_text())["finished"]:
-            self._finish(record, folder)
-            return
-        previous, record.checkpoint = record.checkpoint, path
+        with tempfile.TemporaryDirectory(prefix="selmix-") as scratch:
+            self.folder.fetch_checkpoint(path, ("trial.json",), Path(scratch))
+            if json.loads((Path(scratch) / "trial.json").read_text())["finished"]:
+                self._finish(record, path, Path(scratch))
+                return
+        previous, record.checkpoint = record.checkpoint, self.folder.relative_checkpoint(path)
         self.folder.save_trial(record)
-        if previous is not None and previous != path:
-            shutil.rmtree(previous, ignore_errors=True)
+        if previous is not None and previous != record.checkpoint:
+            self.folder.drop(previous)
 
-    def _finish(self, record: TrialRecord, checkpoint: Path) -> None:
+    def _finish(self, record: TrialRecord, checkpoint: str, scratch: Path) -> None:
         """Take over the outcome of the last checkpoint; the record says FINISHED only once the files are there."""
         home = self.folder.trial_folder(record.trial_id)
-        home.mkdir(parents=True, exist_ok=True)
+        self.folder.fetch_checkpoint(checkpoint, OUTCOME_FILES, home)
         for name in OUTCOME_FILES:
-            temporary = home / f".{name}.part"
-            shutil.copyfile(checkpoint / name, temporary)
-            temporary.replace(home / name)
-        outcome = json.loads((checkpoint / "figures.json").read_text())
+            self.folder.publish(home / name)
+        self.folder.fetch_checkpoint(checkpoint, ("figures.json",), scratch)
+        outcome = json.loads((scratch / "figures.json").read_text())
         record.select, record.weights_digest = outcome["select"], outcome["weights_digest"]
         for key in ("round", "steps", "score", "feasible", "stop_reason"):
             setattr(record, key, outcome[key])
@@ -159,7 +159,7 @@ class TrialBook:
         record.error = record.stop_reason if outcome["failed"] else None
         record.checkpoint = None
         self._end(record)
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        self.folder.drop(self.folder.relative_checkpoint(checkpoint))
 
     @never_raises
     def on_error(self, trial_id: str, error: str, details: str = "") -> None:
@@ -195,7 +195,7 @@ class TrialBook:
     def note(self, trial_id: str, text: str) -> None:
         """Keep an event in the run's own log."""
         if text:
-            append_log(self.folder.trial_log_path(trial_id), text)
+            append_log(self.folder, self.folder.trial_log_path(trial_id), text)
 
     def _end(self, record: TrialRecord, artifacts: list[Path] | None = None) -> None:
         record.ended_ms = now_ms()
@@ -213,7 +213,7 @@ class TrialBook:
         if record.stop_reason is not None:
             tags["selmix.stop_reason"] = record.stop_reason
         if artifacts is None:
-            table = self.folder.rounds_table_path(record.trial_id)
+            table = self.folder.stored(self.folder.rounds_table_path(record.trial_id))
             artifacts = [table] if table.is_file() else []
         best = record.select if record.state == "FINISHED" else {}
         self.tracker.finish_trial(

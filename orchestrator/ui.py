@@ -5,26 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from orchestrator.errors import NotFound
+from orchestrator.preflight import tracking_of
+from orchestrator.storage import Runs
 from orchestrator.tracking_address import (
     SERVERS,
     masked,
     sqlite_path,
-    tracking_address,
     ui_command,
     ui_environment,
 )
 
 
-def open_ui(runs: Path, host: str, port: int) -> int:
+def open_ui(runs: Runs, host: str, port: int) -> int:
     """Serve the pages until interrupted; where a server runs already, say its address.
 
     Raises:
         NotFound: there is no store yet.
     """
-    address = tracking_address(runs, os.environ)
+    address = tracking_of(runs)
     if address.startswith(SERVERS):
         sys.stdout.write(f"{masked(address)}\n")
         return 0

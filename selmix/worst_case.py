@@ -20,6 +20,7 @@ from selmix.groups import GROUP_RATES, Rates, stratum_labels
 from selmix.metrics import MetricContext
 
 Limits = tuple[float, float]
+_PRIOR_COUNTS = 0.5
 
 
 def min_recall_limits(counts: Tensor, context: MetricContext, alpha: float) -> Limits:
@@ -63,6 +64,46 @@ def recall_gap_limits(counts: Tensor, context: MetricContext, alpha: float) -> L
     return max(0.0, float(low.max() - high.min())), float(high.max() - low.min())
 
 
+def min_coverage_limits(counts: Tensor, context: MetricContext, alpha: float) -> Limits:
+    """Limits of the smallest coverage."""
+    return _least_coverage_limits(counts, torch.eye(counts.shape[1], dtype=torch.float64), alpha)
+
+
+def min_head_tail_coverage_limits(counts: Tensor, context: MetricContext, alpha: float) -> Limits:
+    """Limits of the smaller of head's and tail's mean coverage."""
+    tail = context.tail.to(counts.device)
+    return _least_coverage_limits(counts, torch.stack([~tail, tail]).double(), alpha)
+
+
+def _least_coverage_limits(counts: Tensor, members: Tensor, alpha: float) -> Limits:
+    """Limits of the least mean coverage of groups of classes: those of a minimum, with score limits for each group.
+
+    A coverage is a sum over rows of binomial counts, whose variances add up. They are nearly in proportion to the
+    coverage itself, so a limit v is where the observed value lies z sqrt(variance at v) away, as in Wilson's interval.
+
+    Args:
+        counts: shape (K, K). members: of the groups, 0 or 1, shape (G, K).
+    """
+    rows, scale = counts.sum(dim=1, keepdim=True), members.sum(dim=1) * counts.sum()
+    # Half a count spread over each row: a group that is never predicted has a variance too.
+    shares = ((counts + _PRIOR_COUNTS / counts.shape[1]) / (rows + _PRIOR_COUNTS)) @ members.T
+    near = (rows * shares).sum(dim=0) / scale
+    per_unit = (rows * shares * (1.0 - shares)).sum(dim=0).clamp_min(0.0) / scale.square() / near
+    values = (counts @ members.T).sum(dim=0) / scale
+
+    def limits(alpha: float, side: float) -> Tensor:
+        step = side * _normal_quantile(alpha) * per_unit.sqrt()
+        return ((step + (step.square() + 4.0 * values).sqrt()) / 2.0).square()
+
+    low, high = limits(alpha / 2.0, -1.0), limits(sidak(alpha / 2.0, len(members)), 1.0)
+    return float(low.min()), float(high.min())
+
+
+def _normal_quantile(alpha: float) -> float:
+    """The distance in standard deviations that a normal variable exceeds with probability ``alpha``."""
+    return -float(torch.special.ndtri(torch.tensor(alpha, dtype=torch.float64)))
+
+
 def worst_group_recall_limits(cells: Tensor, context: MetricContext, alpha: float) -> Limits:
     """Exact limits of the smallest recall of a cell, those of :func:`min_recall_limits` over the cells with samples."""
     labels = stratum_labels(cells.shape[1], context.num_groups)
@@ -98,6 +139,8 @@ WORST_CASE_LIMITS: dict[str, Callable[[Tensor, MetricContext, float], Limits]] =
     "min_head_tail_recall": min_head_tail_recall_limits,
     "cvar_recall": cvar_recall_limits,
     "recall_gap": recall_gap_limits,
+    "min_coverage": min_coverage_limits,
+    "min_head_tail_coverage": min_head_tail_coverage_limits,
     "worst_group_recall": worst_group_recall_limits,
     **{key: group_gap_limits(rates) for key, rates in GROUP_RATES.items()},
 }

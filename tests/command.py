@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -12,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from orchestrator.cli import main
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "sweeps" / "smoke.yaml"
@@ -48,6 +52,17 @@ def selmix(*arguments: str | Path, cwd: Path = ROOT, timeout: float = 240, **ext
         check=False,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def here(*arguments: str | Path, cwd: Path = ROOT) -> Done:
+    """``selmix ARGUMENTS`` in this process: one of its own would spend its time on importing torch."""
+    out, err, path = io.StringIO(), io.StringIO(), list(sys.path)
+    try:
+        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(argument) for argument in arguments])
+    finally:
+        sys.path[:] = path
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 class Background:

@@ -39,12 +39,23 @@ def true_value(key: str, truth: list[float]) -> float:
     )
 
 
+def true_of_matrix(key: str, truth: list[float]) -> float:
+    """The value of a metric of the matrix that :func:`draw` draws from."""
+    from selmix.metrics import METRICS
+
+    right = torch.tensor(truth, dtype=torch.float64)
+    shares = ((1.0 - right) / (CLASSES - 1)).unsqueeze(1).expand(-1, CLASSES).clone()
+    shares.diagonal().copy_(right)
+    return float(METRICS[key].of(shares / CLASSES, CONTEXT))
+
+
 def coverage(key: str, truth: list[float], repetitions: int, seed: int = 0) -> float:
     """Share of the shown intervals that hold the true value."""
     from selmix.intervals import metric_interval
+    from selmix.metrics import METRICS
 
     generator = torch.Generator().manual_seed(seed)
-    target = true_value(key, truth)
+    target = (true_value if METRICS[key].of_recalls is not None else true_of_matrix)(key, truth)
     hits = 0
     for _ in range(repetitions):
         interval = metric_interval(key, draw(truth, generator), CONTEXT)

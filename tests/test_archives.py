@@ -13,7 +13,7 @@ from selmix.data import official_files
 from selmix.data.cifar import CifarConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.stl10 import StlConfig
-from tests.command import selmix
+from tests.command import here
 from tests.test_image_data import cifar_labels, pixels, write_cifar
 
 
@@ -118,12 +118,12 @@ def test_prepare_on_the_command_line(tmp_path: Path) -> None:
         "version: 1\nname: stl\nobjectives: [min_recall]\nmodel: {name: wrn_28_2}\n"
         "data: {name: stl10, path: stl, largest_class: 4, imbalance: 2, feedback: 1, select: 2}\n"
     )
-    done = selmix("data", "prepare", file, cwd=tmp_path)
+    done = here("data", "prepare", file, cwd=tmp_path)
     assert (done.code, done.out) == (4, "")
     assert "get its official archive, stl10_binary.tar.gz" in done.err
     stl_files(tmp_path / "made")
     pack(tmp_path / "made", tmp_path / "stl10_binary.tar.gz", "stl10_binary")
-    done = selmix("data", "prepare", file, cwd=tmp_path)
+    done = here("data", "prepare", file, cwd=tmp_path)
     assert (done.code, done.err) == (0, "extracted stl10_binary.tar.gz\n")
-    checked = selmix("data", "check", file, cwd=tmp_path)
+    checked = here("data", "check", file, cwd=tmp_path)
     assert (checked.code, checked.out) == (0, done.out)

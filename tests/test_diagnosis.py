@@ -26,7 +26,7 @@ from selmix.models import ModelConfig
 from selmix.objectives import OBJECTIVES
 from selmix.run import finetune
 from selmix.weights import state_digest
-from tests.command import selmix
+from tests.command import here
 from tests.test_run import RULE, digits
 
 
@@ -105,16 +105,16 @@ parameters: {steps: {value: 40}}
 def test_on_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "told.yaml"
     file.write_text(FILE)
-    done = selmix("diagnose", file, "--output", "maps", "--json", cwd=tmp_path)
+    done = here("diagnose", file, "--output", "maps", "--json", cwd=tmp_path)
     assert done.code == 0, done.err
     told = done.document["objectives"]["h_mean"]
     assert [row["round"] for row in told["rounds"]] == [0, 1, 2]
     assert -1.0 <= told["mean"]["gain_spearman"] <= 1.0
     assert (tmp_path / "maps" / "h_mean.png").read_bytes().startswith(b"\x89PNG")
-    text = selmix("diagnose", file, "--objective", "min_recall", cwd=tmp_path)
+    text = here("diagnose", file, "--objective", "min_recall", cwd=tmp_path)
     assert text.code == 0
     assert "gain_spearman" in text.out
     assert "h_mean" not in text.out
-    assert selmix("diagnose", file, "--objective", "g_mean", cwd=tmp_path).code == 2
-    assert selmix("diagnose", file, "parameters.policy.value=uniform", cwd=tmp_path).code == 2
+    assert here("diagnose", file, "--objective", "g_mean", cwd=tmp_path).code == 2
+    assert here("diagnose", file, "parameters.policy.value=uniform", cwd=tmp_path).code == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["maps", "told.yaml"]

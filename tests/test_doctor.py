@@ -17,12 +17,13 @@ from orchestrator.drain import Drain
 from orchestrator.node_checks import clock_offset, disagreements, node_problems, paths_that_trials_read
 from orchestrator.nodes import Answer, Node, capacity
 from orchestrator.progress import Progress
+from orchestrator.records import RunFolder
 from orchestrator.sections import ResourceSection
 from tests.command import SMOKE
 from trainables.node import Probe, storage_problem, versions
 
 ONE_GPU = Machine(4, 1)
-RUNS = Path("/shared/runs")
+RUNS = "/shared/runs"
 
 # -- a trial against the nodes ----------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from selmix.assessment import assess
 from selmix.intervals import counts_interval, metric_interval
 from selmix.metrics import MetricContext, Predictions
 from selmix.tables import read_scores
-from tests.command import selmix
+from tests.command import here
 
 CONTEXT = MetricContext(torch.tensor([50, 10, 5]))
 NAMES = ("cat", "dog", "eel")
@@ -140,19 +140,19 @@ def test_tables_that_do_not_do(tmp_path: Path, columns: dict[str, Any], message:
 def test_on_the_command_line(tmp_path: Path) -> None:
     labels, logits = scores(30, shift=2.0)
     table = write(tmp_path / "t.parquet", {"label": labels.tolist(), "scores": logits.tolist()})
-    said = selmix("evaluate", table, "--objective", "min_recall")
+    said = here("evaluate", table, "--objective", "min_recall")
     assert (said.code, said.err) == (0, "")
     assert said.out.startswith("min_recall ")
     assert "resolved    no" in said.out
     assert "post hoc    biases" in said.out
-    document = selmix("evaluate", table, "--objective", "min_recall", "--json").document
+    document = here("evaluate", table, "--objective", "min_recall", "--json").document
     assert document["schema_version"] == 1
     assert document["rows"] == 90
     assert document["value"] == vars(
         metric_interval("min_recall", Predictions.from_logits(labels, logits), CONTEXT)
     )
-    assert selmix("evaluate", table, "--objective", "cvar_recall", "--cvar-fraction", "0.5").code == 0
-    assert selmix("evaluate", table, "--objective", "few_shot_recall", "--train-counts", "30,10,5").code == 0
+    assert here("evaluate", table, "--objective", "cvar_recall", "--cvar-fraction", "0.5").code == 0
+    assert here("evaluate", table, "--objective", "few_shot_recall", "--train-counts", "30,10,5").code == 0
 
 
 @pytest.mark.parametrize(
@@ -169,18 +169,18 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
     labels, logits = scores(3)
     table = write(tmp_path / "t.parquet", {"label": labels.tolist(), "scores": logits.tolist()})
-    said = selmix("evaluate", table, *arguments)
+    said = here("evaluate", table, *arguments)
     assert (said.code, said.out) == (code, "")
     assert says in said.err
     assert "Traceback" not in said.err
 
 
 def test_no_table(tmp_path: Path) -> None:
-    said = selmix("evaluate", tmp_path / "none.parquet", "--objective", "min_recall")
+    said = here("evaluate", tmp_path / "none.parquet", "--objective", "min_recall")
     assert said.code == 4
     assert "must be a Parquet file, there is none" in said.err
     (tmp_path / "none.parquet").write_text("no")
-    assert selmix("evaluate", tmp_path / "none.parquet", "--objective", "min_recall").code == 4
+    assert here("evaluate", tmp_path / "none.parquet", "--objective", "min_recall").code == 4
 
 
 def grouped(classes: int, groups: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -231,15 +231,15 @@ def test_groups_on_the_command_line(tmp_path: Path) -> None:
     labels, logits, group = grouped(3, 2)
     columns = {"label": labels.tolist(), "scores": logits.tolist()}
     table = write(tmp_path / "t.parquet", columns | {"group": group.tolist()})
-    said = selmix("evaluate", table, "--objective", "worst_group_recall")
+    said = here("evaluate", table, "--objective", "worst_group_recall")
     assert (said.code, said.err) == (0, "")
     assert said.out.startswith("worst_group_recall ")
     assert "in 2 groups" in said.out
     plain = write(tmp_path / "p.parquet", columns)
-    said = selmix("evaluate", plain, "--objective", "equalized_odds_gap")
+    said = here("evaluate", plain, "--objective", "equalized_odds_gap")
     assert (said.code, said.out) == (2, "")
     assert "needs groups; give" in said.err
     one = write(tmp_path / "o.parquet", columns | {"group": [0] * len(labels)})
-    said = selmix("evaluate", one, "--objective", "worst_group_recall")
+    said = here("evaluate", one, "--objective", "worst_group_recall")
     assert said.code == 4
     assert "group must name at least two groups" in said.err

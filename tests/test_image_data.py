@@ -18,7 +18,7 @@ from selmix.data.images import IMAGENET_MEAN, IMAGENET_STD, Images
 from selmix.data.longtail import long_tailed_counts
 from selmix.data.splits import Split, join
 from selmix.data.stl10 import StlConfig
-from tests.command import selmix
+from tests.command import here, selmix
 
 
 def pixels(count: int, side: int = 32, seed: int = 0) -> np.ndarray:
@@ -264,16 +264,16 @@ def test_data_check_on_the_command_line(tmp_path: Path) -> None:
         f"version: 1\nname: lists\ndata: {{name: image_list, {keys}, feedback: 1, size: 16}}\n"
         "objectives: [min_recall]\nmodel: {name: torchvision/resnet18}\n"
     )
-    assert selmix("validate", file).code == 0
-    done = selmix("data", "check", file, "--json")
+    assert here("validate", file).code == 0
+    done = here("data", "check", file, "--json")
     assert done.code == 0, done.err
     assert done.document["counts"]["select"] == [3, 3, 3]
     assert done.document["digests"] == config.load().digests
     (tmp_path / "data" / "val" / "n02" / "00.png").write_bytes(b"")
-    done = selmix("data", "check", file)
+    done = here("data", "check", file)
     assert done.code == 4
     assert "n02/00.png: must be a JPEG or PNG image" in done.err
-    done = selmix("data", "check", file, f"data.train_list={tmp_path}/nowhere.txt")
+    done = here("data", "check", file, f"data.train_list={tmp_path}/nowhere.txt")
     assert done.code == 4
     assert "must be a list of images, there is none" in done.err
 

@@ -137,6 +137,7 @@ def test_kill_9_while_finalists_and_baselines_run(tmp_path: Path) -> None:
     assert set(statuses) == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_drains_and_a_second_launch_waits_its_turn(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     overrides = ("search.num_trials=20", "parameters.steps.value=200")

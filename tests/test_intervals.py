@@ -41,6 +41,13 @@ def test_coverage_of_other_metrics(key: str, least: float) -> None:
         assert coverage(key, truth, 500) >= least - 0.02, name  # 2 points: the error of 500 draws
 
 
+@pytest.mark.parametrize("key", ["min_coverage", "min_head_tail_coverage"])
+@pytest.mark.parametrize("truth", list(TRUTHS))
+def test_coverage_of_the_least_coverage(key: str, truth: str) -> None:
+    # 2 points: the error of 500 draws
+    assert coverage(key, TRUTHS[truth], 500) >= 0.93 - 0.02
+
+
 def test_worst_case_limits_do_not_collapse_where_classes_are_alike() -> None:
     for key in ("min_head_tail_recall", "cvar_recall", "recall_gap", "g_mean", "q_mean"):
         assert coverage(key, [0.8] * CLASSES, 60) >= 0.85, key

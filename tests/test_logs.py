@@ -32,8 +32,8 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_events_of_several_lines(folder: RunFolder) -> None:
-    append_log(folder.log_path, "one")
-    append_log(folder.log_path, "Traceback\n  File\n")
+    append_log(folder, folder.log_path, "one")
+    append_log(folder, folder.log_path, "Traceback\n  File\n")
     lines = logs_document(folder, None)["lines"]
     assert [line[26:] for line in lines[:2]] == ["one", "Traceback"]
     assert lines[2] == "      File"
@@ -42,13 +42,13 @@ def test_events_of_several_lines(folder: RunFolder) -> None:
 
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    append_log(tmp_path / "file" / "log", "lost")
+    append_log(RunFolder(tmp_path, "file"), tmp_path / "file" / "log", "lost")
 
 
 def test_the_log_of_a_trial(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(NotFound, match="there is no log"):
         log_of(folder, "trial-000")
-    append_log(folder.trial_log_path("min_recall/trial-000"), "round 1")
+    append_log(folder, folder.trial_log_path("min_recall/trial-000"), "round 1")
     assert log_of(folder, "trial-000") == log_of(folder, "min_recall/trial-000")
     with pytest.raises(NotFound, match="no trial 'min_recall/trial-001'"):
         log_of(folder, "trial-001")
@@ -60,7 +60,7 @@ def test_the_log_of_a_trial(folder: RunFolder, capsys: pytest.CaptureFixture[str
 
 
 def test_following_ends_with_the_driver(folder: RunFolder) -> None:
-    append_log(folder.log_path, "one")
+    append_log(folder, folder.log_path, "one")
     with acquire(folder) as lease:
 
         def wait(_seconds: float) -> None:

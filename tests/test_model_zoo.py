@@ -17,7 +17,7 @@ from selmix.model import ClassifierView
 from selmix.models import ModelConfig
 from selmix.run import SelectionRule, finetune
 from selmix.weights import load_checkpoint_into, load_weights, save_weights, state_digest
-from tests.command import selmix
+from tests.command import here, selmix
 
 OWN = """
 import torch
@@ -192,7 +192,7 @@ def sweep_file(folder: Path, text: str) -> Path:
 def test_validate_refuses_parts_of_the_users_own(
     tmp_path: Path, own_module: str, text: str, message: str
 ) -> None:
-    done = selmix("validate", sweep_file(tmp_path, text), cwd=tmp_path)
+    done = here("validate", sweep_file(tmp_path, text), cwd=tmp_path)
     assert done.code == 3
     assert message in done.err
 

@@ -17,7 +17,7 @@ from selmix.data.parquet import ParquetConfig
 from selmix.data.splits import join
 from selmix.models import ModelConfig, build_model
 from selmix.pretrain import pretrain
-from tests.command import selmix
+from tests.command import here, selmix
 
 SWEEP = """\
 version: 1
@@ -148,10 +148,10 @@ def test_a_sweep_on_features(tmp_path: Path) -> None:
 def test_a_file_that_is_missing_is_noted_by_validate_and_stops_a_launch(tmp_path: Path) -> None:
     file = tmp_path / "features.yaml"
     file.write_text(SWEEP.replace("PATH", str(tmp_path / "none.parquet")))
-    noted = selmix("validate", file)
+    noted = here("validate", file)
     assert noted.code == 0
     assert "a launch will stop here" in noted.err
-    stopped = selmix("launch", file, "--runs", tmp_path / "runs")
+    stopped = here("launch", file, "--runs", tmp_path / "runs")
     assert stopped.code == 4
     assert "none.parquet: must be a Parquet file, there is none" in stopped.err
     assert not (tmp_path / "runs").exists()
@@ -171,7 +171,7 @@ def test_a_sweep_file_that_is_wrong(tmp_path: Path, old: str, new: str, says: st
     path, _, _ = world_table(tmp_path / "f.parquet")
     file = tmp_path / "features.yaml"
     file.write_text(SWEEP.replace(old, new).replace("PATH", str(path)))
-    said = selmix("validate", file)
+    said = here("validate", file)
     assert said.code == 3
     assert says in said.err
 

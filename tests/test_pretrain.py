@@ -17,7 +17,7 @@ from selmix.model import predict
 from selmix.models import ModelConfig
 from selmix.pretrain import RECIPES, PretrainSettings, pretrain, pretrainer
 from selmix.weights import load_weights, save_weights, state_digest
-from tests.command import Background, selmix
+from tests.command import Background, here, selmix
 
 SHORT = PretrainSettings(epochs=3)
 
@@ -115,6 +115,7 @@ objectives: [min_recall]
 """
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path: Path) -> None:
     """Trained, killed and gone on with to the same bits; the weights serve as a checkpoint."""
     file = tmp_path / "base.yaml"
@@ -167,9 +168,9 @@ def test_bad_initial_weights_stop_a_launch(tmp_path: Path) -> None:
     file = tmp_path / "base.yaml"
     file.write_text(FILE)
     save_weights(tmp_path / "w.safetensors", {"fc": torch.zeros(1)})
-    done = selmix("plan", file, "pretrain.init=w.safetensors", cwd=tmp_path)
+    done = here("plan", file, "pretrain.init=w.safetensors", cwd=tmp_path)
     assert done.code == 4
     assert "pretrain: the initial weights have no layer in common with the model" in done.err
-    done = selmix("plan", file, "pretrain.init=none.safetensors", cwd=tmp_path)
+    done = here("plan", file, "pretrain.init=none.safetensors", cwd=tmp_path)
     assert done.code == 4
     assert "pretrain.init: none.safetensors: must be a safetensors or torch file" in done.err

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.recipes import copy_recipe, recipe_files, recipes_document
 from orchestrator.spec import load_spec
-from tests.command import selmix
+from tests.command import here
 
 NAMES = sorted(recipe_files())
 
@@ -29,14 +29,14 @@ def test_what_recipes_say() -> None:
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
-    listed = selmix("ls", "--recipes", cwd=tmp_path)
+    listed = here("ls", "--recipes", cwd=tmp_path)
     assert listed.code == 0
     assert all(name in listed.out for name in NAMES)
-    assert selmix("cp", "cifar10_lt_min_recall", cwd=tmp_path).out == "cifar10_lt_min_recall.yaml\n"
-    again = selmix("cp", "cifar10_lt_min_recall", cwd=tmp_path)
+    assert here("cp", "cifar10_lt_min_recall", cwd=tmp_path).out == "cifar10_lt_min_recall.yaml\n"
+    again = here("cp", "cifar10_lt_min_recall", cwd=tmp_path)
     assert again.code == 2
     assert "exists" in again.err
-    missing = selmix("cp", "cifar11", cwd=tmp_path)
+    missing = here("cp", "cifar11", cwd=tmp_path)
     assert missing.code == 8
     assert "selmix ls --recipes" in missing.err
-    assert selmix("validate", "cifar10_lt_min_recall.yaml", cwd=tmp_path).code == 0
+    assert here("validate", "cifar10_lt_min_recall.yaml", cwd=tmp_path).code == 0

@@ -17,7 +17,7 @@ from selmix.model import predict
 from selmix.run import Run, SelectionRule, finetune
 from selmix.second import UnlabelledPool
 from selmix.weights import state_digest
-from tests.command import selmix
+from tests.command import here
 from tests.test_run import base_of
 
 RULE = SelectionRule("min_recall")
@@ -128,10 +128,10 @@ def test_refused_without_unlabelled_samples(tmp_path: Path) -> None:
         "version: 1\nname: p\ndata: {name: digits}\nobjectives: [min_recall]\n"
         "compare: {second: [labelled, pseudo, oracle]}\n"
     )
-    done = selmix("validate", path)
+    done = here("validate", path)
     assert done.code == 3
     assert ":5: compare.second: needs unlabelled samples: give data.unlabelled" in done.err
-    assert selmix("validate", path, "data.unlabelled=2", "data.largest_class=70").code == 0
+    assert here("validate", path, "data.unlabelled=2", "data.largest_class=70").code == 0
 
 
 def test_second_acts_only_where_something_is_mixed() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from selmix.intervals import all_intervals
 from selmix.metrics import Predictions
 from selmix.weights import load_weights, save_weights, state_digest
 from trainables.outcome import write_predictions
+from trainables.remote import fetched, written
 from trainables.shared import Shared
 
 
@@ -42,21 +43,24 @@ def run_baseline(
     torch.set_num_threads(shared.threads)
     started_ms = int(time.time() * 1000)
     rule = shared.rules[objective]
-    task = BaselineTask(
-        shared.on_device(), shared.bases[objective], objective, rule, tuple(seeds), FinetuneConfig(**config),
-        tuple(load_weights(Path(path)) for path in winner_weights),
-    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        near = [stack.enter_context(fetched(shared.filesystem, path)) for path in winner_weights]
+        task = BaselineTask(
+            shared.on_device(), shared.bases[objective], objective, rule, tuple(seeds), FinetuneConfig(**config),
+            tuple(load_weights(path) for path in near),
+        )  # fmt: skip
     result = BASELINES[name](task)
-    home = Path(folder)
-    home.mkdir(parents=True, exist_ok=True)
     estimates, scores = [], []
-    for index, state in enumerate(result.states):
-        logits = task.logits(state, shared.data.select)
-        predictions = Predictions.from_logits(shared.data.select.labels, logits, shared.data.select.groups)
-        save_weights(home / f"weights-{index}.safetensors", state)
-        write_predictions(home / f"predictions-{index}.npz", predictions)
-        estimates.append(all_intervals(predictions, task.context))
-        scores.append(task.score_logits(logits))
+    with written(shared.filesystem, folder) as home:
+        for index, state in enumerate(result.states):
+            logits = task.logits(state, shared.data.select)
+            predictions = Predictions.from_logits(
+                shared.data.select.labels, logits, shared.data.select.groups
+            )
+            save_weights(home / f"weights-{index}.safetensors", state)
+            write_predictions(home / f"predictions-{index}.npz", predictions)
+            estimates.append(all_intervals(predictions, task.context))
+            scores.append(task.score_logits(logits))
     select = {key: asdict(mean_over_replicates([each[key] for each in estimates])) for key in estimates[0]}
     values = {key: figures["value"] for key, figures in select.items()}
     return {

@@ -14,6 +14,7 @@ from selmix.config import FinetuneConfig
 from selmix.parallel import ALONE, World
 from selmix.run import Run
 from trainables.outcome import write_outcome
+from trainables.remote import fetched
 from trainables.shared import Shared
 
 
@@ -43,7 +44,8 @@ class RunHost:
         self._cost_s = 0.0
         self._saved_at = time.monotonic()
         if config.get("resume_from"):
-            self.load(config["resume_from"])
+            with fetched(self._shared.filesystem, config["resume_from"]) as folder:
+                self.load(str(folder))
 
     def step(self) -> dict[str, Any]:
         """One round, and what Tune is told of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ class Shared:
         bases: objective -> the start models. rules: objective -> how its rounds are ranked.
         threads: torch threads of a trial's worker; one and two give different bits.
         gpu: whether trials run on the first GPU they see.
+        filesystem: pyarrow's, where checkpoints and baselines lie; None: this machine's.
         checkpoint_every_s: least time between two checkpoints of a trial that goes on.
     """
 
@@ -31,6 +33,7 @@ class Shared:
     rules: Mapping[str, SelectionRule]
     threads: int
     gpu: bool
+    filesystem: Any = None
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
 
     def on_device(self) -> SweepData:
