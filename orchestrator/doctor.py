@@ -47,7 +47,8 @@ def doctor_document(
         if isinstance(runs, Path):
             check_writable(runs)
         else:
-            runs.check("doctor" if spec is None else spec.name)
+            runs.check("doctor")
+            runs.delete_tree("doctor")
     with _collected(problems):
         address = tracking_of(runs)
         check_tracking(address)
@@ -151,7 +152,7 @@ def _probed(runs: Runs, paths: tuple[str, ...], problems: list[str]) -> Iterator
         with _written(runs.absolute(), name, token, problems):
             yield Probe(str(runs.absolute()), None, name, token, paths)
         return
-    with _collected(problems):
+    with contextlib.suppress(PreflightError):  # told by the store's own check
         runs.put(name, token.encode())
     try:
         yield Probe(runs.root, runs.filesystem, name, token, paths)

@@ -30,15 +30,17 @@ def node_problems(answer: Answer, runs: str, expected: dict[str, str | None]) ->
     node, report = answer.node, answer.report
     if report is None:
         return [
-            f"{node}: must answer a task, got: {answer.problem}; look at Ray's logs there, at its disk and at what is "
-            f"mounted below {runs}"
+            f"{node}: must answer a task, got: {answer.problem}; look at Ray's logs there, at its disk, and whether "
+            f"{runs} hangs there"
         ]
     problems = []
     if report["runs"] is not None:
-        problems.append(
-            f"{node}: must write, read and delete in the runs folder {runs}, {report['runs']}; mount the "
-            "same shared storage there on every node, or choose another --runs"
+        advice = (
+            "let every node reach the store, with rights to read, write and delete"
+            if "://" in runs
+            else "mount the same shared storage there on every node, or choose another --runs"
         )
+        problems.append(f"{node}: must write, read and delete in {runs}, {report['runs']}; {advice}")
     wrong = disagreements(report["versions"], expected)
     if wrong:
         told = ", ".join(f"{name} {got or 'none'} (driver: {want})" for name, got, want in wrong)

@@ -97,7 +97,7 @@ def test_a_node_without_a_problem() -> None:
 @pytest.mark.parametrize(
     ("told", "says"),
     [
-        ({"runs": "does not see what the driver wrote there"}, "runs folder /shared/runs, does not see"),
+        ({"runs": "does not see what the driver wrote there"}, "delete in /shared/runs, does not see"),
         ({"versions": versions() | {"torch": "1.0"}}, "got torch 1.0 (driver: "),
         ({"versions": versions() | {"ray": None}}, "got ray none (driver: "),
         ({"missing": ["/data/x"]}, "must see the data, /data/x is not there"),
@@ -196,7 +196,7 @@ def test_every_problem_without_a_cluster(
 def test_signals_that_drain(number: signal.Signals, code: int, tmp_path: Path) -> None:
     lease: Any = SimpleNamespace(
         lost=False,
-        folder=SimpleNamespace(stop_path=tmp_path / "stop.json"),
+        folder=RunFolder(tmp_path, "smoke"),
         holder=SimpleNamespace(token="t"),
     )
     before = signal.getsignal(number)

@@ -85,7 +85,7 @@ def test_a_cluster_without_a_problem_then_every_problem_at_once(nodes: Nodes, tm
     problems = seen.document["problems"]
     assert len(seen.document["nodes"]) == 3
     told = (
-        f"runs folder {runs}, does not see what the driver wrote", "numpy 0.0.1 (driver: ", f"MLflow at {store}",
+        f"delete in {runs}, does not see what the driver wrote", "numpy 0.0.1 (driver: ", f"MLflow at {store}",
         "asks for cpu 1 and gpu 2 with 1 worker(s), there are cpu 4 and gpu 1 on 3 nodes",
     )  # fmt: skip
     assert [sum(words in line for line in problems) for words in told] == [1, 1, 1, 1], problems
