@@ -17,6 +17,7 @@ from orchestrator.cli_parsers import (
     cp_parser,
     data_parser,
     diagnose_parser,
+    doctor_parser,
     evaluate_parser,
     launch_parser,
     logs_parser,
@@ -31,7 +32,7 @@ from orchestrator.cli_parsers import (
     ui_parser,
     validate_parser,
 )
-from orchestrator.cli_running import launch, logs, stop
+from orchestrator.cli_running import doctor, launch, logs, stop
 from orchestrator.errors import SelmixError
 
 Verb = Callable[[argparse.Namespace], int]
@@ -50,6 +51,7 @@ before       validate FILE    check a sweep file, all problems at once
              data prepare FILE  extract the official archive that you have, then check
              plan FILE        trials, time and disk it will take; touches nothing
              diagnose FILE    does the gain predict real steps on these data? heat maps of C, G and P
+             doctor [FILE]    is everything there, on this machine or on every node of a cluster?
 run          pretrain FILE    train a base model by the file's recipe; again: go on
              launch FILE      run the sweep; again: resume it. --address, --submit: on a cluster
              stop SWEEP       stop it, wherever it runs
@@ -268,6 +270,7 @@ VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
     "plan": (plan_parser, plan),
     "diagnose": (diagnose_parser, diagnose),
     "pretrain": (pretrain_parser, pretrain),
+    "doctor": (doctor_parser, doctor),
     "launch": (launch_parser, launch),
     "cp": (cp_parser, cp),
     "stop": (stop_parser, stop),

@@ -116,6 +116,23 @@ def launch_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def doctor_parser() -> argparse.ArgumentParser:
+    about = "Is everything there that a sweep needs, on this machine or on every node of a cluster? Storage, versions, "
+    about += "MLflow, resources, clocks, disks, data. All problems at once, exit 4."
+    example = "  $ selmix doctor sweeps/digits_min_recall.yaml --address 10.0.0.1:6379 --runs /shared/runs"
+    parser = _with_json(_with_runs(_parser("doctor", about, example)))
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="sweep file that is to run there")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="resources.gpu=1, data.path=FOLDER, ..."
+    )
+    parser.add_argument("--address", metavar="HOST:PORT", help="of a running cluster (RAY_ADDRESS)")
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="how many must be alive (1)")
+    parser.add_argument(
+        "--wait", type=float, default=0.0, metavar="SECONDS", help="how long to wait for them (0)"
+    )
+    return parser
+
+
 def stop_parser() -> argparse.ArgumentParser:
     parser = _with_runs(_parser(
         "stop", "Stop a sweep wherever it runs; what is finished is kept, launching it again goes on.",

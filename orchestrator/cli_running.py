@@ -34,6 +34,24 @@ def launch(options: argparse.Namespace) -> int:
     return launch_sweep(spec, options.file, options.runs, quiet=options.quiet, cluster=options.address)
 
 
+def doctor(options: argparse.Namespace) -> int:
+    from orchestrator.cluster_address import driver_address, on_cluster
+    from orchestrator.doctor import doctor_document, doctor_text, raise_all
+    from orchestrator.package import references_in, sweep_package
+    from orchestrator.spec import load_spec
+
+    spec = None if options.file is None else load_spec(options.file, options.overrides)
+    address, package = driver_address(options.address, os.environ), None
+    if address:
+        content = b"" if options.file is None else options.file.read_bytes()
+        package = sweep_package(content, () if spec is None else references_in(spec.resolved()))
+    with on_cluster(address):
+        document = doctor_document(spec, options.runs, address, package, options.nodes, options.wait)
+    emit(options, document, lambda: doctor_text(document))
+    raise_all(document["problems"])
+    return 0
+
+
 def stop(options: argparse.Namespace) -> int:
     from orchestrator.progress import Progress
     from orchestrator.records import RunFolder

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.capacity import Capacity, Machine, shortage
 from orchestrator.cluster_address import on_loopback_only
 from orchestrator.errors import PreflightError
 from orchestrator.package import Package
@@ -88,7 +89,7 @@ def ray_cluster(package: Package | None = None) -> Iterator[None]:
                     address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment
                 )
         else:
-            with _no_sigterm_for_children():
+            with _no_drain_signal_for_children():
                 ray.init(
                     address="local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False
                 )
@@ -114,13 +115,13 @@ def _shipped(package: Package | None) -> Iterator[dict[str, str] | None]:
 
 
 @contextlib.contextmanager
-def _no_sigterm_for_children() -> Iterator[None]:
-    """What is started inside ignores SIGTERM, as Ray sees to it for SIGINT.
+def _no_drain_signal_for_children() -> Iterator[None]:
+    """What is started inside ignores SIGTERM and SIGUSR1, as Ray sees to it for SIGINT.
 
     A signal to the whole process group (Slurm's, `timeout`'s) would take the cluster away from under the driver, and
     Ray ends a driver whose cluster is gone at once, before it could drain. The mask is inherited; ours is put back.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     try:
         yield
     finally:
@@ -136,7 +137,8 @@ def _let_workers_import() -> None:
 
 
 def concurrency(resources: ResourceSection, most: int | None) -> int:
-    """How many trials run at once: what fits on the cluster, within the sweep's own bounds, and at most ``most``.
+    """How many trials run at once: what fits on the cluster, or on what its autoscaler may add, within the sweep's own
+    bounds, and at most ``most``.
 
     What another sweep holds now is not taken off: a trial takes all it needs at once or waits, so that sweeps which
     share a cluster wait for each other but never for ever.
@@ -144,13 +146,13 @@ def concurrency(resources: ResourceSection, most: int | None) -> int:
     Raises:
         PreflightError: not even one fits; Tune would wait for ever, in silence.
     """
-    import ray
+    from orchestrator.nodes import alive_nodes, capacity, cluster_capacity
 
-    held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    fits = fitting(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
-    if fits < 1:
-        raise _too_much(resources, held.get("CPU", 0.0), held.get("GPU", 0.0))
-    return fits if most is None else min(fits, most)
+    found = cluster_capacity() if _address() else capacity(alive_nodes(), None)
+    problem = shortage(resources, found)
+    if problem is not None:
+        raise PreflightError(problem)
+    return found.at_once(resources, most)
 
 
 def check_local_resources(resources: ResourceSection) -> None:
@@ -161,9 +163,9 @@ def check_local_resources(resources: ResourceSection) -> None:
     """
     if _address():
         return
-    cpus, gpus = local_resources()
-    if fitting(resources, cpus, gpus) < 1:
-        raise _too_much(resources, cpus, gpus)
+    problem = shortage(resources, Capacity((Machine(*local_resources()),)))
+    if problem is not None:
+        raise PreflightError(problem)
 
 
 def local_resources() -> tuple[float, float]:
@@ -171,22 +173,3 @@ def local_resources() -> tuple[float, float]:
     import torch
 
     return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
-
-
-def fitting(resources: ResourceSection, cpus: float, gpus: float) -> int:
-    """Trials, with all their workers, that run at once on so many CPUs and GPUs, within the sweep's own bounds."""
-    cpus = min(cpus, resources.max_cpus or cpus)
-    gpus = min(gpus, resources.max_gpus or gpus)
-    by_cpu = cpus / (resources.cpu * resources.workers)
-    by_gpu = gpus / (resources.gpu * resources.workers) if resources.gpu else by_cpu
-    return int(min(by_cpu, by_gpu) + 1e-9)
-
-
-def _too_much(resources: ResourceSection, cpus: float, gpus: float) -> PreflightError:
-    bounded = [name for name in ("max_cpus", "max_gpus") if getattr(resources, name) is not None]
-    bounds = "".join(f", {name} {getattr(resources, name):g}" for name in bounded)
-    return PreflightError(
-        f"resources: a trial must fit on the cluster, asks for cpu {resources.cpu:g} and gpu {resources.gpu:g} with "
-        f"{resources.workers} worker(s), there are cpu {cpus:g} and gpu {gpus:g}{bounds}; lower "
-        "resources.workers, resources.cpu or resources.gpu"
-    )

@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM or `selmix stop`: the first drains the sweep, a second signal ends it at once."""
+"""Ctrl-C, SIGTERM, SIGUSR1 or `selmix stop`: the first drains the sweep, a second signal ends it at once.
+
+SIGUSR1 is what batch systems send before the time limit; left alone it would kill the driver.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ class Drain:
 
     def listen(self) -> None:
         """Take the signals; again after Ray has started, which takes SIGTERM for itself."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             before = signal.signal(number, self._on_signal)
             self._before.setdefault(number, before)
         if self._looking is None:
@@ -95,5 +98,7 @@ class Drain:
 
     @property
     def exit_code(self) -> int:
-        """130 or 143 after a signal; 4 where the lease was lost."""
-        return 4 if self._signal is None else 128 + self._signal
+        """130 after Ctrl-C, 143 after any other signal; 4 where the lease was lost."""
+        if self._signal is None:
+            return 4
+        return 128 + (signal.SIGINT if self._signal == signal.SIGINT else signal.SIGTERM)

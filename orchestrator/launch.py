@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.clock import utc_now
 from orchestrator.cluster_address import check_reachable, driver_address, on_cluster
+from orchestrator.doctor import check_cluster
 from orchestrator.errors import UsageError
 from orchestrator.identity import new_sweep_id
 from orchestrator.lease import acquire, check_free
@@ -60,6 +61,8 @@ def launch_sweep(
         if ray_address and not told:
             package = sweep_package(file.read_bytes(), references_in(spec.resolved()))
             told = {"package": package.digest, "package_bytes": len(package.content)}
+        if ray_address:
+            check_cluster(spec, runs, ray_address, package)
         with acquire(folder) as lease, ray_environment():
             folder.refresh()
             progress.keep(partial(append_log, folder, folder.log_path))

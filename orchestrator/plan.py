@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster import fitting, local_resources
+from orchestrator.capacity import Machine, fits
+from orchestrator.cluster import local_resources
 from orchestrator.preflight import check_all
 from orchestrator.prepare import torch_threads
 from orchestrator.rules import selection_rules, warnings_of
@@ -81,8 +82,8 @@ def plan_document(spec: SweepSpec, runs: Runs) -> dict[str, Any]:
 
 
 def _at_once(spec: SweepSpec, cpus: float, gpus: float) -> int:
-    fits, most = fitting(spec.resources, cpus, gpus), spec.search.max_concurrent_trials
-    return max(1, fits if most is None else min(fits, most))
+    fitting, most = fits(spec.resources, [Machine(cpus, gpus)]), spec.search.max_concurrent_trials
+    return max(1, fitting if most is None else min(fitting, most))
 
 
 def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> dict[str, Any]:

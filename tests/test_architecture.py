@@ -14,7 +14,13 @@ ALLOWED = {
 }
 # library -> the files that may import it, by path prefix; anywhere else it is an error
 CONFINED = {
-    "ray": ("trainables/", "orchestrator/search.py", "orchestrator/execution.py", "orchestrator/cluster.py"),
+    "ray": (
+        "trainables/",
+        "orchestrator/search.py",
+        "orchestrator/execution.py",
+        "orchestrator/cluster.py",
+        "orchestrator/nodes.py",
+    ),
     "mlflow": ("orchestrator/tracking.py",),
     "optuna": ("orchestrator/space.py", "orchestrator/study.py"),
     "sklearn": ("selmix/data/digits.py",),

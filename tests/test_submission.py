@@ -359,7 +359,8 @@ def test_a_token_that_is_not_the_cluster_s(
 
 
 def test_a_sweep_s_share_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 32.0, "GPU": 8.0})
+    alive = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "NodeManagerHostname": "a", "Alive": True}
+    monkeypatch.setattr("ray.nodes", lambda: [alive | {"Resources": {"CPU": 32.0, "GPU": 8.0}}])
     assert concurrency(ResourceSection(), None) == 32
     assert concurrency(ResourceSection(max_cpus=6), None) == 6
     assert concurrency(ResourceSection(cpu=4, max_cpus=6), None) == 1
