@@ -104,10 +104,12 @@ class Driver:
             return self.state.exit_code
         if self.state.exit_code is None:
             prepared = self._prepare()
-            with self._ray() as at_once:
+            with self._ray() as fitting:
+                at_once = min(fitting, self.spec.search.max_concurrent_trials or fitting)
                 self._search(prepared, at_once)
                 self._replicate(prepared, at_once)
-                self._baselines(prepared, at_once)
+                # A baseline is no trial of the search and takes one worker.
+                self._baselines(prepared, fitting * self.spec.resources.workers)
             if self.drain.asked():
                 raise Drained
         return self._finish()
@@ -144,11 +146,12 @@ class Driver:
 
     @contextlib.contextmanager
     def _ray(self) -> Iterator[int]:
+        """Ray while the block lasts; how many trials fit at once."""
         with ray_cluster(self.package):
             self.drain.listen()
             self.drain.at_once = False
             try:
-                yield concurrency(self.spec.resources, self.spec.search.max_concurrent_trials)
+                yield concurrency(self.spec.resources, None)
             finally:
                 self.drain.at_once = True
 

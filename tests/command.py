@@ -45,7 +45,7 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
 
 
-def selmix(*arguments: str | Path, cwd: Path = ROOT, timeout: float = 240, **extra: str) -> Done:
+def selmix(*arguments: str | Path, cwd: Path = ROOT, timeout: float = 600, **extra: str) -> Done:
     """Run ``selmix ARGUMENTS``; ``extra`` are environment variables."""
     done = subprocess.run(
         command(*arguments), cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=timeout,
@@ -85,7 +85,7 @@ class Background:
             self.process.wait()
         self._log.close()
 
-    def wait_until(self, holds: Callable[[], bool], timeout: float = 120) -> None:
+    def wait_until(self, holds: Callable[[], bool], timeout: float = 300) -> None:
         """Wait for something to come true while the command lives."""
         end = time.monotonic() + timeout
         while not holds():
