@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: sweep test slow check install clean
+.PHONY: sweep test slow long check install clean
 
 sweep: $(READY)
 	$(BIN)/selmix launch sweeps/digits_min_recall.yaml
@@ -15,6 +15,9 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+long: $(READY)
+	$(BIN)/python -m pytest -m long
 
 check: $(READY)
 	$(BIN)/ruff check .

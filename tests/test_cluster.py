@@ -22,7 +22,7 @@ from tests.command import ROOT, SMOKE, Background, environment, selmix
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.timeout(900),
 ]

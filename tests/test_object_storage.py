@@ -24,7 +24,7 @@ from tests.objectstore import BUCKET, SECRET, credentials, free_port, s3_server
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.timeout(900),
 ]

@@ -15,7 +15,7 @@ from tests.test_interruption import finished, no_ray_of, records
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores"),
 ]
