@@ -35,6 +35,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "mixup_layer": ("features", "input", "stage1", "stage2"),
     "coefficient_min": (0.6, 1.0),
     "backbone_lr_scale": (0.1, 0.0, 1.0),
+    "steps": (400, 200, 800),
     "draw_from": ("train+feedback", "train"),
     "gain_formula": ("exact", "released_code"),
     "temperature_schedule": SCHEDULES,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.execution import BaselineJob
 from orchestrator.prepare import Prepared
 from orchestrator.records import RunFolder
 from orchestrator.recordtypes import BASELINE, TrialRecord
@@ -15,6 +14,7 @@ from orchestrator.space import default_point, distributions, grid, settings, tri
 from orchestrator.spec import SweepSpec
 from orchestrator.study import ObjectiveStudy
 from selmix.baselines import baselines_for
+from trainables.baseline import BaselineJob
 from trainables.shared import Shared
 
 DONE = ("FINISHED", "FAILED", "PRUNED")

@@ -104,12 +104,13 @@ class Driver:
             return self.state.exit_code
         if self.state.exit_code is None:
             prepared = self._prepare()
-            with self._ray() as fitting:
-                at_once = min(fitting, self.spec.search.max_concurrent_trials or fitting)
+            with self._ray():
+                resources = self.spec.resources
+                at_once = concurrency(resources, self.spec.search.max_concurrent_trials)
                 self._search(prepared, at_once)
                 self._replicate(prepared, at_once)
                 # A baseline is no trial of the search and takes one worker.
-                self._baselines(prepared, fitting * self.spec.resources.workers)
+                self._baselines(prepared, concurrency(resources, None) * resources.workers)
             if self.drain.asked():
                 raise Drained
         return self._finish()
@@ -145,13 +146,13 @@ class Driver:
         return prepared
 
     @contextlib.contextmanager
-    def _ray(self) -> Iterator[int]:
-        """Ray while the block lasts; how many trials fit at once."""
+    def _ray(self) -> Iterator[None]:
+        """Ray while the block lasts."""
         with ray_cluster(self.package):
             self.drain.listen()
             self.drain.at_once = False
             try:
-                yield concurrency(self.spec.resources, None)
+                yield
             finally:
                 self.drain.at_once = True
 

@@ -14,7 +14,7 @@ from ray import tune
 from orchestrator.search import BookCallback, DrainStopper, RunSearcher, Source, last_line
 from orchestrator.sections import ResourceSection
 from orchestrator.trials import TrialBook
-from trainables.baseline import run_baseline
+from trainables.baseline import BaselineJob, fit_baseline, write_baseline
 from trainables.finetune import FinetuneTrainable
 from trainables.ranks import RankPlan
 from trainables.shared import Shared
@@ -70,16 +70,13 @@ def _trainable(shared: Shared, resources: ResourceSection) -> Any:
     )
 
 
-@dataclass(frozen=True)
-class BaselineJob:
-    """Arguments of :func:`trainables.baseline.run_baseline`."""
+@dataclass(eq=False)
+class _Baseline:
+    """A baseline under way: what is still to be fitted, and references of what is."""
 
-    name: str
-    objective: str
-    config: dict[str, Any]
-    winner_weights: list[str]
-    seeds: list[int]
-    folder: str
+    job: BaselineJob
+    unfitted: int
+    fits: list[Any]
 
 
 def run_baselines(
@@ -89,30 +86,45 @@ def run_baselines(
     at_once: int,
     asked_to_drain: Callable[[], bool],
 ) -> Iterator[tuple[BaselineJob, dict[str, Any] | None, str | None]]:
-    """Fit baselines side by side, ``at_once`` at most; each as it ends with its figures, or with what it died of.
+    """Fit baselines side by side, ``at_once`` tasks at most; each as it ends with its figures, or what it died of.
 
-    Each takes one worker's resources, whatever a trial takes.
+    A baseline that runs on every replicate seed is fitted seed by seed, one task each. Each task takes one worker's
+    resources, whatever a trial takes.
     Ends early, without the rest, once draining is asked for.
     """
-    task = ray.remote(run_baseline).options(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0)
+    options = {"num_cpus": resources.cpu, "num_gpus": resources.gpu, "max_retries": 0}
+    fit, write = ray.remote(fit_baseline).options(**options), ray.remote(write_baseline).options(**options)
     stored = ray.put(shared)
-    left, waiting = deque(jobs), dict[Any, BaselineJob]()
+    left = deque[tuple[_Baseline, BaselineJob | None]]()  # a part to fit; None: all is fitted, to be written
+    for job in jobs:
+        parts = job.parts()
+        baseline = _Baseline(job, len(parts), [])
+        left.extend((baseline, part) for part in parts)
+    waiting: dict[Any, tuple[_Baseline, BaselineJob | None]] = {}
     while (left or waiting) and not asked_to_drain():
         while left and len(waiting) < at_once:
-            job = left.popleft()
-            reference = task.remote(
-                stored, job.name, job.objective, job.config, job.winner_weights, job.seeds, job.folder
-            )
-            waiting[reference] = job
+            baseline, part = left.popleft()
+            if part is None:
+                reference = write.remote(stored, baseline.job, *baseline.fits)
+            else:
+                reference = fit.remote(stored, part)
+                baseline.fits.append(reference)
+            waiting[reference] = (baseline, part)
         done, _ = ray.wait(list(waiting), timeout=0.5)
         for reference in done:
-            job = waiting.pop(reference)
+            baseline, part = waiting.pop(reference)
+            if part is not None:  # what a fit died of, writing dies of
+                baseline.unfitted -= 1
+                if not baseline.unfitted:
+                    left.appendleft((baseline, None))
+                continue
             try:
-                yield job, ray.get(reference), None
+                yield baseline.job, ray.get(reference), None
             except ray.exceptions.RayError as error:
                 if asked_to_drain():
                     return
-                yield job, None, last_line_of(error)
+                yield baseline.job, None, last_line_of(error)
+            baseline.fits.clear()  # the store may let the models go
     for reference in waiting:
         ray.cancel(reference, force=True)
 

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 
-from selmix.baselines import BASELINES, NEVER_OPPONENT, BaselineTask
+from selmix.baselines import BASELINES, BY_SEED, NEVER_OPPONENT, BaselineTask, joined
 from selmix.baselines.decoupled import label_aware_targets, learned_scales, smoothed_head, tau_normalised
 from selmix.baselines.last_layer import balanced_logistic_regression
 from selmix.baselines.post_hoc import bias_search, logit_adjustment
@@ -18,6 +18,7 @@ from selmix.metrics import MetricContext, compute_metric
 from selmix.run import SelectionRule, finetune
 from selmix.weights import state_digest
 from tests.test_run import world
+from trainables.baseline import BaselineJob
 
 CONFIG = FinetuneConfig(start="given", steps=20, refresh_every=10)
 
@@ -141,6 +142,31 @@ def test_what_a_baseline_is_and_used(name: str, labels: tuple[str, ...], models:
     for state in result.states:
         assert set(state) == set(task().base.state)
     assert (result.cost_s > 0) == (name != "untouched")
+
+
+@pytest.mark.parametrize("name", BY_SEED)
+def test_seeds_fitted_apart_are_the_same_models_as_together(name: str) -> None:
+    whole = BASELINES[name](task())
+    parts = [
+        BASELINES[name](dataclasses.replace(task(), seeds=(seed,), winner_states=(state,)))
+        for seed, state in zip(task().seeds, task().winner_states, strict=True)
+    ]
+    again = joined(parts)
+    assert [state_digest(s) for s in again.states] == [state_digest(s) for s in whole.states]
+    assert (again.labels, again.reference, again.note) == (whole.labels, whole.reference, whole.note)
+    assert again.cost_s == pytest.approx(sum(part.cost_s for part in parts))
+
+
+def test_nothing_is_no_baseline() -> None:
+    with pytest.raises(ValueError, match="at least one model"):
+        joined([])
+
+
+def test_a_baseline_of_every_seed_is_fitted_in_parts_and_others_in_one() -> None:
+    job = BaselineJob("uniform_mixup", "min_recall", {}, ["a", "b"], [1, 2], "folder")
+    assert [(part.winner_weights, part.seeds) for part in job.parts()] == [(["a"], [1]), (["b"], [2])]
+    assert dataclasses.replace(job, name="untouched").parts() == [dataclasses.replace(job, name="untouched")]
+    assert set(BY_SEED) < set(BASELINES)
 
 
 def test_the_start_of_the_method_is_a_baseline() -> None:

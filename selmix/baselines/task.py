@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -80,6 +81,25 @@ class BaselineResult:
     cost_s: float
     reference: bool = False
     note: dict[str, float | str] = field(default_factory=dict)
+
+
+def joined(results: Sequence[BaselineResult]) -> BaselineResult:
+    """Results of the same baseline on one seed after the other as one; costs add up.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not results:
+        raise ValueError("no result to join: a baseline has at least one model")
+    if len(results) == 1:
+        return results[0]
+    note: dict[str, float | str] = {
+        key: ", ".join(str(result.note[key]) for result in results) for key in results[0].note
+    }
+    return dataclasses.replace(
+        results[0], states=tuple(state for result in results for state in result.states),
+        cost_s=sum(result.cost_s for result in results), note=note,
+    )  # fmt: skip
 
 
 def with_head(state: State, view: ClassifierView, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
