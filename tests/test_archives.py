@@ -88,15 +88,20 @@ def test_archives_that_do_not_do(tmp_path: Path) -> None:
     ):
         official.prepare()
     archive.write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="must be a whole, safe archive of CIFAR-10"):
+    with pytest.raises(ValueError, match="must be a whole archive of CIFAR-10"):
         official.prepare()
     with tarfile.open(archive, "w:gz") as opened:
-        member = tarfile.TarInfo("../outside.bin")
-        member.size = 2
-        opened.addfile(member, io.BytesIO(b"no"))
-    with pytest.raises(ValueError, match="must be a whole, safe archive of CIFAR-10"):
+        for name in ("../outside.bin", "../../test_batch.bin"):
+            member = tarfile.TarInfo(name)
+            member.size = 2
+            opened.addfile(member, io.BytesIO(b"no"))
+        link = tarfile.TarInfo("data_batch_1.bin")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        opened.addfile(link)
+    with pytest.raises(ValueError, match=r"must hold data_batch_1\.bin, .* of CIFAR-10 in one folder"):
         official.prepare()
-    assert not (tmp_path / "outside.bin").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"cifar", archive.name}
+    assert not (tmp_path.parent / "test_batch.bin").exists()
     made = tmp_path / "made"
     made.mkdir()
     write_cifar(made, 10, "binary")
@@ -106,7 +111,7 @@ def test_archives_that_do_not_do(tmp_path: Path) -> None:
         official.prepare()
     whole = np.frombuffer(archive.read_bytes(), np.uint8)
     archive.write_bytes(whole[: len(whole) // 2].tobytes())
-    with pytest.raises(ValueError, match="must be a whole, safe archive of CIFAR-10"):
+    with pytest.raises(ValueError, match="must be a whole archive of CIFAR-10"):
         official.prepare()
     assert not list((tmp_path / "cifar").iterdir())
     assert official_files(GaussiansConfig()) is None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class OfficialFiles:
     def prepare(self) -> Path | None:
         """Extract the first archive that lies in or beside the folder.
 
-        Members are read under tarfile's ``data`` filter into a temporary folder on the same disk; then the files that
-        are needed are renamed into place, one by one, so that an extraction that is cut off is done again.
+        The files that are needed are read into a temporary folder on the same disk, then renamed into place, one by
+        one, so that an extraction that is cut off is done again.
 
         Returns:
             The archive; None where the files are there already.
@@ -54,21 +56,35 @@ class OfficialFiles:
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".extracting-", dir=self.folder) as scratch:
             try:
-                with tarfile.open(archive) as opened:
-                    opened.extractall(scratch, filter="data")
-            except (
-                tarfile.TarError,
-                EOFError,
-                OSError,
-            ) as error:  # gzip raises the last two for damaged files
-                raise ValueError(
-                    f"{archive}: must be a whole, safe archive of {self.dataset}: {error}"
-                ) from error
-            homes = {path.parent for path in Path(scratch).rglob(files[0]) if path.is_file()}
-            whole = [home for home in sorted(homes) if all((home / f).is_file() for f in files)]
+                homes = _read_files(archive, files, Path(scratch))
+            except (tarfile.TarError, EOFError, OSError, zlib.error) as error:  # what damaged files raise
+                raise ValueError(f"{archive}: must be a whole archive of {self.dataset}: {error}") from error
+            whole = [home for home in homes if all((home / f).is_file() for f in files)]
             if not whole:
                 raise ValueError(
                     f"{archive}: must hold {', '.join(files)} of {self.dataset} in one folder, it does not"
                 )
             for file in files:
                 (whole[0] / file).replace(self.folder / file)
+
+
+def _read_files(archive: Path, files: tuple[str, ...], scratch: Path) -> list[Path]:
+    """Copy the members of these names to ``scratch``, a folder for each of the archive's that holds any; those folders.
+
+    The names in an archive are compared, never used as paths, and only regular files are read: there is nothing that
+    could lead outside.
+    """
+    homes: dict[PurePosixPath, Path] = {}
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            path = PurePosixPath(member.name)
+            if not member.isreg() or path.name not in files:
+                continue
+            home = homes.setdefault(path.parent, scratch / str(len(homes)))
+            home.mkdir(exist_ok=True)
+            content = opened.extractfile(member)
+            if content is None:
+                raise AssertionError(f"{member.name} is a regular file and has content")
+            with content, (home / path.name).open("wb") as copy:
+                shutil.copyfileobj(content, copy)
+    return list(homes.values())
