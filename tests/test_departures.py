@@ -52,7 +52,7 @@ def test_the_tags_of_a_run(tmp_path: Path) -> None:
     assert tags[ORACLE] == "true labels of the unlabelled samples"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
 def test_a_sweep_by_the_released_code_is_marked(tmp_path: Path) -> None:

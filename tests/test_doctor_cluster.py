@@ -17,7 +17,7 @@ from tests.nodes import Nodes
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.timeout(600),
 ]

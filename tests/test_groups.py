@@ -302,7 +302,7 @@ def test_groups_that_are_not_there(tmp_path: Path) -> None:
     assert ":5: constraints.0: equal_opportunity_gap needs data with a group attribute" in done.err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_sweep_for_the_worst_group(tmp_path: Path) -> None:
     path = tmp_path / "fair.yaml"

@@ -278,7 +278,7 @@ def test_data_check_on_the_command_line(tmp_path: Path) -> None:
     assert "must be a list of images, there is none" in done.err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_sweep_on_image_files(tmp_path: Path) -> None:
     """From an image folder to a winner: files are decoded in the workers."""

@@ -18,7 +18,7 @@ from tests.command import SMOKE, Background, selmix
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
-SEQUENTIAL = ("search.max_concurrent_trials=1", "search.num_trials=6", "parameters.steps.value=200")
+ONE_AT_A_TIME = "search.max_concurrent_trials=1"
 
 
 def records(runs: Path) -> dict[str, dict[str, Any]]:
@@ -102,39 +102,31 @@ _LOOPBACK_6 = ("00000000000000000000000001000000", "0000000000000000FFFF00000100
 
 
 @pytest.mark.slow
-def test_kill_9_at_half_of_a_sweep(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert selmix("launch", SMOKE, *SEQUENTIAL, "--runs", whole).code == 0
-    with Background("launch", SMOKE, *SEQUENTIAL, "--runs", killed, log=tmp_path / "log") as driver:
-        driver.wait_until(lambda: len(finished(killed)) >= 3)
-        driver.kill_driver()
-        before = {name: record for name, record in records(killed).items() if record["state"] == "FINISHED"}
-        assert selmix("ls", "--runs", killed, "--json").document["sweeps"][0]["state"] == "stopped"
-    again = selmix("launch", SMOKE, *SEQUENTIAL, "--runs", killed)
-    assert again.code == 0, again.err
-    after = records(killed)
-    for name, record in before.items():  # a finished trial is not touched, not even its clock
-        assert after[name] == record
-    runs = mlflow_runs(killed)
-    ids = [run.data.tags.get("selmix.trial_id") for run in runs]
-    assert len(ids) == len(set(ids))
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    assert table(killed) == table(whole)
-
-
-@pytest.mark.slow
-def test_kill_9_while_finalists_and_baselines_run(tmp_path: Path) -> None:
+def test_kill_9_in_every_phase(smoke_runs: Path, tmp_path: Path) -> None:
+    """Killed at half of the search, among the finalists and among the baselines, each time launched again."""
     runs = tmp_path / "runs"
-    with Background("launch", SMOKE, "--runs", runs, log=tmp_path / "log") as driver:
+    launch = ("launch", SMOKE, ONE_AT_A_TIME, "--runs", runs)
+    with Background(*launch, log=tmp_path / "log") as driver:
+        driver.wait_until(lambda: len(finished(runs)) >= 2)
+        driver.kill_driver()
+        before = {name: record for name, record in records(runs).items() if record["state"] == "FINISHED"}
+        assert selmix("ls", "--runs", runs, "--json").document["sweeps"][0]["state"] == "stopped"
+    with Background(*launch, log=tmp_path / "log2") as driver:
         driver.wait_until(lambda: any(len(name.split("/")) == 3 for name in finished(runs)))
         driver.kill_driver()
-    with Background("launch", SMOKE, "--runs", runs, log=tmp_path / "log2") as driver:
+    with Background(*launch, log=tmp_path / "log3") as driver:
         driver.wait_until(lambda: len(list((runs / "smoke" / "baselines").rglob("record.json"))) >= 3)
         driver.kill_driver()
-    assert selmix("launch", SMOKE, "--runs", runs).code == 0
-    statuses = [run.info.status for run in mlflow_runs(runs)]
-    assert len(statuses) == 1 + 8 + len(baselines_for(num_groups=0))
-    assert set(statuses) == {"FINISHED"}
+    again = selmix(*launch)
+    assert again.code == 0, again.err
+    after = records(runs)
+    for name, record in before.items():  # a finished trial is not touched, not even its clock
+        assert after[name] == record
+    sent = mlflow_runs(runs)
+    ids = [run.data.tags.get("selmix.trial_id") for run in sent]
+    assert len(ids) == len(set(ids)) == 1 + 8 + len(baselines_for(num_groups=0))
+    assert {run.info.status for run in sent} == {"FINISHED"}
+    assert table(runs) == table(smoke_runs)
 
 
 @pytest.mark.slow

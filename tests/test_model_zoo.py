@@ -197,7 +197,7 @@ def test_validate_refuses_parts_of_the_users_own(
     assert message in done.err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_sweep_of_parts_of_the_users_own(tmp_path: Path, own_module: str) -> None:
     """A network, an objective and a plain torch checkpoint of the user's, from sweep to pin and back."""

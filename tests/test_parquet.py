@@ -122,7 +122,7 @@ def test_the_head_standardises_what_it_is_given(tmp_path: Path) -> None:
     assert float(right) > 0.6  # with these scales a plain head learns nothing
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_sweep_on_features(tmp_path: Path) -> None:
     path, _, _ = world_table(tmp_path / "f.parquet")

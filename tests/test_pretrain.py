@@ -137,7 +137,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
     file = tmp_path / "base.yaml"
-    file.write_text(FILE.replace("epochs: 20", "epochs: 400"))
+    file.write_text(FILE.replace("epochs: 20", "epochs: 120"))
     with Background(
         "pretrain",
         file,

@@ -248,7 +248,7 @@ def check_registry(runs: Path, pin: dict[str, Any]) -> None:
     assert version.tags["selmix.weights_digest"] == pin["digests"]["weights"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_number_edited_with_its_digest_is_found_by_training(smoke_runs: Path, tmp_path: Path) -> None:
     """Whoever forges the digests too still cannot forge the training."""
     from orchestrator.pin import read_pin, sealed, write_pin

@@ -166,7 +166,7 @@ def test_a_server_that_goes_away_costs_nothing(server: Server, tmp_path: Path) -
     assert client.get_run(opened).info.status == "FINISHED"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_sweep_on_a_server(server: Server, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
