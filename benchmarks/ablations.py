@@ -66,9 +66,11 @@ def row_of(setting: str, objective: str, seed: int, changes: dict[str, Any]) -> 
     config = configured(SETTINGS[setting].config, changes)
     rule = SelectionRule(metric_of_objective(objective))
     run = finetune(data, base, objective, config, seed, rule)
-    if run.best is None or run.failed:
+    if run.best is None:
         raise SystemExit(f"{setting}, seed {seed}, {changes}: {run.stop_reason}")
-    state = run.view.model.state_dict() if SETTINGS[setting].last_round else run.best.state
+    # A run that diverged is judged by its best round before: what is left of it.
+    last = SETTINGS[setting].last_round and not run.failed
+    state = run.view.model.state_dict() if last else run.best.state
     task = BaselineTask(data, base, objective, rule, (seed,), config, ())
     return {
         "id": identity(setting, objective, seed, changes), "setting": setting, "objective": objective, "seed": seed,
@@ -188,6 +190,15 @@ def filed_lines(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def diverged_lines(rows: Sequence[Row]) -> list[str]:
+    """The runs whose loss or logits stopped being finite."""
+    return [
+        f"{row['changes']}, seed {row['seed']}: {row['stop_reason']}, judged by its best round before, {row['round']}"
+        for row in rows
+        if row["stop_reason"].startswith("nonfinite")
+    ]
+
+
 def _mean(rows: Sequence[Row], key: str) -> float:
     return statistics.mean(row[key] for row in rows)
 
@@ -212,7 +223,7 @@ def main() -> None:
     rows = rows_of(
         tasks(options.setting, options.objective, list(chosen.values()), options.seeds), options.rows
     )
-    lines, figures = filed_lines(rows), {}
+    lines, figures = filed_lines(rows) + diverged_lines(rows), {}
     for name, axis in chosen.items():
         more, each = report(name, axis, rows)
         lines, figures = lines + more, figures | each

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import ttest_1samp
 
-from benchmarks.ablations import gaps_of, identity, measured, report, tasks
+from benchmarks.ablations import diverged_lines, gaps_of, identity, measured, report, row_of, tasks
 from benchmarks.axes import SETTINGS, axes, configured
 from benchmarks.contrast import family, t_interval
 
@@ -96,3 +96,12 @@ def test_a_report_pairs_by_seed() -> None:
     assert told.endswith("0/0/3  worse")
     assert "-21.0 [-23.5, -18.5]" in told
     assert all(a != b for a, b in pairwise(lines))
+
+
+def test_a_run_that_diverges_is_told_and_judged_by_what_it_was_before() -> None:
+    row = row_of("gaussians", "min_recall", 0, {"lr": 1e38, "steps": 40})
+    assert row["stop_reason"].startswith("nonfinite")
+    assert 0.0 < row["test"]["min_recall"] < 1.0
+    whole = row | {"stop_reason": "steps"}
+    (line,) = diverged_lines([row, whole])
+    assert f"seed 0: {row['stop_reason']}, judged by its best round before, {row['round']}" in line
