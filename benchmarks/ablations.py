@@ -7,8 +7,9 @@
 
 `product`: the data of sweeps/digits_min_recall.yaml, the defaults, the round chosen on select. `method`: imbalance 50,
 from the plain model, drawing from train, the last round counts. `semi`: 40 to 2 labelled samples a class, 60 unlabelled
-ones. `gaussians`: six classes of unequal spread, a linear head. No search: every arm is the setting with one thing
-changed; `core` is a grid of mixing and policy, `backbones` the same for three rates of the backbone.
+ones; `semi_plain`: the same from the plain model, drawing from train, the last round counts. `gaussians`: six classes
+of unequal spread, a linear head. No search: every arm is the setting with one thing changed; `core` is a grid of mixing
+and policy, `backbones` the same for three rates of the backbone.
 Seed s seeds split, pre-training and fine-tuning; the defaults were chosen on seeds 100 and up. With --rows every run
 is kept in a file as it ends, and one that is there is not made again.
 """

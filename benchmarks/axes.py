@@ -116,7 +116,7 @@ def second() -> Axis:
 
 def axes(setting: str) -> dict[str, Axis]:
     """Axis by name, those of a setting."""
-    if setting == SEMI.name:
+    if setting in (SEMI.name, SEMI_PLAIN.name):
         return {"second": second()}
     single = {parameter: one_by_one(parameter, SETTINGS[setting].config) for parameter in VALUES}
     if setting == GAUSSIANS.name:
@@ -153,4 +153,5 @@ SEMI = Setting(
     config=FinetuneConfig(),
     objectives=("min_recall",),
 )
-SETTINGS = {setting.name: setting for setting in (PRODUCT, METHOD, SEMI, GAUSSIANS)}
+SEMI_PLAIN = replace(SEMI, name="semi_plain", config=METHOD.config, last_round=True)
+SETTINGS = {setting.name: setting for setting in (PRODUCT, METHOD, SEMI, SEMI_PLAIN, GAUSSIANS)}
