@@ -18,6 +18,13 @@ from tests.command import ROOT, SMOKE, Done, selmix
 FILE = SMOKE.read_text()
 
 
+def begun_with(checkpoint: str | Path) -> str:
+    """The sweep file with a checkpoint instead of its pre-training."""
+    text, count = re.subn(r"(?m)^(pretrain: *)\{.*\}$", rf"\1{{checkpoint: {checkpoint}}}", FILE)
+    assert count == 1
+    return text
+
+
 Refused = Callable[..., Done]
 
 
@@ -120,7 +127,7 @@ def test_a_class_missing_from_feedback(called: Refused, tmp_path: Path) -> None:
 def test_a_checkpoint_that_does_not_fit(called: Refused, tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"head.weight": torch.zeros(3, 4)}, str(path))
-    file = FILE.replace("{recipe: erm, seed: 0}", f"{{checkpoint: {path}}}")
+    file = begun_with(path)
     done = refused(called, tmp_path, file)
     assert done.code == 4
     assert "the checkpoint does not fit the model" in done.err
@@ -128,9 +135,7 @@ def test_a_checkpoint_that_does_not_fit(called: Refused, tmp_path: Path) -> None
 
 
 def test_a_checkpoint_that_is_missing(called: Refused, tmp_path: Path) -> None:
-    done = refused(
-        called, tmp_path, FILE.replace("{recipe: erm, seed: 0}", "{checkpoint: nowhere.safetensors}")
-    )
+    done = refused(called, tmp_path, begun_with("nowhere.safetensors"))
     assert done.code == 4
     assert "nowhere.safetensors: must be a safetensors or torch file of weights, there is none" in done.err
 
