@@ -107,10 +107,11 @@ class Driver:
             with self._ray():
                 resources = self.spec.resources
                 at_once = concurrency(resources, self.spec.search.max_concurrent_trials)
+                # A baseline is no trial of the search and takes one worker.
+                baselines_at_once = concurrency(resources, None) * resources.workers
                 self._search(prepared, at_once)
                 self._replicate(prepared, at_once)
-                # A baseline is no trial of the search and takes one worker.
-                self._baselines(prepared, concurrency(resources, None) * resources.workers)
+                self._baselines(prepared, baselines_at_once)
             if self.drain.asked():
                 raise Drained
         return self._finish()

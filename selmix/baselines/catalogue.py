@@ -194,11 +194,8 @@ BASELINES: dict[str, Callable[[BaselineTask], BaselineResult]] = {
     "selmix_post_hoc": selmix_post_hoc,
     "retrained_logit_adjusted": retrained_logit_adjusted,
 }
-BY_SEED = (
-    "uniform_mixup",
-    "selmix_post_hoc",
-    "retrained_logit_adjusted",
-)  # one model for each replicate seed
+# one model for each replicate seed
+BY_SEED = ("uniform_mixup", "selmix_post_hoc", "retrained_logit_adjusted")
 NEVER_OPPONENT = ("selmix_post_hoc",)
 OF_GROUPS = ("group_balanced_last_layer", "group_dro_last_layer")
 
