@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -96,7 +95,7 @@ def joined(results: Sequence[BaselineResult]) -> BaselineResult:
     note: dict[str, float | str] = {
         key: ", ".join(str(result.note[key]) for result in results) for key in results[0].note
     }
-    return dataclasses.replace(
+    return replace(
         results[0], states=tuple(state for result in results for state in result.states),
         cost_s=sum(result.cost_s for result in results), note=note,
     )  # fmt: skip
