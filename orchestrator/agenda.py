@@ -34,7 +34,7 @@ class Agenda:
             prepared.bases,
             prepared.rules,
             threads=spec.resources.cpu,
-            gpu=spec.resources.gpu > 0,
+            gpu=spec.resources.gpu,
             filesystem=None if folder.store is None else folder.store.filesystem,
         )
 

@@ -108,6 +108,23 @@ def fits(resources: ResourceSection, machines: Iterable[Machine]) -> int:
     return trials
 
 
+def without_neighbours(resources: ResourceSection, machines: Iterable[Machine]) -> ResourceSection | None:
+    """What a trial takes so that nothing else of Ray runs beside its workers: whole GPUs, or else all CPUs.
+
+    Args:
+        machines: alive now.
+    Returns:
+        None where it has no neighbours as it is, or can get no more.
+    """
+    machines = list(machines)
+    if resources.gpu:
+        wider = [resources.model_copy(update={"gpu": 1})] if resources.gpu < 1 else []
+    else:
+        most = int(max((machine.cpus for machine in machines), default=0))
+        wider = [resources.model_copy(update={"cpu": cpus}) for cpus in range(most, resources.cpu, -1)]
+    return next((each for each in wider if fits(each, machines) >= 1), None)
+
+
 def shortage(resources: ResourceSection, capacity: Capacity) -> str | None:
     """Why not even one trial can run on a cluster, whatever it waits for; None where one can."""
     if capacity.trials(resources) >= 1:

@@ -78,6 +78,7 @@ def trial_row(record: TrialRecord, sweep_state: str) -> dict[str, Any]:
         "config_hash": record.config_hash, "select": record.select, "cost_s": record.cost_s,
         "mlflow_run_id": record.mlflow_run_id, "weights_digest": record.weights_digest,
         "stop_reason": record.stop_reason, "error": record.error,
+        "losses": record.losses, "lost_s": record.lost_s, "alone": record.alone,
     }  # fmt: skip
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray import tune
 
-from orchestrator.search import BookCallback, DrainStopper, RunSearcher, Source, last_line
+from orchestrator.capacity import without_neighbours
+from orchestrator.faults import Failure, Fault
+from orchestrator.nodes import alive_nodes
+from orchestrator.search import MOST_LOST, BookCallback, DrainStopper, RunSearcher, Source
 from orchestrator.sections import ResourceSection
 from orchestrator.trials import TrialBook
 from trainables.baseline import BaselineJob, fit_baseline, write_baseline
@@ -37,16 +41,17 @@ def run_source(
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    searcher = RunSearcher(source, book, asked_to_drain, functools.partial(_alone, resources))
     tuner = tune.Tuner(
         _trainable(shared, resources),
         tune_config=tune.TuneConfig(
-            search_alg=RunSearcher(source, book, asked_to_drain), num_samples=-1,
+            search_alg=searcher, num_samples=-1,
             max_concurrent_trials=at_once, reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name=storage.rpartition("/")[2], storage_path=storage.rpartition("/")[0],
             storage_filesystem=shared.filesystem,
-            callbacks=[BookCallback(book, asked_to_drain)],
+            callbacks=[BookCallback(book, searcher)],
             stop=DrainStopper(asked_to_drain), verbose=0, failure_config=tune.FailureConfig(max_failures=0),
             # A run asks for its checkpoints itself, its last one too.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -57,26 +62,44 @@ def run_source(
 
 def _trainable(shared: Shared, resources: ResourceSection) -> Any:
     """The trainable with its data and what it takes: a bundle for each worker, and none for what steps them."""
-    cpu, gpu = resources.cpu, resources.gpu
-    if resources.workers == 1:
-        return tune.with_resources(
-            tune.with_parameters(FinetuneTrainable, shared=shared), {"cpu": cpu, "gpu": gpu}
-        )
-    bundle = {"CPU": float(cpu)} | ({"GPU": float(gpu)} if gpu else {})
-    ranks = RankPlan(ray.put(shared), resources.workers, cpu, gpu)
-    return tune.with_resources(
-        tune.with_parameters(FinetuneTrainable, ranks=ranks),
-        tune.PlacementGroupFactory([{}] + [bundle] * resources.workers),
-    )
+    workers = resources.workers
+
+    def request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        takes = config.get("takes") or {"cpu": resources.cpu, "gpu": resources.gpu}
+        bundle = {"CPU": float(takes["cpu"])} | ({"GPU": float(takes["gpu"])} if takes["gpu"] else {})
+        return tune.PlacementGroupFactory([bundle] if workers == 1 else [{}] + [bundle] * workers)
+
+    if workers == 1:
+        return tune.with_resources(tune.with_parameters(FinetuneTrainable, shared=shared), request)
+    ranks = RankPlan(ray.put(shared), workers, resources.cpu, resources.gpu)
+    return tune.with_resources(tune.with_parameters(FinetuneTrainable, ranks=ranks), request)
+
+
+def _alone(resources: ResourceSection) -> dict[str, float] | None:
+    """What a worker of a run that is to have no neighbours takes on the cluster as it is now."""
+    wider = without_neighbours(resources, [node.machine for node in alive_nodes()])
+    return None if wider is None else {"cpu": wider.cpu, "gpu": wider.gpu}
 
 
 @dataclass(eq=False)
 class _Baseline:
-    """A baseline under way: what is still to be fitted, and references of what is."""
+    """A baseline under way: what is still to be fitted, and references of what is.
+
+    Attributes:
+        takes: what its tasks take; None: what all take.
+    """
 
     job: BaselineJob
-    unfitted: int
-    fits: list[Any]
+    unfitted: int = 0
+    fits: list[Any] = field(default_factory=list)
+    takes: dict[str, float] | None = None
+
+    def parts(self) -> list[tuple[_Baseline, BaselineJob | None]]:
+        """All that there is to fit, from the beginning."""
+        parts = self.job.parts()
+        self.unfitted = len(parts)
+        self.fits.clear()
+        return [(self, part) for part in parts]
 
 
 def run_baselines(
@@ -89,25 +112,27 @@ def run_baselines(
     """Fit baselines side by side, ``at_once`` tasks at most; each as it ends with its figures, or what it died of.
 
     A baseline that runs on every replicate seed is fitted seed by seed, one task each. Each task takes one worker's
-    resources, whatever a trial takes.
+    resources, whatever a trial takes. As with trials, a task whose worker or node is lost is run again elsewhere, and
+    a baseline that runs out of memory once more with nothing beside it.
     Ends early, without the rest, once draining is asked for.
     """
-    options = {"num_cpus": resources.cpu, "num_gpus": resources.gpu, "max_retries": 0}
-    fit, write = ray.remote(fit_baseline).options(**options), ray.remote(write_baseline).options(**options)
+    fit, write = ray.remote(fit_baseline), ray.remote(write_baseline)
+    one_worker = resources.model_copy(update={"workers": 1})
     stored = ray.put(shared)
-    left = deque[tuple[_Baseline, BaselineJob | None]]()  # a part to fit; None: all is fitted, to be written
-    for job in jobs:
-        parts = job.parts()
-        baseline = _Baseline(job, len(parts), [])
-        left.extend((baseline, part) for part in parts)
+    # A part to fit; None: all is fitted, to be written.
+    left = deque[tuple[_Baseline, BaselineJob | None]](
+        part for job in jobs for part in _Baseline(job).parts()
+    )
     waiting: dict[Any, tuple[_Baseline, BaselineJob | None]] = {}
     while (left or waiting) and not asked_to_drain():
         while left and len(waiting) < at_once:
             baseline, part = left.popleft()
+            takes = baseline.takes or {"cpu": resources.cpu, "gpu": resources.gpu}
+            options = {"num_cpus": takes["cpu"], "num_gpus": takes["gpu"], "max_retries": MOST_LOST - 1}
             if part is None:
-                reference = write.remote(stored, baseline.job, *baseline.fits)
+                reference = write.options(**options).remote(stored, baseline.job, *baseline.fits)
             else:
-                reference = fit.remote(stored, part)
+                reference = fit.options(**options).remote(stored, part, takes["gpu"])
                 baseline.fits.append(reference)
             waiting[reference] = (baseline, part)
         done, _ = ray.wait(list(waiting), timeout=0.5)
@@ -123,20 +148,13 @@ def run_baselines(
             except ray.exceptions.RayError as error:
                 if asked_to_drain():
                     return
-                yield baseline.job, None, last_line_of(error)
+                failure = Failure.of(error)
+                wider = _alone(one_worker) if failure.fault is Fault.MEMORY and not baseline.takes else None
+                if wider is not None:
+                    baseline.takes = wider
+                    left.extendleft(baseline.parts())
+                    continue
+                yield baseline.job, None, failure.text
             baseline.fits.clear()  # the store may let the models go
     for reference in waiting:
         ray.cancel(reference, force=True)
-
-
-def last_line_of(error: Exception) -> str:
-    """What a task died of, in one line."""
-    return last_line(_Errored(error))
-
-
-@dataclass(frozen=True)
-class _Errored:
-    error: Exception
-
-    def get_error(self) -> Exception:
-        return self.error

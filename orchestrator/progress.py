@@ -49,6 +49,11 @@ class Progress:
         self._running += 1
         self._draw()
 
+    def broke_off(self) -> None:
+        """A run that was counted as running goes on later."""
+        self._running = max(0, self._running - 1)
+        self._draw()
+
     def ended(self, name: str, state: str, score: float | None, seconds: float) -> None:
         """A run ended: counted, and on a plain stream said."""
         self._running = max(0, self._running - 1)

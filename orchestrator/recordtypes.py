@@ -22,7 +22,9 @@ class TrialRecord:
     ``reference_arm`` whether the other arms are compared with that one. ``round``, ``steps``, ``score``, ``select``
     and ``weights_digest`` are those of the chosen round, not of the last one. ``checkpoint`` is where an unfinished
     trial goes on from, relative to the sweep's folder (older records hold absolute paths). ``point`` is what the study
-    was asked for: the study can be made again from it.
+    was asked for: the study can be made again from it. ``losses`` counts the workers and nodes that went away under
+    it, ``lost_s`` the seconds since its last checkpoint that each of them cost; ``alone`` says that it ran out of
+    memory once and was given whole devices since.
     """
 
     trial_id: str
@@ -49,6 +51,9 @@ class TrialRecord:
     started_ms: int | None = None
     ended_ms: int | None = None
     checkpoint: str | None = None
+    losses: int = 0
+    lost_s: float = 0.0
+    alone: bool = False
     weights_digest: str | None = None
     labels: list[str] = field(default_factory=list)
     reference: bool = False

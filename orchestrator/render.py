@@ -81,9 +81,17 @@ def _asked(document: Document) -> str:
         ),
         f"searched  {', '.join(_searched(spec)) or 'nothing: the defaults only'}",
         f"runs      {done['finished']} finished, {done['failed']} failed, of {done['total']} (trials, and finalists "
-        f"on {spec['selection']['replicates']} fresh seeds)",
+        f"on {spec['selection']['replicates']} fresh seeds){_lost(document['trials'])}",
     ]
     return "\n".join(lines)
+
+
+def _lost(trials: list[Document]) -> str:
+    losses = sum(trial["losses"] for trial in trials)
+    if not losses:
+        return ""
+    lost_s = sum(trial["lost_s"] for trial in trials)
+    return f"; {losses} broke off with a worker or node and went on, {lost_s:.0f} s were run again"
 
 
 def _constraint(constraint: Document) -> str:

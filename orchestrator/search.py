@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Protocol
 
-from ray import cloudpickle, tune
-from ray.exceptions import RayTaskError
+from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
+from orchestrator.faults import Failure, Fault
 from orchestrator.identity import config_hash
 from orchestrator.records import TrialRecord
 from orchestrator.study import ObjectiveStudy
@@ -23,6 +22,9 @@ class Source(Protocol):
 
     def next(self) -> TrialRecord | None:
         """The next run to start; None: there are no more."""
+
+    def give_back(self, record: TrialRecord) -> None:
+        """A run that goes on, from its last checkpoint, as soon as there is room."""
 
     def tell(self, record: TrialRecord, best: dict[str, Any] | None) -> None:
         """How a run ended; ``best`` is None where it failed."""
@@ -36,6 +38,9 @@ class ListSource:
 
     def next(self) -> TrialRecord | None:
         return self._records.popleft() if self._records else None
+
+    def give_back(self, record: TrialRecord) -> None:
+        self._records.appendleft(record)
 
     def tell(self, record: TrialRecord, best: dict[str, Any] | None) -> None:
         """Nothing learns from a replicate."""
@@ -74,28 +79,49 @@ class StudySource:
         number, parameters = self._studies[study].ask()
         return self._build(study, number, parameters)
 
+    def give_back(self, record: TrialRecord) -> None:
+        self._unfinished.appendleft(record)
+
     def tell(self, record: TrialRecord, best: dict[str, Any] | None) -> None:
         self._failures_left -= best is None
         score = None if best is None else best["score"]
         self._studies[record.study].tell(record.number, score, 0.0 if best is None else best["violation"])
 
 
+MOST_LOST = 3
+"""How often in a row a run may lose its worker without having got to a checkpoint in between."""
+
+
 class RunSearcher(Searcher):
     """Hands the runs of a source to Tune, opened in the book before they start.
 
+    A run that lost its worker or node goes on from its last checkpoint, and one that ran out of memory is run once
+    more with nothing of Ray beside it: both are handed out again, before anything new.
+
     Tune pickles searchers for a snapshot that nothing here reads: a copy is inert. While the sweep drains, a run that
     dies was killed with it and is nobody's failure: it goes on another time.
+
+    Args:
+        alone: what a run takes to have no neighbours (``cpu`` and ``gpu`` of a worker); None where it has none.
     """
 
-    def __init__(self, source: Source, book: TrialBook, draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        book: TrialBook,
+        draining: Callable[[], bool],
+        alone: Callable[[], dict[str, float] | None] = lambda: None,
+    ) -> None:
         super().__init__(metric=None, mode=None)
         self._draining: Callable[[], bool] | None = draining
         self._source: Source | None = source
         self._book: TrialBook | None = book
+        self._alone: Callable[[], dict[str, float] | None] | None = alone
         self._given: dict[str, TrialRecord] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_source": None, "_book": None, "_draining": None, "_given": {}}
+        inert = dict.fromkeys(("_source", "_book", "_draining", "_alone"))
+        return vars(self) | inert | {"_given": {}}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
         """True: neither metric nor mode is Tune's business here."""
@@ -106,8 +132,9 @@ class RunSearcher(Searcher):
             return Searcher.FINISHED
         try:
             record = self._source.next()
-            if record is None:
-                return Searcher.FINISHED
+            if record is None:  # one that is alive may come back
+                return None if self._given else Searcher.FINISHED
+            takes = self._alone() if record.alone and self._alone is not None else None
             self._given[trial_id] = self._book.open(record)
         except Exception as error:  # an exception here would end the sweep without its results
             self._book.problems.append(f"suggest: {error!r}")
@@ -115,25 +142,48 @@ class RunSearcher(Searcher):
         checkpoint = record.checkpoint and self._book.folder.checkpoint_address(record.checkpoint)
         return {
             "trial_id": record.trial_id, "objective": record.objective, "seed": record.seed,
-            "config": record.config, "resume_from": checkpoint,
+            "config": record.config, "resume_from": checkpoint, "takes": takes,
         }  # fmt: skip
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        record = self._given.get(trial_id)
-        if record is None or self._source is None or self._book is None:
+        if error:  # Tune says what it died of a moment later: see on_failure
             return
+        record = self._given.pop(trial_id, None)
         # A run that Tune calls complete but that did not say `finished` was stopped: it goes on another time.
-        finished = result is not None and result.get("finished", False)
-        if not finished and (not error or self._draining is None or self._draining()):
+        if record is None or result is None or not result.get("finished", False):
+            return
+        # Tune hands results to searchers flattened.
+        best = None if result["failed"] else {key: result[f"best/{key}"] for key in ("score", "violation")}
+        self._tell(record, best)
+
+    def on_failure(self, trial_id: str, failure: Failure) -> None:
+        """A run broke off: it goes on, or it failed."""
+        record = self._given.pop(trial_id, None)
+        if record is None or self._source is None or self._book is None or self._draining is None:
+            return
+        if self._draining():
+            return
+        if not self._goes_on(record, failure):
+            self._book.on_error(record.trial_id, failure.text, failure.details)
+            self._tell(record, None)
+            return
+        record.alone = record.alone or failure.fault is Fault.MEMORY
+        self._book.on_lost(record.trial_id, failure.text, failure.details)
+        self._source.give_back(record)
+
+    def _goes_on(self, record: TrialRecord, failure: Failure) -> bool:
+        if failure.fault is Fault.LOST:
+            return self._book is not None and self._book.lost_in_a_row(record.trial_id) + 1 < MOST_LOST
+        if failure.fault is Fault.MEMORY and not record.alone:
+            return self._alone is not None and self._alone() is not None
+        return False
+
+    def _tell(self, record: TrialRecord, best: dict[str, Any] | None) -> None:
+        if self._source is None or self._book is None:
             return
         try:
-            # Tune hands results to searchers flattened.
-            lost = error or result is None or result["failed"]
-            best = None
-            if result is not None and not lost:
-                best = {key: result[f"best/{key}"] for key in ("score", "violation")}
             self._source.tell(record, best)
         except Exception as problem:  # see suggest
             self._book.problems.append(f"tell {record.trial_id}: {problem!r}")
@@ -146,14 +196,14 @@ class RunSearcher(Searcher):
 
 
 class BookCallback(Callback):
-    """Carries Tune's events to the book."""
+    """Carries Tune's events to the book, and failures to the searcher, which decides what becomes of the run."""
 
-    def __init__(self, book: TrialBook, draining: Callable[[], bool]) -> None:
+    def __init__(self, book: TrialBook, searcher: RunSearcher) -> None:
         self._book: TrialBook | None = book
-        self._draining: Callable[[], bool] | None = draining
+        self._searcher: RunSearcher | None = searcher
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_book": None, "_draining": None}
+        return {"_book": None, "_searcher": None}
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
@@ -168,8 +218,8 @@ class BookCallback(Callback):
             self._book.on_checkpoint(trial.config["trial_id"], checkpoint.path)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        if self._book is not None and self._draining is not None and not self._draining():
-            self._book.on_error(trial.config["trial_id"], last_line(trial), traceback_of(trial))
+        if self._searcher is not None:
+            self._searcher.on_failure(trial.trial_id, Failure.of_trial(trial))
 
 
 class DrainStopper(Stopper):
@@ -186,36 +236,6 @@ class DrainStopper(Stopper):
 
     def stop_all(self) -> bool:
         return self._asked is not None and self._asked()
-
-
-def last_line(trial: Any) -> str:
-    """What a crashed trial died of, in one line."""
-    error = _raised(trial) or (trial.get_error() if hasattr(trial, "get_error") else None)
-    cause = getattr(error, "cause", None) or error
-    if cause is None:
-        return "the worker process died"
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    text = lines[-1].strip() if lines else ""
-    kind = type(cause).__name__
-    return text if text.startswith(kind) else f"{kind}: {text}".rstrip(": ")
-
-
-def traceback_of(trial: Any) -> str:
-    """What the worker left of a crash, with its traceback; empty where it left nothing."""
-    error = trial.get_error()
-    return "" if error is None else str(error)
-
-
-def _raised(trial: Any) -> Exception | None:
-    """The exception of a trial, from where Tune puts it at once; its copy on the storage comes later."""
-    path = getattr(trial, "pickled_error_file", None)
-    if path is None or not Path(path).is_file():
-        return None
-    try:
-        error = cloudpickle.loads(Path(path).read_bytes())
-    except Exception:  # a user's exception may not be read back: any kind can come out of it
-        return None
-    return error if isinstance(error, RayTaskError) else None
 
 
 def trial_record(

@@ -63,6 +63,8 @@ class TrialBook:
         self.problems: list[str] = []
         self._live: dict[str, TrialRecord] = {}
         self._logged: dict[str, int] = {}
+        self._safe_ms: dict[str, int] = {}  # run -> since when what it does is not on storage
+        self._lost_in_a_row: dict[str, int] = {}
 
     def open(self, record: TrialRecord) -> TrialRecord:
         """Put a run on record as RUNNING, with its MLflow run, before it starts.
@@ -84,6 +86,7 @@ class TrialBook:
             record.mlflow_run_id = run_id
             self.folder.save_trial(record)
         self._live[record.trial_id] = record
+        self._safe_ms[record.trial_id] = now_ms()
         begins = f"goes on from {record.checkpoint}" if record.checkpoint else "begins"
         self.note(record.trial_id, f"{begins}: seed {record.seed}, {json.dumps(record.config)}")
         self._log_rows(record.trial_id, rounds)
@@ -141,6 +144,8 @@ class TrialBook:
                 return
         previous, record.checkpoint = record.checkpoint, self.folder.relative_checkpoint(path)
         self.folder.save_trial(record)
+        self._safe_ms[trial_id] = now_ms()
+        self._lost_in_a_row.pop(trial_id, None)
         if previous is not None and previous != record.checkpoint:
             self.folder.drop(previous)
 
@@ -168,6 +173,26 @@ class TrialBook:
         self.note(trial_id, details)
         record.state, record.error, record.checkpoint = "FAILED", error, None
         self._end(record)
+
+    def lost_in_a_row(self, trial_id: str) -> int:
+        """How often a run broke off since it last got to a checkpoint."""
+        return self._lost_in_a_row.get(trial_id, 0)
+
+    @never_raises
+    def on_lost(self, trial_id: str, error: str, details: str = "") -> None:
+        """A run broke off and goes on from its last checkpoint: a row in its log, a word to the user."""
+        record = self._live.pop(trial_id)
+        self.note(trial_id, details)
+        lost_s = (now_ms() - self._safe_ms[trial_id]) / 1000
+        record.state, record.losses, record.lost_s = "INTERRUPTED", record.losses + 1, record.lost_s + lost_s
+        self._lost_in_a_row[trial_id] = self.lost_in_a_row(trial_id) + 1
+        begins = "from its last checkpoint" if record.checkpoint else "from its beginning"
+        alone = ", with nothing beside it" if record.alone else ""
+        text = f"{error}; it goes on {begins}{alone}, {lost_s:.0f} s of it were lost"
+        self.note(trial_id, text)
+        self.folder.save_trial(record)
+        self.progress.broke_off()
+        self.progress.warn(f"{trial_id}: {text}")
 
     @never_raises
     def on_drain(self) -> None:

@@ -20,6 +20,7 @@ CONFINED = {
         "orchestrator/execution.py",
         "orchestrator/cluster.py",
         "orchestrator/nodes.py",
+        "orchestrator/faults.py",
     ),
     "mlflow": ("orchestrator/tracking.py",),
     "optuna": ("orchestrator/space.py", "orchestrator/study.py"),

@@ -16,7 +16,7 @@ from orchestrator.logs import append_log, follow, log_of, logs_document
 from orchestrator.progress import Progress
 from orchestrator.records import RunFolder
 from orchestrator.recordtypes import SweepState, TrialRecord
-from orchestrator.search import BookCallback
+from orchestrator.search import BookCallback, ListSource, RunSearcher
 from orchestrator.stopping import request_stop, requested, stop_sweep
 from orchestrator.trials import TrialBook
 
@@ -117,7 +117,9 @@ def test_the_log_of_a_crash_has_its_traceback(folder: RunFolder) -> None:
     record = book.open(folder.load_trial("min_recall/trial-000"))
     trial.config = {"trial_id": record.trial_id}
     trial.get_error.return_value = ValueError('Traceback\n  File "x.py", line 7\nValueError: too hot')
-    BookCallback(book, lambda: False).on_trial_error(1, [], trial)
+    searcher = RunSearcher(ListSource([record]), book, lambda: False)
+    searcher.suggest(trial.trial_id)
+    BookCallback(book, searcher).on_trial_error(1, [], trial)
     assert book.problems == []
     assert folder.load_trial(record.trial_id).error == "ValueError: too hot"
     lines = logs_document(folder, "trial-000")["lines"]

@@ -19,7 +19,7 @@ from selmix.metrics import Predictions
 from selmix.weights import load_weights, save_weights, state_digest
 from trainables.outcome import write_predictions
 from trainables.remote import fetched, written
-from trainables.shared import Shared
+from trainables.shared import Shared, keep_to_share
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,10 @@ class Fitted:
     started_ms: int
 
 
-def fit_baseline(shared: Shared, job: BaselineJob) -> Fitted:
-    """Fit a baseline, or one of its parts."""
+def fit_baseline(shared: Shared, job: BaselineJob, gpu: float) -> Fitted:
+    """Fit a baseline, or one of its parts; ``gpu`` is what this worker was given."""
     torch.set_num_threads(shared.threads)
+    keep_to_share(gpu)
     started_ms = int(time.time() * 1000)
     return Fitted(BASELINES[job.name](_task(shared, job)), started_ms)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
@@ -14,17 +15,19 @@ from trainables.shared import Shared
 class FinetuneTrainable(tune.Trainable):
     """Runs ``config["config"]`` under ``config["objective"]`` from ``config["seed"]``.
 
-    ``config`` holds ``trial_id`` (ours) and what :meth:`trainables.host.RunHost.start` takes. The run is in this
-    process where ``shared`` is given, and on the workers of ``ranks`` otherwise; both are used again from run to run.
+    ``config`` holds ``trial_id`` (ours), ``takes`` (``cpu`` and ``gpu`` of a worker, where that is not what all runs
+    take) and what :meth:`trainables.host.RunHost.start` takes. The run is in this process where ``shared`` is given,
+    and on the workers of ``ranks`` otherwise; both are used again from run to run that takes the same.
     """
 
     def setup(
         self, config: dict[str, Any], shared: Shared | None = None, ranks: RankPlan | None = None
     ) -> None:
+        takes = config.get("takes") or {}
         if ranks is not None:
-            self._host: RunHost | RankGroup = RankGroup(ranks)
+            self._host: RunHost | RankGroup = RankGroup(replace(ranks, **takes))
         elif shared is not None:
-            self._host = RunHost(shared)
+            self._host = RunHost(shared, gpu=takes.get("gpu"))
         else:
             raise ValueError("FinetuneTrainable needs `shared` or `ranks`; wrap it with tune.with_parameters")
         self._host.start(config)

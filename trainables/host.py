@@ -15,17 +15,18 @@ from selmix.parallel import ALONE, World
 from selmix.run import Run
 from trainables.outcome import write_outcome
 from trainables.remote import fetched
-from trainables.shared import Shared
+from trainables.shared import Shared, keep_to_share
 
 
 class RunHost:
     """Holds the data of a sweep, and one run at a time.
 
     Args:
-        world: the ranks that train together; the first one saves.
+        world: the ranks that train together; the first one saves. gpu: of this worker, where not that of ``shared``.
     """
 
-    def __init__(self, shared: Shared, world: World = ALONE) -> None:
+    def __init__(self, shared: Shared, world: World = ALONE, gpu: float | None = None) -> None:
+        keep_to_share(shared.gpu if gpu is None else gpu)
         self._shared, self._world = replace(shared, data=shared.on_device()), world
 
     def start(self, config: dict[str, Any]) -> None:

@@ -16,13 +16,17 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from selmix.process_group import TIMEOUT_S, join_world, listening_store, store_at
 from trainables.host import RunHost
-from trainables.shared import Shared
+from trainables.shared import Shared, device_of
 
 _GRACE_S = 3.0  # in which a rank that died is known to Ray, after the others lost their connection to it
 
 
 class RankFailed(RuntimeError):
     """A rank of a trial died or raised; the message says which, and of what."""
+
+
+class RankLost(RankFailed):
+    """A rank died under its trial, which can go on elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,10 @@ class Rank:
         """Meet the other ranks, and read the data."""
         plan, first = self._plan, self._rank == 0
         store = self._store if first else store_at(address, port, plan.workers, plan.timeout_s)
-        world = join_world(store, self._rank, plan.workers, plan.gpu > 0, address, plan.timeout_s)
-        self._host = RunHost(ray.get(plan.shared), world)
+        world = join_world(
+            store, self._rank, plan.workers, device_of(plan.gpu).type == "cuda", address, plan.timeout_s
+        )
+        self._host = RunHost(ray.get(plan.shared), world, plan.gpu)
 
     def start(self, config: dict[str, Any]) -> None:
         self._host.start(config)
@@ -165,7 +171,7 @@ class RankGroup:
             f" ({self._places[rank]})" if self._places[rank] else ""
         )
         if died:
-            return RankFailed(f"{where} died: its process crashed or was ended from outside")
+            return RankLost(f"{where} died: its process crashed or was ended from outside")
         cause = getattr(failures[rank], "cause", None) or failures[rank]
         lines = str(cause).strip().splitlines() or [""]
         return RankFailed(f"{where}: {type(cause).__name__}: {lines[0]}")
