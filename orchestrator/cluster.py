@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import secrets
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from orchestrator.package import Package
 from orchestrator.sections import ResourceSection
 from orchestrator.tracking_address import masked
 
+LOOK_AGAIN_S = 2.0
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -136,23 +139,37 @@ def _let_workers_import() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
 
 
-def concurrency(resources: ResourceSection, most: int | None) -> int:
-    """How many trials run at once: what fits on the cluster, or on what its autoscaler may add, within the sweep's own
-    bounds, and at most ``most``.
+class Room:
+    """How many trials to ask for at once, as the cluster is when it is asked.
 
-    What another sweep holds now is not taken off: a trial takes all it needs at once or waits, so that sweeps which
-    share a cluster wait for each other but never for ever.
+    What fits on its nodes, those that joined late too, or on what its autoscaler may add, within the sweep's own
+    bounds, and ``most`` trials at most. What another sweep holds now is not taken off: a trial takes all it needs at
+    once or waits, so that sweeps which share a cluster wait for each other but never for ever.
 
     Raises:
-        PreflightError: not even one fits; Tune would wait for ever, in silence.
+        PreflightError: not even one fits at the beginning; Tune would wait for ever, in silence.
     """
-    from orchestrator.nodes import alive_nodes, capacity, cluster_capacity
 
-    found = cluster_capacity() if _address() else capacity(alive_nodes(), None)
-    problem = shortage(resources, found)
-    if problem is not None:
-        raise PreflightError(problem)
-    return found.at_once(resources, most)
+    def __init__(self, resources: ResourceSection, most: int | None) -> None:
+        from orchestrator.nodes import alive_nodes, capacity, cluster_capacity
+
+        self._resources, self._most = resources, most
+        self._found = cluster_capacity() if _address() else capacity(alive_nodes(), None)
+        self._asked = time.monotonic()
+        problem = shortage(resources, self._found)
+        if problem is not None:
+            raise PreflightError(problem)
+
+    def __call__(self) -> int:
+        """At least one: where no node is left that fits, it waits for one, and an autoscaler sees that it does."""
+        from orchestrator.nodes import alive_nodes
+
+        now = time.monotonic()
+        if now - self._asked > LOOK_AGAIN_S:
+            self._asked = now
+            machines = tuple(node.machine for node in alive_nodes())
+            self._found = dataclasses.replace(self._found, machines=machines)
+        return max(1, self._found.at_once(self._resources, self._most))
 
 
 def check_local_resources(resources: ResourceSection) -> None:

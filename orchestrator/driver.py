@@ -17,13 +17,13 @@ from typing import Any
 from orchestrator.agenda import Agenda
 from orchestrator.cancellation import cancel
 from orchestrator.clock import now_ms, utc_now
-from orchestrator.cluster import concurrency, ray_cluster
+from orchestrator.cluster import Room, ray_cluster
 from orchestrator.drain import Drain, Drained
 from orchestrator.errors import NoFeasibleTrial, SelmixError, TooManyFailures
 from orchestrator.lease import Lease
 from orchestrator.logs import append_log
 from orchestrator.package import Package
-from orchestrator.prepare import Prepared, prepare
+from orchestrator.prepare import prepare
 from orchestrator.progress import Progress
 from orchestrator.provenance import environment
 from orchestrator.records import RunFolder
@@ -103,15 +103,16 @@ class Driver:
             self._close()
             return self.state.exit_code
         if self.state.exit_code is None:
-            prepared = self._prepare()
+            self._prepare()
             with self._ray():
                 resources = self.spec.resources
-                at_once = concurrency(resources, self.spec.search.max_concurrent_trials)
-                # A baseline is no trial of the search and takes one worker.
-                baselines_at_once = concurrency(resources, None) * resources.workers
-                self._search(prepared, at_once)
-                self._replicate(prepared, at_once)
-                self._baselines(prepared, baselines_at_once)
+                room = Room(resources, self.spec.search.max_concurrent_trials)
+                # A baseline is no trial of the search and takes one worker. Asked before the search: a node that is
+                # lost meanwhile must not end the launch.
+                baselines_room = Room(resources.model_copy(update={"workers": 1}), None)
+                self._search(room)
+                self._replicate(room)
+                self._baselines(baselines_room)
             if self.drain.asked():
                 raise Drained
         return self._finish()
@@ -127,7 +128,7 @@ class Driver:
             if record.state in ("FINISHED", "FAILED", "PRUNED"):
                 self.book.replay(record)
 
-    def _prepare(self) -> Prepared:
+    def _prepare(self) -> None:
         if not self.folder.stored(self.folder.base_weights).is_file():
             how = self.spec.pretrain.checkpoint or f"{self.spec.model.name}, {self.spec.recipe}"
             self.progress.say(f"base model: {how}")
@@ -144,7 +145,6 @@ class Driver:
         self.state.environment = environment(self.spec.resources.cpu)
         self.folder.save_state(self.state)
         self.agenda = Agenda(self.spec, self.folder, prepared)
-        return prepared
 
     @contextlib.contextmanager
     def _ray(self) -> Iterator[None]:
@@ -157,12 +157,12 @@ class Driver:
             finally:
                 self.drain.at_once = True
 
-    def _search(self, prepared: Prepared, at_once: int) -> None:
+    def _search(self, room: Room) -> None:
         source, total, done = self.agenda.search()
         self._plan(total)
         if done < total:
             self.progress.phase("search", total, done)
-            self._run_source(source, prepared, at_once)
+            self._run_source(source, room)
         failed = [t for t in self.folder.load_trials() if t.kind == "trial" and t.state == "FAILED"]
         if len(failed) > self.spec.search.max_failed * total and not self.drain.asked():
             reasons = sorted({str(t.error) for t in failed})
@@ -171,20 +171,20 @@ class Driver:
                 f"{100 * self.spec.search.max_failed:g} %: {'; '.join(reasons[:3])}"
             )
 
-    def _replicate(self, prepared: Prepared, at_once: int) -> None:
+    def _replicate(self, room: Room) -> None:
         if self.drain.asked():
             return
         source, total, done = self.agenda.replicates()
         self._plan(self.agenda.num_trials + total)
         if done < total:
             self.progress.phase("finalists on fresh seeds", total, done)
-            self._run_source(source, prepared, at_once)
+            self._run_source(source, room)
 
     def _plan(self, runs: int) -> None:
         self.state.planned_runs = runs
         self.folder.save_state(self.state)
 
-    def _run_source(self, source: Any, prepared: Prepared, at_once: int) -> None:
+    def _run_source(self, source: Any, room: Room) -> None:
         from orchestrator.execution import run_source
 
         run_source(
@@ -192,7 +192,7 @@ class Driver:
             self.agenda.shared,
             self.book,
             self.spec.resources,
-            at_once,
+            room,
             self.folder.address_of(self._ray_folder()),
             self.drain.asked,
         )
@@ -212,7 +212,7 @@ class Driver:
         number = 1 + max((int(name) for name in used if name.isdigit()), default=-1)
         return self.folder.ray_path / f"{number:03d}"
 
-    def _baselines(self, prepared: Prepared, at_once: int) -> None:
+    def _baselines(self, room: Room) -> None:
         from orchestrator.execution import run_baselines
 
         if self.drain.asked():
@@ -222,7 +222,7 @@ class Driver:
             return
         self.progress.phase("baselines", total, total - len(jobs))
         shared, resources = self.agenda.shared, self.spec.resources
-        for job, figures, error in run_baselines(jobs, shared, resources, at_once, self.drain.asked):
+        for job, figures, error in run_baselines(jobs, shared, resources, room, self.drain.asked):
             record, started_ms = self.agenda.baseline_record(job, figures, error, now_ms())
             self.book.add(record, started_ms, [])
 

@@ -29,24 +29,23 @@ def run_source(
     shared: Shared,
     book: TrialBook,
     resources: ResourceSection,
-    at_once: int,
+    room: Callable[[], int],
     storage: str,
     asked_to_drain: Callable[[], bool],
 ) -> None:
     """Run everything a source hands out; actors are used again from run to run.
 
     Args:
-        at_once: how many runs are alive at once. storage: a folder that no earlier Tuner used,
+        room: how many runs may be alive at once now. storage: a folder that no earlier Tuner used,
             on the file system of ``shared``.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    searcher = RunSearcher(source, book, asked_to_drain, functools.partial(_alone, resources))
+    searcher = RunSearcher(source, book, asked_to_drain, room, functools.partial(_alone, resources))
     tuner = tune.Tuner(
         _trainable(shared, resources),
         tune_config=tune.TuneConfig(
-            search_alg=searcher, num_samples=-1,
-            max_concurrent_trials=at_once, reuse_actors=True,
+            search_alg=searcher, num_samples=-1, reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name=storage.rpartition("/")[2], storage_path=storage.rpartition("/")[0],
@@ -106,10 +105,10 @@ def run_baselines(
     jobs: Sequence[BaselineJob],
     shared: Shared,
     resources: ResourceSection,
-    at_once: int,
+    room: Callable[[], int],
     asked_to_drain: Callable[[], bool],
 ) -> Iterator[tuple[BaselineJob, dict[str, Any] | None, str | None]]:
-    """Fit baselines side by side, ``at_once`` tasks at most; each as it ends with its figures, or what it died of.
+    """Fit baselines side by side, as many tasks as there is ``room`` for; yields each with its figures, or its problem.
 
     A baseline that runs on every replicate seed is fitted seed by seed, one task each. Each task takes one worker's
     resources, whatever a trial takes. As with trials, a task whose worker or node is lost is run again elsewhere, and
@@ -125,7 +124,7 @@ def run_baselines(
     )
     waiting: dict[Any, tuple[_Baseline, BaselineJob | None]] = {}
     while (left or waiting) and not asked_to_drain():
-        while left and len(waiting) < at_once:
+        while left and len(waiting) < room():
             baseline, part = left.popleft()
             takes = baseline.takes or {"cpu": resources.cpu, "gpu": resources.gpu}
             options = {"num_cpus": takes["cpu"], "num_gpus": takes["gpu"], "max_retries": MOST_LOST - 1}

@@ -102,6 +102,7 @@ class RunSearcher(Searcher):
     dies was killed with it and is nobody's failure: it goes on another time.
 
     Args:
+        room: how many runs may be alive at once now.
         alone: what a run takes to have no neighbours (``cpu`` and ``gpu`` of a worker); None where it has none.
     """
 
@@ -110,17 +111,19 @@ class RunSearcher(Searcher):
         source: Source,
         book: TrialBook,
         draining: Callable[[], bool],
+        room: Callable[[], int],
         alone: Callable[[], dict[str, float] | None] = lambda: None,
     ) -> None:
         super().__init__(metric=None, mode=None)
         self._draining: Callable[[], bool] | None = draining
         self._source: Source | None = source
         self._book: TrialBook | None = book
+        self._room: Callable[[], int] | None = room
         self._alone: Callable[[], dict[str, float] | None] | None = alone
         self._given: dict[str, TrialRecord] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        inert = dict.fromkeys(("_source", "_book", "_draining", "_alone"))
+        inert = dict.fromkeys(("_source", "_book", "_draining", "_room", "_alone"))
         return vars(self) | inert | {"_given": {}}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
@@ -128,9 +131,13 @@ class RunSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        if self._source is None or self._book is None or self._draining is None or self._draining():
+        if self._source is None or self._book is None or self._room is None:
+            return Searcher.FINISHED
+        if self._draining is None or self._draining():
             return Searcher.FINISHED
         try:
+            if len(self._given) >= self._room():
+                return None
             record = self._source.next()
             if record is None:  # one that is alive may come back
                 return None if self._given else Searcher.FINISHED

@@ -42,6 +42,15 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def wait_for(process: subprocess.Popen[bytes], log: Path, timeout: float = 120) -> None:
+    """Until the `ray start` that writes to a log says that the node is up."""
+    end = time.monotonic() + timeout
+    while "Ray runtime started" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.2)
+
+
 class Nodes:
     """Nodes on loopback; ended by their process groups.
 
@@ -99,11 +108,7 @@ class Nodes:
 
     def wait(self, name: str, timeout: float = 120) -> None:
         """Until `ray start` says that the node is up."""
-        end = time.monotonic() + timeout
-        while "Ray runtime started" not in self._log(name).read_text():
-            assert self._processes[name].poll() is None, self._log(name).read_text()
-            assert time.monotonic() < end, self._log(name).read_text()
-            time.sleep(0.2)
+        wait_for(self._processes[name], self._log(name), timeout)
 
     def stop(self, name: str) -> None:
         """End a node, its workers too."""

@@ -88,7 +88,7 @@ class Sweep:
         self.book = TrialBook(self.folder, tracker, Progress(quiet=True, stream=self.told), {}, {})
         self.draining = False
         self.searcher = RunSearcher(
-            ListSource([self.record]), self.book, lambda: self.draining, lambda: alone
+            ListSource([self.record]), self.book, lambda: self.draining, lambda: 2, lambda: alone
         )
         self.callback = BookCallback(self.book, self.searcher)
         self.started = 0

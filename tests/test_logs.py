@@ -117,7 +117,7 @@ def test_the_log_of_a_crash_has_its_traceback(folder: RunFolder) -> None:
     record = book.open(folder.load_trial("min_recall/trial-000"))
     trial.config = {"trial_id": record.trial_id}
     trial.get_error.return_value = ValueError('Traceback\n  File "x.py", line 7\nValueError: too hot')
-    searcher = RunSearcher(ListSource([record]), book, lambda: False)
+    searcher = RunSearcher(ListSource([record]), book, lambda: False, lambda: 1)
     searcher.suggest(trial.trial_id)
     BookCallback(book, searcher).on_trial_error(1, [], trial)
     assert book.problems == []

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import cluster
 from orchestrator.cli import main
-from orchestrator.cluster import concurrency
+from orchestrator.cluster import Room
 from orchestrator.cluster_address import check_reachable, driver_address, job_server, on_loopback_only
 from orchestrator.errors import PreflightError, UsageError
 from orchestrator.jobs import JobExists, JobServer, auth_token
@@ -361,10 +362,27 @@ def test_a_token_that_is_not_the_cluster_s(
 def test_a_sweep_s_share_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     alive = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "NodeManagerHostname": "a", "Alive": True}
     monkeypatch.setattr("ray.nodes", lambda: [alive | {"Resources": {"CPU": 32.0, "GPU": 8.0}}])
-    assert concurrency(ResourceSection(), None) == 32
-    assert concurrency(ResourceSection(max_cpus=6), None) == 6
-    assert concurrency(ResourceSection(cpu=4, max_cpus=6), None) == 1
-    assert concurrency(ResourceSection(gpu=0.5, max_gpus=2.0), None) == 4
-    assert concurrency(ResourceSection(max_cpus=6), 2) == 2
+    assert Room(ResourceSection(), None)() == 32
+    assert Room(ResourceSection(max_cpus=6), None)() == 6
+    assert Room(ResourceSection(cpu=4, max_cpus=6), None)() == 1
+    assert Room(ResourceSection(gpu=0.5, max_gpus=2.0), None)() == 4
+    assert Room(ResourceSection(max_cpus=6), 2)() == 2
     with pytest.raises(PreflightError, match="cpu 32 and gpu 8, max_cpus 2; lower"):
-        concurrency(ResourceSection(cpu=4, max_cpus=2), None)
+        Room(ResourceSection(cpu=4, max_cpus=2), None)
+
+
+def test_room_grows_with_a_late_node_and_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = {
+        "NodeManagerAddress": "10.0.0.1", "NodeManagerHostname": "a", "Alive": True,
+        "Resources": {"GPU": 2.0, "CPU": 4.0},
+    }  # fmt: skip
+    nodes = [node | {"NodeID": "a"}]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    room = Room(ResourceSection(gpu=1), None)
+    assert room() == 2
+    nodes.append(node | {"NodeID": "b"})
+    assert room() == 2  # not looked at again so soon
+    monkeypatch.setattr(cluster, "LOOK_AGAIN_S", -1.0)
+    assert room() == 4
+    nodes.clear()
+    assert room() == 1
