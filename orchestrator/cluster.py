@@ -26,6 +26,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TQDM": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # pages of raylet logs on stdout for every node that dies: we say it in a line
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver drains by its own handler
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",

@@ -58,9 +58,8 @@ class Failure:
     @classmethod
     def of_trial(cls, trial: Any) -> Failure:
         """Of what a trial of Tune ended with."""
-        told = trial.get_error() if hasattr(trial, "get_error") else None
-        failure = cls.of(_raised(trial) or told)
-        return cls(failure.fault, failure.text, "" if told is None else str(told))
+        raised = _raised(trial)
+        return cls.of(trial.get_error() if raised is None else raised)
 
 
 def _fault(error: Exception) -> Fault:

@@ -118,6 +118,7 @@ class Hosts:
         self._start(name, f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}")
 
     def _start(self, name: str, *arguments: str) -> None:
+        """Ray on a host, with a temporary folder of its own: `ip netns exec` gives a command its own mounts."""
         inherited = environment(SELMIX_FAKE_GPUS="1", **self.variables)
         inherited["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{inherited['PATH']}"
         command = [
@@ -125,6 +126,8 @@ class Hosts:
             "--object-store-memory=80000000", "--disable-usage-stats", *arguments,
         ]  # fmt: skip
         log = self._home / f"{name}.log"
+        if name != "head":
+            command = ["sh", "-c", f'mount -t tmpfs selmix {self._scratch.name} && exec "$@"', "sh", *command]
         with log.open("w") as file:
             process = subprocess.Popen(
                 self.on(name, command), cwd=self._home, env=inherited, stdout=file, stderr=file, start_new_session=True

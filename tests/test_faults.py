@@ -71,7 +71,7 @@ def test_what_tune_keeps_of_a_trial(tmp_path: Path) -> None:
     trial.get_error.return_value = RuntimeError("copied later")
     assert Failure.of_trial(trial).text == "RuntimeError: copied later"
     (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(ActorDiedError()))
-    assert Failure.of_trial(trial) == Failure(Fault.LOST, "the worker process died", "copied later")
+    assert Failure.of_trial(trial) == Failure(Fault.LOST, "the worker process died", str(ActorDiedError()))
     (tmp_path / "error.pkl").write_bytes(b"not a pickle")
     assert Failure.of_trial(trial).fault is Fault.RAISED
 
