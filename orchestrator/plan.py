@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,24 +9,20 @@ from typing import Any
 from orchestrator.capacity import Machine, fits
 from orchestrator.cluster import local_resources
 from orchestrator.preflight import check_all
-from orchestrator.prepare import torch_threads
-from orchestrator.rules import selection_rules, warnings_of
+from orchestrator.probe import measure, memory_warnings
+from orchestrator.rules import warnings_of
 from orchestrator.space import default_point, settings, trials_per_objective
 from orchestrator.spec import SweepSpec
 from orchestrator.storage import Runs
 from orchestrator.tracking_address import masked
-from selmix.base import Base
 from selmix.baselines import baselines_for
-from selmix.config import FinetuneConfig
-from selmix.data.splits import SweepData
-from selmix.local_ranks import seconds_of_rounds
+from selmix.baselines.catalogue import FINETUNE_FOLDS
 
-PROBE_ROUNDS = 3
 START_S = 12.0  # Ray, its workers and the first imports, on a laptop
 RUN_OVERHEAD_S = 0.3  # handing over, checkpoint, records
 FITTED_AGAIN = (
-    5  # fine-tunings a replicate seed in the baselines: uniform_mixup, and selmix_post_hoc with its folds
-)
+    1 + FINETUNE_FOLDS
+)  # fine-tunings a replicate seed in the baselines: uniform_mixup, selmix_post_hoc
 
 
 def plan_document(spec: SweepSpec, runs: Runs) -> dict[str, Any]:
@@ -77,7 +71,7 @@ def plan_document(spec: SweepSpec, runs: Runs) -> dict[str, Any]:
         "estimated_bytes": models * probe["weights_bytes"] + (trials + replicates) * probe["table_bytes"],
         "free_bytes": shutil.disk_usage(existing).free,
         "tracking_uri": masked(address),
-        "warnings": warnings_of(spec),
+        "warnings": [*warnings_of(spec), *memory_warnings(probe["memory"], spec.resources, at_once)],
     }
 
 
@@ -86,57 +80,17 @@ def _at_once(spec: SweepSpec, cpus: float, gpus: float) -> int:
     return max(1, fitting if most is None else min(fitting, most))
 
 
-def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> dict[str, Any]:
-    """Seconds of a trial at the defaults, told from its first rounds, and the size of what it leaves."""
-    objective = spec.objectives[0]
-    with torch_threads(spec.resources.cpu):
-        model = spec.model.config.build(data.input_shape, data.num_classes)
-        base = Base(spec.model.config, model.state_dict(), {})
-        given = dataclasses.replace(config, start="given")
-        rule = selection_rules(spec, data.num_classes)[objective]
-        probe = functools.partial(
-            seconds_of_rounds, most=PROBE_ROUNDS, data=data, base=base, objective=objective, config=given,
-            seed=spec.search.seed, selection=rule,
-        )  # fmt: skip
-        workers = spec.resources.workers
-        seconds = probe(1)
-        together = seconds if workers == 1 else probe(workers)
-    rounds = _rounds(config)
-    a_round = min(seconds[1:], default=seconds[0])
-    classes, steps = (
-        data.num_classes,
-        max(1, len(data.train) // spec.pretrain.batch_size) * spec.pretrain.epochs,
-    )
-    return {
-        "rounds_measured": len(seconds) - 1,
-        "rounds": rounds,
-        "trial_s": together[0] + rounds * min(together[1:], default=together[0]),
-        "one_worker_trial_s": seconds[0] + rounds * a_round,
-        # A step of pre-training is one of fine-tuning on a smaller batch.
-        "pretrain_s": steps * a_round / config.refresh_every * spec.pretrain.batch_size / config.batch_size
-        if spec.recipe
-        else 0.0,
-        "weights_bytes": sum(t.numel() * t.element_size() for t in model.state_dict().values()),
-        "table_bytes": rounds * 4 * classes * (3 * classes + 2),
-    }
-
-
-def _rounds(config: FinetuneConfig) -> int:
-    steps, length, rounds = 0, float(config.refresh_every), 0
-    while steps < config.steps:
-        steps, length, rounds = steps + int(length), length * config.refresh_growth, rounds + 1
-    return rounds
-
-
 def plan_text(document: dict[str, Any]) -> str:
     """The plan for a terminal."""
-    probe = document["probe"]
+    probe, memory = document["probe"], document["probe"]["memory"]
     return "\n".join([
         f"{document['sweep']}: about {duration(document['estimated_s'])}, {megabytes(document['estimated_bytes'])} "
         f"of {megabytes(document['free_bytes'])} free",
         f"  {document['trials']} trials and at most {document['replicates']} runs of finalists on fresh seeds, "
         f"{document['at_once']} at once{_on_workers(document)}, about {probe['trial_s']:.1f} s each "
         f"({probe['rounds']} rounds, {probe['rounds_measured']} measured)",
+        f"  memory: about {memory['peak_bytes'] / 1e9:.1f} GB for a worker, {memory['fit']} would fit in the "
+        f"{memory['device_bytes'] / 1e9:.1f} GB of {'one GPU' if memory['device'] == 'cuda' else 'this machine'}",
         f"  {document['baselines']} baselines; base model about {probe['pretrain_s']:.1f} s",
         f"  MLflow: {document['tracking_uri']}",
         *(f"  warning: {warning}" for warning in document["warnings"]),
