@@ -25,3 +25,8 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.code == 0, done.err
     assert done.out == ""
     return runs
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The sweep first: it takes longest, and what is left is spread over the other process meanwhile."""
+    items.sort(key=lambda item: "smoke_runs" not in getattr(item, "fixturenames", ()))

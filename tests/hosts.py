@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.command import environment
-from tests.nodes import RAY, free_ports, wait_for
+from tests.nodes import RAY, wait_for
+from tests.servers import free_ports
 
 NETWORK = "10.213.77"
 HEAD = f"{NETWORK}.1"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.command import environment
+from tests.servers import free_ports
 
 JOIN = """
 import json, signal, sys
@@ -31,15 +31,6 @@ finally:
 
 RAY = str(Path(sys.executable).parent / "ray")
 TOKEN = "0123456789abcdef0123456789abcdef"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def wait_for(process: subprocess.Popen[bytes], log: Path, timeout: float = 120) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.command import ROOT, SMOKE, Background, environment, selmix
+from tests.servers import free_ports
 
 pytestmark = [
     pytest.mark.ray,
@@ -47,14 +47,6 @@ class Head:
         with urllib.request.urlopen(request, timeout=10) as answer:
             listed: list[dict[str, Any]] = json.load(answer)
         return [job for job in listed if job["type"] == "SUBMISSION"]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.fixture(scope="module")

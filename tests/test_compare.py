@@ -143,7 +143,7 @@ def test_what_stands_above_the_table() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_that_compares(tmp_path: Path) -> None:
     """Equal studies, one winner over all arms, and the differences of the same seeds; pinned and reproduced."""
     file = written(tmp_path)

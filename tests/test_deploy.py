@@ -23,7 +23,7 @@ import yaml
 
 from orchestrator.cli_parsers import doctor_parser, launch_parser
 from tests.command import ROOT, environment
-from tests.nodes import free_ports
+from tests.servers import free_ports
 
 DEPLOY = ROOT / "deploy"
 LAUNCHER = (ROOT / "cluster.yaml", DEPLOY / "hosts.yaml")

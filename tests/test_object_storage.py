@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +17,7 @@ from orchestrator.records import RunFolder
 from orchestrator.storage import ObjectStore
 from orchestrator.tracking import open_client
 from tests.command import SMOKE, Background, selmix
-from tests.objectstore import BUCKET, SECRET, credentials, free_port, s3_server
+from tests.servers import BUCKET, SECRET, MlflowServer, credentials, s3_server
 
 pytestmark = [
     pytest.mark.ray,
@@ -43,43 +40,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mlflow_server(tmp_path: Path) -> Iterator[str]:
-    port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    store = [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        str(tmp_path / "art"),
-    ]
-    environ = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (tmp_path / "mlflow.log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, *store], env=environ, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            end = time.monotonic() + 90
-            while True:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/version", timeout=5).close()
-                    break
-                except OSError:
-                    assert time.monotonic() < end, (tmp_path / "mlflow.log").read_text()
-                    time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+    with MlflowServer(tmp_path) as server:
+        yield server.address
 
 
 def table(document: dict[str, Any]) -> dict[str, Any]:

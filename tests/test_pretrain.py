@@ -137,7 +137,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
     file = tmp_path / "base.yaml"
-    file.write_text(FILE.replace("epochs: 20", "epochs: 120"))
+    file.write_text(FILE.replace("epochs: 20", "epochs: 60"))
     with Background(
         "pretrain",
         file,
@@ -148,7 +148,7 @@ def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
         log=tmp_path / "log",
     ) as background:
         deadline = time.monotonic() + 60
-        while "epoch 40 of" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+        while "epoch 20 of" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
             time.sleep(0.1)
         background.process.send_signal(signal.SIGINT)
         assert background.process.wait(30) == 130

@@ -24,7 +24,7 @@ from orchestrator.recordtypes import SweepState, TrialRecord
 from orchestrator.stopping import requested, stop_sweep
 from orchestrator.storage import ObjectStore, runs_argument
 from orchestrator.study import ObjectiveStudy
-from tests.objectstore import BUCKET, KEY, SECRET, credentials, free_port, s3_server
+from tests.servers import BUCKET, KEY, SECRET, credentials, free_ports, s3_server
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_what_is_no_address_is_refused() -> None:
 
 
 def test_a_store_that_does_not_answer_is_said_soon() -> None:
-    gone = ObjectStore(f"s3://{BUCKET}/x", credentials(f"http://127.0.0.1:{free_port()}"))
+    gone = ObjectStore(f"s3://{BUCKET}/x", credentials(f"http://127.0.0.1:{free_ports(1)[0]}"))
     started = time.monotonic()
     with pytest.raises(PreflightError, match="must be a bucket that can be written"):
         gone.check("sweep")

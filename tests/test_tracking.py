@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +11,12 @@ import pytest
 from orchestrator.errors import PreflightError
 from orchestrator.outbox import Verdict, judge
 from orchestrator.tracking import Tracker, open_client, read_run
-from orchestrator.tracking_address import check_tracking, masked, tracking_address, ui_command, ui_environment
+from orchestrator.tracking_address import check_tracking, masked, tracking_address
 from orchestrator.tracking_values import checked_key, figures, frozen_params
 from tests.command import SMOKE, selmix
+from tests.servers import MlflowServer
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("tracking")]
 
 BEST = {"min_recall": {"value": 0.5, "low": 0.25, "high": 0.75}}
 
@@ -91,56 +88,19 @@ def test_what_a_killed_driver_left_is_reaped_and_opened_again(tmp_path: Path) ->
         tracker.close()
 
 
-class Server:
-    """An MLflow server on loopback over a store in ``folder``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self.address = f"http://127.0.0.1:{self.port}"
-        self.start()
-
-    def start(self) -> None:
-        store = f"sqlite:///{self.folder}/server.db"
-        command = [
-            *ui_command(store, port=self.port),
-            "--artifacts-destination",
-            str(self.folder / "artifacts"),
-        ]
-        self.process = subprocess.Popen(
-            command, env=ui_environment(store, os.environ), cwd=self.folder, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            try:
-                urllib.request.urlopen(f"{self.address}/version", timeout=1).close()
-                return
-            except OSError:
-                time.sleep(0.2)
-        raise TimeoutError("the MLflow server did not start")
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, 9)
-        self.process.wait()
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("server"))
-    yield started
-    started.kill()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with MlflowServer(tmp_path_factory.mktemp("server")) as started:
+        yield started
 
 
-def test_a_server_gets_the_same(server: Server, tmp_path: Path) -> None:
+def test_a_server_gets_the_same(server: MlflowServer, tmp_path: Path) -> None:
     check_tracking(server.address)
     run_id = write_everything(tracker_of(server.address, tmp_path, sweep_id="served"), tmp_path)
     check_everything(server.address, run_id)
 
 
-def test_a_server_that_goes_away_costs_nothing(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_goes_away_costs_nothing(server: MlflowServer, tmp_path: Path) -> None:
     notes: list[str] = []
     tracker = tracker_of(server.address, tmp_path, notes, sweep_id="away")
     tracker.open_sweep("experiment", {}, {})
@@ -168,7 +128,7 @@ def test_a_server_that_goes_away_costs_nothing(server: Server, tmp_path: Path) -
 
 @pytest.mark.long
 @pytest.mark.ray
-def test_a_sweep_on_a_server(server: Server, tmp_path: Path) -> None:
+def test_a_sweep_on_a_server(server: MlflowServer, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     done = selmix("launch", SMOKE, "search.num_trials=2", "--runs", runs, MLFLOW_TRACKING_URI=server.address)
     assert done.code == 0, done.err
