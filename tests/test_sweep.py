@@ -15,7 +15,7 @@ from orchestrator.records import RunFolder
 from orchestrator.tracking import open_client
 from tests.command import SMOKE, selmix
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("smoke")]
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 BASELINES = {
     "untouched", "post_hoc_logit_adjustment", "post_hoc_bias_search", "balanced_head",

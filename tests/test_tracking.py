@@ -16,7 +16,7 @@ from orchestrator.tracking_values import checked_key, figures, frozen_params
 from tests.command import SMOKE, selmix
 from tests.servers import MlflowServer
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("tracking")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 BEST = {"min_recall": {"value": 0.5, "low": 0.25, "high": 0.75}}
 
