@@ -28,10 +28,14 @@ def launch(options: argparse.Namespace) -> int:
         raise UsageError(
             "launch: --follow goes with --submit; without it the sweep is driven, and followed, from here"
         )
+    from orchestrator.cluster import ray_environment
+    from orchestrator.cluster_address import driver_address, on_cluster
     from orchestrator.launch import launch_sweep
 
-    spec = load_spec(options.file, options.overrides)
-    return launch_sweep(spec, options.file, options.runs, quiet=options.quiet, cluster=options.address)
+    # Before the file is read: that imports the user's modules, which may import Ray, and Ray reads its environment then.
+    with on_cluster(driver_address(options.address, os.environ)), ray_environment():
+        spec = load_spec(options.file, options.overrides)
+        return launch_sweep(spec, options.file, options.runs, quiet=options.quiet, cluster=options.address)
 
 
 def doctor(options: argparse.Namespace) -> int:

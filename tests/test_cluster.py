@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.command import ROOT, SMOKE, Background, environment, selmix
-from tests.servers import free_ports
+from tests.command import ROOT, SMOKE, Background, selmix
+from tests.jobhead import Head, job_head
 
 pytestmark = [
     pytest.mark.ray,
@@ -30,72 +24,10 @@ pytestmark = [
 SMALL = ("search.num_trials=2", "selection.replicates=1", "parameters.steps.value=20")
 
 
-@dataclass(frozen=True)
-class Head:
-    """A cluster of one node on loopback; ``variables`` let a client in."""
-
-    address: str
-    server: str
-    variables: dict[str, str]
-
-    def jobs(self) -> list[dict[str, Any]]:
-        """Every job that was ever submitted."""
-        token = Path(self.variables["RAY_AUTH_TOKEN_PATH"]).read_text()
-        request = urllib.request.Request(
-            f"{self.server}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            listed: list[dict[str, Any]] = json.load(answer)
-        return [job for job in listed if job["type"] == "SUBMISSION"]
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """``ray start --head`` in a process of its own, with a token, without our code on its path."""
-    home = tmp_path_factory.mktemp("head")
-    token = home / "token"
-    token.write_text("0123456789abcdef0123456789abcdef")
-    token.chmod(0o600)
-    gcs, dashboard, agent, metrics, grpc, env_agent, client = free_ports(7)
-    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    inherited = environment(
-        PATH=path, RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", **variables
-    )
-    inherited.pop("PYTHONPATH")
-    # Sockets below it must have short names.
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:
-        command = [
-            str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--include-dashboard=true",
-            "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1",
-            f"--port={gcs}", f"--temp-dir={scratch}", "--num-cpus=2", f"--dashboard-agent-listen-port={agent}",
-            f"--metrics-export-port={metrics}", f"--dashboard-agent-grpc-port={grpc}",
-            f"--runtime-env-agent-port={env_agent}", f"--ray-client-server-port={client}",
-        ]  # fmt: skip
-        log = home / "log"
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                command, cwd=home, env=inherited, stdout=file, stderr=file, start_new_session=True
-            )
-        made = Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", variables)
-        try:
-            until(lambda: process.poll() is None and answers(made), 120, log)
-            yield made
-        finally:
-            os.kill(process.pid, signal.SIGTERM)
-            try:
-                process.wait(timeout=30)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-
-
-def answers(head: Head) -> bool:
-    try:
-        return head.jobs() == []
-    except OSError:
-        return False
+    with job_head(tmp_path_factory.mktemp("head")) as made:
+        yield made
 
 
 def until(holds: Any, timeout: float, log: Path) -> None:
