@@ -32,7 +32,7 @@ def launch(options: argparse.Namespace) -> int:
     from orchestrator.cluster_address import driver_address, on_cluster
     from orchestrator.launch import launch_sweep
 
-    # Before the file is read: that imports the user's modules, which may import Ray, and Ray reads its environment then.
+    # Before the file is read: that imports the user's modules, which may import Ray, which reads its environment then.
     with on_cluster(driver_address(options.address, os.environ)), ray_environment():
         spec = load_spec(options.file, options.overrides)
         return launch_sweep(spec, options.file, options.runs, quiet=options.quiet, cluster=options.address)
