@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from orchestrator.prepare import Prepared
@@ -14,8 +15,11 @@ from orchestrator.space import default_point, distributions, grid, settings, tri
 from orchestrator.spec import SweepSpec
 from orchestrator.study import ObjectiveStudy
 from selmix.baselines import baselines_for
+from selmix.data.splits import SweepData
+from selmix.data.stored import bytes_of, save_data
 from trainables.baseline import BaselineJob
 from trainables.shared import Shared
+from trainables.staged import StagedData
 
 DONE = ("FINISHED", "FAILED", "PRUNED")
 
@@ -30,7 +34,7 @@ class Agenda:
     def __init__(self, spec: SweepSpec, folder: RunFolder, prepared: Prepared) -> None:
         self.spec, self.folder, self.prepared = spec, folder, prepared
         self.shared = Shared(
-            prepared.data,
+            staged(spec, folder, prepared.data),
             prepared.bases,
             prepared.rules,
             threads=spec.resources.cpu,
@@ -165,3 +169,16 @@ class Agenda:
         if record.checkpoint is not None and not self.folder.has_checkpoint(record.checkpoint):
             record.checkpoint = None  # begins again, bit-equal
         return record
+
+
+def staged(spec: SweepSpec, folder: RunFolder, data: SweepData) -> SweepData | StagedData:
+    """The data as they travel: by Ray's object store; above ``resources.stage_above_mb`` as a file of the run folder.
+
+    On a cluster each node copies the file to its own disk; a private one maps it where it lies.
+    """
+    if bytes_of(data) <= spec.resources.stage_above_mb * 1e6:
+        return data
+    digest = save_data(folder.staged_data, data)
+    folder.publish(folder.staged_data)
+    copied = folder.store is not None or bool(os.environ.get("RAY_ADDRESS", "").strip())
+    return StagedData(folder.address_of(folder.staged_data), digest, copied)

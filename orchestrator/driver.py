@@ -243,6 +243,7 @@ class Driver:
         self._end("FINISHED", results)
         self._close()
         self.folder.drop("ray")
+        self.folder.discard(self.folder.staged_data)
         return self.state.exit_code
 
     def _stop(self, problem: str | None = None, error: BaseException | None = None) -> int:

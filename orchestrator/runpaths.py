@@ -61,6 +61,11 @@ class RunPaths:
         return self.path / "base" / f"head-{objective}.safetensors"
 
     @property
+    def staged_data(self) -> Path:
+        """Data that are too large for Ray's object store, while the sweep runs."""
+        return self.path / "data.pt"
+
+    @property
     def ray_path(self) -> Path:
         """Ray's own files, gone when the sweep is finished."""
         return self.path / "ray"

@@ -113,10 +113,14 @@ class SelectionSection(Section):
 
 
 class ResourceSection(Section):
-    """What a trial takes, cpu and gpu per worker; and what a sweep takes at most of a cluster that it shares."""
+    """What a trial takes, cpu and gpu per worker; and what a sweep takes at most of a cluster that it shares.
+
+    Data of more than ``stage_above_mb`` MB do not travel by Ray's object store: each node copies them to its disk once.
+    """
 
     workers: Count = 1
     cpu: Count = 1
     gpu: Annotated[Number, Field(ge=0)] = 0
     max_cpus: Count | None = None
     max_gpus: Annotated[Number, Field(gt=0)] | None = None
+    stage_above_mb: Annotated[Number, Field(ge=0)] = 1000

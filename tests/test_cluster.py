@@ -44,7 +44,17 @@ def states(document: dict[str, Any]) -> set[str]:
 def test_two_sweeps_share_a_cluster_and_one_outlives_its_client(head: Head, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     submission = ("launch", SMOKE, *SMALL, "--submit", "--address", head.server, "--runs", runs)
-    driven = ("launch", SMOKE, *SMALL, "name=driven", "resources.max_cpus=1", "--address", head.address)
+    staged = "resources.stage_above_mb=0"
+    driven = (
+        "launch",
+        SMOKE,
+        *SMALL,
+        "name=driven",
+        "resources.max_cpus=1",
+        staged,
+        "--address",
+        head.address,
+    )
     lease = runs / "smoke" / "lease.json"
     with (
         Background(*submission, "--follow", log=tmp_path / "log", **head.variables) as client,
@@ -72,6 +82,10 @@ def test_two_sweeps_share_a_cluster_and_one_outlives_its_client(head: Head, tmp_
         assert shown["cluster"]["address"] == head.address
         assert shown["cluster"]["package"] == job["metadata"]["selmix.package"]
     assert job["metadata"]["selmix.sweep"] == "smoke"
+    rows = [selmix("show", name, "--runs", runs, "--json").document["trials"] for name in ("smoke", "driven")]
+    assert [row["weights_digest"] for row in rows[0]] == [row["weights_digest"] for row in rows[1]]
+    (copied,) = [path for path in head.scratch.rglob("selmix-data/*") if path.suffix != ".lock"]
+    assert not (runs / "driven" / "data.pt").exists()
     trial = selmix("logs", "smoke", "trial-001", "--runs", runs)
     assert "round 1, 20 steps" in trial.out
     assert selmix("logs", "smoke", "trial-099", "--runs", runs).code == 8

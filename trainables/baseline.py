@@ -75,21 +75,19 @@ def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> dict[str,
     """
     torch.set_num_threads(shared.threads)
     task, result = _task(shared, replace(job, winner_weights=[])), joined([fit.result for fit in fits])
-    estimates, scores = [], []
+    select, estimates, scores = task.data.select, [], []
     with written(shared.filesystem, job.folder) as home:
         for index, state in enumerate(result.states):
-            logits = task.logits(state, shared.data.select)
-            predictions = Predictions.from_logits(
-                shared.data.select.labels, logits, shared.data.select.groups
-            )
+            logits = task.logits(state, select)
+            predictions = Predictions.from_logits(select.labels, logits, select.groups)
             save_weights(home / f"weights-{index}.safetensors", state)
             write_predictions(home / f"predictions-{index}.npz", predictions)
             estimates.append(all_intervals(predictions, task.context))
             scores.append(task.score_logits(logits))
-    select = {key: asdict(mean_over_replicates([each[key] for each in estimates])) for key in estimates[0]}
-    values = {key: figures["value"] for key, figures in select.items()}
+    means = {key: asdict(mean_over_replicates([each[key] for each in estimates])) for key in estimates[0]}
+    values = {key: figures["value"] for key, figures in means.items()}
     return {
-        "select": select, "score": sum(scores) / len(scores),
+        "select": means, "score": sum(scores) / len(scores),
         "feasible": task.selection.violation(values) == 0.0,
         "weights_digest": joint_digest([state_digest(state) for state in result.states]),
         "labels": list(result.labels), "cost_s": result.cost_s, "reference": result.reference,

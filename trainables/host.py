@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ class RunHost:
 
     def __init__(self, shared: Shared, world: World = ALONE, gpu: float | None = None) -> None:
         keep_to_share(shared.gpu if gpu is None else gpu)
-        self._shared, self._world = replace(shared, data=shared.on_device()), world
+        self._shared, self._data, self._world = shared, shared.on_device(), world
 
     def start(self, config: dict[str, Any]) -> None:
         """Begin a run, or go on with one: nothing of the last one is kept but the data.
@@ -39,7 +38,7 @@ class RunHost:
         torch.set_num_threads(self._shared.threads)
         objective = config["objective"]
         self._run = Run(
-            self._shared.data, self._shared.bases[objective], objective, FinetuneConfig(**config["config"]),
+            self._data, self._shared.bases[objective], objective, FinetuneConfig(**config["config"]),
             seed=config["seed"], selection=self._shared.rules[objective], world=self._world,
         )  # fmt: skip
         self._cost_s = 0.0

@@ -13,6 +13,7 @@ import torch
 from selmix.base import Base
 from selmix.data.splits import SweepData
 from selmix.selection import SelectionRule
+from trainables.staged import StagedData
 
 CHECKPOINT_EVERY_S = 10.0
 FAKE_GPUS = "SELMIX_FAKE_GPUS"
@@ -24,7 +25,7 @@ class Shared:
     """What every trial of a sweep reads from the object store.
 
     Attributes:
-        data: train, feedback and select, on the CPU; never the test split.
+        data: train, feedback and select, on the CPU, or the file where they are staged; never the test split.
         bases: objective -> the start models. rules: objective -> how its rounds are ranked.
         threads: torch threads of a trial's worker; one and two give different bits.
         gpu: of a worker; 0: on the CPU. Others run on the first GPU they see, a share below 1 keeps to its memory.
@@ -32,7 +33,7 @@ class Shared:
         checkpoint_every_s: least time between two checkpoints of a trial that goes on.
     """
 
-    data: SweepData
+    data: SweepData | StagedData
     bases: Mapping[str, Base]
     rules: Mapping[str, SelectionRule]
     threads: int
@@ -41,8 +42,13 @@ class Shared:
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
 
     def on_device(self) -> SweepData:
-        """The data where trials run."""
-        return self.data.to(device_of(self.gpu))
+        """The data where trials run.
+
+        Raises:
+            RuntimeError: staged data that arrived differ from those that were staged.
+        """
+        data = self.data.opened(self.filesystem) if isinstance(self.data, StagedData) else self.data
+        return data.to(device_of(self.gpu))
 
 
 def device_of(gpu: float) -> torch.device:

@@ -1,0 +1,82 @@
+"""What a sweep sees of its data as one file, which the processes of a machine map into memory together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selmix.data.images import Images
+from selmix.data.splits import Split, SweepData
+
+_PARTS = ("train", "feedback", "select", "unlabelled")
+_BLOCK = 1 << 20
+
+
+def save_data(path: Path, data: SweepData) -> str:
+    """Write all that a sweep may see, aside and renamed; returns ``sha256:...`` of the file."""
+    document: dict[str, Any] = {
+        "name": data.name, "class_names": list(data.class_names), "group_names": list(data.group_names),
+        "digests": dict(data.digests),
+    }  # fmt: skip
+    for part in _PARTS:
+        split = getattr(data, part)
+        document[part] = None if split is None else _packed(split)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(document, temporary)
+    temporary.replace(path)
+    return file_digest(path)
+
+
+def load_data(path: Path) -> SweepData:
+    """What :func:`save_data` wrote, mapped and not read: pages that are not looked at take no memory.
+
+    Raises:
+        ValueError: the file is no such file; nothing in it is ever run.
+    """
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        unlabelled = document["unlabelled"]
+        return SweepData(
+            document["name"], tuple(document["class_names"]), _split(document["train"]), _split(document["feedback"]),
+            _split(document["select"]), document["digests"], tuple(document["group_names"]),
+            None if unlabelled is None else _split(unlabelled),
+        )  # fmt: skip
+    except Exception as error:  # a damaged file raises nearly anything
+        raise ValueError(f"{path}: must hold the data of a sweep, cannot be read: {error}") from error
+
+
+def file_digest(path: Path) -> str:
+    """``sha256:...`` of a file, read block by block."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            total.update(block)
+    return f"sha256:{total.hexdigest()}"
+
+
+def bytes_of(data: SweepData) -> int:
+    """What the samples take in memory; images that lie in files count as nothing."""
+    splits = [split for part in _PARTS if (split := getattr(data, part)) is not None]
+    held = [split.inputs if isinstance(split.inputs, Tensor) else split.inputs.pixels for split in splits]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
+
+
+def _packed(split: Split) -> dict[str, Any]:
+    inputs: Any = split.inputs
+    if isinstance(inputs, Images):
+        inputs = {**vars(inputs), "files": list(inputs.files), "device": "cpu"}
+    return {"inputs": inputs, "labels": split.labels, "groups": split.groups}
+
+
+def _split(packed: dict[str, Any]) -> Split:
+    inputs = packed["inputs"]
+    if isinstance(inputs, dict):
+        tuples = {key: tuple(inputs[key]) for key in ("files", "mean", "std")}
+        inputs = Images(**inputs | tuples | {"device": torch.device("cpu")})
+    return Split(inputs, packed["labels"], packed["groups"])
