@@ -84,7 +84,8 @@ def test_two_sweeps_share_a_cluster_and_one_outlives_its_client(head: Head, tmp_
     assert job["metadata"]["selmix.sweep"] == "smoke"
     rows = [selmix("show", name, "--runs", runs, "--json").document["trials"] for name in ("smoke", "driven")]
     assert [row["weights_digest"] for row in rows[0]] == [row["weights_digest"] for row in rows[1]]
-    (copied,) = [path for path in head.scratch.rglob("selmix-data/*") if path.suffix != ".lock"]
+    copies = [path for path in head.scratch.rglob("selmix-data/*") if path.suffix != ".lock"]
+    assert len(copies) == 1
     assert not (runs / "driven" / "data.pt").exists()
     trial = selmix("logs", "smoke", "trial-001", "--runs", runs)
     assert "round 1, 20 steps" in trial.out
