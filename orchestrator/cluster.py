@@ -28,6 +28,7 @@ _QUIET = {
     "RAY_TQDM": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # pages of raylet logs on stdout for every node that dies: we say it in a line
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # our searcher says how many; an autoscaler is to see all that wait at once
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver drains by its own handler
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

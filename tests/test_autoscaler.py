@@ -52,7 +52,12 @@ def test_nodes_come_for_a_sweep_and_go(tmp_path: Path) -> None:
                 RAY_CLOUD_INSTANCE_ID=HEAD_ID, RAY_NODE_TYPE_NAME="ray.head.default",
             )  # fmt: skip
             assert alive(nodes) == 1
-            sweep = ("resources.gpu=1", "search.num_trials=4", "selection.replicates=1")
+            sweep = (
+                "resources.gpu=1",
+                "search.num_trials=4",
+                "selection.replicates=1",
+                "parameters.steps.value=400",
+            )
             launch = ("launch", SMOKE, *sweep, "--address", nodes.address, "--runs", runs)
             most = 1
             with Background(*launch, log=tmp_path / "log", **nodes.variables) as driver:
