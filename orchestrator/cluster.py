@@ -10,7 +10,7 @@ import secrets
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.capacity import Capacity, Machine, shortage
@@ -171,6 +171,10 @@ class Room:
             self._asked = now
             machines = tuple(node.machine for node in alive_nodes())
             self._found = dataclasses.replace(self._found, machines=machines)
+            problem = shortage(self._resources, self._found)
+            if problem is not None and not self._told:
+                self._tell(f"waiting for a node: {problem.removeprefix('resources: ')}")
+            self._told = problem is not None
         return max(1, self._found.at_once(self._resources, self._most))
 
 

@@ -106,10 +106,10 @@ class Driver:
             self._prepare()
             with self._ray():
                 resources = self.spec.resources
-                room = Room(resources, self.spec.search.max_concurrent_trials)
+                room = Room(resources, self.spec.search.max_concurrent_trials, self.progress.warn)
                 # A baseline is no trial of the search and takes one worker. Asked before the search: a node that is
                 # lost meanwhile must not end the launch.
-                baselines_room = Room(resources.model_copy(update={"workers": 1}), None)
+                baselines_room = Room(resources.model_copy(update={"workers": 1}), None, self.progress.warn)
                 self._search(room)
                 self._replicate(room)
                 self._baselines(baselines_room)

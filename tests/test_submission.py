@@ -378,11 +378,15 @@ def test_room_grows_with_a_late_node_and_never_ends(monkeypatch: pytest.MonkeyPa
     }  # fmt: skip
     nodes = [node | {"NodeID": "a"}]
     monkeypatch.setattr("ray.nodes", lambda: nodes)
-    room = Room(ResourceSection(gpu=1), None)
+    told: list[str] = []
+    room = Room(ResourceSection(gpu=1), None, told.append)
     assert room() == 2
     nodes.append(node | {"NodeID": "b"})
     assert room() == 2  # not looked at again so soon
     monkeypatch.setattr(cluster, "LOOK_AGAIN_S", -1.0)
     assert room() == 4
+    assert told == []
     nodes.clear()
-    assert room() == 1
+    assert [room(), room()] == [1, 1]
+    (text,) = told
+    assert text.startswith("waiting for a node: a trial must fit on the cluster, asks for cpu 1 and gpu 1")
