@@ -148,14 +148,18 @@ class Room:
     bounds, and ``most`` trials at most. What another sweep holds now is not taken off: a trial takes all it needs at
     once or waits, so that sweeps which share a cluster wait for each other but never for ever.
 
+    Args:
+        tell: told, once each time, that no node is left on which a trial fits.
     Raises:
         PreflightError: not even one fits at the beginning; Tune would wait for ever, in silence.
     """
 
-    def __init__(self, resources: ResourceSection, most: int | None) -> None:
+    def __init__(
+        self, resources: ResourceSection, most: int | None, tell: Callable[[str], None] = lambda text: None
+    ) -> None:
         from orchestrator.nodes import alive_nodes, capacity, cluster_capacity
 
-        self._resources, self._most = resources, most
+        self._resources, self._most, self._tell, self._told = resources, most, tell, False
         self._found = cluster_capacity() if _address() else capacity(alive_nodes(), None)
         self._asked = time.monotonic()
         problem = shortage(resources, self._found)
