@@ -40,7 +40,7 @@ def test_nodes_come_for_a_sweep_and_go(tmp_path: Path) -> None:
     runs, config = tmp_path / "runs", tmp_path / "autoscaling.yaml"
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:
         nodes = Nodes(tmp_path, Path(scratch))
-        provider = AUTOSCALING["provider"] | {"gcs_address": nodes.address}
+        provider = AUTOSCALING["provider"] | {"gcs_address": nodes.address, "disable_node_updaters": True}
         spot = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
         types = AUTOSCALING["available_node_types"] | {"gpu_spot": spot}
         asked = {"provider": provider, "available_node_types": types, "idle_timeout_minutes": 0.2}
