@@ -39,9 +39,8 @@ def run_source(
         room: how many runs may be alive at once now. storage: a folder that no earlier Tuner used,
             on the file system of ``shared``.
     """
-    logging.getLogger("ray.tune").setLevel(
-        logging.CRITICAL
-    )  # the book says which runs did not end well, and why
+    # The book says which runs did not end well, and why.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     searcher = RunSearcher(source, book, asked_to_drain, room, functools.partial(_alone, resources))
     tuner = tune.Tuner(

@@ -170,7 +170,9 @@ class RunSearcher(Searcher):
         record = self._given.pop(trial_id, None)
         if record is None or self._source is None or self._book is None or self._draining is None:
             return
-        if self._draining():
+        # A worker that died after its last checkpoint had arrived took nothing with it. The study is told of such a run
+        # at the next launch, from the record.
+        if self._draining() or record.state != "RUNNING":
             return
         if not self._goes_on(record, failure):
             self._book.on_error(record.trial_id, failure.text, failure.details)

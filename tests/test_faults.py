@@ -181,6 +181,15 @@ def test_while_it_drains_nobody_failed(sweep: Sweep) -> None:
     assert sweep.start() == Searcher.FINISHED
 
 
+def test_a_worker_that_dies_after_its_last_checkpoint_takes_nothing_with_it(sweep: Sweep) -> None:
+    sweep.start()
+    sweep.record.state = "FINISHED"  # the book had its outcome
+    sweep.book._live.pop(sweep.record.trial_id)
+    sweep.fail(NodeDiedError("its node has died"))
+    assert (sweep.record.state, sweep.record.losses) == ("FINISHED", 0)
+    assert sweep.start() == Searcher.FINISHED
+
+
 def test_a_copy_of_the_searcher_is_inert(sweep: Sweep) -> None:
     copy = cast(RunSearcher, cloudpickle.loads(cloudpickle.dumps(sweep.searcher)))
     assert copy.suggest("x") == Searcher.FINISHED
