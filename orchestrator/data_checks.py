@@ -59,7 +59,12 @@ def second_problems(file: SweepFile) -> list[str]:
     return problems
 
 
-_UNLABELLED = {"digits": "unlabelled", "gaussians": "unlabelled", "cifar": "unlabelled_largest"}
+_UNLABELLED = {
+    "digits": "unlabelled",
+    "gaussians": "unlabelled",
+    "cifar": "unlabelled_largest",
+    "stl10": "unlabelled",
+}
 
 
 def has_unlabelled(file: SweepFile) -> bool:

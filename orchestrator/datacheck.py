@@ -43,6 +43,7 @@ def data_document(spec: SweepSpec) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION, "data": spec.data["name"], "class_names": list(data.class_names),
         "input_shape": list(data.input_shape), "counts": counts, "digests": dict(data.digests), "problems": problems,
+        "unlabelled": 0 if data.unlabelled is None else len(data.unlabelled),
     }  # fmt: skip
 
 
@@ -77,6 +78,8 @@ def data_text(document: dict[str, Any]) -> str:
     if len(names) > _SHOWN:
         lines.append(f"  ... and {len(names) - _SHOWN} more classes (--json has them all)")
     lines.append(f"  {'all':<{width}}" + "".join(f"{sum(counts[part]):>10}" for part in PARTS))
+    if document["unlabelled"]:
+        lines.append(f"  and {document['unlabelled']} samples without labels")
     lines += ["", *(f"  {part:<9} {document['digests'][part]}" for part in PARTS)]
     return "\n".join(lines)
 

@@ -22,9 +22,15 @@ class UnlabelledPool:
     Args:
         samples: their labels are read for ``oracle`` only.
         config: ``second``, ``pseudo_threshold`` and ``pseudo_every`` are read.
+    Raises:
+        ValueError: ``oracle`` where the true labels are not known.
     """
 
     def __init__(self, samples: Split, config: FinetuneConfig) -> None:
+        if config.second == "oracle" and (samples.labels < 0).any():
+            raise ValueError(
+                "second: oracle needs the true labels of the unlabelled samples, these have none"
+            )
         self.samples, self._config = samples, config
         self._labels: Tensor | None = None  # pseudo-labels, -1 where the model is not sure enough
         self._places = torch.empty(0, dtype=torch.int64)  # of the samples that are filed

@@ -6,18 +6,21 @@ import dataclasses
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from selmix.config import FinetuneConfig
 from selmix.data.cifar import MEAN, STD, CifarConfig
 from selmix.data.files import ImageFolderConfig, ImageListConfig
 from selmix.data.images import IMAGENET_MEAN, IMAGENET_STD, Images
 from selmix.data.longtail import long_tailed_counts
 from selmix.data.splits import Split, join
 from selmix.data.stl10 import StlConfig
+from selmix.second import UnlabelledPool
 from tests.command import here, selmix
 
 
@@ -144,6 +147,24 @@ def test_stl10(tmp_path: Path) -> None:
     assert test.inputs.pixels is not None
     assert np.array_equal(test.inputs.pixels.numpy(), images[:20])
     assert test.labels.tolist() == [k % 10 for k in range(20)]
+    (tmp_path / "unlabeled_X.bin").write_bytes(images.transpose(0, 1, 3, 2).tobytes())
+    sizes: dict[str, Any] = {"imbalance": 2, "largest_class": 4, "feedback": 1, "select": 2}
+    unlabelled = StlConfig(str(tmp_path), **sizes, unlabelled=30).load().unlabelled
+    assert unlabelled is not None
+    assert isinstance(unlabelled.inputs, Images)
+    assert unlabelled.inputs.pixels is not None
+    assert unlabelled.labels.tolist() == [-1] * 30
+    of = {image.tobytes(): k for k, image in enumerate(images)}
+    drawn = [of[image.numpy().tobytes()] for image in unlabelled.inputs.pixels]
+    assert drawn == sorted(set(drawn))
+    assert drawn != list(range(30))
+    assert (
+        StlConfig(str(tmp_path), **sizes, unlabelled=30).load().digests["unlabelled"] == unlabelled.digest()
+    )
+    with pytest.raises(ValueError, match="for each of at least 81 images"):
+        StlConfig(str(tmp_path), **sizes, unlabelled=81).load()
+    with pytest.raises(ValueError, match="second: oracle needs the true labels"):
+        UnlabelledPool(unlabelled, FinetuneConfig(second="oracle"))
     (tmp_path / "train_y.bin").write_bytes(bytes([11] * 80))
     with pytest.raises(ValueError, match="labels must lie in 1 to 10, got 11 to 11"):
         StlConfig(str(tmp_path), imbalance=2, largest_class=4, feedback=1, select=2).load()

@@ -76,7 +76,7 @@ class SweepData:
     Attributes:
         digests: content digest of each of the four splits, ``test`` too.
         group_names: A texts; empty where there is no group attribute.
-        unlabelled: samples whose labels nothing reads but an ablation that says so; None: there are none.
+        unlabelled: samples whose labels (-1: unknown) nothing reads but an ablation that says so; None: there are none.
     """
 
     name: str

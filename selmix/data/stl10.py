@@ -5,13 +5,15 @@ Source: Coates, Lee and Ng, "An Analysis of Single-Layer Networks in Unsupervise
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from selmix.data.archives import OfficialFiles
@@ -35,6 +37,7 @@ class StlConfig:
         largest_class: training samples of class 0.
         feedback, select: samples a class, taken from the official training images (500 a class); the official test
             images are the test split. seed: of the split.
+        unlabelled: of the 100,000 images that nobody labelled (``unlabeled_X.bin``, also of other classes); 0: none.
     Raises:
         ValueError: a size out of range. Reading raises ValueError for files that are missing or damaged.
     """
@@ -45,6 +48,7 @@ class StlConfig:
     feedback: int = 50
     select: int = 50
     seed: int = 0
+    unlabelled: int = 0
 
     name: ClassVar[str] = "stl10"
     input_shape: ClassVar[tuple[int, ...]] = (3, SIDE, SIDE)
@@ -54,7 +58,8 @@ class StlConfig:
 
     def __post_init__(self) -> None:
         sizes = {"imbalance": (self.imbalance, 1), "largest_class": (self.largest_class, 1),
-                 "feedback": (self.feedback, 0), "select": (self.select, 1)}  # fmt: skip
+                 "feedback": (self.feedback, 0), "select": (self.select, 1),
+                 "unlabelled": (self.unlabelled, 0)}  # fmt: skip
         if problems := size_problems(sizes):
             raise ValueError("\n".join(problems))
 
@@ -67,6 +72,8 @@ class StlConfig:
     def official(self) -> OfficialFiles:
         """The files and the archive that brings them."""
         files = tuple(f"{part}_{kind}.bin" for part in ("train", "test") for kind in ("X", "y"))
+        if self.unlabelled:
+            files += ("unlabeled_X.bin",)
         return OfficialFiles("STL-10", Path(self.path), {"stl10_binary.tar.gz": files})
 
     @cached_property
@@ -85,9 +92,21 @@ class StlConfig:
                              f"got {len(pixels)} bytes")  # fmt: skip
         if labels.min() < 1 or labels.max() > 10:
             raise ValueError(f"{raw['y']}: labels must lie in 1 to 10, got {labels.min()} to {labels.max()}")
-        # Stored by channel and column: the two image axes are exchanged.
-        images = torch.from_numpy(pixels.reshape(-1, 3, SIDE, SIDE)).transpose(2, 3).contiguous()
-        return Images(images, mean=MEAN, std=STD), torch.from_numpy(labels.astype(np.int64)) - 1
+        return _images(pixels), torch.from_numpy(labels.astype(np.int64)) - 1
+
+    def _unlabelled(self) -> Split:
+        """So many of the images without labels, drawn by the seed; -1 stands for every label."""
+        path = Path(self.path) / "unlabeled_X.bin"
+        if not path.is_file():
+            raise ValueError(f"{path}: must be a file of STL-10's binary version, there is none")
+        held, rest = divmod(path.stat().st_size, 3 * SIDE * SIDE)
+        if rest or held < self.unlabelled:
+            raise ValueError(f"{path}: must hold 96 x 96 x 3 bytes for each of at least {self.unlabelled} images, "
+                             f"got {path.stat().st_size} bytes")  # fmt: skip
+        drawn = torch.randperm(held, generator=torch.Generator().manual_seed(self.seed))[: self.unlabelled]
+        # Mapped: 2.8 GB of which few may be wanted.
+        pixels = np.memmap(path, dtype=np.uint8, mode="r").reshape(held, 3 * SIDE * SIDE)
+        return Split(_images(pixels[drawn.sort().values.numpy()]), torch.full((self.unlabelled,), -1))
 
     @cached_property
     def _index(self) -> list[Tensor]:
@@ -105,8 +124,17 @@ class StlConfig:
 
     def load(self) -> SweepData:
         """Train, feedback and select."""
-        return sweep_data(self.name, self.class_names, {p: lambda p=p: self._part(p) for p in PARTS})  # type: ignore[misc]
+        parts: dict[str, Callable[[], Split]] = {p: partial(self._part, p) for p in PARTS}
+        if self.unlabelled:
+            parts["unlabelled"] = self._unlabelled
+        return sweep_data(self.name, self.class_names, parts)
 
     def load_test(self) -> Split:
         """The test split, for those who open it."""
         return self._part("test")
+
+
+def _images(pixels: NDArray[np.uint8]) -> Images:
+    """Stored by channel and column: the two image axes are exchanged."""
+    images = torch.from_numpy(pixels.reshape(-1, 3, SIDE, SIDE)).transpose(2, 3).contiguous()
+    return Images(images, mean=MEAN, std=STD)
