@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections import deque
@@ -11,6 +12,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 
 from orchestrator.capacity import without_neighbours
 from orchestrator.faults import Failure, Fault
@@ -57,7 +59,21 @@ def run_source(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )  # fmt: skip
-    tuner.fit()
+    with without_credentials():
+        tuner.fit()
+
+
+@contextlib.contextmanager
+def without_credentials() -> Iterator[None]:
+    """Tune puts the driver's AWS keys into the runtime environment of every trial, which Ray logs and shows on its
+    dashboard. Nodes have credentials of their own, and a private cluster inherits its driver's environment.
+    """
+    before = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in before if not name.startswith("AWS_")}
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE = before
 
 
 def _trainable(shared: Shared, resources: ResourceSection) -> Any:
