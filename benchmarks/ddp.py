@@ -22,7 +22,7 @@ from selmix.base import Base
 from selmix.config import FinetuneConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.splits import SweepData
-from selmix.local_ranks import seconds_of_rounds
+from selmix.local_ranks import RunRequest, seconds_of_rounds
 from selmix.models import ModelConfig
 from selmix.run import SelectionRule
 
@@ -47,7 +47,9 @@ def times(workers: int, batch: int, steps: int, repeat: int) -> tuple[float, flo
             mixup_layer="stage1",
         )
         rule = SelectionRule("min_recall")
-        seconds = seconds_of_rounds(workers, repeat + 1, data, base, "min_recall", config, 0, rule)
+        seconds = seconds_of_rounds(
+            workers, repeat + 1, RunRequest(data, base, "min_recall", config, 0, rule)
+        )
         return statistics.median(seconds[2:])  # round 0 takes no step, and round 1 warms up
 
     short, long = round_s(1), round_s(1 + steps)

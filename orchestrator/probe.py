@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import resource
 from typing import Any
@@ -17,7 +16,7 @@ from orchestrator.spec import SweepSpec
 from selmix.base import Base
 from selmix.config import FinetuneConfig
 from selmix.data.splits import SweepData
-from selmix.local_ranks import seconds_of_rounds
+from selmix.local_ranks import RunRequest, seconds_of_rounds
 
 PROBE_ROUNDS = 3
 CUDA_CONTEXT_BYTES = 500_000_000
@@ -36,14 +35,13 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> dict[st
         base = Base(spec.model.config, model.state_dict(), {})
         given = dataclasses.replace(config, start="given")
         rule = selection_rules(spec, data.num_classes)[objective]
-        probe = functools.partial(
-            seconds_of_rounds, most=PROBE_ROUNDS, base=base, objective=objective, config=given,
-            seed=spec.search.seed, selection=rule,
-        )  # fmt: skip
-        seconds = probe(1, data=data.to(device))
+        request = RunRequest(data.to(device), base, objective, given, spec.search.seed, rule)
+        seconds = seconds_of_rounds(1, PROBE_ROUNDS, request)
         memory = memory_of(device)
         workers = spec.resources.workers
-        together = seconds if workers == 1 else probe(workers, data=data)
+        together = seconds
+        if workers > 1:
+            together = seconds_of_rounds(workers, PROBE_ROUNDS, request._replace(data=data))
     rounds = _rounds(config)
     a_round = min(seconds[1:], default=seconds[0])
     classes, steps = (

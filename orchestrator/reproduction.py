@@ -56,7 +56,7 @@ def _compare(pinned: Document, weights: Path, same_stack: bool, runs: Runs) -> l
     from selmix.base import Base
     from selmix.config import FinetuneConfig
     from selmix.intervals import all_intervals
-    from selmix.local_ranks import finetune_on_workers
+    from selmix.local_ranks import RunRequest, finetune_on_workers
     from selmix.weights import load_weights, state_digest
 
     spec = _spec(pinned)
@@ -96,15 +96,9 @@ def _compare(pinned: Document, weights: Path, same_stack: bool, runs: Runs) -> l
         objective = pinned["objective"]
         rule = selection_rule(spec, objective, data.num_classes)
         base = Base(spec.model.config, state, balanced_head_of(spec.model.config, state, data, rule))
-        run = finetune_on_workers(
-            spec.resources.workers,
-            data,
-            base,
-            objective,
-            FinetuneConfig(**pinned["config"]),
-            pinned["seed"],
-            rule,
-        )
+        config = FinetuneConfig(**pinned["config"])
+        request = RunRequest(data, base, objective, config, pinned["seed"], rule)
+        run = finetune_on_workers(spec.resources.workers, request)
         if run.best is None or run.failed:
             compared.append(
                 {

@@ -19,7 +19,7 @@ from selmix.config import FinetuneConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.splits import Split, SweepData
 from selmix.finetune import Finetuner
-from selmix.local_ranks import finetune_on_workers, seconds_of_rounds
+from selmix.local_ranks import RunRequest, finetune_on_workers, seconds_of_rounds
 from selmix.models import ModelConfig
 from selmix.objectives import ObjectiveContext
 from selmix.parallel import ALONE, RanksDiffer, World
@@ -185,7 +185,7 @@ def test_the_bits_are_those_of_the_number_of_ranks(
     digests = {*first["digests"], *second["digests"], first["resumed"], second["resumed"]}
     assert len(digests) == 1  # of both ranks, run twice, and resumed from a checkpoint
     data, base = world()
-    run = finetune_on_workers(2, data, base, "min_recall", SHORT, 5, RULE)
+    run = finetune_on_workers(2, RunRequest(data, base, "min_recall", SHORT, 5, RULE))
     assert {state_digest(run.view.model.state_dict())} == digests
     assert run.finished
     assert (first["kept"], second["kept"]) == (True, False)
@@ -232,4 +232,4 @@ def test_a_rank_that_dies_ends_the_others(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_rounds_are_timed_on_both_workers() -> None:
     data, base = world()
-    assert len(seconds_of_rounds(2, 1, data, base, "min_recall", SHORT, 0, RULE)) == 2
+    assert len(seconds_of_rounds(2, 1, RunRequest(data, base, "min_recall", SHORT, 0, RULE))) == 2
