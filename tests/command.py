@@ -19,6 +19,7 @@ from orchestrator.cli import main
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "sweeps" / "smoke.yaml"
+SMALL = ("search.num_trials=2", "selection.replicates=1", "parameters.steps.value=20")
 
 
 @dataclass(frozen=True)

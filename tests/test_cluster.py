@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.command import ROOT, SMOKE, Background, selmix
+from tests.command import ROOT, SMALL, SMOKE, Background, selmix
 from tests.jobhead import Head, job_head
 
 pytestmark = [
@@ -20,8 +20,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.timeout(900),
 ]
-
-SMALL = ("search.num_trials=2", "selection.replicates=1", "parameters.steps.value=20")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.storage import ObjectStore
-from tests.command import SMOKE, Done, selmix
+from tests.command import SMALL, SMOKE, Done, selmix
 from tests.jobhead import job_head
 from tests.nodes import TOKEN
 from tests.servers import ADMIN, BUCKET, MlflowServer, credentials, s3_server
@@ -19,7 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.timeout(900),
 ]
-SMALL = ("search.num_trials=2", "selection.replicates=1", "parameters.steps.value=20")
 ENTRANCE, STORE, SESSION = "canary-of-mlflow-7f3a", "canary-of-s3-91bc", "canary-of-session-55de"
 CANARIES = (TOKEN, ENTRANCE, STORE, SESSION)
 
