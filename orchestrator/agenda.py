@@ -39,7 +39,7 @@ class Agenda:
             prepared.rules,
             threads=spec.resources.cpu,
             gpu=spec.resources.gpu,
-            filesystem=None if folder.store is None else folder.store.filesystem,
+            filesystem=None if folder.store is None else folder.store.for_workers(),
         )
 
     @property

@@ -155,7 +155,7 @@ def _probed(runs: Runs, paths: tuple[str, ...], problems: list[str]) -> Iterator
     with contextlib.suppress(PreflightError):  # told by the store's own check
         runs.put(name, token.encode())
     try:
-        yield Probe(runs.root, runs.filesystem, name, token, paths)
+        yield Probe(runs.root, runs.for_workers(), name, token, paths)
     finally:
         with contextlib.suppress(PreflightError):
             runs.delete(name)

@@ -39,6 +39,8 @@ def launch_sweep(
         PreflightError: something that the sweep needs is not there, or another driver holds it.
     """
     progress = Progress(quiet)
+    if not isinstance(runs, Path):
+        runs.for_workers()
     folder = RunFolder.at(runs, spec.name)
     check_free(folder)  # before the seconds that the other checks take
     if is_launched(folder):

@@ -80,18 +80,35 @@ class ObjectStore:
 
     @property
     def filesystem(self) -> Any:
-        """pyarrow's file system; it can be pickled and holds the credentials: hand it to workers only."""
+        """pyarrow's file system, with the credentials in it: for this process only."""
         with self._lock:
             if self._filesystem is None:
                 self._filesystem = self._connect(ATTEMPTS)
             return self._filesystem
 
-    def _connect(self, attempts: int) -> Any:
+    def for_workers(self) -> Any:
+        """The same without credentials, to be pickled: whoever reads it has its own, in its environment.
+
+        Ray and Tune write what they pickle to logs and snapshots, on disks and in the bucket itself.
+
+        Raises:
+            UsageError: the address holds credentials, which workers would not get.
+        """
+        if self.given != self.shown:
+            raise UsageError(
+                f"--runs {self.shown}: must be without credentials for a sweep to run, got some in the address: set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, on the nodes of a cluster too"
+            )
+        secret = {"access_key", "secret_key", "session_token"}
+        return self._connect(ATTEMPTS, {key: v for key, v in self._options.items() if key not in secret})
+
+    def _connect(self, attempts: int, options: Mapping[str, Any] | None = None) -> Any:
         from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
         # allow_delayed_open: a small object is one request, so it is whole or not there.
         return S3FileSystem(
-            **self._options, allow_delayed_open=True, connect_timeout=CONNECT_TIMEOUT_S,
+            **(self._options if options is None else options),
+            allow_delayed_open=True, connect_timeout=CONNECT_TIMEOUT_S,
             request_timeout=REQUEST_TIMEOUT_S, retry_strategy=AwsStandardS3RetryStrategy(max_attempts=attempts),
         )  # fmt: skip
 
@@ -280,7 +297,6 @@ def _options(
     options["scheme"] = query.get("scheme") or scheme or "https"
     key, secret = user or environ.get("AWS_ACCESS_KEY_ID"), password or environ.get("AWS_SECRET_ACCESS_KEY")
     if key and secret:
-        # Given to workers of other nodes, whose environment need not hold them.
         options |= {"access_key": unquote(key), "secret_key": unquote(secret)} if user else {
             "access_key": key, "secret_key": secret, "session_token": environ.get("AWS_SESSION_TOKEN"),
         }  # fmt: skip

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +78,25 @@ def test_the_address_may_say_everything_and_is_masked(endpoint: str) -> None:
     with pytest.raises(PreflightError, match="NO_SUCH_BUCKET") as refused:
         lost.check("sweep")
     assert SECRET not in str(refused.value)
+
+
+def test_what_workers_are_handed_holds_no_credentials(endpoint: str, address: str, tmp_path: Path) -> None:
+    store = ObjectStore(address, credentials(endpoint))
+    store.put("sweep/a", b"one")
+    handed = pickle.dumps(store.for_workers())
+    assert not [secret for secret in (KEY, SECRET) if secret.encode() in handed]
+    assert SECRET.encode() in pickle.dumps(store.filesystem)  # what is kept from them
+    (tmp_path / "fs").write_bytes(handed)
+    read = "import pickle, sys; fs = pickle.load(open(sys.argv[1], 'rb'))\n"
+    read += "print(fs.open_input_stream(sys.argv[2]).read())"
+    command = [sys.executable, "-c", read, str(tmp_path / "fs"), store.full("sweep/a")]
+    told = [
+        subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, check=False).stdout
+        for own in (credentials(endpoint), {"AWS_EC2_METADATA_DISABLED": "true"})
+    ]
+    assert told == ["b'one'\n", ""]
+    with pytest.raises(UsageError, match="AWS_SECRET_ACCESS_KEY instead, on the nodes of a cluster too"):
+        ObjectStore(f"s3://{KEY}:{SECRET}@{BUCKET}/x", {}).for_workers()
 
 
 def test_what_is_no_address_is_refused() -> None:
