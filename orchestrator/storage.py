@@ -18,13 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from orchestrator.errors import PreflightError, UsageError
+from orchestrator.storage_address import QUERY, s3_options
 from orchestrator.tracking_address import masked, scrubbed
 
 SCHEME = "s3://"
-QUERY = ("scheme", "region", "endpoint_override")
 CHECK_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 5.0, 20.0
 ATTEMPTS = 3
@@ -64,7 +64,7 @@ class ObjectStore:
                 f"({what})"
             )
         self.root = f"{place}/{parts.path.strip('/')}".rstrip("/")
-        self._options = _options(parts.username, parts.password, query, environ)
+        self._options = s3_options(parts.username, parts.password, query, environ)
         self._lock = threading.Lock()
         self._filesystem: Any = None
         self._working: Path | None = None
@@ -276,28 +276,3 @@ def within(seconds: float, call: Callable[[], str | None]) -> str | None:
     thread.start()
     thread.join(seconds)
     return said[0] if said else f"no answer within {seconds:.0f} s"
-
-
-def _options(
-    user: str | None, password: str | None, query: Mapping[str, str], environ: Mapping[str, str]
-) -> dict[str, Any]:
-    """Arguments of pyarrow's file system: the address first, then the environment."""
-    endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
-    scheme, _, host = endpoint.rpartition("://")
-    options: dict[str, Any] = {
-        "region": query.get("region")
-        or environ.get("AWS_REGION")
-        or environ.get("AWS_DEFAULT_REGION")
-        or "us-east-1"
-    }
-    host = query.get("endpoint_override", host.rstrip("/"))
-    if host:
-        options |= {"endpoint_override": host.rpartition("://")[2]}
-        scheme = host.rpartition("://")[0] or scheme
-    options["scheme"] = query.get("scheme") or scheme or "https"
-    key, secret = user or environ.get("AWS_ACCESS_KEY_ID"), password or environ.get("AWS_SECRET_ACCESS_KEY")
-    if key and secret:
-        options |= {"access_key": unquote(key), "secret_key": unquote(secret)} if user else {
-            "access_key": key, "secret_key": secret, "session_token": environ.get("AWS_SESSION_TOKEN"),
-        }  # fmt: skip
-    return options
