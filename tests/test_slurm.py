@@ -57,7 +57,7 @@ class Job:
             time.sleep(0.02)
 
     def end(self) -> tuple[int, str]:
-        _, said = self.process.communicate(timeout=20)
+        _, said = self.process.communicate(timeout=120)
         return self.process.returncode, said
 
     def ray_is_gone(self) -> bool:
