@@ -51,7 +51,7 @@ class Job:
         return self._asked.read_text()
 
     def until(self, holds: Callable[[str], bool]) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while not holds(self.asked):
             assert time.monotonic() < end, self.asked
             time.sleep(0.02)
