@@ -53,7 +53,8 @@ class Failure:
         """Of what Ray raised; None: a worker died without a word."""
         if error is None:
             return cls(Fault.LOST, "the worker process died")
-        return cls(_fault(error), _line(error), str(error))
+        fault = _fault(error)
+        return cls(fault, _line(error, fault), str(error))
 
     @classmethod
     def of_trial(cls, trial: Any) -> Failure:
@@ -70,9 +71,9 @@ def _fault(error: Exception) -> Fault:
     return Fault.LOST if gone else Fault.RAISED
 
 
-def _line(error: Exception) -> str:
+def _line(error: Exception, fault: Fault) -> str:
     cause = getattr(error, "cause", None) or error
-    if _fault(error) is Fault.LOST and not isinstance(cause, RankLost):
+    if fault is Fault.LOST and not isinstance(cause, RankLost):
         return "its node died" if _NODE.search(str(cause)) else "the worker process died"
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
     text = lines[-1].strip() if lines else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.command import environment
-from tests.nodes import RAY, wait_for
+from tests.nodes import RAY, TOKEN, wait_for
 from tests.servers import free_ports
 
 NETWORK = "10.213.77"
@@ -49,7 +49,7 @@ class Hosts:
         self._numbers: dict[str, int] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
         token = home / "token"
-        token.write_text("0123456789abcdef0123456789abcdef")
+        token.write_text(TOKEN)
         token.chmod(0o600)
         self.variables = {
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0",

@@ -14,7 +14,6 @@ from selmix.data.images import Images
 from selmix.data.splits import Split, SweepData
 
 _PARTS = ("train", "feedback", "select", "unlabelled")
-_BLOCK = 1 << 20
 
 
 def save_data(path: Path, data: SweepData) -> str:
@@ -53,11 +52,8 @@ def load_data(path: Path) -> SweepData:
 
 def file_digest(path: Path) -> str:
     """``sha256:...`` of a file, read block by block."""
-    total = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            total.update(block)
-    return f"sha256:{total.hexdigest()}"
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def bytes_of(data: SweepData) -> int:
