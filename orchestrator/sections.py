@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 from selmix.definitions import DEFAULT_CVAR_FRACTION, DEFAULT_HEAD_FRACTION
 from selmix.models import ModelConfig
 from selmix.pretrain import PretrainSettings
-from selmix.pretrain.trainer import BATCH, EPOCHS, LR
+from selmix.pretrain.trainer import BATCH, EMA_DECAY, EPOCHS, LR, MIXUP_ALPHA, WEIGHT_DECAY
 
 Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Number = StrictFloat  # takes whole numbers too, never a boolean
@@ -42,11 +43,16 @@ class PretrainSection(Section):
     batch_size: Annotated[StrictInt, Field(ge=2)] = BATCH
     lr: Annotated[Number, Field(gt=0)] = LR
     augment: StrictBool = False
+    weight_decay: Annotated[Number, Field(ge=0)] = WEIGHT_DECAY
+    mixup_alpha: Annotated[Number, Field(gt=0)] = MIXUP_ALPHA
+    ema_decay: Annotated[Number, Field(ge=0, lt=1)] = EMA_DECAY
     init: StrictStr | None = None
 
     @property
     def settings(self) -> PretrainSettings:
-        return PretrainSettings(self.epochs, self.batch_size, self.lr, self.augment)
+        return PretrainSettings(
+            **{field.name: getattr(self, field.name) for field in fields(PretrainSettings)}
+        )
 
 
 class ConstraintSection(Section):

@@ -42,6 +42,7 @@ class ObjectiveStudy:
         grid: list[dict[str, Any]] | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        _cut_torn_line(journal)
         self._storage = JournalStorage(JournalFileBackend(str(journal)))
         self._study = optuna.create_study(
             storage=self._storage, study_name=objective, direction="maximize", load_if_exists=True
@@ -66,23 +67,31 @@ class ObjectiveStudy:
             if number not in points:
                 self.ask()
                 continue
-            parameters = {name: points[number][name] for name in self._distributions}
-            self._study.add_trial(optuna.trial.create_trial(
-                state=TrialState.RUNNING, params=parameters, distributions=self._distributions
-            ))  # fmt: skip
+            self._add({name: points[number][name] for name in self._distributions})
 
     def ask(self) -> tuple[int, dict[str, Any]]:
-        """The next point: its number and its parameters."""
+        """The next point: its number and its parameters.
+
+        The point is found on a copy in memory and written to the journal at once: Optuna writes a trial parameter by
+        parameter, and a driver killed between two of them would leave half a point behind.
+        """
         number = len(self.trials())
-        fixed = self._fixed_point(number)
-        if fixed is not None:
-            self._study.enqueue_trial(fixed)
-            number = self.trials()[-1].number
-        self._study.sampler = self._sampler(number)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            trial = self._study.ask(self._distributions)
-        return trial.number, dict(trial.params)
+        point = self._fixed_point(number)
+        if point is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                copy = optuna.create_study(direction="maximize", sampler=self._sampler(number))
+                copy.add_trials(self.trials())
+                point = copy.ask(self._distributions).params
+        self._add(point)
+        return number, dict(point)
+
+    def _add(self, point: Mapping[str, Any]) -> None:
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.RUNNING, params=dict(point), distributions=self._distributions
+            )
+        )
 
     def _fixed_point(self, number: int) -> dict[str, Any] | None:
         if self._grid is not None:
@@ -106,13 +115,22 @@ class ObjectiveStudy:
         if score is None or not math.isfinite(score):
             score, state = None, TrialState.FAIL
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        if self._storage.get_trial(trial_id).state.is_finished():
+        known = self._storage.get_trial(trial_id)
+        if known.state.is_finished():
             return
-        trial = optuna.trial.Trial(self._study, trial_id)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            trial.set_constraint("violation", violation)
+            if not known.constraints:  # a driver killed before the next line had set it
+                optuna.trial.Trial(self._study, trial_id).set_constraint("violation", violation)
         self._study.tell(number, score, state=state, skip_if_finished=True)
+
+
+def _cut_torn_line(journal: Path) -> None:
+    """Remove what a killed driver wrote of a last line: what it says did not happen yet, and is done again."""
+    if not journal.exists():
+        return
+    with journal.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def fail_unfinished(journal: Path, numbers: Mapping[str, Iterable[int]]) -> None:

@@ -67,15 +67,42 @@ def test_weights_to_begin_with() -> None:
         pretrainer("erm", config, data(), 0, SHORT, {"fc.weight": torch.zeros(2)})
 
 
+def test_settings_act() -> None:
+    """A large alpha mixes by halves, an average without memory is the model, decay shrinks the weights."""
+    config = ModelConfig("small_cnn")
+    halves = pretrainer("mixup", config, data(), 0, PretrainSettings(mixup_alpha=1e6))
+    inputs, labels = data().train.inputs[:16], data().train.labels[:16]
+    state = halves._generator.get_state()
+    loss = halves._mixup_loss(inputs, labels).detach()
+    halves._generator.set_state(state)
+    torch._standard_gamma(torch.full((2,), 1e6), generator=halves._generator)
+    other = torch.randperm(16, generator=halves._generator)
+    logits = halves.model((inputs + inputs[other]) / 2).detach()
+    by_hand = sum(-logits.log_softmax(1)[range(16), y].mean() for y in (labels, labels[other])) / 2
+    assert float(loss) == pytest.approx(float(by_hand), rel=1e-2)
+
+    short = PretrainSettings(epochs=1, ema_decay=0.0)
+    average = pretrainer("fixmatch", config, data(), 0, short)
+    average.run_epoch()
+    assert state_digest(average.weights()) == state_digest(average.model.state_dict())
+
+    def norm(decay: float) -> float:
+        weights = pretrain("erm", config, data(), 0, PretrainSettings(epochs=3, weight_decay=decay))
+        return float(weights["head.weight"].norm())
+
+    assert norm(0.1) < norm(0.0)
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="must be one of erm, logit_adjusted, mixup, fixmatch"):
         pretrain("adam", ModelConfig("small_cnn"), data(), 0)
     with pytest.raises(ValueError, match="FixMatch needs unlabelled samples"):
         pretrain("fixmatch", ModelConfig("small_cnn"), DigitsConfig().load(), 0)
-    with pytest.raises(
-        ValueError, match="epochs: must be a whole number >= 1, got 0\nlr: must be a number > 0"
-    ):
-        PretrainSettings(epochs=0, lr=0.0)
+    problems = r"epochs: must be a whole number >= 1, got 0\nlr: must be a number > 0, got 0.0\n"
+    problems += r"weight_decay: must be a number >= 0, got -1\nmixup_alpha: must be a number > 0, got 0\n"
+    problems += r"ema_decay: must be a number in \[0, 1\), got 1"
+    with pytest.raises(ValueError, match=problems):
+        PretrainSettings(epochs=0, lr=0.0, weight_decay=-1, mixup_alpha=0, ema_decay=1)
 
 
 @pytest.mark.parametrize("shape", [(6, 1, 8, 8), (6, 3, 32, 32), (6, 5)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,13 @@ def test_what_recipes_say() -> None:
     assert all(row["question"].endswith("?") for row in rows), rows
     for name, text in recipe_files().items():
         if "arXiv" in text:
-            assert "Not reproduced here" in text, name
+            aim = " ".join(
+                text.partition("# Aim: ")[2].partition("# Settings: ")[0].replace("#", " ").split()
+            )
+            assert "Not reproduced here" in aim, name
+            assert bool(re.search(r"[0-9] (%|points)", aim)) != bool(
+                re.search("no figure (known|of)", aim)
+            ), name
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

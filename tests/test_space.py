@@ -95,6 +95,24 @@ def test_a_study_that_is_opened_again_asks_the_same_points(tmp_path: Path) -> No
     assert play(tmp_path / "c", 14, reopen=False, seed=1)[1:] != whole[1:]
 
 
+@pytest.mark.parametrize("torn", [False, True])
+def test_killed_at_any_write_it_asks_the_same_points(torn: bool, tmp_path: Path) -> None:
+    """Every beginning of the journal, by lines or in the midst of one, is gone on with as if nothing had happened."""
+    whole = play(tmp_path / "whole", 3, reopen=False)
+    lines = (tmp_path / "whole").read_text().splitlines(keepends=True)
+    for count in range(1, len(lines)):
+        path = tmp_path / str(count)
+        path.write_text("".join(lines[:count]) + (lines[count][: len(lines[count]) // 2] if torn else ""))
+        study = study_of(path)
+        points = []
+        for number in range(3):
+            known = study.trials()
+            point = known[number].params if number < len(known) else study.ask()[1]
+            study.tell(number, -abs(float(point["lr"]) - 0.05))
+            points.append(point)
+        assert points == whole, count
+
+
 def test_what_is_not_finite_is_a_failure_and_told_once(tmp_path: Path) -> None:
     study = study_of(tmp_path / "journal")
     for score in (float("nan"), float("inf"), None, 0.5):

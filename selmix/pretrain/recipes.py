@@ -13,7 +13,7 @@ from selmix.pretrain.trainer import Pretrainer, PretrainSettings, Recipe
 RECIPES: dict[str, Recipe] = {
     "erm": Recipe(),
     "logit_adjusted": Recipe(adjust=1.0),
-    "mixup": Recipe(mixup_alpha=0.2),
+    "mixup": Recipe(mixup=True),
     "fixmatch": Recipe(fixmatch=True),
     "fixmatch_logit_adjusted": Recipe(adjust=1.0, fixmatch=True),
 }

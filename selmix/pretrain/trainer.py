@@ -22,9 +22,10 @@ BATCH = 32
 LR = 0.05
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
+MIXUP_ALPHA = 0.2
+EMA_DECAY = 0.99
 UNLABELLED_RATIO = 2  # unlabelled samples a labelled one in a FixMatch step
 CONFIDENCE = 0.95
-EMA_DECAY = 0.99
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,26 @@ class Recipe:
 
     Attributes:
         adjust: tau of the logit-adjusted loss, log-priors added to the logits; 0 is plain cross-entropy.
-        mixup_alpha: of mixup's Beta distribution; 0 mixes nothing.
+        mixup: whether the inputs of a batch are mixed, as in stage one of MiSLAS.
         fixmatch: whether unlabelled samples take part, under confident pseudo-labels of their weak augmentation.
-    Source: logit adjustment, Menon et al., ICLR 2021; mixup as stage one of MiSLAS, Zhong et al., CVPR 2021;
+    Source: logit adjustment, Menon et al., ICLR 2021; stage one of MiSLAS, Zhong et al., CVPR 2021;
         FixMatch, Sohn et al., NeurIPS 2020.
     """
 
     adjust: float = 0.0
-    mixup_alpha: float = 0.0
+    mixup: bool = False
     fixmatch: bool = False
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """Length and rate of the training.
+    """Length, rate and regularisation of the training.
 
     Attributes:
-        epochs, batch_size, lr: of SGD with Nesterov momentum and a cosine learning rate.
+        epochs, batch_size, lr, weight_decay: of SGD with Nesterov momentum and a cosine learning rate.
         augment: whether labelled samples are weakly augmented (FixMatch always does).
+        mixup_alpha: of mixup's Beta(alpha, alpha), where the recipe mixes.
+        ema_decay: of the exponential average of the weights, a step, where the recipe keeps one (FixMatch).
     Raises:
         ValueError: one that is out of range.
     """
@@ -59,6 +62,9 @@ class PretrainSettings:
     batch_size: int = BATCH
     lr: float = LR
     augment: bool = False
+    weight_decay: float = WEIGHT_DECAY
+    mixup_alpha: float = MIXUP_ALPHA
+    ema_decay: float = EMA_DECAY
 
     def __post_init__(self) -> None:
         problems = [
@@ -67,6 +73,9 @@ class PretrainSettings:
                 ("epochs", "a whole number >= 1", self.epochs >= 1),
                 ("batch_size", "a whole number >= 2", self.batch_size >= 2),
                 ("lr", "a number > 0", self.lr > 0),
+                ("weight_decay", "a number >= 0", self.weight_decay >= 0),
+                ("mixup_alpha", "a number > 0", self.mixup_alpha > 0),
+                ("ema_decay", "a number in [0, 1)", 0 <= self.ema_decay < 1),
             )
             if not good
         ]
@@ -118,7 +127,7 @@ class Pretrainer:
             self.model.parameters(),
             lr=settings.lr,
             momentum=MOMENTUM,
-            weight_decay=WEIGHT_DECAY,
+            weight_decay=settings.weight_decay,
             nesterov=True,
         )
         self.epoch = 0
@@ -153,7 +162,7 @@ class Pretrainer:
         figures: dict[str, Tensor] = {}
         if self.settings.augment or self.recipe.fixmatch:
             inputs = weak(inputs, self._generator)
-        if self.recipe.mixup_alpha > 0:
+        if self.recipe.mixup:
             loss = self._mixup_loss(inputs, labels)
         else:
             loss = F.cross_entropy(self.model(inputs) + self._shift, labels)
@@ -164,11 +173,11 @@ class Pretrainer:
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         if self._average is not None:
-            _follow(self._average, self.model)
+            _follow(self._average, self.model, self.settings.ema_decay)
         return figures | {"loss": loss.detach()}
 
     def _mixup_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        concentration = torch.full((2,), self.recipe.mixup_alpha)
+        concentration = torch.full((2,), self.settings.mixup_alpha)
         first, second = torch._standard_gamma(concentration, generator=self._generator).tolist()
         lam = first / (first + second) if first + second > 0 else 1.0
         other = torch.randperm(len(labels), generator=self._generator).to(labels.device)
@@ -212,9 +221,9 @@ class Pretrainer:
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module) -> None:
+def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move an exponential average of the parameters; buffers are taken over."""
     for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-        slow.lerp_(fast, 1.0 - EMA_DECAY)
+        slow.lerp_(fast, 1.0 - decay)
     for kept, now in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(now)
