@@ -14,7 +14,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 slow: $(READY)
-	$(BIN)/python -m pytest -n 0 -m slow
+	$(BIN)/python -m pytest -m slow
 
 long: $(READY)
 	$(BIN)/python -m pytest -n 0 -m long

@@ -18,9 +18,6 @@ from tests.command import SMOKE, Background, selmix
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
-ONE_AT_A_TIME = "search.max_concurrent_trials=1"
-
-
 def records(runs: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in (runs / "smoke" / "trials").rglob("record.json"):
@@ -105,7 +102,7 @@ _LOOPBACK_6 = ("00000000000000000000000001000000", "0000000000000000FFFF00000100
 def test_kill_9_in_every_phase(smoke_runs: Path, tmp_path: Path) -> None:
     """Killed at half of the search, among the finalists and among the baselines, each time launched again."""
     runs = tmp_path / "runs"
-    launch = ("launch", SMOKE, ONE_AT_A_TIME, "--runs", runs)
+    launch = ("launch", SMOKE, "--runs", runs)
     with Background(*launch, log=tmp_path / "log") as driver:
         driver.wait_until(lambda: len(finished(runs)) >= 2)
         driver.kill_driver()

@@ -152,11 +152,11 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert done.document["epochs"] == 20
     assert done.document["digest"] == state_digest(load_weights(tmp_path / "a.safetensors"))
     assert done.document["select"]["accuracy"] > 0.5
-    assert selmix("pretrain", file, "--output", "a.safetensors", cwd=tmp_path).code == 2
-    used = selmix("validate", file, "pretrain.recipe=null", "pretrain.checkpoint=a.safetensors", cwd=tmp_path)
+    assert here("pretrain", file, "--output", "a.safetensors", cwd=tmp_path).code == 2
+    used = here("validate", file, "pretrain.recipe=null", "pretrain.checkpoint=a.safetensors", cwd=tmp_path)
     assert used.code == 0, used.err
     (tmp_path / "b.safetensors.partial").write_bytes(b"damaged")
-    done = selmix("pretrain", file, "--output", "b.safetensors", cwd=tmp_path)
+    done = here("pretrain", file, "--output", "b.safetensors", cwd=tmp_path)
     assert done.code == 4
     assert "cannot be read" in done.err
 
@@ -164,7 +164,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
     file = tmp_path / "base.yaml"
-    file.write_text(FILE.replace("epochs: 20", "epochs: 60"))
+    file.write_text(FILE.replace("epochs: 20", "epochs: 40"))
     with Background(
         "pretrain",
         file,
@@ -175,13 +175,13 @@ def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
         log=tmp_path / "log",
     ) as background:
         deadline = time.monotonic() + 60
-        while "epoch 20 of" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+        while "epoch 10 of" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
             time.sleep(0.1)
         background.process.send_signal(signal.SIGINT)
         assert background.process.wait(30) == 130
     assert (tmp_path / "a.safetensors.partial").is_file()
     assert not (tmp_path / "a.safetensors").exists()
-    other = selmix("pretrain", file, "pretrain.seed=1", "--output", "a.safetensors", cwd=tmp_path)
+    other = here("pretrain", file, "pretrain.seed=1", "--output", "a.safetensors", cwd=tmp_path)
     assert other.code == 2
     assert "is of another training" in other.err
     going_on = selmix("pretrain", file, "--output", "a.safetensors", "--json", cwd=tmp_path)
