@@ -102,3 +102,14 @@ class Background:
         """``kill -9`` of the driver alone."""
         self.process.kill()
         self.process.wait()
+
+
+def no_ray_of(process: subprocess.Popen[bytes], timeout: float = 20) -> bool:
+    """Whether everything that the driver started is gone."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        listed = subprocess.run(["ps", "-eo", "sid,args"], capture_output=True, text=True, check=True).stdout
+        if not any(line.split()[0] == str(process.pid) for line in listed.splitlines()[1:]):
+            return True
+        time.sleep(0.5)
+    return False

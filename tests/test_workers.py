@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.command import SMOKE, Background, selmix
-from tests.test_interruption import finished, no_ray_of, records
+from tests.command import SMOKE, Background, no_ray_of, selmix
+from tests.smoke import finished, records
 
 pytestmark = [
     pytest.mark.ray,
