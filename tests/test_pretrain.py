@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from functools import cache
 from pathlib import Path
 
@@ -162,21 +161,14 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # MLflow, in this process, uses what SQLAlchemy deprecates
 def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
     file = tmp_path / "base.yaml"
-    file.write_text(FILE.replace("epochs: 20", "epochs: 40"))
-    with Background(
-        "pretrain",
-        file,
-        "--output",
-        tmp_path / "a.safetensors",
-        "--runs",
-        tmp_path / "runs",
-        log=tmp_path / "log",
-    ) as background:
-        deadline = time.monotonic() + 60
-        while "epoch 10 of" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
-            time.sleep(0.1)
+    file.write_text(FILE.replace("epochs: 20", "epochs: 120"))
+    log = tmp_path / "log"
+    asked = ("pretrain", file, "--output", tmp_path / "a.safetensors", "--runs", tmp_path / "runs")
+    with Background(*asked, log=log) as background:
+        background.wait_until(lambda: "epoch 10 of" in log.read_text())  # five seconds before its end
         background.process.send_signal(signal.SIGINT)
         assert background.process.wait(30) == 130
     assert (tmp_path / "a.safetensors.partial").is_file()
@@ -184,8 +176,8 @@ def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
     other = here("pretrain", file, "pretrain.seed=1", "--output", "a.safetensors", cwd=tmp_path)
     assert other.code == 2
     assert "is of another training" in other.err
-    going_on = selmix("pretrain", file, "--output", "a.safetensors", "--json", cwd=tmp_path)
-    afresh = selmix("pretrain", file, "--output", "b.safetensors", "--json", cwd=tmp_path)
+    going_on = here("pretrain", file, "--output", "a.safetensors", "--json", cwd=tmp_path)
+    afresh = here("pretrain", file, "--output", "b.safetensors", "--json", cwd=tmp_path)
     assert going_on.code == afresh.code == 0, going_on.err
     assert going_on.document["digest"] == afresh.document["digest"]
     assert not (tmp_path / "a.safetensors.partial").exists()
