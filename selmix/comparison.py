@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -12,10 +12,21 @@ from torch import Tensor
 from selmix.binomial import student_quantile, wilson
 from selmix.intervals import Estimate, excursions
 from selmix.metrics import METRICS, MetricContext, Predictions, calibration_error
+from selmix.paired import correlations, least_mean_difference
 from selmix.worst_case import WORST_CASE_LIMITS
 
 Outcome = Literal["better", "tied", "worse"]
 _DRAWS = 1000
+
+MINIMA: dict[str, Callable[[Predictions, MetricContext], tuple[Tensor, Tensor]]] = {
+    "min_recall": lambda of, context: (of.labels, torch.arange(len(context.train_counts))),
+    "min_head_tail_recall": lambda of, context: (of.labels, context.tail.long().cpu()),
+    "worst_group_recall": lambda of, context: (
+        of.strata(context.num_groups),
+        torch.arange(len(context.train_counts) * context.num_groups),
+    ),
+}
+"""Metric, the least mean recall of a part -> stratum of each sample, and part of each stratum."""
 
 
 def paired_difference(
@@ -29,11 +40,12 @@ def paired_difference(
 
     Within a pair of models on the same samples:
 
-    - minima and other metrics of the worst classes: MOVER on the limits of the two (:mod:`selmix.worst_case`),
-      (d - sqrt((a - L_a)^2 + (U_b - b)^2), ...). A paired percentile bootstrap calls ties between one weak class and
-      many weak ones ``better`` in a third of the cases, because the minimum over many classes is biased downwards; the
-      Sidak-corrected upper limit of the minimum carries just that bias. Correlation of the pairs is left out, which
-      widens the interval.
+    - smallest recalls, of classes, of (class, group) cells, or of head and tail: :func:`least_mean_difference`. A
+      paired percentile bootstrap calls ties between one weak class and many weak ones ``better`` in a third of the
+      cases, because the minimum over many classes is biased downwards.
+    - other metrics of the worst classes: MOVER on the limits of the two (:mod:`selmix.worst_case`),
+      (d - sqrt((a - L_a)^2 + (U_b - b)^2), ...); the Sidak-corrected upper limit of a minimum carries its bias.
+      Correlation of the pairs is left out, which widens the interval.
     - other metrics of the recalls: Newcombe's square-and-add for pairs, class by class, with the correlation of the
       two models' hits; it does not collapse where both are perfect.
     - metrics of the whole matrix and calibration: quantiles of a Bayesian bootstrap over the samples of each class.
@@ -173,13 +185,17 @@ def _single_pair(key: str, a: Predictions, b: Predictions, context: MetricContex
     classes = len(context.train_counts)
     ours, theirs = (side.counts_for(key, context).double() for side in (a, b))
     value = float(metric.of(ours, context) - metric.of(theirs, context))
-    if key in WORST_CASE_LIMITS:
+    if key in MINIMA:
+        strata, parts = MINIMA[key](a, context)
+        low, high = least_mean_difference(strata, parts, a.correct, b.correct, alpha)
+        down, up = value - low, high - value
+    elif key in WORST_CASE_LIMITS:
         low_a, high_a = WORST_CASE_LIMITS[key](ours, context, alpha)
         low_b, high_b = WORST_CASE_LIMITS[key](theirs, context, alpha)
         at_a, at_b = float(metric.of(ours, context)), float(metric.of(theirs, context))
         down, up = math.hypot(at_a - low_a, high_b - at_b), math.hypot(high_a - at_a, at_b - low_b)
     elif metric.of_recalls is not None:
-        correlation = _correlations(a, b, classes)
+        correlation = correlations(a.labels, a.correct, b.correct, classes)
         moves = [
             excursions(metric.of_recalls, c, context, wilson(c.diagonal(), c.sum(dim=1), alpha))
             for c in (ours, theirs)
@@ -195,20 +211,6 @@ def _single_pair(key: str, a: Predictions, b: Predictions, context: MetricContex
 def _square_and_add(first: Tensor, second: Tensor, correlation: Tensor) -> float:
     squares = first.square() - 2.0 * correlation * first * second + second.square()
     return float(squares.clamp_min(0.0).sum().sqrt())
-
-
-def _correlations(a: Predictions, b: Predictions, classes: int) -> Tensor:
-    """Phi coefficient of the two models' hits within each class, shape (K,); 0 where one has no spread."""
-    x, y = a.correct.double(), b.correct.double()
-
-    def mean(values: Tensor) -> Tensor:
-        sums = torch.zeros(classes, dtype=torch.float64).index_add_(0, a.labels, values)
-        return sums / torch.bincount(a.labels, minlength=classes)
-
-    mean_x, mean_y = mean(x), mean(y)
-    spread = (mean_x * (1 - mean_x) * mean_y * (1 - mean_y)).sqrt()
-    phi = (mean(x * y) - mean_x * mean_y) / spread
-    return torch.where(spread > 0, phi, 0.0)
 
 
 def _bootstrap_pair(

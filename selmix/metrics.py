@@ -126,8 +126,13 @@ class Predictions:
             return self.counts(classes)
         if self.groups is None or not groups:
             raise ValueError(f"{key} needs data with a group attribute")
-        strata = strata_of(self.labels, self.groups, groups)
-        return confusion_counts(strata, self.predicted, classes * groups, classes)
+        return confusion_counts(self.strata(groups), self.predicted, classes * groups, classes)
+
+    def strata(self, num_groups: int) -> Tensor:
+        """(class, group) cell of each sample, shape (n,); its class where the data have no groups."""
+        if self.groups is None:
+            return self.labels
+        return strata_of(self.labels, self.groups, num_groups)
 
 
 METRICS: dict[str, Metric] = {
