@@ -172,7 +172,7 @@ def report(name: str, axis: Axis, rows: Sequence[Row]) -> tuple[list[str], dict[
                 outcome = parts.pop("outcome")
                 figures |= {f"{name}/{metric}/{asked}/{label}/{part}": value for part, value in parts.items()}
                 lines.append(
-                    f"    {label:40} {100 * contrast.mean:+5.1f} [{100 * contrast.low:+5.1f}, "
+                    f"    {label:44} {100 * contrast.mean:+5.1f} [{100 * contrast.low:+5.1f}, "
                     f"{100 * contrast.high:+5.1f}]  {contrast.better}/{contrast.tied}/{contrast.worse}  {outcome}"
                 )
     return lines, figures
