@@ -33,7 +33,7 @@ from orchestrator.cli_parsers import (
     validate_parser,
 )
 from orchestrator.cli_running import doctor, launch, logs, stop
-from orchestrator.errors import SelmixError
+from orchestrator.errors import SelmixError, Stopped
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -110,9 +110,9 @@ def _guarded(verb: Verb, options: argparse.Namespace) -> int:
     except SelmixError as error:
         sys.stderr.write(f"selmix: {error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         sys.stderr.write("selmix: interrupted\n")
-        return 130
+        return stop.exit_code if isinstance(stop, Stopped) else 130
     except BrokenPipeError:
         # The reader of our output went away (`selmix show x | head`): not our error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

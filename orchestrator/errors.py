@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -56,3 +57,11 @@ class NotFound(SelmixError):
     """No such sweep, run or pin."""
 
     exit_code = 8
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks to stop; what is done is kept."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 130 if number == signal.SIGINT else 143

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
 import os
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 
 from orchestrator.clock import now_ms
-from orchestrator.errors import PreflightError, UsageError
+from orchestrator.errors import PreflightError, Stopped, UsageError
 from orchestrator.preflight import check_all
 from orchestrator.prepare import initial_weights, torch_threads
 from orchestrator.progress import Progress
@@ -64,7 +68,8 @@ def pretrain_base(spec: SweepSpec, output: Path, runs: Runs, progress: Progress)
         params = {f"pretrain.{key}": value for key, value in spec.pretrain.model_dump().items()}
         tracker.open_sweep(spec.recipe, tags, params | {"model.name": spec.model.name})
         tracker.open_trial("pretrain", spec.recipe, tags, params, now_ms(), None)
-        _train(trainer, partial, identity, tracker, progress)
+        with stopped_by_signals():
+            _train(trainer, partial, identity, tracker, progress)
         state = trainer.weights()
         save_weights(output, state)
         select = _on_select(spec, data, state)
@@ -88,6 +93,22 @@ def pretrain_text(document: dict[str, Any]) -> str:
     )
 
 
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGUSR1 raise :class:`Stopped`, also where the shell that started us ignores Ctrl-C."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    taken = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, stop) for number in taken}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _train(trainer: Pretrainer, partial: Path, identity: str, tracker: Tracker, progress: Progress) -> None:
     saved = time.monotonic()
     # An interrupt comes in the middle of an epoch; what is kept is the end of the last one.
@@ -104,7 +125,7 @@ def _train(trainer: Pretrainer, partial: Path, identity: str, tracker: Tracker, 
             if time.monotonic() - saved > SAVE_EVERY_S:
                 _save(whole, partial, identity)
                 saved = time.monotonic()
-    except KeyboardInterrupt:
+    except Stopped:
         _save(whole, partial, identity)
         tracker.finish_sweep("KILLED", now_ms(), {}, {"selmix.state": "stopped"}, [])
         tracker.close()

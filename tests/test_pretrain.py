@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator.errors import Stopped
+from orchestrator.pretraining import stopped_by_signals
 from selmix.augment import strong, weak
 from selmix.data.digits import DigitsConfig
 from selmix.data.splits import SweepData
@@ -158,6 +161,20 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     done = here("pretrain", file, "--output", "b.safetensors", cwd=tmp_path)
     assert done.code == 4
     assert "cannot be read" in done.err
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
+)
+def test_signals_stop_it_also_where_they_were_ignored(number: signal.Signals, code: int) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with pytest.raises(Stopped) as stopped, stopped_by_signals():
+            os.kill(os.getpid(), number)
+        assert stopped.value.exit_code == code
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.slow
