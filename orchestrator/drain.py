@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from orchestrator.errors import STOPPING, exit_code_after
 from orchestrator.lease import Lease
 from orchestrator.progress import Progress
 from orchestrator.stopping import requested
@@ -45,7 +46,7 @@ class Drain:
 
     def listen(self) -> None:
         """Take the signals; again after Ray has started, which takes SIGTERM for itself."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in STOPPING:
             before = signal.signal(number, self._on_signal)
             self._before.setdefault(number, before)
         if self._looking is None:
@@ -101,4 +102,4 @@ class Drain:
         """130 after Ctrl-C, 143 after any other signal; 4 where the lease was lost."""
         if self._signal is None:
             return 4
-        return 128 + (signal.SIGINT if self._signal == signal.SIGINT else signal.SIGTERM)
+        return exit_code_after(self._signal)

@@ -59,9 +59,18 @@ class NotFound(SelmixError):
     exit_code = 8
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""What asks a command to stop and to keep what is done."""
+
+
+def exit_code_after(number: int) -> int:
+    """130 after Ctrl-C, 143 after any other signal."""
+    return 128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asks to stop; what is done is kept."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self.exit_code = 130 if number == signal.SIGINT else 143
+        self.exit_code = exit_code_after(number)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from orchestrator.clock import now_ms
-from orchestrator.errors import PreflightError, Stopped, UsageError
+from orchestrator.errors import STOPPING, PreflightError, Stopped, UsageError
 from orchestrator.preflight import check_all
 from orchestrator.prepare import initial_weights, torch_threads
 from orchestrator.progress import Progress
@@ -100,8 +100,7 @@ def stopped_by_signals() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    taken = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, stop) for number in taken}
+    before = {number: signal.signal(number, stop) for number in STOPPING}
     try:
         yield
     finally:

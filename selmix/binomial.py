@@ -14,9 +14,8 @@ def clopper_pearson(hits: Tensor, trials: Tensor, alpha: float) -> tuple[Tensor,
     Returns:
         Lower and upper limits, each of shape (K,), float64.
     """
-    from scipy.special import (
-        betaincinv,
-    )  # scipy.stats.beta.ppf without its checks, which take most of its time
+    # scipy.stats.beta.ppf without its checks, which take most of its time.
+    from scipy.special import betaincinv
 
     x, n = hits.double().numpy(), trials.double().numpy()
     low = torch.from_numpy(betaincinv(x, n - x + 1.0, alpha))

@@ -12,7 +12,7 @@ from torch import Tensor
 from selmix.binomial import student_quantile, wilson
 from selmix.intervals import Estimate, excursions
 from selmix.metrics import METRICS, MetricContext, Predictions, calibration_error
-from selmix.paired import correlations, least_mean_difference
+from selmix.paired import correlations, least_mean_difference, paired_squares
 from selmix.worst_case import WORST_CASE_LIMITS
 
 Outcome = Literal["better", "tied", "worse"]
@@ -209,8 +209,7 @@ def _single_pair(key: str, a: Predictions, b: Predictions, context: MetricContex
 
 
 def _square_and_add(first: Tensor, second: Tensor, correlation: Tensor) -> float:
-    squares = first.square() - 2.0 * correlation * first * second + second.square()
-    return float(squares.clamp_min(0.0).sum().sqrt())
+    return float(paired_squares(first, second, correlation).sum().sqrt())
 
 
 def _bootstrap_pair(

@@ -50,21 +50,26 @@ def least_mean_difference(
     """
     there = torch.bincount(strata, minlength=len(parts)) > 0
     strata, parts = _renumbered(strata), _renumbered(parts[there])
-    lower = _lower(strata, parts, ours, theirs, SPLIT * alpha)
-    return lower, -_lower(strata, parts, theirs, ours, SPLIT * alpha)
-
-
-def _lower(strata: Tensor, parts: Tensor, ours: Tensor, theirs: Tensor, alpha: float) -> float:
     trials = torch.bincount(strata).double()
-    shares = 1.0 / torch.bincount(parts).double()[parts]
     a, b = (recalls_of(strata, side, len(parts)) for side in (ours, theirs))
+    phi = correlations(strata, ours, theirs, len(parts), 0.5 / _summed(parts, trials)[parts])
+    lower = _lower(parts, trials, a, b, phi, SPLIT * alpha)
+    return lower, -_lower(parts, trials, b, a, phi, SPLIT * alpha)
+
+
+def paired_squares(down: Tensor, up: Tensor, correlation: Tensor) -> Tensor:
+    """Newcombe's squared distance to a limit of a paired difference, stratum by stratum, from those of its sides."""
+    return (down.square() - 2.0 * correlation * down * up + up.square()).clamp_min(0.0)
+
+
+def _lower(parts: Tensor, trials: Tensor, a: Tensor, b: Tensor, phi: Tensor, alpha: float) -> float:
+    shares = 1.0 / torch.bincount(parts).double()[parts]
     mean_a, mean_b = _summed(parts, shares * a), _summed(parts, shares * b)
 
-    phi = correlations(strata, ours, theirs, len(parts), 0.5 / _summed(parts, trials)[parts])
     down = a - wilson(a * trials, trials, alpha)[0]
     up = wilson(b * trials, trials, alpha)[1] - b
-    squares = (down.square() - 2.0 * phi * down * up + up.square()).clamp_min(0.0)
-    paired = mean_a - mean_b - _summed(parts, shares.square() * squares).sqrt()
+    squares = shares.square() * paired_squares(down, up, phi)
+    paired = mean_a - mean_b - _summed(parts, squares).sqrt()
 
     samples = 1.0 / _summed(
         parts, shares.square() / trials

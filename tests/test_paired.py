@@ -68,9 +68,8 @@ def test_the_limits_of_means_hold(truths: tuple[list[float], list[float]]) -> No
 @pytest.mark.parametrize("case", list(CASES))
 def test_the_limits_hold_at_length(case: str, samples: int) -> None:
     for together in (0.0, 0.5, 0.9):
-        assert misses(CASES[case], samples, together, 1000)[0] <= 0.053 + 0.02, (
-            together
-        )  # 0.02: three errors of 1000 draws
+        # 0.02: three errors of 1000 draws
+        assert misses(CASES[case], samples, together, 1000)[0] <= 0.053 + 0.02, together
 
 
 def test_models_that_agree_are_told_apart_by_fewer_samples() -> None:
