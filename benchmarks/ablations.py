@@ -34,12 +34,12 @@ import torch
 from benchmarks.axes import SETTINGS, Axis, Side, axes, configured
 from benchmarks.contrast import family
 from benchmarks.harness import Row, base_of, values
-from selmix.base import Base
 from selmix.baselines import BaselineTask
 from selmix.data.splits import Split, SweepData
 from selmix.metrics import metric_of_objective
-from selmix.run import Run, finetune
-from selmix.selection import SelectionRule
+from selmix.run.run import Run, finetune
+from selmix.run.start_model import Base
+from selmix.statistics.selection import SelectionRule
 
 METRICS = ("min_recall", "mean_recall", "g_mean")
 Task = tuple[str, str, int, dict[str, Any]]  # setting, objective, seed, settings that differ

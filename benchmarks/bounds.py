@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from selmix.intervals import metric_interval
 from selmix.metrics import MetricContext, Predictions
-from selmix.selection import Constraint
+from selmix.statistics.intervals import metric_interval
+from selmix.statistics.selection import Constraint
 
 
 def bound_on_test(constraint: Constraint, predictions: Predictions, context: MetricContext) -> dict[str, Any]:
-    """The metric with its 95 % interval (:func:`selmix.intervals.metric_interval`), and what that says of the bound.
+    """The metric with its 95 % interval (``metric_interval``), and what that says of the bound.
 
     ``holds``: the value meets the bound. ``within error``: it does not, but a value within the interval does.
     ``missed``: the whole interval lies on the wrong side.

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from benchmarks.harness import Setting
+from benchmarks.optimum import optimum
 from benchmarks.settings import GAUSSIANS, PRODUCT
 from selmix.config import FinetuneConfig
 from selmix.data import DataConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.gaussians import GaussiansConfig
-from selmix.data.optimum import optimum
 from selmix.metrics import metric_of_objective
 from selmix.models import ModelConfig
-from selmix.selection import Constraint, SelectionRule
+from selmix.statistics.selection import Constraint, SelectionRule
 
 COVERAGE = 0.95  # of the share that a class would have if all were predicted alike: the method's own level
 LARGEST_GAP = 0.2  # that equal opportunity may leave between the groups

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from selmix.binomial import student_quantile
+from selmix.statistics.proportions import student_quantile
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from selmix.base import Base
 from selmix.config import FinetuneConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.splits import SweepData
-from selmix.local_ranks import RunRequest, seconds_of_rounds
 from selmix.models import ModelConfig
-from selmix.run import SelectionRule
+from selmix.run.local_ranks import RunRequest, seconds_of_rounds
+from selmix.run.run import SelectionRule
+from selmix.run.start_model import Base
 
 
 def world() -> tuple[SweepData, Base]:

@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository's root, whe
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from orchestrator.progress import Progress
-from orchestrator.records import RunFolder
-from orchestrator.search import BookCallback, RunSearcher, StudySource, trial_record
-from orchestrator.study import ObjectiveStudy
-from orchestrator.tracking import Tracker
-from orchestrator.trials import TrialBook
+from orchestrator.records.folder import RunFolder
+from orchestrator.run.recorder import TrialBook
+from orchestrator.run.tune import BookCallback, RunSearcher, StudySource, trial_record
+from orchestrator.search.study import ObjectiveStudy
+from orchestrator.tracking.tracker import Tracker
 from selmix.config import FinetuneConfig
 
 METRICS, SCALARS = 24, 12

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selmix.base import Base
 from selmix.baselines import BASELINES, NEVER_OPPONENT, BaselineTask, baselines_for, tuned_head
 from selmix.config import FinetuneConfig
 from selmix.data import DataConfig
@@ -24,8 +23,9 @@ from selmix.metrics import Predictions, evaluate_predictions, metric_of_objectiv
 from selmix.model import ClassifierView
 from selmix.models import ModelConfig
 from selmix.pretrain import pretrain
-from selmix.run import finetune
-from selmix.selection import SelectionRule
+from selmix.run.run import finetune
+from selmix.run.start_model import Base
+from selmix.statistics.selection import SelectionRule
 
 OBJECTIVE_FREE = ("untouched",)
 REFERENCES = ("retrained_logit_adjusted", "optimum")
@@ -114,7 +114,7 @@ def mean_gap(gaps: Sequence[float]) -> tuple[float, float, float]:
     """Mean of paired differences and its 95 % interval by Student's t; that of a single one is unbounded."""
     if len(gaps) < 2:
         return gaps[0], -math.inf, math.inf
-    from selmix.binomial import student_quantile
+    from selmix.statistics.proportions import student_quantile
 
     half = student_quantile(len(gaps) - 1, 0.05) * statistics.stdev(gaps) / math.sqrt(len(gaps))
     return statistics.mean(gaps), statistics.mean(gaps) - half, statistics.mean(gaps) + half

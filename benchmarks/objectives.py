@@ -40,7 +40,7 @@ from selmix.baselines.task import State
 from selmix.data.splits import Split
 from selmix.metrics import Predictions, evaluate_predictions
 from selmix.pretrain import pretrain
-from selmix.run import RoundReport, finetune
+from selmix.run.run import RoundReport, finetune
 
 
 def rows_of_seed(world: str, folder: Path | None, seed: int) -> list[Row]:

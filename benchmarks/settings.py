@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from benchmarks.harness import Setting
+from benchmarks.optimum import optimum
 from selmix.config import FinetuneConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.gaussians import GaussiansConfig
-from selmix.data.optimum import optimum
 from selmix.models import ModelConfig
 
 

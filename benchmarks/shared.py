@@ -12,8 +12,8 @@ from torch import Tensor
 from selmix.baselines import BaselineTask, last_layer
 from selmix.baselines.task import State
 from selmix.metrics import Predictions, evaluate_predictions
-from selmix.run import Run, inside_the_method
-from selmix.scoring import score
+from selmix.run.run import Run, inside_the_method
+from selmix.statistics.scoring import score
 from selmix.weights import state_digest, tensor_digest
 
 _Fit = tuple[Tensor, Tensor]
@@ -80,7 +80,7 @@ def _course(task: BaselineTask) -> list[tuple[State, Predictions]]:
 
 
 def _rank(task: BaselineTask, predictions: Predictions) -> tuple[bool, float]:
-    """As :attr:`selmix.run.BestRound.rank`."""
+    """As :attr:`selmix.run.run.BestRound.rank`."""
     rule = task.selection
     violation = rule.violation(evaluate_predictions(predictions, task.context))
     counts = predictions.counts_for(rule.metric, task.context)

@@ -15,7 +15,7 @@ from selmix.data.splits import Split
 from selmix.loss_weights import uniform_samples, weighted_cross_entropy
 from selmix.mixup import draw_coefficients, mixed_logits
 from selmix.model import ClassifierView
-from selmix.parallel import ALONE, World
+from selmix.parallel.world import ALONE, World
 from selmix.sampler import PairSampler
 
 

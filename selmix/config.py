@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from selmix.arithmetic import PRECISIONS
 from selmix.gain import GAIN_FORMULAS
+from selmix.precision import PRECISIONS
 
 STARTS = ("balanced_head", "given")
 POOLS = ("train+feedback", "train")

@@ -12,7 +12,7 @@ from selmix.groups import GROUP_METRICS
 from selmix.metrics import METRICS, MetricContext
 from selmix.multipliers import constraint_multipliers
 from selmix.objectives import ObjectiveContext, head_tail_groups
-from selmix.selection import Constraint
+from selmix.statistics.selection import Constraint
 
 UNCOUNTED = ("calibration_error",)  # metrics that a confusion matrix does not give
 

@@ -14,7 +14,7 @@ from selmix.data.images import Inputs
 from selmix.model import ClassifierView, predict
 from selmix.multipliers import WorstCaseState
 from selmix.objectives import Objective, ObjectiveContext, is_of_groups, stratum_groups
-from selmix.parallel import ALONE, World
+from selmix.parallel.world import ALONE, World
 from selmix.round import NonFinite
 
 

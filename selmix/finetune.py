@@ -9,29 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selmix.arithmetic import Arithmetic
 from selmix.batch import Batch, pair_batch, weighted_batch
 from selmix.config import TARGETED, FinetuneConfig
 from selmix.confusion import logit_gradient
 from selmix.constraints import with_constraints
 from selmix.data.splits import Split
-from selmix.diagnosis import gain_fidelity, policy_entropy, prototype_drift
 from selmix.feedback import FeedbackMemory, estimate
 from selmix.gain import gain_matrix
+from selmix.gain_fidelity import gain_fidelity, policy_entropy, prototype_drift
 from selmix.groups import strata_of
 from selmix.loss_weights import stratum_weights
 from selmix.model import ClassifierView, freeze_batchnorm_
 from selmix.multipliers import MultiplierSettings
 from selmix.objectives import Objective, ObjectiveContext, bind_objective
 from selmix.optimizer import sgd
-from selmix.parallel import ALONE, World
+from selmix.parallel.world import ALONE, World
 from selmix.policy import NoPositiveGain
-from selmix.policy_course import policy_of_round
+from selmix.policy_schedule import policy_of_round
+from selmix.precision import Arithmetic
+from selmix.pseudo_labels import UnlabelledPool
 from selmix.round import NonFinite, Round
 from selmix.sampler import PairSampler
 from selmix.schedules import scheduled
-from selmix.second import UnlabelledPool
-from selmix.selection import Constraint
+from selmix.statistics.selection import Constraint
 
 FIRST_ORDER = 10.0  # the diagnosis steps at a tenth of the rate: a full step on one pair is not first-order
 

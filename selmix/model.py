@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selmix.arithmetic import Arithmetic
 from selmix.data.images import Inputs, batches
+from selmix.precision import Arithmetic
 
 
 class ClassifierView:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from selmix.baselines import BASELINES, BY_SEED, BaselineResult, BaselineTask, joined
-from selmix.comparison import mean_over_replicates
 from selmix.config import FinetuneConfig
-from selmix.intervals import all_intervals
 from selmix.metrics import Predictions
+from selmix.statistics.comparison import mean_over_replicates
+from selmix.statistics.intervals import all_intervals
 from selmix.weights import load_weights, save_weights, state_digest
 from trainables.outcome import write_predictions
 from trainables.remote import fetched, written

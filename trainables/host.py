@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from selmix.config import FinetuneConfig
-from selmix.parallel import ALONE, World
-from selmix.run import Run
+from selmix.parallel.world import ALONE, World
+from selmix.run.run import Run
 from trainables.outcome import write_outcome
 from trainables.remote import fetched
 from trainables.shared import Shared, keep_to_share

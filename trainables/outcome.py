@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from selmix.intervals import all_intervals
 from selmix.metrics import MetricContext, Predictions
-from selmix.run import Run
+from selmix.run.run import Run
+from selmix.statistics.intervals import all_intervals
 from selmix.weights import save_weights, state_digest
 
 WEIGHTS = "weights.safetensors"

@@ -14,7 +14,7 @@ import ray
 from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from selmix.process_group import TIMEOUT_S, join_world, listening_store, store_at
+from selmix.parallel.process_group import TIMEOUT_S, join_world, listening_store, store_at
 from trainables.host import RunHost
 from trainables.shared import Shared, device_of
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from selmix.base import Base
 from selmix.data.splits import SweepData
-from selmix.selection import SelectionRule
+from selmix.run.start_model import Base
+from selmix.statistics.selection import SelectionRule
 from trainables.staged import StagedData
 
 CHECKPOINT_EVERY_S = 10.0

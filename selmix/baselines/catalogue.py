@@ -20,7 +20,7 @@ from selmix.data.splits import Split, join
 from selmix.groups import strata_of
 from selmix.model import head_state, predict
 from selmix.pretrain import pretrain
-from selmix.run import finetune
+from selmix.run.run import finetune
 
 HEAD_FOLDS = 5
 FINETUNE_FOLDS = 3

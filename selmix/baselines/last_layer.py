@@ -17,8 +17,8 @@ from selmix.data.splits import Split, SweepData
 from selmix.groups import strata_of
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
-from selmix.scoring import score
-from selmix.selection import SelectionRule
+from selmix.statistics.scoring import score
+from selmix.statistics.selection import SelectionRule
 
 WEIGHT_DECAYS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 _ITERATIONS = 500

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from selmix.base import Base
 from selmix.config import FinetuneConfig
 from selmix.data.splits import Split, SweepData
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
-from selmix.scoring import score
-from selmix.selection import SelectionRule
+from selmix.run.start_model import Base
+from selmix.statistics.scoring import score
+from selmix.statistics.selection import SelectionRule
 from selmix.weights import load_checkpoint_into
 
 State = Mapping[str, Tensor]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selmix.data.longtail import split_by_class
 from selmix.data.splits import Split, SweepData
-from selmix.tables import FeatureTable, read_features
+from selmix.data.tables import FeatureTable, read_features
 
 PARTS = ("train", "feedback", "select", "test")
 

@@ -1,0 +1,96 @@
+"""What a specification means to the method: data, start settings, how each objective is selected, and warnings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.spec.schema import SweepSpec
+from selmix.data import DataConfig, build_data_config
+from selmix.definitions import Definitions
+from selmix.metrics import metric_of_objective
+from selmix.objectives import ObjectiveContext
+from selmix.statistics.selection import Constraint, SelectionRule
+
+MOST_STEPS_OF_A_RECALL = 0.1
+SUFFIXES = {"_min_head_tail_coverage": "min_head_tail_coverage", "_min_coverage": "min_coverage"}
+
+
+def data_config(spec: SweepSpec) -> DataConfig:
+    """The data set of a sweep with its sizes."""
+    return build_data_config(**spec.data)
+
+
+def selection_rules(spec: SweepSpec, num_classes: int) -> dict[str, SelectionRule]:
+    """Objective -> what ranks its rounds and trials, with the constraints that hold for it."""
+    return {objective: selection_rule(spec, objective, num_classes) for objective in spec.objectives}
+
+
+def selection_rule(spec: SweepSpec, objective: str, num_classes: int) -> SelectionRule:
+    """The rule of one objective; an objective ``X_min_coverage`` brings its constraint with it."""
+    constraints = [
+        Constraint(c.metric, c.at_least, c.at_most, tuple(sorted(c.where))) for c in spec.constraints
+    ]
+    for suffix, metric in SUFFIXES.items():
+        if objective.endswith(suffix) and not any(c.metric == metric for c in constraints):
+            level = ObjectiveContext().settings.coverage_level
+            constraints.append(Constraint(metric, at_least=level / num_classes))
+            break
+    return SelectionRule(
+        spec.selection.metric or metric_of_objective(objective),
+        spec.selection.statistic, tuple(constraints), seed=spec.search.seed, definitions=definitions(spec),
+    )  # fmt: skip
+
+
+def definitions(spec: SweepSpec) -> Definitions:
+    """The numbers that define the metrics with parameters."""
+    given = spec.metrics
+    return Definitions(given.cvar_fraction, given.recall_weights, given.cost_matrix, given.head_fraction)
+
+
+def is_constrained(spec: SweepSpec, objective: str) -> bool:
+    """Whether a constraint acts inside the method under this objective."""
+    named = any("method" in c.where for c in spec.constraints)
+    return named or any(objective.endswith(suffix) for suffix in SUFFIXES)
+
+
+def warnings_of(spec: SweepSpec) -> list[str]:
+    """What is allowed but will disappoint."""
+    config: Any = data_config(spec)
+    warnings = []
+    try:
+        warnings += _coarse_splits(config)
+    except ValueError as error:
+        warnings.append(f"data: not checked yet, a launch will stop here: {error}")
+    if spec.search.num_trials == 1 and spec.searched:
+        warnings.append("search.num_trials: 1 runs the defaults only; nothing is searched")
+    return warnings
+
+
+def _coarse_splits(config: Any) -> list[str]:
+    """What the sizes of the splits will not let one see."""
+    warnings: list[str] = []
+    if getattr(config, "split", None) is not None:
+        return warnings  # the file says who is where; the sizes of the configuration say nothing
+    steps = 1.0 / config.select
+    if steps > MOST_STEPS_OF_A_RECALL:
+        warnings.append(
+            f"data.select: {config.select} samples a class: a recall moves in steps of {100 * steps:.0f} points, "
+            "too coarse to rank by"
+        )
+    if 0 < config.feedback < 1.0 / MOST_STEPS_OF_A_RECALL:
+        warnings.append(
+            f"data.feedback: {config.feedback} samples a class: a recall moves in steps of "
+            f"{100 / config.feedback:.0f} points, the gain will follow noise"
+        )
+    fewer = [
+        name
+        for name, count in zip(config.class_names, config.train_sizes, strict=True)
+        if count < config.feedback
+    ]
+    if fewer:
+        shown = ", ".join(fewer[:10]) + (f" and {len(fewer) - 10} more" if len(fewer) > 10 else "")
+        warnings.append(
+            f"data.feedback: {shown} have more feedback ({config.feedback}) than training samples: "
+            "their feedback is worth more as training data (draw_from: train+feedback)"
+        )
+    return warnings

@@ -1,0 +1,200 @@
+"""``selmix launch --submit``: the driver runs on the cluster, as a Ray job that outlives this machine.
+
+What Ray stores of a job (entrypoint, runtime environment, metadata) is shown in its dashboard: it never holds a
+secret. Credentials are the nodes' own: in their environment, set by whoever starts the cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster.code_package import SWEEP_FILE, Package, references_in, sweep_package
+from orchestrator.cluster.job_server import Job, JobExists, JobServer
+from orchestrator.errors import PreflightError, UsageError
+from orchestrator.progress import Progress
+from orchestrator.provenance import SUBMISSION, git_state
+from orchestrator.spec.schema import SweepSpec
+from orchestrator.tracking.address import SECRET_FIELDS, SERVERS, masked
+
+POLL_S = 1.0
+UNDER_WAY_S = 180.0
+STOP_WAIT_S = 30
+"""Seconds that ``ray job stop`` gives the driver to drain, instead of Ray's three."""
+
+UNDER_WAY = re.compile(r"is under way: process \d+")
+OWN_SECRETS = (
+    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+)  # fmt: skip
+
+
+def submit_sweep(
+    spec: SweepSpec, file: Path, overrides: Sequence[str], runs: str, address: str, follow: bool, quiet: bool
+) -> int:
+    """Hand a sweep to the job server and wait until its driver is under way, or, to ``follow``, to the end.
+
+    Args:
+        runs: the runs folder as the cluster sees it, or an address of object storage.
+        address: of the job server.
+    Returns:
+        0, or the driver's exit code where it ended meanwhile; 130 after Ctrl-C, which leaves the sweep running.
+    Raises:
+        PreflightError: the job server does not answer, the sweep runs there already, or the package is too large.
+        UsageError: a secret would be stored with the job.
+    """
+    progress = Progress(quiet)
+    home = cluster_folder(runs)
+    arguments = ["launch", SWEEP_FILE, "--runs", home, *overrides]
+    refuse_secrets(arguments)
+    variables = job_variables(os.environ, progress)
+    server = JobServer(address)
+    server.check()
+    package = sweep_package(file.read_bytes(), references_in(spec.resolved()))
+    name, first = free_submission(server, spec.name, home)
+    known = {"package": package.digest, "package_bytes": len(package.content), "job_server": server.shown}
+    while True:
+        submission_id = f"{name}-{first}"
+        told = known | {"submission_id": submission_id, "git": git_state()}
+        environment = {
+            "working_dir": server.upload(package),
+            "env_vars": variables
+            | {SUBMISSION: json.dumps(told), "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
+        }
+        try:
+            server.submit(submission_id, entrypoint(arguments), environment, metadata(spec, package, home))
+            break
+        except JobExists:  # somebody was faster
+            name, first = free_submission(server, spec.name, home)
+    progress.say(
+        f"{spec.name}: job {submission_id} at {server.shown}, records in {home}/{spec.name}, "
+        f"package {package.digest[:19]} ({len(package.content) / 1e6:.2f} MB)"
+    )
+    try:
+        return attend(server, submission_id, spec.name, home, follow, progress)
+    except KeyboardInterrupt:
+        progress.warn(f"the sweep goes on at {server.shown}; selmix stop {spec.name} --runs {home} stops it")
+        return 130
+
+
+def attend(
+    server: JobServer, submission_id: str, sweep: str, home: str, follow: bool, progress: Progress
+) -> int:
+    """Repeat what the job prints, until its driver is under way or it ended; returns as :func:`submit_sweep`."""
+    shown, end = 0, time.monotonic() + UNDER_WAY_S
+    while True:
+        job = server.job(submission_id)
+        lines = server.log(submission_id).split("\n")
+        if job is None:
+            raise PreflightError(f"job {submission_id} is gone from {server.shown}; launch again to go on")
+        lines = lines if job.ended else lines[:-1]  # the last one may be half written
+        for line in lines[shown:]:
+            if line.strip():
+                progress.say(f"  {line}")
+        shown = max(shown, len(lines))
+        if job.ended:
+            return _ended(job, lines, progress)
+        if not follow and any(UNDER_WAY.search(line) for line in lines):
+            progress.say(f"selmix logs {sweep} --follow, show, stop: with --runs {home}, where that is seen")
+            return 0
+        if not follow and time.monotonic() > end:
+            progress.warn(f"its driver was not under way within {UNDER_WAY_S:.0f} s; see job {submission_id}")
+            return 0
+        time.sleep(POLL_S)
+
+
+def _ended(job: Job, lines: Sequence[str], progress: Progress) -> int:
+    code = job.exit_code
+    if code is None:
+        code = 0 if job.status == "SUCCEEDED" else None
+    if code is None:
+        last = next((line for line in reversed(job.message.splitlines()) if line.strip()), "no reason given")
+        raise PreflightError(f"job {job.submission_id}: must run, {job.status.lower()}: {last.strip()}")
+    if code:
+        errors = [line for line in lines if line.startswith("selmix: ")]
+        progress.warn(errors[-1] if errors else f"its driver ended with exit code {code}")
+    return code
+
+
+def free_submission(server: JobServer, sweep: str, home: str) -> tuple[str, int]:
+    """The id of a sweep in its runs folder, and the number of its next launch: Ray takes each id once.
+
+    Raises:
+        PreflightError: a launch of it is alive.
+    """
+    name, number = submission_name(sweep, home), 1
+    while (job := server.job(f"{name}-{number}")) is not None:
+        if not job.ended:
+            raise PreflightError(
+                f"{sweep}: runs already, as job {job.submission_id} at {server.shown}; "
+                f"selmix logs {sweep} --follow --runs {home} shows it, selmix stop ends it"
+            )
+        number += 1
+    return name, number
+
+
+def submission_name(sweep: str, home: str) -> str:
+    """One sweep is one name in one runs folder, whoever submits it."""
+    return f"selmix-{sweep}-{hashlib.sha256(f'{home}/{sweep}'.encode()).hexdigest()[:8]}"
+
+
+def cluster_folder(runs: str) -> str:
+    """A runs folder as a job sees it: an address as it is, a folder by its absolute path."""
+    return runs if re.match(r"[a-z][a-z0-9+]*:/", runs) else str(Path(runs).absolute())
+
+
+def entrypoint(arguments: Sequence[str]) -> str:
+    """The command of the job; run in the unpacked package, which it imports."""
+    return f"exec python -m orchestrator.cli {shlex.join(arguments)}"
+
+
+def metadata(spec: SweepSpec, package: Package, home: str) -> dict[str, str]:
+    """What the dashboard shows beside the job."""
+    return {
+        "selmix.sweep": spec.name, "selmix.runs": home, "selmix.package": package.digest,
+        "selmix.package_bytes": str(len(package.content)), "selmix.spec": spec.digest(),
+    }  # fmt: skip
+
+
+def job_variables(environ: Mapping[str, str], progress: Progress) -> dict[str, str]:
+    """The environment that travels: the tracking address without credentials, and nothing else.
+
+    Raises:
+        UsageError: an address that is of no use without its secret.
+    """
+    for name in OWN_SECRETS:
+        if environ.get(name):
+            progress.warn(f"{name} stays here: Ray shows a job's environment; set it on the cluster's nodes")
+    address = environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not address:
+        return {}
+    bare = masked(address)
+    if bare == address:
+        return {"MLFLOW_TRACKING_URI": address}
+    if not address.startswith(SERVERS) or SECRET_FIELDS.search(address):
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI: must be without credentials to be submitted, got {bare} with some: Ray shows a "
+            "job's environment. Set it in the environment of the cluster's nodes, and unset it here"
+        )
+    progress.warn(
+        f"MLflow at {bare}: its credentials stay here, Ray shows a job's environment; set MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD on the cluster's nodes"
+    )
+    return {"MLFLOW_TRACKING_URI": bare}
+
+
+def refuse_secrets(arguments: Sequence[Any]) -> None:
+    """Raises UsageError where an argument of the entrypoint carries credentials."""
+    for argument in arguments:
+        if masked(str(argument)) != str(argument):
+            raise UsageError(
+                f"{masked(str(argument))}: must be without credentials to be submitted: Ray shows a job's command; set "
+                "them in the environment of the cluster's nodes"
+            )

@@ -1,0 +1,76 @@
+"""Logs of a sweep as plain files: the driver's, and one for every run; written line by line, read by polling.
+
+In an object store a log that grew is written whole at every look of the driver's watch (5 s), and when the driver
+ends: what is there lags by that much, and a driver that is killed outright takes its last events with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from orchestrator.clock import utc_now
+from orchestrator.errors import NotFound, PreflightError
+from orchestrator.records.folder import RunFolder
+from orchestrator.records.lease import live_holder
+
+POLL_S, STORE_POLL_S = 0.5, 2.0
+
+
+def append_log(folder: RunFolder, path: Path, text: str) -> None:
+    """Add an event, its lines indented below the first; a log that cannot be written stops nothing."""
+    first, *more = text.rstrip("\n").split("\n")
+    lines = [f"{utc_now()} {first}", *(f"    {line}" for line in more)]
+    with contextlib.suppress(OSError, PreflightError):
+        folder.stored(path)  # an earlier driver's, elsewhere
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+        folder.publish_later(path)
+
+
+def log_of(folder: RunFolder, trial_id: str | None) -> Path:
+    """The log of a sweep's driver, or of one run of it.
+
+    Args:
+        trial_id: as `selmix show` has it; the objective may be left out where the sweep has one.
+    Raises:
+        NotFound: there is no such run, or it has no log yet.
+    """
+    if trial_id is None:
+        path = folder.log_path
+    else:
+        objectives = folder.load_spec().get("objectives", [])
+        if len(objectives) == 1 and not trial_id.startswith(f"{objectives[0]}/"):
+            trial_id = f"{objectives[0]}/{trial_id}"
+        folder.load_trial(trial_id)
+        path = folder.trial_log_path(trial_id)
+    if not folder.stored(path).is_file():
+        where = path.relative_to(folder.path).as_posix()
+        raise NotFound(f"{folder.shown}/{where}: there is no log; it is written while the sweep runs")
+    return path
+
+
+def logs_document(folder: RunFolder, trial_id: str | None) -> dict[str, Any]:
+    """The whole log as lines."""
+    lines = log_of(folder, trial_id).read_text(encoding="utf-8", errors="replace").splitlines()
+    return {"schema_version": 1, "sweep": folder.name, "trial_id": trial_id, "lines": lines}
+
+
+def follow(folder: RunFolder, path: Path, wait: Callable[[float], None] = time.sleep) -> Iterator[str]:
+    """Pieces of a log as they are written, until nobody drives the sweep any more."""
+    read = 0
+    while True:
+        driven = live_holder(folder) is not None  # asked first: what is written until the end is still read
+        content = folder.stored(path, anew=True).read_bytes()
+        if len(content) > read:
+            whole = content.rfind(b"\n") + 1 if driven else len(content)
+            if whole > read:
+                yield content[read:whole].decode(errors="replace")
+                read = whole
+        if not driven:
+            return
+        wait(POLL_S if folder.store is None else STORE_POLL_S)

@@ -1,0 +1,101 @@
+"""Every path under a run folder, and nothing else knows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.records.types import BASELINE
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Paths below ``runs/NAME/``."""
+
+    runs: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return self.runs / self.name
+
+    @property
+    def state_path(self) -> Path:
+        return self.path / "sweep.json"
+
+    @property
+    def spec_path(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def file_path(self) -> Path:
+        return self.path / "sweep.yaml"
+
+    @property
+    def lease_path(self) -> Path:
+        return self.path / "lease.json"
+
+    @property
+    def stop_path(self) -> Path:
+        """Beside the lease: a request to its holder; see orchestrator.run.stop."""
+        return self.path / "stop.json"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "driver.log"
+
+    @property
+    def journal_path(self) -> Path:
+        return self.path / "journal.log"
+
+    @property
+    def results_path(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def base_weights(self) -> Path:
+        return self.path / "base" / "weights.safetensors"
+
+    def base_head(self, objective: str) -> Path:
+        """The balanced head; its weight decay is tuned for the objective's own metric."""
+        return self.path / "base" / f"head-{objective}.safetensors"
+
+    @property
+    def staged_data(self) -> Path:
+        """Data that are too large for Ray's object store, while the sweep runs."""
+        return self.path / "data.pt"
+
+    @property
+    def ray_path(self) -> Path:
+        """Ray's own files, gone when the sweep is finished."""
+        return self.path / "ray"
+
+    def trial_folder(self, trial_id: str) -> Path:
+        """Where a trial, replicate or baseline keeps its files; baselines lie under ``baselines/``."""
+        objective, _, rest = trial_id.partition("/")
+        if rest.startswith(f"{BASELINE}/"):
+            return self.path / "baselines" / objective / rest.removeprefix(f"{BASELINE}/")
+        return self.path / "trials" / trial_id
+
+    def record_path(self, trial_id: str) -> Path:
+        return self.trial_folder(trial_id) / "record.json"
+
+    def trial_log_path(self, trial_id: str) -> Path:
+        return self.trial_folder(trial_id) / "trial.log"
+
+    def rounds_path(self, trial_id: str) -> Path:
+        return self.trial_folder(trial_id) / "rounds.jsonl"
+
+    def rounds_table_path(self, trial_id: str) -> Path:
+        return self.trial_folder(trial_id) / "rounds.parquet"
+
+    def weights_path(self, trial_id: str, index: int | None = None) -> Path:
+        """Weights of the chosen round; a baseline has one file per replicate ``index``."""
+        return self.trial_folder(trial_id) / f"weights{_suffix(index)}.safetensors"
+
+    def predictions_path(self, trial_id: str, index: int | None = None) -> Path:
+        return self.trial_folder(trial_id) / f"predictions{_suffix(index)}.npz"
+
+
+def _suffix(index: int | None) -> str:
+    return "" if index is None else f"-{index}"

@@ -1,0 +1,1 @@
+"""Who won, by how much, against whom."""

@@ -1,0 +1,1 @@
+"""One launch, from its lease to its verdict."""

@@ -1,0 +1,110 @@
+"""The search space: a sweep file's parameters as Optuna distributions, and a point of it as settings."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from orchestrator.spec.schema import SweepSpec
+from orchestrator.spec.sections import ParameterSection
+from selmix.config import DEFAULT_TEMPERATURE, WHOLE_NUMBERS, FinetuneConfig
+
+
+def distributions(spec: SweepSpec) -> dict[str, BaseDistribution]:
+    """Searched parameters by name."""
+    return {name: _distribution(name, parameter) for name, parameter in spec.searched.items()}
+
+
+def _distribution(name: str, parameter: ParameterSection) -> BaseDistribution:
+    if parameter.values is not None:
+        return CategoricalDistribution(parameter.values)
+    kind = parameter.distribution or "uniform"
+    low, high = float(parameter.min or 0.0), float(parameter.max or 0.0)
+    if name in WHOLE_NUMBERS or kind == "int_uniform":
+        step = int(parameter.q) if kind == "q_uniform" and parameter.q else 1
+        return IntDistribution(math.ceil(low), math.floor(high), log="log" in kind, step=step)
+    # Optuna has no steps on a logarithmic scale: q_log_uniform_values is rounded in `settings`.
+    step_of = parameter.q if kind == "q_uniform" else None
+    return FloatDistribution(low, high, log="log" in kind, step=step_of)
+
+
+def settings(
+    spec: SweepSpec, point: Mapping[str, Any], arm: Mapping[str, Any] | None = None
+) -> FinetuneConfig:
+    """The settings at a point of the space, with what the file fixes.
+
+    Args:
+        point: searched parameter -> value; may leave some out, which then take their defaults.
+        arm: the value of a compared parameter.
+    """
+    chosen = dict(spec.fixed) | dict(arm or {})
+    for name, value in point.items():
+        parameter = spec.searched[name]
+        if parameter.distribution == "q_log_uniform_values" and parameter.q is not None:
+            value = _rounded(value, parameter)
+        chosen[name] = value
+    return FinetuneConfig(**chosen)
+
+
+def _rounded(value: float, parameter: ParameterSection) -> float:
+    low, high, q = float(parameter.min or 0.0), float(parameter.max or 0.0), float(parameter.q or 1.0)
+    rounded = round(value / q) * q
+    if rounded < low:
+        rounded += q
+    return rounded - q if rounded > high else rounded
+
+
+def default_point(spec: SweepSpec) -> dict[str, Any]:
+    """The defaults in the space: the point of trial 0.
+
+    A default outside a searched range is moved to its nearest value; of a list without the default, numbers go to
+    the nearest, anything else to the first.
+    """
+    defaults = FinetuneConfig().flat() | {"temperature": DEFAULT_TEMPERATURE}
+    return {
+        name: _nearest(defaults[name], distribution) for name, distribution in distributions(spec).items()
+    }
+
+
+def _nearest(default: Any, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        if default in distribution.choices:
+            return default
+        numbers = [c for c in distribution.choices if isinstance(c, int | float)]
+        if isinstance(default, int | float) and numbers:
+            return min(numbers, key=lambda value: abs(value - default))
+        return distribution.choices[0]
+    if not isinstance(distribution, FloatDistribution | IntDistribution):
+        raise TypeError(f"no such distribution: {distribution!r}")
+    if default is None:
+        return distribution.low
+    value = min(max(default, distribution.low), distribution.high)
+    if distribution.step is not None:
+        value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
+    return int(value) if isinstance(distribution, IntDistribution) else value
+
+
+def grid(spec: SweepSpec) -> list[dict[str, Any]] | None:
+    """The points of ``method: grid`` in order, the defaults' first; None for the other methods."""
+    if spec.search.method != "grid":
+        return None
+    names = list(spec.searched)
+    lists = [spec.searched[name].values or () for name in names]
+    points = [dict(zip(names, values, strict=True)) for values in itertools.product(*lists)]
+    first = default_point(spec)
+    return [first, *(point for point in points if point != first)]
+
+
+def trials_per_objective(spec: SweepSpec) -> int:
+    """``search.num_trials``, or the size of a grid that is smaller."""
+    points = grid(spec)
+    return spec.search.num_trials if points is None else min(spec.search.num_trials, len(points))

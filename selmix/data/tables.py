@@ -1,0 +1,195 @@
+"""Tables of the user's own as tensors: class scores, and feature vectors, from Parquet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Labels and class scores from a file.
+
+    Attributes:
+        labels: shape (n,), int64. scores: shape (n, K), float32. class_names: K texts, in the order of the columns.
+        groups: shape (n,), int64, and group_names: A texts, sorted; None and empty where there are no groups.
+    """
+
+    labels: Tensor
+    scores: Tensor
+    class_names: tuple[str, ...]
+    groups: Tensor | None = None
+    group_names: tuple[str, ...] = ()
+
+
+def read_scores(path: Path) -> ScoreTable:
+    """A Parquet file with a column ``label`` and the scores of the classes.
+
+    The scores are one column ``scores`` of lists of K numbers, with labels 0 .. K - 1, or one column
+    ``score_NAME`` a class, with labels that are those names (or 0 .. K - 1 by the order of the columns). A column
+    ``group``, where there is one, has the group of every row, a whole number or a text.
+
+    Raises:
+        ValueError: no such file, not Parquet, or a column that is missing or of another form.
+    """
+    table = _read(path)
+    if "label" not in table.column_names:
+        raise ValueError(f"{path}: must have a column label, got {', '.join(table.column_names)}")
+    _check_complete(path, table)
+    names, scores = _scores(path, table)
+    labels = _labels(path, table["label"].to_pylist(), names)
+    if "group" not in table.column_names:
+        return ScoreTable(labels, scores, names)
+    return ScoreTable(labels, scores, names, *_groups(path, "group", table["group"]))
+
+
+def _scores(path: Path, table: Any) -> tuple[tuple[str, ...], Tensor]:
+    named = [name for name in table.column_names if name.startswith("score_")]
+    try:
+        if named:
+            columns = [torch.tensor(table[name].to_numpy(), dtype=torch.float32) for name in named]
+            return tuple(name.removeprefix("score_") for name in named), torch.stack(columns, dim=1)
+        if "scores" in table.column_names:
+            scores = torch.tensor(table["scores"].to_pylist(), dtype=torch.float32)
+            if scores.ndim == 2 and scores.shape[1] >= 2:
+                return tuple(str(k) for k in range(scores.shape[1])), scores
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: scores must be numbers, as many for every row: {error}") from error
+    raise ValueError(
+        f"{path}: must have a column scores with lists of K numbers, or columns score_NAME, "
+        f"got {', '.join(table.column_names)}"
+    )
+
+
+def _labels(path: Path, values: list[Any], names: tuple[str, ...]) -> Tensor:
+    place = {name: k for k, name in enumerate(names)}
+    if not all(str(value) in place for value in values):
+        if all(isinstance(value, int) and 0 <= value < len(names) for value in values):
+            return torch.tensor(values)
+        unknown = next(value for value in values if str(value) not in place)
+        raise ValueError(f"{path}: label must be one of {', '.join(names)}, got {unknown!r}")
+    return torch.tensor([place[str(value)] for value in values])
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Feature vectors and labels from a file.
+
+    Attributes:
+        features: shape (n, d), float32. labels: shape (n,), int64. class_names: K texts, sorted.
+        split: name of each row's split, n texts; None where no column says it.
+        groups: shape (n,), int64, and group_names: A texts, sorted; None and empty where there are no groups.
+    """
+
+    features: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    split: tuple[str, ...] | None
+    groups: Tensor | None = None
+    group_names: tuple[str, ...] = ()
+
+
+def read_features(
+    path: Path, label: str, features: str, split: str | None, group: str | None = None
+) -> FeatureTable:
+    """Columns of a Parquet file as tensors; no other column is read.
+
+    Raises:
+        ValueError: no such file, not Parquet, or a column that is missing or of another form.
+    """
+    table = _read(path, [label, *(name for name in (split, group) if name is not None)], also=features)
+    _check_complete(path, table)
+    values = _vectors(path, features, table.num_rows)
+    labels, names = _encoded(table[label])
+    if len(names) < 2:
+        raise ValueError(f"{path}: {label} must name at least two classes, got {list(names)}")
+    parts = None if split is None else tuple(str(value) for value in table[split].to_pylist())
+    if group is None:
+        return FeatureTable(values, labels, names, parts)
+    return FeatureTable(values, labels, names, parts, *_groups(path, group, table[group]))
+
+
+def _vectors(path: Path, name: str, rows: int) -> Tensor:
+    """A column of lists as one tensor, shape (n, d), float32: filled batch by batch, so that it is held once only."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    values = torch.empty(rows, 0)
+    lengths: set[int] = set()
+    start = 0
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[name], use_threads=False):
+            column = batch.column(0)
+            kind = column.type
+            if not (
+                pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
+            ):
+                raise ValueError(f"{path}: {name} must hold lists of numbers, got {kind}")
+            if column.null_count:
+                raise ValueError(f"{path}: values must be given in every row, missing in {name}")
+            flat = column.flatten()
+            if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)) or flat.null_count:
+                raise ValueError(f"{path}: {name} must hold lists of numbers, got lists of {flat.type}")
+            lengths |= set(pc.list_value_length(column).unique().to_pylist())
+            if len(lengths) == 1 and (width := max(lengths)):
+                if not values.shape[1]:
+                    values = torch.empty(rows, width)
+                part = torch.tensor(flat.to_numpy(zero_copy_only=False)).view(-1, width)
+                values[start : start + len(part)] = part
+            start += len(column)
+            if not bool(torch.isfinite(values[start - len(column) : start]).all()):
+                raise ValueError(f"{path}: {name} must be finite numbers")
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(f"{path}: {name} must have as many numbers in every row, got {sorted(lengths)[:4]}")
+    return values
+
+
+def _groups(path: Path, name: str, column: Any) -> tuple[Tensor, tuple[str, ...]]:
+    groups, names = _encoded(column)
+    if len(names) < 2:
+        raise ValueError(f"{path}: {name} must name at least two groups, got {list(names)}")
+    return groups, names
+
+
+def _encoded(column: Any) -> tuple[Tensor, tuple[str, ...]]:
+    """Each row's place among the sorted values of a column, and these values as texts."""
+    encoded = column.combine_chunks().dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    order = sorted(range(len(names)), key=lambda k: names[k])
+    place = torch.empty(len(names), dtype=torch.int64)
+    place[torch.tensor(order)] = torch.arange(len(names))
+    index = torch.from_numpy(encoded.indices.to_numpy(zero_copy_only=False).copy()).long()
+    return place[index], tuple(str(names[k]) for k in order)
+
+
+def _read(path: Path, columns: list[str] | None = None, also: str | None = None) -> Any:
+    """The file's ``columns`` as a table; ``also`` must be there too."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise ValueError(f"{path}: must be a Parquet file, there is none")
+    try:
+        there = pq.read_schema(path).names
+        wanted = [*(columns or []), *([also] if also is not None else [])]
+        missing = [name for name in wanted if name not in there]
+        if missing:
+            raise ValueError(f"{path}: must have a column {missing[0]}, got {', '.join(there)}")
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: must be a Parquet file: {error}") from error
+
+
+def _check_complete(path: Path, table: Any) -> None:
+    if table.num_rows == 0:
+        raise ValueError(f"{path}: must have rows, got none")
+    incomplete = [name for name in table.column_names if table[name].null_count]
+    if incomplete:
+        raise ValueError(f"{path}: values must be given in every row, missing in {', '.join(incomplete)}")

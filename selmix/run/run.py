@@ -1,0 +1,300 @@
+"""One trial from its start model to its chosen round, without Ray: the unit that a sweep schedules.
+
+A run evaluates the start model on select (round 0, eligible to win), then alternates a round of the fine-tuner
+with an evaluation on select, and keeps the weights of the round that the selection rule ranks highest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selmix.config import FinetuneConfig
+from selmix.confusion import recalls
+from selmix.data.splits import Split, SweepData, join
+from selmix.finetune import Finetuner
+from selmix.groups import stratum_labels
+from selmix.metrics import COVERAGE_SUFFIXES, MetricContext, Predictions, evaluate_predictions
+from selmix.model import predict
+from selmix.objectives import Objective, ObjectiveContext, is_of_groups
+from selmix.parallel.world import ALONE, World
+from selmix.round import NonFinite, Round
+from selmix.run.round_table import RoundMatrices, write_rounds
+from selmix.run.start_model import Base
+from selmix.statistics.scoring import score
+from selmix.statistics.selection import Constraint, SelectionRule
+
+__all__ = ["BestRound", "Constraint", "RoundReport", "Run", "SelectionRule", "finetune"]
+
+_MATRIX_BUDGET = 64 * 2**20  # bytes of a trial's artifact
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What a run says after each round: figures only, fit for a log line.
+
+    Attributes:
+        select: metric -> value on select. scalars: diagnostics of the round (loss, effective pairs, ...).
+        score: what ranks rounds. feasible: whether the constraints of the search hold on select.
+        best: whether this is the best round so far.
+    """
+
+    round: int
+    steps: int
+    score: float
+    feasible: bool
+    best: bool
+    select: dict[str, float]
+    scalars: dict[str, float]
+
+
+@dataclass(frozen=True)
+class BestRound:
+    """The chosen round: its weights and its predictions on select."""
+
+    round: int
+    steps: int
+    score: float
+    feasible: bool
+    violation: float
+    select: dict[str, float]
+    state: dict[str, Tensor]
+    predictions: Predictions
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Feasible rounds by score; among infeasible ones the least violation counts."""
+        return (self.feasible, self.score if self.feasible else -self.violation)
+
+
+@dataclass
+class _Progress:
+    """What a run remembers beside the fine-tuner's own state."""
+
+    reported: int = 0  # rounds evaluated, round 0 included
+    since_best: int = 0
+    stop_reason: str | None = None
+    matrices: list[RoundMatrices] = field(default_factory=list)
+
+
+class Run:
+    """Steps a fine-tuner, evaluates each round on select and keeps the best.
+
+    Args:
+        data: train, feedback and select; on the device to train on.
+        base: the start models.
+        objective: a name of OBJECTIVES or a callable.
+        config: the settings. seed: of pair draws, coefficients and the model's own randomness.
+        selection: how rounds are ranked, and the constraints.
+        world: the ranks that train together; all step at once, the first keeps the best weights and saves.
+    """
+
+    def __init__(
+        self,
+        data: SweepData,
+        base: Base,
+        objective: str | Objective,
+        config: FinetuneConfig,
+        seed: int,
+        selection: SelectionRule,
+        world: World = ALONE,
+    ) -> None:
+        self.data, self.config, self.selection, self.world = data, config, selection, world
+        model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
+        self.view = base.model.view(model)
+        # What is kept are float32 weights, so select is judged in float32 whatever the training's precision is.
+        self._judged = base.model.view(model)
+        self.metric_context = MetricContext(data.train_counts, selection.definitions, data.num_groups)
+        acting, context, constraints = inside_the_method(objective, selection, data)
+        pool = training_pool(data, config.draw_from)
+        generator = torch.Generator().manual_seed(seed)
+        self.finetuner = Finetuner(
+            self.view,
+            pool,
+            data.feedback,
+            acting,
+            config,
+            context,
+            generator,
+            constraints,
+            data.unlabelled,
+            world,
+        )
+        self.best: BestRound | None = None
+        self._progress = _Progress()
+
+    @property
+    def finished(self) -> bool:
+        return self._progress.stop_reason is not None
+
+    @property
+    def stop_reason(self) -> str | None:
+        """``steps``, ``patience``, ``no_positive_gain``, ``no_pseudo_labels``,
+        ``gain_plateau`` or ``nonfinite:WHAT``; None: it goes on."""
+        return self._progress.stop_reason
+
+    @property
+    def failed(self) -> bool:
+        return (self.stop_reason or "").startswith("nonfinite")
+
+    @property
+    def rounds(self) -> list[RoundMatrices]:
+        """The matrices kept so far; the first, the last and evenly thinned ones between where they are large."""
+        return list(self._progress.matrices)
+
+    def step(self) -> RoundReport | None:
+        """Round 0 at the first call, one round of fine-tuning at each later one.
+
+        Returns:
+            The round's figures; None where the round ended the run without an evaluation (not finite).
+        Raises:
+            RuntimeError: the run is finished.
+        """
+        if self.finished:
+            raise RuntimeError(f"the run is finished ({self.stop_reason}); there is no further round")
+        try:
+            done = None if self._progress.reported == 0 else self.finetuner.run_round()
+            return self._evaluate(done)
+        except NonFinite as error:
+            self._progress.stop_reason = f"nonfinite:{error}"
+            return None
+
+    def _evaluate(self, done: Round | None) -> RoundReport:
+        _, logits = predict(self._judged, self.world.part_of_inputs(self.data.select.inputs))
+        logits = self.world.gathered(logits, len(self.data.select))
+        if not bool(torch.isfinite(logits).all()):
+            raise NonFinite("select logits")
+        predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
+        select = evaluate_predictions(predictions, self.metric_context)
+        counts = predictions.counts(self.data.num_classes)
+        judged = predictions.counts_for(self.selection.metric, self.metric_context)
+        candidate = BestRound(
+            round=self.finetuner.round_number,
+            steps=self.finetuner.steps_done,
+            score=score(self.selection.metric, judged, self.metric_context, self.selection.statistic,
+                        seed=self.selection.seed),
+            violation=self.selection.violation(select),
+            feasible=self.selection.violation(select) == 0.0,
+            select=select,
+            state={},
+            predictions=predictions,
+        )  # fmt: skip
+        is_best = self._keep_if_best(candidate)
+        self._progress.reported += 1
+        self._progress.matrices.append(_matrices(candidate, done, counts))
+        self._thin_matrices()
+        if done is not None:
+            self._progress.stop_reason = done.stop_reason or self._patience()
+        return RoundReport(
+            candidate.round, candidate.steps, candidate.score, candidate.feasible, is_best, select,
+            done.scalars if done is not None else {},
+        )  # fmt: skip
+
+    def _keep_if_best(self, candidate: BestRound) -> bool:
+        if self.best is not None and candidate.rank <= self.best.rank:
+            self._progress.since_best += 1
+            return False
+        self._progress.since_best = 0
+        weights = self.view.model.state_dict() if self.world.is_first else {}
+        state = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+        self.best = replace(candidate, state=state)
+        return True
+
+    def _patience(self) -> str | None:
+        limit = self.config.patience_rounds
+        return "patience" if limit is not None and self._progress.since_best >= limit else None
+
+    def _thin_matrices(self) -> None:
+        """Drop every second round between the first and the last while the matrices exceed their budget."""
+        kept = self._progress.matrices
+        while len(kept) > 2 and sum(m.nbytes for m in kept) > _MATRIX_BUDGET:
+            kept[:] = [kept[0], *kept[2:-1:2], kept[-1]]
+
+    def save(self, folder: Path) -> None:
+        """Write what :meth:`load` needs to go on bit-equal, and the artifact of the rounds so far."""
+        folder.mkdir(parents=True, exist_ok=True)
+        progress = vars(self._progress) | {"matrices": [vars(m) for m in self._progress.matrices]}
+        best = None
+        if self.best is not None:
+            best = vars(self.best) | {"predictions": vars(self.best.predictions)}
+        torch.save(
+            {"finetuner": self.finetuner.state_dict(), "progress": progress, "best": best}, folder / "run.pt"
+        )
+        write_rounds(folder / "rounds.parquet", self._progress.matrices)
+
+    def load(self, folder: Path) -> None:
+        """Go on from :meth:`save` of a run of the same data, base, objective, config and seed."""
+        # weights_only: a checkpoint is data; nothing in it may run code.
+        stored: dict[str, Any] = torch.load(folder / "run.pt", map_location="cpu", weights_only=True)
+        self.finetuner.load_state_dict(stored["finetuner"])
+        progress = stored["progress"]
+        matrices = [RoundMatrices(**m) for m in progress["matrices"]]
+        self._progress = _Progress(**{**progress, "matrices": matrices})
+        self.best = None
+        if (best := stored["best"]) is not None:
+            self.best = BestRound(**{**best, "predictions": Predictions(**best["predictions"])})
+
+
+def finetune(
+    data: SweepData,
+    base: Base,
+    objective: str | Objective,
+    config: FinetuneConfig,
+    seed: int,
+    selection: SelectionRule,
+    told: Callable[[RoundReport], None] | None = None,
+    world: World = ALONE,
+) -> Run:
+    """A run stepped to its end; ``told`` gets the report of every round."""
+    run = Run(data, base, objective, config, seed, selection, world)
+    while not run.finished:
+        report = run.step()
+        if told is not None and report is not None:
+            told(report)
+    return run
+
+
+def training_pool(data: SweepData, draw_from: str) -> Split:
+    """The samples that pairs are drawn from."""
+    if draw_from == "train":
+        return data.train
+    return join(data.train, data.feedback)
+
+
+def inside_the_method(
+    objective: str | Objective, selection: SelectionRule, data: SweepData
+) -> tuple[str | Objective, ObjectiveContext, tuple[Constraint, ...]]:
+    """The objective, its context, and the constraints that act inside the method.
+
+    The strata are (class, group) cells where the objective or a constraint is one of groups, classes otherwise. An
+    objective ``X_min_coverage`` is X where the rule has a bound on that metric: the bound is then the rule's.
+    """
+    context = ObjectiveContext(train_counts=data.train_counts, definitions=selection.definitions)
+    acting = tuple(c for c in selection.constraints if "method" in c.where)
+    if is_of_groups(objective) or any(is_of_groups(c.metric) for c in acting):
+        if not data.num_groups:
+            raise ValueError("an objective or constraint of groups needs data with a group attribute")
+        labels = stratum_labels(data.num_classes, data.num_groups).to(data.train.labels.device)
+        context = replace(context, labels=labels, num_groups=data.num_groups)
+    if isinstance(objective, str):
+        for suffix in COVERAGE_SUFFIXES:
+            if objective.endswith(suffix) and any(f"_{c.metric}" == suffix for c in acting):
+                return objective.removesuffix(suffix), context, acting
+    return objective, context, acting
+
+
+def _matrices(candidate: BestRound, done: Round | None, counts: Tensor) -> RoundMatrices:
+    return RoundMatrices(
+        round=candidate.round,
+        steps=candidate.steps,
+        confusion=None if done is None else done.confusion.float(),
+        gain=None if done is None or done.gain is None else done.gain.float(),
+        policy=None if done is None or done.policy is None else done.policy.float(),
+        multipliers=None if done is None or done.multipliers is None else done.multipliers.float(),
+        select_recalls=recalls(counts.double()).float().cpu(),
+    )

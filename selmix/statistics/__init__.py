@@ -1,0 +1,1 @@
+"""Intervals, comparisons and what ranks: the verdict's arithmetic."""

@@ -1,0 +1,257 @@
+"""Paired comparison of two models, or of two procedures over seeds, on the same samples: the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from selmix.metrics import METRICS, MetricContext, Predictions, calibration_error
+from selmix.statistics.intervals import Estimate, excursions
+from selmix.statistics.paired_minima import correlations, least_mean_difference, paired_squares
+from selmix.statistics.proportions import student_quantile, wilson
+from selmix.statistics.worst_case import WORST_CASE_LIMITS
+
+Outcome = Literal["better", "tied", "worse"]
+_DRAWS = 1000
+
+MINIMA: dict[str, Callable[[Predictions, MetricContext], tuple[Tensor, Tensor]]] = {
+    "min_recall": lambda of, context: (of.labels, torch.arange(len(context.train_counts))),
+    "min_head_tail_recall": lambda of, context: (of.labels, context.tail.long().cpu()),
+    "worst_group_recall": lambda of, context: (
+        of.strata(context.num_groups),
+        torch.arange(len(context.train_counts) * context.num_groups),
+    ),
+}
+"""Metric, the least mean recall of a part -> stratum of each sample, and part of each stratum."""
+
+
+def paired_difference(
+    key: str,
+    ours: Sequence[Predictions],
+    theirs: Sequence[Predictions],
+    context: MetricContext,
+    level: float = 0.95,
+) -> Estimate:
+    """Difference ours - theirs of a metric, oriented so that higher is better, with its interval.
+
+    Within a pair of models on the same samples:
+
+    - smallest recalls, of classes, of (class, group) cells, or of head and tail: :func:`least_mean_difference`. A
+      paired percentile bootstrap calls ties between one weak class and many weak ones ``better`` in a third of the
+      cases, because the minimum over many classes is biased downwards.
+    - other metrics of the worst classes: MOVER on the limits of the two (:mod:`selmix.statistics.worst_case`),
+      (d - sqrt((a - L_a)^2 + (U_b - b)^2), ...); the Sidak-corrected upper limit of a minimum carries its bias.
+      Correlation of the pairs is left out, which widens the interval.
+    - other metrics of the recalls: Newcombe's square-and-add for pairs, class by class, with the correlation of the
+      two models' hits; it does not collapse where both are perfect.
+    - metrics of the whole matrix and calibration: quantiles of a Bayesian bootstrap over the samples of each class.
+
+    Over replicates (one Predictions a seed, replicate r against r): the half-widths are averaged, since the samples
+    are the same and their noise does not average out, and the spread of the differences between seeds is added by
+    Student's t, root of the sum of squares. A side with one Predictions stands against every replicate.
+
+    Args:
+        ours, theirs: at least one a side; where both have several, the same number.
+    Raises:
+        ValueError: sides that cannot be paired, or predictions on other samples.
+    """
+    pairs = _pairs(ours, theirs)
+    return over_replicates([_single_pair(key, a, b, context, 1.0 - level) for a, b in pairs], level)
+
+
+def over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimate:
+    """The mean of estimates from several seeds on the same samples, with its interval.
+
+    The samples' noise is shared, so half-widths are averaged; the spread between seeds is added by Student's t, root
+    of the sum of squares.
+
+    Args:
+        singles: one a seed, at least one.
+    """
+    value = sum(s.value for s in singles) / len(singles)
+    down = sum(s.value - s.low for s in singles) / len(singles)
+    up = sum(s.high - s.value for s in singles) / len(singles)
+    seeds = _seed_half_width([s.value for s in singles], 1.0 - level)
+    return Estimate(value, value - math.hypot(down, seeds), value + math.hypot(up, seeds))
+
+
+def mean_over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimate:
+    """:func:`over_replicates` of a metric; that of a fraction ends at 0 and 1, that of a cost nowhere."""
+    mean = over_replicates(singles, level)
+    if max(s.high for s in singles) > 1.0 or min(s.low for s in singles) < 0.0:
+        return mean
+    return Estimate(mean.value, max(0.0, mean.low), min(1.0, mean.high))
+
+
+def outcome(difference: Estimate) -> Outcome:
+    """``better`` or ``worse`` where the interval leaves 0 out, else ``tied``."""
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "tied"
+
+
+def outcomes_against(
+    key: str,
+    others: Mapping[str, Sequence[Predictions]],
+    reference: Sequence[Predictions],
+    context: MetricContext,
+    level: float = 0.95,
+) -> dict[str, Outcome]:
+    """Each of several against one, Holm-corrected over all of them.
+
+    A wrong ``better`` or ``worse`` of any of them comes with probability 1 - level at most. Holm's order is that of how
+    clearly each differs; once one does not, the rest are tied too.
+    """
+    differences = {
+        name: paired_difference(key, theirs, reference, context, level) for name, theirs in others.items()
+    }
+    order = sorted(others, key=lambda name: _clearness(_turned_up(differences[name])), reverse=True)
+    outcomes: dict[str, Outcome] = dict.fromkeys(others, "tied")
+    for rank, name in enumerate(order):
+        corrected = 1.0 - (1.0 - level) / (len(order) - rank)
+        outcomes[name] = outcome(paired_difference(key, others[name], reference, context, corrected))
+        if outcomes[name] == "tied":
+            break
+    return outcomes
+
+
+def tied_with_leader(
+    key: str,
+    leader: Sequence[Predictions],
+    others: Mapping[str, Sequence[Predictions]],
+    context: MetricContext,
+    level: float = 0.95,
+) -> list[str]:
+    """Names whose paired interval against the leader contains 0, Holm-corrected over all of them.
+
+    Holm's order is that of how clearly each is beaten; once one is not, the rest are tied too.
+    """
+    clear = {
+        name: paired_difference(key, leader, predictions, context, level)
+        for name, predictions in others.items()
+    }
+    order = sorted(clear, key=lambda name: _clearness(clear[name]), reverse=True)
+    tied: list[str] = []
+    for rank, name in enumerate(order):
+        corrected = 1.0 - (1.0 - level) / (len(order) - rank)
+        if tied or outcome(paired_difference(key, leader, others[name], context, corrected)) == "tied":
+            tied.append(name)
+    return [name for name in others if name in tied]
+
+
+def _clearness(difference: Estimate) -> float:
+    width = difference.value - difference.low
+    return difference.value / width if width > 0 else 0.0
+
+
+def _turned_up(difference: Estimate) -> Estimate:
+    """It, or where it is negative the same seen from the other side."""
+    return difference if difference.value >= 0 else _negated(difference)
+
+
+def _pairs(
+    ours: Sequence[Predictions], theirs: Sequence[Predictions]
+) -> list[tuple[Predictions, Predictions]]:
+    count = max(len(ours), len(theirs))
+    if min(len(ours), len(theirs)) < 1 or {len(ours), len(theirs)} - {1, count}:
+        raise ValueError(
+            f"replicates must pair: one, or as many as the other side, got {len(ours)} and {len(theirs)}"
+        )
+    left = list(ours) * (count if len(ours) == 1 else 1)
+    right = list(theirs) * (count if len(theirs) == 1 else 1)
+    for a, b in zip(left, right, strict=True):
+        if not torch.equal(a.labels, b.labels):
+            raise ValueError("a paired comparison needs both sides on the same samples, in the same order")
+    return list(zip(left, right, strict=True))
+
+
+def _seed_half_width(values: list[float], alpha: float) -> float:
+    if len(values) < 2:
+        return 0.0
+    spread = float(torch.tensor(values, dtype=torch.float64).std())
+    return student_quantile(len(values) - 1, alpha) * spread / math.sqrt(len(values))
+
+
+def _single_pair(key: str, a: Predictions, b: Predictions, context: MetricContext, alpha: float) -> Estimate:
+    if key not in METRICS:
+        raise ValueError(f"unknown metric {key!r}; there are {', '.join(METRICS)}")
+    metric = METRICS[key]
+    if metric.of_recalls is None and key not in WORST_CASE_LIMITS:
+        return _bootstrap_pair(key, a, b, context, alpha)
+    classes = len(context.train_counts)
+    ours, theirs = (side.counts_for(key, context).double() for side in (a, b))
+    value = float(metric.of(ours, context) - metric.of(theirs, context))
+    if key in MINIMA:
+        strata, parts = MINIMA[key](a, context)
+        low, high = least_mean_difference(strata, parts, a.correct, b.correct, alpha)
+        down, up = value - low, high - value
+    elif key in WORST_CASE_LIMITS:
+        low_a, high_a = WORST_CASE_LIMITS[key](ours, context, alpha)
+        low_b, high_b = WORST_CASE_LIMITS[key](theirs, context, alpha)
+        at_a, at_b = float(metric.of(ours, context)), float(metric.of(theirs, context))
+        down, up = math.hypot(at_a - low_a, high_b - at_b), math.hypot(high_a - at_a, at_b - low_b)
+    elif metric.of_recalls is not None:
+        correlation = correlations(a.labels, a.correct, b.correct, classes)
+        moves = [
+            excursions(metric.of_recalls, c, context, wilson(c.diagonal(), c.sum(dim=1), alpha))
+            for c in (ours, theirs)
+        ]
+        (down_a, up_a), (down_b, up_b) = moves
+        down, up = _square_and_add(down_a, up_b, correlation), _square_and_add(up_a, down_b, correlation)
+    else:
+        raise AssertionError(f"{key} has neither limits nor recalls")
+    estimate = Estimate(value, value - down, value + up)
+    return _negated(estimate) if metric.minimise else estimate
+
+
+def _square_and_add(first: Tensor, second: Tensor, correlation: Tensor) -> float:
+    return float(paired_squares(first, second, correlation).sum().sqrt())
+
+
+def _bootstrap_pair(
+    key: str, a: Predictions, b: Predictions, context: MetricContext, alpha: float
+) -> Estimate:
+    """Bayesian bootstrap: the samples of each class get Dirichlet weights, the same for both models."""
+    generator = torch.Generator().manual_seed(0)
+    value = _plain(key, a, context) - _plain(key, b, context)
+    draws = []
+    for _ in range(_DRAWS if key != "calibration_error" else 200):
+        if key == "calibration_error":
+            index = torch.randint(len(a.labels), (len(a.labels),), generator=generator)
+            draws.append(_resampled_error(a, index) - _resampled_error(b, index))
+            continue
+        weights = torch._standard_gamma(torch.ones(len(a.labels), dtype=torch.float64), generator=generator)
+        pair = [_weighted_counts(p, weights, len(context.train_counts)) for p in (a, b)]
+        draws.append(float(METRICS[key].of(pair[0], context) - METRICS[key].of(pair[1], context)))
+    limits = torch.quantile(
+        torch.tensor(draws, dtype=torch.float64),
+        torch.tensor([alpha / 2, 1 - alpha / 2], dtype=torch.float64),
+    )
+    estimate = Estimate(value, min(value, float(limits[0])), max(value, float(limits[1])))
+    return _negated(estimate) if METRICS[key].minimise else estimate
+
+
+def _resampled_error(predictions: Predictions, index: Tensor) -> float:
+    return calibration_error(predictions.correct[index], predictions.confidence[index])
+
+
+def _plain(key: str, predictions: Predictions, context: MetricContext) -> float:
+    if key == "calibration_error":
+        return calibration_error(predictions.correct, predictions.confidence)
+    return float(METRICS[key].of(predictions.counts(len(context.train_counts)), context))
+
+
+def _weighted_counts(predictions: Predictions, weights: Tensor, classes: int) -> Tensor:
+    """Counts with weighted samples, rows scaled back to the number of samples, shape (K, K)."""
+    cells = predictions.labels * classes + predictions.predicted
+    counts = torch.bincount(cells, weights=weights, minlength=classes**2).view(classes, classes)
+    rows = torch.bincount(predictions.labels, minlength=classes).double().unsqueeze(1)
+    return counts / counts.sum(dim=1, keepdim=True) * rows
+
+
+def _negated(estimate: Estimate) -> Estimate:
+    return Estimate(-estimate.value, -estimate.high, -estimate.low)

@@ -1,0 +1,68 @@
+"""A driver that is killed in every phase and launched again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selmix.baselines import baselines_for
+from tests.command import SMOKE, Background, selmix
+from tests.fakes.smoke import finished, mlflow_runs, records
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+
+def table(runs: Path) -> dict[str, Any]:
+    """The result without what clocks and random identities decide."""
+    document = selmix("show", "smoke", "--runs", runs, "--json").document
+    own = (
+        "trial_id",
+        "state",
+        "seed",
+        "round",
+        "steps",
+        "score",
+        "config",
+        "select",
+        "weights_digest",
+        "stop_reason",
+    )
+    result = document["objectives"]["min_recall"]
+    baselines = {
+        name: (row["select"], row["score"], row["labels"]) for name, row in result["baselines"].items()
+    }
+    return {
+        "trials": [{key: row[key] for key in own} for row in document["trials"]],
+        "winner": result["winner"]["trial_id"], "tied": result["tied"], "verdict": result["verdict"]["difference"],
+        "baselines": baselines,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_kill_9_in_every_phase(smoke_runs: Path, tmp_path: Path) -> None:
+    """Killed at half of the search, among the finalists and among the baselines, each time launched again."""
+    runs = tmp_path / "runs"
+    launch = ("launch", SMOKE, "--runs", runs)
+    with Background(*launch, log=tmp_path / "log") as driver:
+        driver.wait_until(lambda: len(finished(runs)) >= 2)
+        driver.kill_driver()
+        before = {name: record for name, record in records(runs).items() if record["state"] == "FINISHED"}
+        assert selmix("ls", "--runs", runs, "--json").document["sweeps"][0]["state"] == "stopped"
+    with Background(*launch, log=tmp_path / "log2") as driver:
+        driver.wait_until(lambda: any(len(name.split("/")) == 3 for name in finished(runs)))
+        driver.kill_driver()
+    with Background(*launch, log=tmp_path / "log3") as driver:
+        driver.wait_until(lambda: len(list((runs / "smoke" / "baselines").rglob("record.json"))) >= 3)
+        driver.kill_driver()
+    again = selmix(*launch)
+    assert again.code == 0, again.err
+    after = records(runs)
+    for name, record in before.items():  # a finished trial is not touched, not even its clock
+        assert after[name] == record
+    sent = mlflow_runs(runs)
+    ids = [run.data.tags.get("selmix.trial_id") for run in sent]
+    assert len(ids) == len(set(ids)) == 1 + 8 + len(baselines_for(num_groups=0))
+    assert {run.info.status for run in sent} == {"FINISHED"}
+    assert table(runs) == table(smoke_runs)

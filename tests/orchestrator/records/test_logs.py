@@ -1,0 +1,127 @@
+"""Logs and requests to stop, on files alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+
+from orchestrator.cli.main import main
+from orchestrator.errors import NotFound, PreflightError
+from orchestrator.progress import Progress
+from orchestrator.records.folder import RunFolder
+from orchestrator.records.lease import acquire, live_holder
+from orchestrator.records.logs import append_log, follow, log_of, logs_document
+from orchestrator.records.types import SweepState, TrialRecord
+from orchestrator.run.recorder import TrialBook
+from orchestrator.run.stop import request_stop, requested, stop_sweep
+from orchestrator.run.tune import BookCallback, ListSource, RunSearcher
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    made = RunFolder(tmp_path, "a")
+    made.create()
+    made.save_spec({"objectives": ["min_recall"]})
+    made.save_state(SweepState("a", "1", state="stopped"))
+    made.save_trial(TrialRecord("min_recall/trial-000", "min_recall", "trial", 0, 0))
+    return made
+
+
+def test_events_of_several_lines(folder: RunFolder) -> None:
+    append_log(folder, folder.log_path, "one")
+    append_log(folder, folder.log_path, "Traceback\n  File\n")
+    lines = logs_document(folder, None)["lines"]
+    assert [line[26:] for line in lines[:2]] == ["one", "Traceback"]
+    assert lines[2] == "      File"
+    assert len(lines) == 3
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    append_log(RunFolder(tmp_path, "file"), tmp_path / "file" / "log", "lost")
+
+
+def test_the_log_of_a_trial(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NotFound, match="there is no log"):
+        log_of(folder, "trial-000")
+    append_log(folder, folder.trial_log_path("min_recall/trial-000"), "round 1")
+    assert log_of(folder, "trial-000") == log_of(folder, "min_recall/trial-000")
+    with pytest.raises(NotFound, match="no trial 'min_recall/trial-001'"):
+        log_of(folder, "trial-001")
+    runs = ["--runs", str(folder.runs)]
+    assert main(["logs", "a", "trial-000", *runs, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lines"][0].endswith("round 1")
+    assert main(["logs", "a", "trial-000", *runs, "--json", "--follow"]) == 2
+    assert main(["logs", "b", *runs]) == 8
+
+
+def test_following_ends_with_the_driver(folder: RunFolder) -> None:
+    append_log(folder, folder.log_path, "one")
+    with acquire(folder) as lease:
+
+        def wait(_seconds: float) -> None:
+            with folder.log_path.open("a") as file:
+                file.write("half" if live_holder(folder) else "never")
+            if folder.log_path.read_text().count("half") == 2:
+                lease.release()
+
+        pieces = list(follow(folder, folder.log_path, wait))
+    assert pieces[0].endswith(" one\n")
+    assert pieces[1:] == ["halfhalf"]  # a line that is not ended is shown at the end only
+
+
+def test_quiet_progress_is_kept_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept: list[str] = []
+    progress = Progress(quiet=True)
+    progress.keep(kept.append)
+    progress.say("one")
+    progress.warn("two")
+    progress.ended("trial-000", "FINISHED", 0.5, 1.0)
+    assert kept == ["one", "warning: two", "    1/0 trial-000  finished  score  50.0  1.0 s"]
+    assert capsys.readouterr().err == "warning: two\n"
+
+
+def test_a_request_is_for_one_holder(folder: RunFolder) -> None:
+    with acquire(folder) as first:
+        assert requested(folder, first.holder.token) is None
+        request_stop(folder, first.holder, cancel=True)
+        request = requested(folder, first.holder.token)
+        assert request is not None
+        assert request["cancel"] is True
+    with acquire(folder) as second:
+        assert requested(folder, second.holder.token) is None
+    folder.stop_path.write_text("{")
+    assert requested(folder, second.holder.token) is None
+
+
+def test_stop_waits_for_the_driver(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stop_sweep(folder, 1.0, False, Progress()) == 0
+    assert capsys.readouterr().err == "a is not running: stopped\n"
+    with acquire(folder) as lease:
+        assert stop_sweep(folder, 60.0, False, Progress(), lambda _: lease.release()) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "a is stopped"
+    assert not folder.stop_path.exists()
+    with acquire(folder), pytest.raises(PreflightError, match="must stop within 0 s"):
+        stop_sweep(folder, 0.0, False, Progress(), lambda _: time.sleep(0.01))
+    assert main(["stop", "b", "--runs", str(folder.runs)]) == 8
+
+
+def test_the_log_of_a_crash_has_its_traceback(folder: RunFolder) -> None:
+    tracker, trial = MagicMock(), MagicMock()
+    tracker.open_trial.return_value = "1"
+    book = TrialBook(folder, tracker, Progress(quiet=True), {}, {})
+    record = book.open(folder.load_trial("min_recall/trial-000"))
+    trial.config = {"trial_id": record.trial_id}
+    trial.get_error.return_value = ValueError('Traceback\n  File "x.py", line 7\nValueError: too hot')
+    searcher = RunSearcher(ListSource([record]), book, lambda: False, lambda: 1)
+    searcher.suggest(trial.trial_id)
+    BookCallback(book, searcher).on_trial_error(1, [], trial)
+    assert book.problems == []
+    assert folder.load_trial(record.trial_id).error == "ValueError: too hot"
+    lines = logs_document(folder, "trial-000")["lines"]
+    assert '      File "x.py", line 7' in lines
+    assert lines[-1].endswith("FAILED ValueError: too hot")

@@ -1,0 +1,297 @@
+"""Records, lease and study where the runs lie in an object store."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from optuna.distributions import FloatDistribution
+
+from orchestrator.errors import NotFound, PreflightError, UsageError
+from orchestrator.progress import Progress
+from orchestrator.records import lease_in_store as lease_store
+from orchestrator.records.folder import RunFolder
+from orchestrator.records.lease import acquire, current_state
+from orchestrator.records.logs import append_log, follow, log_of, logs_document
+from orchestrator.records.object_store import ObjectStore, runs_argument
+from orchestrator.records.types import SweepState, TrialRecord
+from orchestrator.run.preflight import tracking_of
+from orchestrator.run.stop import requested, stop_sweep
+from orchestrator.search.study import ObjectiveStudy
+from orchestrator.verbs.show import ls_document, show_document
+from tests.fakes.servers import BUCKET, KEY, SECRET, credentials, free_ports, s3_server
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def address() -> str:
+    return f"s3://{BUCKET}/{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def store(endpoint: str, address: str) -> ObjectStore:
+    return ObjectStore(address, credentials(endpoint))
+
+
+def test_objects_come_back_and_go(store: ObjectStore, tmp_path: Path) -> None:
+    store.check("sweep")
+    assert store.objects("sweep") == []
+    store.put("sweep/a.json", b"one")
+    store.put("sweep/deep/b.json", b"two")
+    assert [item.path for item in store.objects("sweep")] == ["sweep/a.json", "sweep/deep/b.json"]
+    assert store.folders() == ["sweep"]
+    assert store.get("sweep/a.json") == b"one"
+    assert store.get("sweep/none") is None
+    assert not store.fetch("sweep/none", tmp_path / "none")
+    assert store.fetch("sweep/deep/b.json", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"two"
+    store.delete("sweep/a.json")
+    store.delete("sweep/a.json")
+    store.delete_tree("sweep")
+    assert store.objects("") == []
+
+
+def test_the_address_may_say_everything_and_is_masked(endpoint: str) -> None:
+    host = endpoint.removeprefix("http://")
+    given = f"s3://{KEY}:{SECRET}@{BUCKET}/said?scheme=http&region=us-east-1&endpoint_override={host}"
+    store = ObjectStore(given, {})
+    store.check("sweep")
+    assert SECRET not in store.shown + repr(store)
+    assert KEY not in store.shown
+    folder = RunFolder.at(store, "sweep")
+    assert folder.shown == f"s3://{BUCKET}/said/sweep"
+    lost = ObjectStore(given.replace(f"@{BUCKET}", "@nobody"), {})
+    with pytest.raises(PreflightError, match="NO_SUCH_BUCKET") as refused:
+        lost.check("sweep")
+    assert SECRET not in str(refused.value)
+
+
+def test_what_workers_are_handed_holds_no_credentials(endpoint: str, address: str, tmp_path: Path) -> None:
+    store = ObjectStore(address, credentials(endpoint))
+    store.put("sweep/a", b"one")
+    handed = pickle.dumps(store.for_workers())
+    assert not [secret for secret in (KEY, SECRET) if secret.encode() in handed]
+    assert SECRET.encode() in pickle.dumps(store.filesystem)  # what is kept from them
+    (tmp_path / "fs").write_bytes(handed)
+    read = "import pickle, sys; fs = pickle.load(open(sys.argv[1], 'rb'))\n"
+    read += "print(fs.open_input_stream(sys.argv[2]).read())"
+    command = [sys.executable, "-c", read, str(tmp_path / "fs"), store.full("sweep/a")]
+    told = [
+        subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, check=False).stdout
+        for own in (credentials(endpoint), {"AWS_EC2_METADATA_DISABLED": "true"})
+    ]
+    assert told == ["b'one'\n", ""]
+    with pytest.raises(UsageError, match="AWS_SECRET_ACCESS_KEY instead, on the nodes of a cluster too"):
+        ObjectStore(f"s3://{KEY}:{SECRET}@{BUCKET}/x", {}).for_workers()
+
+
+def test_what_is_no_address_is_refused() -> None:
+    assert runs_argument("some/folder") == Path("some/folder")
+    for wrong in ("gs://bucket/x", "s3://", f"s3://{KEY}:{SECRET}@bucket/x?regoin=a"):
+        with pytest.raises(UsageError, match="must be FOLDER or s3://") as refused:
+            runs_argument(wrong)
+        assert SECRET not in str(refused.value)
+
+
+def test_a_store_that_does_not_answer_is_said_soon() -> None:
+    gone = ObjectStore(f"s3://{BUCKET}/x", credentials(f"http://127.0.0.1:{free_ports(1)[0]}"))
+    started = time.monotonic()
+    with pytest.raises(PreflightError, match="must be a bucket that can be written"):
+        gone.check("sweep")
+    assert time.monotonic() - started < 20
+
+
+def test_mlflow_must_be_named(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(PreflightError, match="MLFLOW_TRACKING_URI: must be set"):
+        tracking_of(store)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert tracking_of(store) == "http://127.0.0.1:5000"
+
+
+def test_records_are_the_same_from_another_head(endpoint: str, address: str) -> None:
+    def head() -> ObjectStore:
+        return ObjectStore(address, credentials(endpoint))
+
+    folder = RunFolder.at(head(), "s")
+    folder.create()
+    folder.save_state(SweepState(name="s", sweep_id="1"))
+    folder.save_spec({"objectives": ["o"]})
+    record = TrialRecord("o/trial-000", "o", "trial", 0, 0, checkpoint="ray/000/x")
+    folder.save_trial(record)
+    for k in range(2):
+        folder.append_round("o/trial-000", {"round": k})
+    folder.weights_path("o/trial-000").write_bytes(b"weights")
+    folder.publish(folder.weights_path("o/trial-000"))
+
+    other = RunFolder.open(head(), "s")
+    assert other.runs != folder.runs
+    assert other.load_trials() == [record]
+    assert not other.weights_path("o/trial-000").exists()  # brought when it is needed
+    assert other.stored(other.weights_path("o/trial-000")).read_bytes() == b"weights"
+    other.append_round("o/trial-000", {"round": 2})
+    third = RunFolder.open(head(), "s")
+    assert [row["round"] for row in third.rounds("o/trial-000")] == [0, 1, 2]
+    assert show_document(third)["trials"][0]["trial_id"] == "o/trial-000"
+    assert [line["sweep"] for line in ls_document(head())["sweeps"]] == ["s"]
+    with pytest.raises(NotFound, match="did you mean s"):
+        RunFolder.open(head(), "ss")
+
+
+def test_checkpoints_are_recorded_relative(store: ObjectStore, tmp_path: Path) -> None:
+    here, there = RunFolder(tmp_path / "here", "s"), RunFolder(tmp_path / "there", "s")
+    recorded = here.relative_checkpoint(str(here.path.absolute() / "ray" / "000" / "c"))
+    assert recorded == "ray/000/c"
+    assert there.checkpoint_address(recorded) == str(there.path / "ray" / "000" / "c")
+    old = str(tmp_path / "elsewhere" / "c")
+    assert here.checkpoint_address(old) == old  # as records of before hold it
+    remote = RunFolder.at(store, "s")
+    assert remote.relative_checkpoint(remote.checkpoint_address(recorded)) == recorded
+    assert not remote.has_checkpoint(recorded)
+    store.put("s/ray/000/c/trial.json", b"{}")
+    assert remote.has_checkpoint(recorded)
+    remote.drop(recorded)
+    assert not remote.has_checkpoint(recorded)
+
+
+def test_of_two_contenders_exactly_one_holds_the_lease(store: ObjectStore) -> None:
+    def contend(sweep: str, token: str) -> bool:
+        return lease_store.claim(store, sweep, {"token": token}, lambda _: True, settle_s=1.2) is None
+
+    with ThreadPoolExecutor(40) as pool:
+        told = [
+            (pool.submit(contend, f"s{k}", f"a{k}"), pool.submit(contend, f"s{k}", f"b{k}"))
+            for k in range(20)
+        ]
+        won = [first.result() + second.result() for first, second in told]
+    assert won == [1] * 20
+
+
+def test_the_lease_of_a_dead_driver_is_taken_over(
+    endpoint: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_store.claim, "__defaults__", (0.05,))
+    store = ObjectStore(address, credentials(endpoint))
+    folder = RunFolder.at(store, "s")
+    dead = {"host": "elsewhere", "pid": 1, "process_start": "x", "token": "dead"}
+    store.put("s/lease/dead.json", json.dumps(dead | {"heartbeat": time.time() - 30}).encode())
+    store.put("s/lease/dead.claim", b"dead")
+    time.sleep(1.1)  # the store's clock counts in seconds
+    with pytest.raises(PreflightError, match="held by process 1 on elsewhere"):
+        acquire(folder)
+    store.put("s/lease/dead.json", json.dumps(dead | {"heartbeat": time.time() - 61}).encode())
+    with acquire(folder, heartbeat_every_s=0.05) as lease:
+        assert current_state(folder, "running") == "running"
+        assert not lease_store.holds(store, "s", "dead")
+        lease_store.withdraw(store, "s", lease.holder.token)
+        end = time.monotonic() + 5
+        while not lease.lost and time.monotonic() < end:
+            time.sleep(0.02)
+        assert lease.lost
+    assert current_state(folder, "running") == "stopped"
+
+
+def test_logs_reach_the_store_and_go_on_from_another_head(endpoint: str, address: str) -> None:
+    def head() -> RunFolder:
+        return RunFolder.at(ObjectStore(address, credentials(endpoint)), "s")
+
+    def log(folder: RunFolder, text: str) -> None:
+        append_log(folder, folder.log_path, text)
+        assert folder.store is not None
+        folder.store.flush()
+
+    first = head()
+    first.create()
+    first.save_state(SweepState(name="s", sweep_id="1"))
+    log(first, "one")
+    reader = head()
+    pieces = follow(reader, log_of(reader, None), lambda _: log(first, "two"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease_store.claim, "__defaults__", (0.05,))
+        lease = acquire(first)
+    assert next(pieces).endswith("one\n")
+    assert next(pieces).endswith("two\n")
+    lease.release()
+    log(head(), "three")
+    assert [line.split()[-1] for line in logs_document(head(), None)["lines"]] == ["one", "two", "three"]
+    with pytest.raises(NotFound, match=r"none/driver.log: there is no log"):
+        log_of(RunFolder.at(ObjectStore(address, credentials(endpoint)), "none"), None)
+
+
+def test_what_the_store_does_not_take_is_written_later(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("one")
+    store.put_later(tmp_path / "log", "s/log")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ObjectStore, "put_file", refusing)
+        store.flush()
+    assert store.get("s/log") is None
+    store.flush()
+    assert store.get("s/log") == b"one"
+
+
+def refusing(store: ObjectStore, local: Path, path: str) -> None:
+    raise PreflightError(f"{path}: not now")
+
+
+def test_a_stop_is_asked_for_and_seen_through_the_store(
+    endpoint: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_store.claim, "__defaults__", (0.05,))
+    driver = RunFolder.at(ObjectStore(address, credentials(endpoint)), "s")
+    driver.create()
+    driver.save_state(SweepState(name="s", sweep_id="1"))
+    asker = RunFolder.open(ObjectStore(address, credentials(endpoint)), "s")
+    lease = acquire(driver)
+    token = lease.holder.token
+    assert requested(driver, token) is None
+
+    def drained(_: float) -> None:
+        request = requested(driver, token)
+        assert request is not None
+        assert request["cancel"] is False
+        assert requested(driver, "another") is None
+        driver.save_state(SweepState(name="s", sweep_id="1", state="stopped"))
+        lease.release()
+
+    assert stop_sweep(asker, 20, False, Progress(quiet=True), drained) == 0
+    assert asker.load_state().state == "stopped"
+    assert requested(driver, token) is None
+
+
+@pytest.mark.parametrize("method", ["tpe", "random"])
+def test_a_study_made_again_from_records_asks_for_the_same_points(tmp_path: Path, method: str) -> None:
+    space = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.001, 1.0, log=True)}
+
+    def study(name: str) -> ObjectiveStudy:
+        return ObjectiveStudy(tmp_path / name, "o", method, 7, space, {"x": 0.5, "y": 0.1})
+
+    def told(of: ObjectiveStudy, number: int, x: float) -> None:
+        of.tell(number, None if number % 7 == 3 else -abs(x - 0.3), max(0.0, x - 0.8))
+
+    whole, points = study("whole"), {}
+    for _ in range(16):
+        number, points[number] = whole.ask()
+        told(whole, number, points[number]["x"])
+    again = study("again")
+    again.rebuild({number: points[number] for number in range(12) if number != 5})
+    for number in range(12):
+        told(again, number, points[number]["x"])
+    rest = {}
+    for _ in range(4):
+        number, rest[number] = again.ask()
+        told(again, number, rest[number]["x"])
+    assert {k: v for k, v in points.items() if k != 5 and k in rest} == rest

@@ -1,0 +1,157 @@
+"""Bounds inside the method: the published coverage terms, any other metric, and a run that is held by them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from selmix.confusion import logit_gradient, smooth_confusion
+from selmix.constraints import slacks, with_constraints
+from selmix.definitions import Definitions
+from selmix.metrics import METRICS, MetricContext
+from selmix.multipliers import constraint_multipliers
+from selmix.objectives import ObjectiveContext, bind_objective
+from selmix.run.run import Constraint, SelectionRule, finetune, inside_the_method
+from tests.selmix.test_run import SHORT, world
+
+COUNTS = torch.tensor([60, 30, 20, 10, 4, 2])
+COSTS = tuple(tuple(float(k != j) for j in range(6)) for k in range(6))
+CONTEXT = ObjectiveContext(
+    train_counts=COUNTS, definitions=Definitions(recall_weights=(1.0,) * 6, cost_matrix=COSTS)
+)
+
+
+def confusion(seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    counts = 20 * torch.rand(6, 6, generator=generator) ** 3 + 8 * torch.eye(6)
+    counts[:, 2] += 6.0  # a class that is predicted too often
+    return smooth_confusion(counts)
+
+
+@pytest.mark.parametrize("base", ["mean_recall", "h_mean"])
+@pytest.mark.parametrize("metric", ["min_coverage", "min_head_tail_coverage"])
+def test_a_floor_on_coverage_is_the_published_objective(base: str, metric: str) -> None:
+    matrix = confusion()
+    published = bind_objective(f"{base}_{metric}", dataclasses.replace(CONTEXT, floor=0.19))
+    ours = with_constraints(bind_objective(base, CONTEXT), [Constraint(metric, at_least=0.19)], CONTEXT)
+    assert float(ours(matrix)) == pytest.approx(float(published(matrix)), abs=1e-12)
+    assert torch.allclose(logit_gradient(ours, matrix), logit_gradient(published, matrix), atol=1e-12)
+    assert not torch.allclose(
+        logit_gradient(ours, matrix), logit_gradient(bind_objective(base, CONTEXT), matrix), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Constraint("recall_gap", at_most=0.1),
+        Constraint("macro_f1", at_least=0.9),
+        Constraint("accuracy", at_least=0.95),
+        Constraint("min_recall", at_least=0.8),
+        Constraint("min_precision", at_least=0.8),
+        Constraint("cost", at_most=0.1),
+        Constraint("min_coverage", at_most=0.01),
+        Constraint("weighted_recall", at_least=0.95),
+    ],
+    ids=lambda c: f"{c.metric}-{'floor' if c.at_most is None else 'ceiling'}",
+)
+def test_a_missed_bound_pulls_and_its_gradient_is_that_of_finite_steps(constraint: Constraint) -> None:
+    matrix = confusion()
+    slack, sizes = slacks(constraint, matrix, CONTEXT)
+    assert float(slack.min()) < 0
+    held, size = constraint_multipliers(slack, 0.0, CONTEXT.settings), sizes
+
+    def by_hand(c: torch.Tensor) -> torch.Tensor:
+        values, _ = slacks(constraint, c, CONTEXT)
+        base = bind_objective("mean_recall", CONTEXT)(c)
+        return (base + (held * values).sum()) / (1.0 + (held / size).max())
+
+    ours = with_constraints(bind_objective("mean_recall", CONTEXT), [constraint], CONTEXT)
+    assert float(ours(matrix)) == pytest.approx(float(by_hand(matrix)), abs=1e-12)
+    gradient = logit_gradient(ours, matrix)
+    prior = matrix.sum(dim=1, keepdim=True)
+    logits, step = (matrix / prior).log(), 1e-6
+    for i, j in ((0, 0), (1, 2), (5, 2), (4, 4)):
+        nudge = torch.zeros_like(logits)
+        nudge[i, j] = step
+        up, down = (by_hand(prior * torch.softmax(logits + s * nudge, dim=1)) for s in (1.0, -1.0))
+        assert float((up - down) / (2 * step)) == pytest.approx(float(gradient[i, j]), abs=1e-7)
+    # Up along the gradient the metric moves towards its bound.
+    moved = prior * torch.softmax(logits + 0.05 * gradient / gradient.norm(), dim=1)
+    after, _ = slacks(constraint, moved, CONTEXT)
+    assert float((held * after).sum()) > float((held * slack).sum())
+
+
+def test_a_bound_that_holds_changes_nothing() -> None:
+    matrix = confusion()
+    base = bind_objective("g_mean", CONTEXT)
+    loose = [Constraint("accuracy", at_least=0.01), Constraint("recall_gap", at_most=1.0)]
+    assert torch.equal(
+        logit_gradient(with_constraints(base, loose, CONTEXT), matrix), logit_gradient(base, matrix)
+    )
+
+
+def test_the_slack_of_a_metric_is_its_distance_from_the_bound() -> None:
+    matrix, metrics = confusion(), MetricContext(COUNTS, CONTEXT.definitions)
+    for key, metric in METRICS.items():
+        if key == "calibration_error" or key.endswith("shot_recall") or metric.of_cells is not None:
+            continue
+        value = float(metric.of(matrix * 1000, metrics))
+        floor, _ = slacks(Constraint(key, at_least=0.3), matrix, CONTEXT)
+        ceiling, _ = slacks(Constraint(key, at_most=0.3), matrix, CONTEXT)
+        assert float(floor.min()) == pytest.approx(value - 0.3, abs=1e-9), key
+        if key != "min_precision":  # a ceiling on a smallest precision is of no use to anyone
+            assert float(ceiling) == pytest.approx(0.3 - value, abs=1e-9), key
+
+
+def test_calibration_is_no_metric_of_a_matrix() -> None:
+    with pytest.raises(ValueError, match="can bind in the search only"):
+        slacks(Constraint("calibration_error", at_most=0.1), confusion(), CONTEXT)
+
+
+def test_the_rule_of_a_constrained_name_takes_its_place() -> None:
+    data = world()[0]
+    bound = Constraint("min_coverage", at_least=0.02)
+    rule = SelectionRule(
+        "mean_recall", constraints=(bound, Constraint("recall_gap", at_most=0.3, where=("search",)))
+    )
+    name, _, acting = inside_the_method("mean_recall_min_coverage", rule, data)
+    assert (name, acting) == ("mean_recall", (bound,))
+    name, _, acting = inside_the_method("mean_recall_min_coverage", SelectionRule("mean_recall"), data)
+    assert (name, acting) == ("mean_recall_min_coverage", ())
+
+
+def test_a_run_is_held_by_its_constraint() -> None:
+    """Raising one recall alone lets the gap grow; with a ceiling on the gap it grows less."""
+    data, base = world()
+    config = dataclasses.replace(SHORT, steps=200, refresh_every=5, coefficient_min=1.0)
+
+    def first_recall(c: torch.Tensor) -> torch.Tensor:
+        return c[0, 0] / c[0].sum()
+
+    free = finetune(data, base, first_recall, config, 0, SelectionRule("mean_recall"))
+    ceiling = (Constraint("recall_gap", at_most=0.2),)
+    held = finetune(data, base, first_recall, config, 0, SelectionRule("mean_recall", constraints=ceiling))
+
+    def gap(run: object) -> float:
+        values = run.rounds[-1].select_recalls  # type: ignore[attr-defined]
+        return float(values.max() - values.min())
+
+    assert gap(held) < gap(free) - 0.1
+
+
+@pytest.mark.parametrize("name", ["q_mean", "cvar_recall", "macro_f1", "min_precision"])
+def test_every_objective_can_be_fine_tuned_for(name: str) -> None:
+    data, base = world()
+    config = dataclasses.replace(SHORT, start="given", multiplier_decay=0.5)
+    run = finetune(data, base, name, config, 0, SelectionRule(name))
+    assert run.stop_reason == "steps"
+    assert run.best is not None
+    assert run.best.round > 0  # better than the start model
+
+
+def test_q_mean_is_differentiable_where_all_is_right() -> None:
+    gradient = logit_gradient(bind_objective("q_mean", CONTEXT), torch.eye(6, dtype=torch.float64) / 6)
+    assert float(gradient.abs().max()) == 0.0
