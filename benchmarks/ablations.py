@@ -36,7 +36,7 @@ from benchmarks.contrast import family
 from benchmarks.harness import Row, base_of, values
 from selmix.baselines import BaselineTask
 from selmix.data.splits import Split, SweepData
-from selmix.metrics import metric_of_objective
+from selmix.objectives import metric_of_objective
 from selmix.run.run import Run, finetune
 from selmix.run.start_model import Base
 from selmix.statistics.selection import SelectionRule

@@ -14,8 +14,8 @@ from selmix.config import FinetuneConfig
 from selmix.data import DataConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.gaussians import GaussiansConfig
-from selmix.metrics import metric_of_objective
 from selmix.models import ModelConfig
+from selmix.objectives import metric_of_objective
 from selmix.statistics.selection import Constraint, SelectionRule
 
 COVERAGE = 0.95  # of the share that a class would have if all were predicted alike: the method's own level

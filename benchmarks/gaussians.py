@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.harness import REFERENCES, Row, by_seed, compare, report
 from benchmarks.settings import GAUSSIANS
-from selmix.metrics import metric_of_objective
+from selmix.objectives import metric_of_objective
 
 FLOOR = "last_layer_on_train_plus_feedback"
 

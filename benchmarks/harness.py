@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selmix.baselines import BASELINES, NEVER_OPPONENT, BaselineTask, baselines_for, tuned_head
+from selmix.baselines import BASELINES, BaselineTask, baselines_for, tuned_head
 from selmix.config import FinetuneConfig
 from selmix.data import DataConfig
 from selmix.data.splits import Split, join
-from selmix.metrics import Predictions, evaluate_predictions, metric_of_objective
+from selmix.metrics import Predictions, evaluate_predictions
 from selmix.model import ClassifierView
 from selmix.models import ModelConfig
+from selmix.objectives import metric_of_objective
 from selmix.pretrain import pretrain
 from selmix.run.run import finetune
 from selmix.run.start_model import Base
@@ -152,7 +153,9 @@ def report(setting: Setting, rows: list[Row], as_json: bool, more: Mapping[str, 
                 figures[f"{objective}/selmix_minus_{name}/low"] = low
                 figures[f"{objective}/selmix_minus_{name}/high"] = high
                 says = word(low, high)
-                aside = " (never the opponent)" if name in NEVER_OPPONENT else ""
+                aside = (
+                    " (never the opponent)" if name in BASELINES and BASELINES[name].contains_winner else ""
+                )
                 aside = " (reference)" if name in REFERENCES else aside
                 line += f"   {100 * gap:+5.1f} [{100 * low:+5.1f}, {100 * high:+5.1f}]  {says}{aside}"
             lines.append(line)

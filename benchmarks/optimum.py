@@ -24,8 +24,9 @@ from selmix.confusion import confusion_counts
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.splits import Split
 from selmix.definitions import DEFAULT_CVAR_FRACTION, cvar_of_recalls
-from selmix.metrics import MetricContext, compute_metric, metric_of_objective
+from selmix.metrics import MetricContext, compute_metric
 from selmix.multipliers import MultiplierSettings
+from selmix.objectives import metric_of_objective
 
 FIT, FRESH = 20_000, 50_000  # samples a class that the head is fitted on, and that it is judged on
 _COARSE = 2_000

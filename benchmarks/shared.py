@@ -13,7 +13,7 @@ from selmix.baselines import BaselineTask, last_layer
 from selmix.baselines.task import State
 from selmix.metrics import Predictions, evaluate_predictions
 from selmix.run.run import Run, inside_the_method
-from selmix.statistics.scoring import score
+from selmix.statistics.selection import score
 from selmix.weights import state_digest, tensor_digest
 
 _Fit = tuple[Tensor, Tensor]
@@ -83,6 +83,5 @@ def _rank(task: BaselineTask, predictions: Predictions) -> tuple[bool, float]:
     """As :attr:`selmix.run.run.BestRound.rank`."""
     rule = task.selection
     violation = rule.violation(evaluate_predictions(predictions, task.context))
-    counts = predictions.counts_for(rule.metric, task.context)
-    told = score(rule.metric, counts, task.context, rule.statistic, seed=rule.seed)
+    told = score(rule, predictions, task.context)
     return (violation == 0.0, told if violation == 0.0 else -violation)

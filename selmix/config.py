@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selmix.gain import GAIN_FORMULAS
+from selmix.objectives import known_objective
 from selmix.precision import PRECISIONS
 
 STARTS = ("balanced_head", "given")
@@ -26,8 +27,6 @@ DEFAULT_EFFECTIVE_PAIRS = 0.6
 DEFAULT_TEMPERATURE = (
     0.03  # where a file names `temperature`: about effective_pairs 0.6 in a first round on digits
 )
-
-_MULTIPLIER_OBJECTIVES = ("min_recall", "worst_group_recall", "min_head_tail_recall", "min_precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,9 +209,10 @@ class FinetuneConfig:
             idle |= {"multiplier_lr", "multiplier_decay", "constraint_temperature", "constraint_max"}
         if self.temperature_schedule == "constant":
             idle.add("temperature_final")
-        if objective not in _MULTIPLIER_OBJECTIVES:
+        known = known_objective(objective)
+        if known is None or known.worst_of is None:
             idle |= {"multiplier_lr", "multiplier_decay"}
-        if not constrained and not objective.endswith("_coverage"):
+        if not constrained and (known is None or known.coverage is None):
             idle |= {"constraint_temperature", "constraint_max"}
         return {name: value for name, value in values.items() if name not in idle}
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from selmix.confusion import class_confusion, coverage, precisions, recalls
-from selmix.groups import GROUP_METRICS
-from selmix.metrics import METRICS, MetricContext
+from selmix.confusion import class_confusion
+from selmix.metrics import METRICS
 from selmix.multipliers import constraint_multipliers
-from selmix.objectives import ObjectiveContext, head_tail_groups
+from selmix.objectives import ObjectiveContext
 from selmix.statistics.selection import Constraint
-
-UNCOUNTED = ("calibration_error",)  # metrics that a confusion matrix does not give
 
 
 def with_constraints(
@@ -47,47 +45,31 @@ def with_constraints(
 
 
 def slacks(constraint: Constraint, confusion: Tensor, context: ObjectiveContext) -> tuple[Tensor, Tensor]:
-    """By how much a bound holds, negative where it is missed.
+    """Distances by which a bound holds, negative where it is missed.
 
-    A floor on a minimum (of coverages, recalls or precisions) is a floor for each class, and one on the smaller of
-    head and tail a floor for both: each has a multiplier of its own. Any other bound is a single slack.
+    A floor on a minimum (of coverages, recalls or precisions) is a floor on each value that it is the least of, with a
+    multiplier of its own (:attr:`selmix.metrics.Metric.least_of`). Any other bound is a single slack.
 
     Args:
+        constraint: the bound.
         confusion: C, shape (S, K).
+        context: what the metric may need beside it.
     Returns:
         Slacks, shape (G,), and the number of classes behind each, shape (G,).
     Raises:
         ValueError: the metric is none of a confusion matrix.
     """
-    key = constraint.metric
-    if key in UNCOUNTED:
-        raise ValueError(f"{key} is no metric of a confusion matrix: it can bind in the search only")
-    if constraint.at_least is None:
-        values = constraint.bound - _metric(key, confusion, context).reshape(1)
-        return values, torch.ones_like(values)
-    values, sizes = _each(key, confusion, context)
-    return values - constraint.bound, sizes
-
-
-def _each(key: str, confusion: Tensor, context: ObjectiveContext) -> tuple[Tensor, Tensor]:
-    """The values that a metric is the minimum of, or itself, and the number of classes behind each."""
-    if key == "min_head_tail_coverage":
-        groups = head_tail_groups(confusion, context)
-        return groups @ coverage(confusion), (groups > 0).sum(dim=1).to(confusion)
-    if key == "min_coverage":
-        values = coverage(confusion)
-    elif key == "min_recall":
-        values = recalls(class_confusion(confusion, context.labels))
-    elif key == "worst_group_recall":
-        values = recalls(confusion, context.labels)
-    elif key == "min_precision":
-        values = precisions(class_confusion(confusion, context.labels))
-    else:
-        values = _metric(key, confusion, context).reshape(1)
-    return values, torch.ones_like(values)
-
-
-def _metric(key: str, confusion: Tensor, context: ObjectiveContext) -> Tensor:
-    matrix = confusion if key in GROUP_METRICS else class_confusion(confusion, context.labels)
-    counts = context.train_counts if context.train_counts is not None else torch.ones(matrix.shape[1])
-    return METRICS[key].of(matrix, MetricContext(counts, context.definitions, context.num_groups))
+    metric = METRICS[constraint.metric]
+    if metric.of_predictions is not None:
+        raise ValueError(f"{metric.key} is no metric of a confusion matrix: it can bind in the search only")
+    known = context.for_metrics(confusion.shape[1])
+    if constraint.at_least is not None and metric.least_of is not None:
+        values, sizes = metric.least_of(confusion, known)
+        return values - constraint.at_least, sizes
+    matrix = confusion
+    if metric.of_cells is None:
+        # A metric of classes is taken over classes, also where the strata are cells.
+        matrix, known = class_confusion(confusion, context.labels), dataclasses.replace(known, labels=None)
+    value = metric.of_matrix(matrix, known).reshape(1)
+    slack = value - constraint.bound if constraint.at_least is not None else constraint.bound - value
+    return slack, torch.ones_like(slack)

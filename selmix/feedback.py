@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from selmix.config import FinetuneConfig
-from selmix.confusion import class_confusion, confusion_counts, precisions, recalls, smooth_confusion
+from selmix.confusion import class_confusion, confusion_counts, smooth_confusion
 from selmix.data.images import Inputs
 from selmix.model import ClassifierView, predict
 from selmix.multipliers import WorstCaseState
-from selmix.objectives import Objective, ObjectiveContext, is_of_groups, stratum_groups
+from selmix.objectives import AnyObjective, ObjectiveContext, known_objective
 from selmix.parallel.world import ALONE, World
 from selmix.round import NonFinite
 
@@ -47,7 +47,7 @@ class FeedbackMemory:
         config: ``confusion_average`` and ``confusion_smoothing`` are read.
     """
 
-    def __init__(self, objective: str | Objective, context: ObjectiveContext, config: FinetuneConfig) -> None:
+    def __init__(self, objective: AnyObjective, context: ObjectiveContext, config: FinetuneConfig) -> None:
         self._objective, self._context, self._config = objective, context, config
         self._counts: Tensor | None = None
         self._worst_case = WorstCaseState(context.settings)
@@ -65,19 +65,19 @@ class FeedbackMemory:
         return smooth_confusion(self._counts, self._config.confusion_smoothing)
 
     def _with_multipliers(self, confusion: Tensor) -> ObjectiveContext:
-        context, labels = self._context, self._context.labels
-        if context.num_groups and not is_of_groups(self._objective):
-            confusion, labels = class_confusion(confusion, labels), None  # what its metric is of
-        values = recalls(confusion, labels)
-        if self._objective in ("min_recall", "worst_group_recall"):
-            return dataclasses.replace(context, multipliers=self._worst_case.update(values))
-        if self._objective == "min_precision":
-            by_class = precisions(class_confusion(confusion, labels))
-            return dataclasses.replace(context, multipliers=self._worst_case.update(by_class))
-        if self._objective == "min_head_tail_recall":
-            groups = stratum_groups(confusion, dataclasses.replace(context, labels=labels))
-            return dataclasses.replace(context, multipliers=self._worst_case.update(groups @ values) @ groups)
-        return context
+        context, known = self._context, known_objective(self._objective)
+        if known is None or known.worst_of is None:
+            return context
+        seen = context
+        if context.num_groups and not known.of_groups:
+            # Its metric is one of classes, though the strata are cells for the sake of a constraint.
+            confusion, seen = (
+                class_confusion(confusion, context.labels),
+                dataclasses.replace(context, labels=None),
+            )
+        values, groups = known.worst_of(confusion, seen)
+        least = self._worst_case.update(values if groups is None else groups @ values)
+        return dataclasses.replace(context, multipliers=least if groups is None else least @ groups)
 
     def state_dict(self) -> dict[str, Any]:
         return {"counts": self._counts, "worst_case": self._worst_case.state_dict()}

@@ -21,7 +21,7 @@ from selmix.groups import strata_of
 from selmix.loss_weights import stratum_weights
 from selmix.model import ClassifierView, freeze_batchnorm_
 from selmix.multipliers import MultiplierSettings
-from selmix.objectives import Objective, ObjectiveContext, bind_objective
+from selmix.objectives import AnyObjective, ObjectiveContext, bind_objective
 from selmix.optimizer import sgd
 from selmix.parallel.world import ALONE, World
 from selmix.policy import NoPositiveGain
@@ -62,7 +62,7 @@ class Finetuner:
         view: ClassifierView,
         pool: Split,
         feedback: Split,
-        objective: str | Objective,
+        objective: AnyObjective,
         config: FinetuneConfig,
         context: ObjectiveContext,
         generator: torch.Generator,

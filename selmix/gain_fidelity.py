@@ -1,4 +1,4 @@
-"""How well the gain predicts: its correlation with what a real step on each pair changes.
+"""Fidelity of the gain: its correlation with what a real step on each pair changes.
 
 The gain is a first-order estimate at class prototypes. Here a real step is taken on mixed samples of a pair, in the
 classifier, and the objective of the soft confusion (mean softmax by stratum) is taken before and after.
@@ -53,9 +53,15 @@ def gain_fidelity(
     """Correlation of the gain with the real change, over all pairs or 200 of them drawn at random.
 
     Args:
-        pool, strata: samples to step on and the stratum of each. feedback, feedback_strata: those that tell the change.
-        objective: psi, of the joint confusion (S, K). gain: G, shape (S, S). labels: class of each stratum, shape (S,).
-        coefficient: lam of the mixture. step: size of the SGD step. drawable: shape (S, S), bool.
+        view: the model; it is not changed.
+        pool, strata: samples to step on and the stratum of each.
+        feedback, feedback_strata: samples that the change is measured on, and the stratum of each.
+        objective: psi, of the joint confusion (S, K).
+        gain: G, shape (S, S).
+        labels: class of each stratum, shape (S,).
+        coefficient: lam of the mixture.
+        step: size of the SGD step.
+        drawable: pairs that can be drawn, shape (S, S), bool.
         generator: of pairs and samples, on the CPU.
     """
     pairs = torch.nonzero(drawable.cpu())
@@ -75,13 +81,7 @@ def gain_fidelity(
         changes.append(float(after - before))
     actual = torch.tensor(changes, dtype=torch.float64)
     predicted = gain.cpu()[pairs[:, 0], pairs[:, 1]].double()
-    return Fidelity(
-        _correlation(_ranks(predicted), _ranks(actual)),
-        _correlation(predicted, actual),
-        pairs,
-        predicted,
-        actual,
-    )
+    return Fidelity(*_correlations(predicted, actual), pairs, predicted, actual)
 
 
 def policy_entropy(policy: Tensor) -> float:
@@ -121,15 +121,11 @@ def _soft_confusion(logits: Tensor, strata: Tensor, num_strata: int) -> Tensor:
     return total.index_add(0, strata, shares) / len(strata)
 
 
-def _ranks(values: Tensor) -> Tensor:
-    """Ranks from 0, ties sharing their mean."""
-    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    last: Tensor = counts.cumsum(0).double() - 1.0
-    ranks: Tensor = last - (counts - 1).double() / 2.0
-    return ranks[inverse]
+def _correlations(predicted: Tensor, actual: Tensor) -> tuple[float, float]:
+    """Spearman's and Pearson's correlation; NaN where one side does not vary."""
+    from scipy.stats import pearsonr, spearmanr
 
-
-def _correlation(x: Tensor, y: Tensor) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    scale = x.norm() * y.norm()
-    return float((x * y).sum() / scale) if float(scale) > 0 else float("nan")
+    if len(torch.unique(predicted)) < 2 or len(torch.unique(actual)) < 2:
+        return float("nan"), float("nan")
+    x, y = predicted.numpy(), actual.numpy()
+    return float(spearmanr(x, y).statistic), float(pearsonr(x, y).statistic)

@@ -101,12 +101,6 @@ def _split_rows(cells: Tensor, num_groups: int) -> Tensor:
     return cells.reshape(*cells.shape[:-2], -1, num_groups, cells.shape[-1])
 
 
-GROUP_METRICS = {
-    "worst_group_recall": worst_group_recall,
-    "equal_opportunity_gap": equal_opportunity_gap,
-    "equalized_odds_gap": equalized_odds_gap,
-    "demographic_parity_gap": demographic_parity_gap,
-}
 GROUP_RATES = {
     "equal_opportunity_gap": opportunity_rates,
     "equalized_odds_gap": odds_rates,

@@ -1,7 +1,8 @@
-"""The objectives: short functions psi(C) to maximise, the nine published ones and more.
+"""The objectives: psi(C) to maximise, each an entry of one table, the nine published ones and more.
 
-Each takes the joint confusion matrix C, shape (S, K), and an :class:`ObjectiveContext`; what is not given in the
-context takes the published value. A user's own callable, of C alone or of C and the context, works wherever a
+An objective names its metric: psi is the metric's own formula, or, where the metric is a minimum, the Lagrangian of
+that minimum. All take the joint confusion matrix C, shape (S, K), and an :class:`ObjectiveContext`; what is not given
+in the context takes the published value. A user's own callable, of C alone or of C and the context, works wherever a
 name does (:func:`bind_objective`).
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,15 +17,22 @@ import torch
 from torch import Tensor
 
 from selmix.confusion import class_confusion, coverage, precisions, recalls
-from selmix.definitions import DEFAULT_HEAD_FRACTION, Definitions, cvar_of_recalls
-from selmix.groups import GROUP_METRICS, GROUP_RATES, class_counts
+from selmix.definitions import Definitions
+from selmix.groups import class_counts
+from selmix.metric_functions import tail_classes
+from selmix.metrics import METRICS, Metric, MetricContext, head_and_tail
 from selmix.multipliers import MultiplierSettings, constraint_multipliers, worst_case_multipliers
 from selmix.user_code import is_reference, load_function
+
+__all__ = [
+    "OBJECTIVES", "PUBLISHED", "AnyObjective", "Objective", "ObjectiveContext", "bind_objective",
+    "coverage_multipliers", "is_of_groups", "known_objective", "metric_of_objective", "tail_classes",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ObjectiveContext:
-    """What an objective may know beside C.
+    """Knowledge that an objective may need beside C.
 
     Attributes:
         labels: class of each stratum, shape (S,); None where strata are classes.
@@ -50,244 +57,200 @@ class ObjectiveContext:
     settings: MultiplierSettings = field(default_factory=MultiplierSettings)
     definitions: Definitions = field(default_factory=Definitions)
 
+    def for_metrics(self, num_classes: int) -> MetricContext:
+        """The same knowledge as a metric takes it; classes without training counts stand in order."""
+        counts = self.train_counts if self.train_counts is not None else torch.ones(num_classes)
+        return MetricContext(counts, self.definitions, self.num_groups, self.labels, self.tail)
 
-Objective = Callable[..., Tensor]
-_PUBLISHED = ObjectiveContext()
+
+Parts = tuple[Tensor, Tensor | None]
+"""Values, shape (n,), and groups of them, shape (G, n), whose rows hold 1 / |g|; None: each value is a group."""
 
 
-def tail_classes(
-    num_classes: int, train_counts: Tensor | None = None, head_fraction: float = DEFAULT_HEAD_FRACTION
-) -> Tensor:
-    """Mask of the tail: all but the first ceil(head_fraction K) classes by training count, at least one class.
+@dataclass(frozen=True)
+class Objective:
+    """One objective: an entry of :data:`OBJECTIVES` is all that a new one needs beside its metric.
 
-    Args:
-        train_counts: shape (K,); None: the classes stand in order already.
-    Returns:
-        Shape (K,), bool.
+    Attributes:
+        metric: key of METRICS that it is judged by; psi is that metric's formula, negated where less is better.
+        worst_of: C and context -> what the metric is the least of. psi is then sum_i m_i value_i with m on the simplex
+            and held constant: the Lagrangian of the minimum. None: the formula itself is differentiated.
+        coverage: key of the coverage metric that psi is subject to; None: psi is free.
     """
-    # Less a hair: 0.55 * 100 is 55.00000000000001 in binary, and 55 as it is written.
-    head = min(math.ceil(head_fraction * num_classes - 1e-9), num_classes - 1)
-    order = torch.arange(num_classes)
-    if train_counts is not None:
-        order = torch.argsort(train_counts.cpu(), descending=True, stable=True)
-    tail = torch.zeros(num_classes, dtype=torch.bool)
-    tail[order[head:]] = True
-    return tail
+
+    metric: str
+    worst_of: Callable[[Tensor, ObjectiveContext], Parts] | None = None
+    coverage: str | None = None
+
+    @property
+    def definition(self) -> Metric:
+        """The metric itself."""
+        return METRICS[self.metric]
+
+    @property
+    def of_groups(self) -> bool:
+        """True if it is one of (class, group) cells."""
+        return self.definition.of_cells is not None
+
+    def __call__(self, confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
+        """psi of C, a scalar to maximise.
+
+        Args:
+            confusion: C, shape (S, K).
+            context: what it may need; None: the published values.
+        Raises:
+            ValueError: the context lacks a definition or the groups that it needs.
+        """
+        context = context or ObjectiveContext()
+        if self.coverage is None:
+            return self._free(confusion, context)
+        # (psi + sum_j mu_j (cov_j - floor)) / (1 + max_j mu_j) over classes j, mu held constant.
+        covered = coverage(confusion)
+        multipliers = context.coverage_multipliers
+        if multipliers is None:
+            multipliers = coverage_multipliers(confusion, context, self.coverage == "min_head_tail_coverage")
+        multipliers = multipliers.to(covered)
+        penalty = (multipliers * (covered - coverage_floor(confusion, context))).sum()
+        return (self._free(confusion, context) + penalty) / (1.0 + multipliers.max())
+
+    def _free(self, confusion: Tensor, context: ObjectiveContext) -> Tensor:
+        if self.worst_of is not None:
+            values, groups = self.worst_of(confusion, context)
+            multipliers = context.multipliers
+            if multipliers is None:
+                least = values if groups is None else groups @ values
+                multipliers = worst_case_multipliers(least, context.settings)
+                multipliers = multipliers if groups is None else multipliers @ groups
+            return (multipliers.to(values) * values).sum()
+        metric = self.definition
+        if metric.needs is not None and getattr(context.definitions, metric.needs) is None:
+            raise ValueError(f"{self.metric} needs {metric.needs}; none are given")
+        if self.of_groups and not context.num_groups:
+            raise ValueError(f"{self.metric} needs data with a group attribute")
+        value = metric.of_matrix(confusion, context.for_metrics(confusion.shape[1]))
+        return -value if metric.minimise else value
 
 
-def head_tail_groups(confusion: Tensor, context: ObjectiveContext) -> Tensor:
-    """Rows: head and tail, entries 1 / |g| on the group's classes, shape (2, K); an empty group is left out."""
-    num_classes = confusion.shape[1]
-    tail = context.tail
-    if tail is None:
-        tail = tail_classes(num_classes, context.train_counts, context.definitions.head_fraction)
-    members = torch.stack([~tail, tail]).to(confusion)
-    sizes = members.sum(dim=1, keepdim=True)
-    return (members / sizes)[sizes.squeeze(1) > 0]
+def stratum_recalls(confusion: Tensor, context: ObjectiveContext) -> Parts:
+    """Recall of each stratum: of each class, or of each cell where the strata are (class, group) cells."""
+    return recalls(confusion, context.labels), None
 
 
-def mean_recall(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-    """Mean of the recalls of the strata."""
-    return recalls(confusion, (context or _PUBLISHED).labels).mean()
-
-
-def g_mean(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-    """Geometric mean of the recalls (prod_i recall_i)^(1 / S)."""
-    return recalls(confusion, (context or _PUBLISHED).labels).log().mean().exp()
-
-
-def h_mean(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-    """Harmonic mean of the recalls S / sum_i (1 / recall_i)."""
-    return 1.0 / recalls(confusion, (context or _PUBLISHED).labels).reciprocal().mean()
-
-
-def min_recall(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-    """sum_i m_i recall_i, m on the simplex and held constant: the Lagrangian of the minimum of the recalls."""
-    context = context or _PUBLISHED
-    values = recalls(confusion, context.labels)
-    multipliers = context.multipliers
-    if multipliers is None:
-        multipliers = worst_case_multipliers(values, context.settings)
-    return (multipliers.to(values) * values).sum()
-
-
-def min_head_tail_recall(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-    """sum_g m_g (mean recall of group g) over head and tail, m on the simplex and held constant."""
-    context = context or _PUBLISHED
-    values = recalls(confusion, context.labels)
-    groups = stratum_groups(confusion, context)
-    multipliers = context.multipliers
-    if multipliers is None:
-        multipliers = worst_case_multipliers(groups @ values, context.settings) @ groups
-    return (multipliers.to(values) * values).sum()
-
-
-def q_mean(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-    """1 - sqrt(mean_i (1 - recall_i)^2)."""
-    misses = 1.0 - recalls(confusion, (context or _PUBLISHED).labels)
-    # The norm has the subgradient 0 at 0, where a square root would have none.
-    norm: Tensor = torch.linalg.vector_norm(misses)
-    return 1.0 - norm / math.sqrt(len(misses))
-
-
-def cvar_recall(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-    """Mean of the worst ``cvar_fraction`` of the recalls: less noisy than their minimum."""
-    context = context or _PUBLISHED
-    return cvar_of_recalls(recalls(confusion, context.labels), context.definitions.cvar_fraction)
-
-
-def weighted_recall(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-    """Mean of the recalls with ``recall_weights``, a stratum with the weight of its class.
-
-    Raises:
-        ValueError: no weights are given.
-    """
-    context = context or _PUBLISHED
-    if context.definitions.recall_weights is None:
-        raise ValueError("weighted_recall needs recall_weights, one a class; got none")
-    weights = torch.tensor(context.definitions.recall_weights).to(confusion)
+def head_tail_recalls(confusion: Tensor, context: ObjectiveContext) -> Parts:
+    """Recall of each stratum, and head and tail as groups of strata: a stratum belongs where its class does."""
+    groups = head_and_tail(confusion, context.for_metrics(confusion.shape[1]))
     if context.labels is not None:
-        weights = weights[context.labels.to(weights.device)]
-    return (weights * recalls(confusion, context.labels)).sum() / weights.sum()
+        members = (groups > 0).to(groups)[:, context.labels.to(groups.device)]
+        groups = members / members.sum(dim=1, keepdim=True)
+    return recalls(confusion, context.labels), groups
 
 
-def negative_cost(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-    """-sum_il C_il cost[label[i], l], the mean cost of a sample under ``cost_matrix``, negated.
-
-    Raises:
-        ValueError: no cost matrix is given.
-    """
-    context = context or _PUBLISHED
-    if context.definitions.cost_matrix is None:
-        raise ValueError("cost needs a cost_matrix, K rows of K numbers; got none")
-    costs = torch.tensor(context.definitions.cost_matrix).to(confusion)
-    return -(class_confusion(confusion, context.labels) * costs).sum() / confusion.sum()
-
-
-def macro_f1(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-    """Mean over the classes of 2 C_kk / (row sum + column sum)."""
-    matrix = class_confusion(confusion, (context or _PUBLISHED).labels)
-    return (2.0 * matrix.diagonal() / (matrix.sum(dim=1) + matrix.sum(dim=0))).mean()
-
-
-def min_precision(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-    """sum_k m_k precision_k, m on the simplex and held constant, as in :func:`min_recall`."""
-    context = context or _PUBLISHED
-    values = precisions(class_confusion(confusion, context.labels))
-    multipliers = context.multipliers
-    if multipliers is None:
-        multipliers = worst_case_multipliers(values, context.settings)
-    return (multipliers.to(values) * values).sum()
-
-
-def stratum_groups(confusion: Tensor, context: ObjectiveContext) -> Tensor:
-    """Head and tail over the strata, shape (<= 2, S): a stratum belongs where its class does."""
-    groups = head_tail_groups(confusion, context)
-    if context.labels is None:
-        return groups
-    members = (groups > 0).to(groups)[:, context.labels.to(groups.device)]
-    return members / members.sum(dim=1, keepdim=True)
+def class_precisions(confusion: Tensor, context: ObjectiveContext) -> Parts:
+    """Precision of each class."""
+    return precisions(class_confusion(confusion, context.labels)), None
 
 
 def coverage_floor(confusion: Tensor, context: ObjectiveContext) -> float:
-    """What a class's coverage must reach: the context's floor, or alpha / K."""
+    """Coverage that each class must reach: the context's floor, or alpha / K."""
     if context.floor is not None:
         return context.floor
     return context.settings.coverage_level / confusion.shape[1]
 
 
-def with_coverage(base: Objective, by_group: bool) -> Objective:
-    """``base`` subject to coverage >= floor, per class or for the means of head and tail.
-
-    (psi + sum_j mu_j (cov_j - floor)) / (1 + max_j mu_j) over classes j, with mu_j = m_g / |g| held constant.
-    """
-
-    def objective(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-        context = context or _PUBLISHED
-        covered = coverage(confusion)
-        multipliers = context.coverage_multipliers
-        if multipliers is None:
-            multipliers = coverage_multipliers(confusion, context, by_group)
-        multipliers = multipliers.to(covered)
-        penalty = (multipliers * (covered - coverage_floor(confusion, context))).sum()
-        return (base(confusion, context) + penalty) / (1.0 + multipliers.max())
-
-    return objective
-
-
 def coverage_multipliers(confusion: Tensor, context: ObjectiveContext, by_group: bool) -> Tensor:
-    """mu_j = m_g / |g| of each class j, shape (K,), from its (group's mean) coverage; detached."""
+    """mu_j = m_g / |g| of each class j, shape (K,), from its (group's mean) coverage; detached.
+
+    Args:
+        confusion: C, shape (S, K).
+        context: floor, head and tail, and settings are read.
+        by_group: True for the mean coverages of head and tail, False for each class's own.
+    """
     covered = coverage(confusion.detach())
     floor = coverage_floor(confusion, context)
     if not by_group:
         return constraint_multipliers(covered, floor, context.settings)
-    groups = head_tail_groups(confusion, context)
+    groups = head_and_tail(confusion, context.for_metrics(confusion.shape[1]))
     return constraint_multipliers(groups @ covered, floor, context.settings) @ groups
 
 
-def group_gap(of_cells: Callable[[Tensor, int], Tensor]) -> Objective:
-    """A gap between groups as an objective: negated, and by its subgradient at the groups that are furthest apart."""
-
-    def objective(confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-        context = context or _PUBLISHED
-        if not context.num_groups:
-            raise ValueError("a gap between groups needs data with a group attribute")
-        return -of_cells(confusion, context.num_groups)
-
-    objective.__doc__ = of_cells.__doc__
-    return objective
-
-
 OBJECTIVES: dict[str, Objective] = {
-    "mean_recall": mean_recall,
-    "min_recall": min_recall,
-    "min_head_tail_recall": min_head_tail_recall,
-    "g_mean": g_mean,
-    "h_mean": h_mean,
-    "mean_recall_min_coverage": with_coverage(mean_recall, by_group=False),
-    "h_mean_min_coverage": with_coverage(h_mean, by_group=False),
-    "mean_recall_min_head_tail_coverage": with_coverage(mean_recall, by_group=True),
-    "h_mean_min_head_tail_coverage": with_coverage(h_mean, by_group=True),
-    "q_mean": q_mean,
-    "cvar_recall": cvar_recall,
-    "weighted_recall": weighted_recall,
-    "cost": negative_cost,
-    "macro_f1": macro_f1,
-    "min_precision": min_precision,
-    # Over the strata, which are (class, group) cells where an objective of groups acts.
-    "worst_group_recall": min_recall,
-    **{key: group_gap(GROUP_METRICS[key]) for key in GROUP_RATES},
+    "mean_recall": Objective("mean_recall"),
+    "min_recall": Objective("min_recall", stratum_recalls),
+    "min_head_tail_recall": Objective("min_head_tail_recall", head_tail_recalls),
+    "g_mean": Objective("g_mean"),
+    "h_mean": Objective("h_mean"),
+    "mean_recall_min_coverage": Objective("mean_recall", coverage="min_coverage"),
+    "h_mean_min_coverage": Objective("h_mean", coverage="min_coverage"),
+    "mean_recall_min_head_tail_coverage": Objective("mean_recall", coverage="min_head_tail_coverage"),
+    "h_mean_min_head_tail_coverage": Objective("h_mean", coverage="min_head_tail_coverage"),
+    "q_mean": Objective("q_mean"),
+    "cvar_recall": Objective("cvar_recall"),
+    "weighted_recall": Objective("weighted_recall"),
+    "cost": Objective("cost"),
+    "macro_f1": Objective("macro_f1"),
+    "min_precision": Objective("min_precision", class_precisions),
+    "worst_group_recall": Objective("worst_group_recall", stratum_recalls),
+    # By their subgradients, at the groups that are furthest apart.
+    "equal_opportunity_gap": Objective("equal_opportunity_gap"),
+    "equalized_odds_gap": Objective("equalized_odds_gap"),
+    "demographic_parity_gap": Objective("demographic_parity_gap"),
 }
 PUBLISHED = tuple(OBJECTIVES)[:9]
 """The objectives of the paper; the golden files have these."""
 
+AnyObjective = str | Callable[..., Tensor]
+"""A name of :data:`OBJECTIVES`, ``module:function``, or a callable of C (and the context)."""
 
-def bind_objective(objective: str | Objective, context: ObjectiveContext) -> Callable[[Tensor], Tensor]:
+
+def known_objective(objective: AnyObjective) -> Objective | None:
+    """The entry of that name; None for a function of the user's own."""
+    if isinstance(objective, Objective):
+        return objective
+    return OBJECTIVES.get(objective) if isinstance(objective, str) else None
+
+
+def is_of_groups(objective: AnyObjective) -> bool:
+    """True if an objective is one of (class, group) cells."""
+    known = known_objective(objective)
+    return known is not None and known.of_groups
+
+
+def metric_of_objective(objective: str) -> str:
+    """The metric that an objective, or a metric as one, is judged by: its plain value, without multipliers.
+
+    Raises:
+        ValueError: no metric goes with that name; the message lists those there are.
+    """
+    if is_reference(objective):
+        raise ValueError(f"{objective} is a function of C: name the metric that it is judged by")
+    if objective in OBJECTIVES:
+        return OBJECTIVES[objective].metric
+    if objective not in METRICS:
+        raise ValueError(f"no metric goes with the objective {objective!r}; there are {', '.join(METRICS)}")
+    return objective
+
+
+def bind_objective(objective: AnyObjective, context: ObjectiveContext) -> Callable[[Tensor], Tensor]:
     """A function of C alone from a name, ``module:function``, or a callable (of C, or of C and the context).
 
     Raises:
         ValueError: no objective has that name; the message lists those there are.
     """
-    name = objective if isinstance(objective, str) else ""
-    if isinstance(objective, str):
-        if is_reference(objective):
-            objective = load_function(objective)
-        elif objective in OBJECTIVES:
-            objective = OBJECTIVES[objective]
-        else:
-            raise ValueError(f"unknown objective {objective!r}; there are {', '.join(OBJECTIVES)}")
-    if context.num_groups and not is_of_groups(name):
+    chosen: Callable[..., Tensor]
+    if not isinstance(objective, str):
+        chosen = objective
+    elif is_reference(objective):
+        chosen = load_function(objective)
+    elif objective in OBJECTIVES:
+        chosen = OBJECTIVES[objective]
+    else:
+        raise ValueError(f"unknown objective {objective!r}; there are {', '.join(OBJECTIVES)}")
+    if context.num_groups and not is_of_groups(chosen):
         # Over the classes: what their metrics are of.
         plain = dataclasses.replace(context, labels=None, num_groups=0)
-        inner, groups = bind_objective(objective, plain), context.num_groups
+        inner, groups = bind_objective(chosen, plain), context.num_groups
         return lambda confusion: inner(class_counts(confusion, groups))
-    parameters = inspect.signature(objective).parameters
-    chosen = objective
+    parameters = inspect.signature(chosen).parameters
     if "context" in parameters or len(parameters) > 1:
         return lambda confusion: chosen(confusion, context)
     return lambda confusion: chosen(confusion)
-
-
-def is_of_groups(objective: str | Objective) -> bool:
-    """Whether an objective is one of (class, group) cells."""
-    return isinstance(objective, str) and objective in GROUP_METRICS

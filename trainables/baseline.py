@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from selmix.baselines import BASELINES, BY_SEED, BaselineResult, BaselineTask, joined
+from selmix.baselines import BASELINES, BaselineResult, BaselineTask, joined
 from selmix.config import FinetuneConfig
 from selmix.metrics import Predictions
 from selmix.statistics.comparison import mean_over_replicates
@@ -40,7 +40,7 @@ class BaselineJob:
 
     def parts(self) -> list[BaselineJob]:
         """One for each seed, which may be fitted side by side, where the baseline runs once on each."""
-        if self.name not in BY_SEED:
+        if not BASELINES[self.name].by_seed:
             return [self]
         return [
             replace(self, winner_weights=[weights], seeds=[seed])

@@ -18,7 +18,7 @@ from orchestrator.spec.schema import SweepSpec
 from selmix.run.start_model import Base
 from selmix.baselines import tuned_head
 from selmix.data.splits import SweepData, join
-from selmix.groups import GROUP_METRICS
+from selmix.metrics import METRICS
 from selmix.models import ModelConfig
 from selmix.pretrain import pretrain, pretrainer
 from selmix.statistics.selection import SelectionRule
@@ -66,7 +66,7 @@ def load_data(spec: SweepSpec) -> SweepData:
 def uses_groups(spec: SweepSpec) -> bool:
     """Whether an objective, a constraint or the ranking is one of groups."""
     named = {*spec.objectives, spec.selection.metric, *(c.metric for c in spec.constraints)}
-    return not named.isdisjoint(GROUP_METRICS)
+    return any(name in METRICS and METRICS[name].of_cells is not None for name in named if name is not None)
 
 
 def check_checkpoint(spec: SweepSpec, data: SweepData) -> None:

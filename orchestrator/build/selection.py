@@ -7,12 +7,10 @@ from typing import Any
 from orchestrator.spec.schema import SweepSpec
 from selmix.data import DataConfig, build_data_config
 from selmix.definitions import Definitions
-from selmix.metrics import metric_of_objective
-from selmix.objectives import ObjectiveContext
+from selmix.objectives import ObjectiveContext, known_objective, metric_of_objective
 from selmix.statistics.selection import Constraint, SelectionRule
 
 MOST_STEPS_OF_A_RECALL = 0.1
-SUFFIXES = {"_min_head_tail_coverage": "min_head_tail_coverage", "_min_coverage": "min_coverage"}
 
 
 def data_config(spec: SweepSpec) -> DataConfig:
@@ -30,11 +28,10 @@ def selection_rule(spec: SweepSpec, objective: str, num_classes: int) -> Selecti
     constraints = [
         Constraint(c.metric, c.at_least, c.at_most, tuple(sorted(c.where))) for c in spec.constraints
     ]
-    for suffix, metric in SUFFIXES.items():
-        if objective.endswith(suffix) and not any(c.metric == metric for c in constraints):
-            level = ObjectiveContext().settings.coverage_level
-            constraints.append(Constraint(metric, at_least=level / num_classes))
-            break
+    known = known_objective(objective)
+    if known is not None and known.coverage is not None and known.coverage not in {c.metric for c in constraints}:
+        level = ObjectiveContext().settings.coverage_level
+        constraints.append(Constraint(known.coverage, at_least=level / num_classes))
     return SelectionRule(
         spec.selection.metric or metric_of_objective(objective),
         spec.selection.statistic, tuple(constraints), seed=spec.search.seed, definitions=definitions(spec),
@@ -49,8 +46,9 @@ def definitions(spec: SweepSpec) -> Definitions:
 
 def is_constrained(spec: SweepSpec, objective: str) -> bool:
     """Whether a constraint acts inside the method under this objective."""
+    known = known_objective(objective)
     named = any("method" in c.where for c in spec.constraints)
-    return named or any(objective.endswith(suffix) for suffix in SUFFIXES)
+    return named or (known is not None and known.coverage is not None)
 
 
 def warnings_of(spec: SweepSpec) -> list[str]:

@@ -64,10 +64,12 @@ def leader_and_winner(
 
 def opponent(baselines: Sequence[TrialRecord]) -> TrialRecord | None:
     """The best baseline by score on select: reference rows and what contains the winner stand aside."""
-    from selmix.baselines import NEVER_OPPONENT
+    from selmix.baselines import BASELINES
 
     able = [
-        b for b in baselines if b.state == "FINISHED" and not b.reference and b.name not in NEVER_OPPONENT
+        b
+        for b in baselines
+        if b.state == "FINISHED" and not b.reference and not BASELINES[b.name].contains_winner
     ]
     return min(able, key=lambda b: (-score_of(b), b.cost_s)) if able else None
 

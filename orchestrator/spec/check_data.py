@@ -12,7 +12,7 @@ from orchestrator.spec.yaml_file import KeyPath, SweepFile
 def group_problems(file: SweepFile) -> list[str]:
     """Metrics of groups need data that have them."""
     from selmix.data import DATA, build_data_config
-    from selmix.groups import GROUP_METRICS
+    from selmix.metrics import METRICS
 
     data = file.values.get("data")
     if not isinstance(data, Mapping) or data.get("name") not in DATA:
@@ -36,7 +36,7 @@ def group_problems(file: SweepFile) -> list[str]:
     return [
         f"{file.where(path)}: {name} needs data with a group attribute, {data['name']} as asked has none"
         for path, name in named
-        if name in GROUP_METRICS
+        if name in METRICS and METRICS[str(name)].of_cells is not None
     ]
 
 

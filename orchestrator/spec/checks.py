@@ -20,8 +20,6 @@ from orchestrator.spec.check_objectives import num_classes, own_objective_proble
 from orchestrator.spec.check_parameters import mixable_layers, parameter_problems
 from orchestrator.spec.yaml_file import SweepFile
 
-NEEDED_DEFINITIONS = {"weighted_recall": "recall_weights", "cost": "cost_matrix"}
-
 
 def cross_check(file: SweepFile) -> list[str]:
     """Problems of meaning, each ``FILE:LINE: key: what must hold, what was got``."""
@@ -64,8 +62,8 @@ def _objectives(file: SweepFile) -> list[str]:
             problems.append(f"{where}: unknown objective {name!r}; {closest(name, OBJECTIVES)}")
         elif name in seen:
             problems.append(f"{where}: must appear once, got {name} again")
-        elif name in NEEDED_DEFINITIONS and not file.section("metrics").get(NEEDED_DEFINITIONS[name]):
-            problems.append(f"{where}: {name} needs metrics.{NEEDED_DEFINITIONS[name]}, it is not given")
+        elif (needs := METRICS[OBJECTIVES[name].metric].needs) and not file.section("metrics").get(needs):
+            problems.append(f"{where}: {name} needs metrics.{needs}, it is not given")
         seen.add(name)
     return problems
 
@@ -128,7 +126,6 @@ def _pretrain(file: SweepFile) -> list[str]:
 
 
 def _constraints(file: SweepFile) -> list[str]:
-    from selmix.constraints import UNCOUNTED
     from selmix.metrics import METRICS
 
     constraints = file.values.get("constraints")
@@ -146,9 +143,13 @@ def _constraints(file: SweepFile) -> list[str]:
             problems.append(
                 f"{where}: the bound on {metric}, a fraction, must lie in [0, 1], got {bounds[0]}"
             )
-        if metric in NEEDED_DEFINITIONS and not file.section("metrics").get(NEEDED_DEFINITIONS[metric]):
-            problems.append(f"{where}: {metric} needs metrics.{NEEDED_DEFINITIONS[metric]}, it is not given")
-        if metric in UNCOUNTED and "method" in (constraint.get("in") or ("method", "search")):
+        if metric in METRICS and (needs := METRICS[metric].needs) and not file.section("metrics").get(needs):
+            problems.append(f"{where}: {metric} needs metrics.{needs}, it is not given")
+        if (
+            metric in METRICS
+            and METRICS[metric].of_predictions is not None
+            and "method" in (constraint.get("in") or ("method", "search"))
+        ):
             problems.append(
                 f"{where}: {metric} is no metric of a confusion matrix and cannot bind inside the method; write "
                 "in: [search] to have it decide feasibility"
@@ -172,8 +173,8 @@ def _selection(file: SweepFile) -> list[str]:
     where = file.where(("selection", "metric"))
     if not isinstance(metric, str):
         return []
-    if metric in NEEDED_DEFINITIONS and not file.section("metrics").get(NEEDED_DEFINITIONS[metric]):
-        return [f"{where}: {metric} needs metrics.{NEEDED_DEFINITIONS[metric]}, it is not given"]
+    if metric in METRICS and (needs := METRICS[metric].needs) and not file.section("metrics").get(needs):
+        return [f"{where}: {metric} needs metrics.{needs}, it is not given"]
     if metric in METRICS:
         return []
     return [f"{where}: must be a metric of the select split, got {metric!r}; {_metric_hint(metric)}"]

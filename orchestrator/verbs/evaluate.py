@@ -13,9 +13,6 @@ from orchestrator.table import difference, estimate
 
 SCHEMA_VERSION = 1
 WEAKEST = 5
-NEED_TRAIN_COUNTS = (
-    "min_head_tail_recall", "min_head_tail_coverage", "many_shot_recall", "medium_shot_recall", "few_shot_recall",
-)  # fmt: skip
 
 
 def evaluate_table(
@@ -32,15 +29,16 @@ def evaluate_table(
     from selmix.baselines.score_table import assess
     from selmix.data.tables import read_scores
     from selmix.definitions import Definitions
-    from selmix.metrics import METRICS, MetricContext, metric_of_objective
+    from selmix.metrics import METRICS, MetricContext
+    from selmix.objectives import metric_of_objective
 
     try:
         metric = metric_of_objective(objective)
     except ValueError as error:
         raise UsageError(f"--objective: unknown {objective!r}; {closest(objective, METRICS)}") from error
-    if metric in ("cost", "weighted_recall"):
+    if METRICS[metric].needs is not None:
         raise UsageError(f"--objective: {metric} needs numbers of its own, which only a sweep file can give")
-    if metric in NEED_TRAIN_COUNTS and train_counts is None:
+    if METRICS[metric].by_train_counts and train_counts is None:
         raise UsageError(f"--objective: {metric} follows the training counts; give --train-counts N,N,...")
     try:
         table = read_scores(path)

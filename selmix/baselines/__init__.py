@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from selmix.baselines.catalogue import BASELINES, BY_SEED, NEVER_OPPONENT, baselines_for
+from selmix.baselines.catalogue import BASELINES, Baseline, Rung, baselines_for
 from selmix.baselines.last_layer import tuned_head
 from selmix.baselines.task import BaselineResult, BaselineTask, joined
 
 __all__ = [
-    "BASELINES", "BY_SEED", "NEVER_OPPONENT", "BaselineResult", "BaselineTask", "baselines_for", "joined", "tuned_head",
+    "BASELINES", "Baseline", "BaselineResult", "BaselineTask", "Rung", "baselines_for", "joined", "tuned_head",
 ]  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from selmix.baselines.decoupled import learned_scales, smoothed_head, tau_normal
 from selmix.baselines.group_dro import group_dro_head
 from selmix.baselines.last_layer import tuned_head
 from selmix.baselines.post_hoc import TAUS, bias_search, logit_adjustment
-from selmix.baselines.task import BaselineResult, BaselineTask, State, with_bias, with_head
+from selmix.baselines.task import BaselineResult, BaselineTask, Models, State, with_bias, with_head
 from selmix.config import FinetuneConfig
 from selmix.data.splits import Split, join
 from selmix.groups import strata_of
@@ -26,72 +28,99 @@ HEAD_FOLDS = 5
 FINETUNE_FOLDS = 3
 HEAD_DECAYS = (1e-3, 1e-2, 1e-1)
 
+Rung = Literal["scores", "head", "finetune", "retrain"]
+"""Part of the model that an approach touches, from the free to the dear: its logits, a head on frozen features, the
+whole network, all of it from scratch."""
 
-def untouched(task: BaselineTask) -> BaselineResult:
+
+@dataclass(frozen=True)
+class Baseline:
+    """One baseline: an entry of :data:`BASELINES` is all that a new one needs beside its function.
+
+    Calling it fits it, with the labels that it used and the seconds that it took.
+
+    Attributes:
+        fit: what gives its models.
+        rung: what it touches, of RUNGS.
+        uses: labelled splits that it reads, beside those that made the base model.
+        correction: of the logits that stands on top; None: there is none.
+        by_seed: True if it runs once on every replicate seed.
+        from_scratch: True if it does not begin with the base model, whose labels it then has not seen.
+        reference: True if it has another cost or other information than the trials.
+        contains_winner: True if it stands on the winner: shown, but never the verdict's opponent.
+        of_groups: True if it needs data with a group attribute.
+    """
+
+    fit: Callable[[BaselineTask], Models]
+    rung: Rung
+    uses: tuple[str, ...] = ()
+    correction: str | None = None
+    by_seed: bool = False
+    from_scratch: bool = False
+    reference: bool = False
+    contains_winner: bool = False
+    of_groups: bool = False
+
+    def __call__(self, task: BaselineTask) -> BaselineResult:
+        """Fit it on a task."""
+        started = time.perf_counter()
+        models = self.fit(task)
+        # The base model as it is costs nothing, however long looking it up takes.
+        cost_s = 0.0 if self.fit is untouched else time.perf_counter() - started
+        made = () if self.from_scratch else tuple(task.base_labels)
+        return BaselineResult(models.states, (*made, *self.uses), cost_s, self.reference, models.note)
+
+
+def untouched(task: BaselineTask) -> Models:
     """The base model as it is."""
-    return BaselineResult((task.base.state,), tuple(task.base_labels), 0.0)
+    return Models((task.base.state,))
 
 
-def post_hoc_logit_adjustment(task: BaselineTask) -> BaselineResult:
+def post_hoc_logit_adjustment(task: BaselineTask) -> Models:
     """-tau log(training prior) on the base model's logits, tau by its score on select."""
-    started = time.perf_counter()
     logits = task.logits(task.base.state, task.data.select)
     counts = task.data.train_counts.cpu()
+    # Of equal scores the smallest change stands.
     tau = max(TAUS, key=lambda t: (task.score_logits(logits + logit_adjustment(counts, t)), -t))
     state = with_bias(task.base.state, task.view(task.base.state), logit_adjustment(counts, tau))
-    return BaselineResult(
-        (state,), (*task.base_labels, "select"), time.perf_counter() - started, note={"tau": tau}
-    )
+    return Models((state,), {"tau": tau})
 
 
-def post_hoc_bias_search(task: BaselineTask) -> BaselineResult:
+def post_hoc_bias_search(task: BaselineTask) -> Models:
     """Per-class biases on the base model, fitted on feedback."""
-    started = time.perf_counter()
     added = _fitted_biases(task, task.logits(task.base.state, task.data.feedback), task.data.feedback)
-    state = with_bias(task.base.state, task.view(task.base.state), added)
-    return BaselineResult((state,), (*task.base_labels, "feedback"), time.perf_counter() - started)
+    return Models((with_bias(task.base.state, task.view(task.base.state), added),))
 
 
-def balanced_head(task: BaselineTask) -> BaselineResult:
+def balanced_head(task: BaselineTask) -> Models:
     """The classifier again, class-balanced, on train."""
-    started = time.perf_counter()
-    state, decay = _retrained_head(task, task.data.train)
-    labels = (*task.base_labels, "select")
-    return BaselineResult((state,), labels, time.perf_counter() - started, note={"weight_decay": decay})
+    return _with_decay(*_retrained_head(task, task.data.train))
 
 
-def last_layer_on_train_plus_feedback(task: BaselineTask) -> BaselineResult:
+def last_layer_on_train_plus_feedback(task: BaselineTask) -> Models:
     """The classifier again, class-balanced, on train + feedback: the start ``balanced_head`` of the method."""
-    started = time.perf_counter()
-    state, decay = _retrained_head(task, join(task.data.train, task.data.feedback))
-    labels = (*task.base_labels, "feedback", "select")
-    return BaselineResult((state,), labels, time.perf_counter() - started, note={"weight_decay": decay})
+    return _with_decay(*_retrained_head(task, join(task.data.train, task.data.feedback)))
 
 
-def tau_normalisation(task: BaselineTask) -> BaselineResult:
+def tau_normalisation(task: BaselineTask) -> Models:
     """The base model's class weights over their norm to the power tau, tau by its score on select."""
-    started = time.perf_counter()
     view = task.view(task.base.state)
     features = predict(view, task.data.select.inputs)[0].cpu()
     weight = head_state(view)["weight"].cpu()
     tau = max(NORM_TAUS, key=lambda t: (task.score_logits(features @ tau_normalised(weight, t).T), -t))
     state = with_head(task.base.state, view, tau_normalised(weight, tau), torch.zeros(len(weight)))
-    labels = (*task.base_labels, "select")
-    return BaselineResult((state,), labels, time.perf_counter() - started, note={"tau": tau})
+    return Models((state,), {"tau": tau})
 
 
-def learnable_weight_scaling(task: BaselineTask) -> BaselineResult:
+def learnable_weight_scaling(task: BaselineTask) -> Models:
     """One scale a class on the base model's classifier, fitted class-balanced on train + feedback."""
-    started = time.perf_counter()
     view, pool = task.view(task.base.state), join(task.data.train, task.data.feedback)
     features, weight = predict(view, pool.inputs)[0].cpu(), head_state(view)["weight"].cpu()
     scales = learned_scales(features @ weight.T, pool.labels.cpu()).float()
-    state = with_head(task.base.state, view, scales.unsqueeze(1) * weight, torch.zeros(len(weight)))
-    labels = (*task.base_labels, "feedback")
-    return BaselineResult((state,), labels, time.perf_counter() - started)
+    return Models((with_head(task.base.state, view, scales.unsqueeze(1) * weight, torch.zeros(len(weight))),))
 
 
-def mislas_stage_two(task: BaselineTask) -> BaselineResult:
+def mislas_stage_two(task: BaselineTask) -> Models:
     """Scales and a correction of the classifier on label-aware smoothed targets, on train + feedback."""
     counts = task.data.train_counts.cpu()
 
@@ -101,17 +130,14 @@ def mislas_stage_two(task: BaselineTask) -> BaselineResult:
     return _head_of_best_decay(task, fit)
 
 
-def group_balanced_last_layer(task: BaselineTask) -> BaselineResult:
+def group_balanced_last_layer(task: BaselineTask) -> Models:
     """The classifier again, every (class, group) cell weighing the same, on train + feedback."""
-    started = time.perf_counter()
     pool, view = join(task.data.train, task.data.feedback), task.view(task.base.state)
     head, decay = tuned_head(view, pool, task.data, task.selection, by_group=True)
-    state = with_head(task.base.state, view, head["weight"], head["bias"])
-    labels = (*task.base_labels, "feedback", "select")
-    return BaselineResult((state,), labels, time.perf_counter() - started, note={"weight_decay": decay})
+    return _with_decay(with_head(task.base.state, view, head["weight"], head["bias"]), decay)
 
 
-def group_dro_last_layer(task: BaselineTask) -> BaselineResult:
+def group_dro_last_layer(task: BaselineTask) -> Models:
     """The classifier again for the worst (class, group) cell's loss, on train + feedback."""
     classes, groups = task.data.num_classes, task.data.num_groups
 
@@ -124,9 +150,8 @@ def group_dro_last_layer(task: BaselineTask) -> BaselineResult:
     return _head_of_best_decay(task, fit)
 
 
-def last_layer_post_hoc(task: BaselineTask) -> BaselineResult:
+def last_layer_post_hoc(task: BaselineTask) -> Models:
     """Biases on top of the last, fitted in-sample and out-of-fold; the better by select stands."""
-    started = time.perf_counter()
     data = task.data
     state, _ = _retrained_head(task, join(data.train, data.feedback))
 
@@ -134,24 +159,17 @@ def last_layer_post_hoc(task: BaselineTask) -> BaselineResult:
         return _retrained_head(task, join(data.train, data.feedback.take(~held)))[0]
 
     corrected, how = _corrected(task, state, without, HEAD_FOLDS)
-    labels = (*task.base_labels, "feedback", "select")
-    return BaselineResult((corrected,), labels, time.perf_counter() - started, note={"fitted": how})
+    return Models((corrected,), {"fitted": how})
 
 
-def uniform_mixup(task: BaselineTask) -> BaselineResult:
+def uniform_mixup(task: BaselineTask) -> Models:
     """The winner's settings with uniform pairs, on the replicate seeds."""
-    started = time.perf_counter()
     config = dataclasses.replace(task.winner_config, policy="uniform")
-    states = tuple(_finetuned(task, config, seed) for seed in task.seeds)
-    return BaselineResult(states, _finetune_labels(task), time.perf_counter() - started)
+    return Models(tuple(_finetuned(task, config, seed) for seed in task.seeds))
 
 
-def selmix_post_hoc(task: BaselineTask) -> BaselineResult:
-    """Biases on top of each of the winner's replicates, fitted in-sample and out-of-fold.
-
-    Shown, but never the verdict's opponent: it contains the winner.
-    """
-    started = time.perf_counter()
+def selmix_post_hoc(task: BaselineTask) -> Models:
+    """Biases on top of each of the winner's replicates, fitted in-sample and out-of-fold."""
     states, fits = [], []
     for seed, state in zip(task.seeds, task.winner_states, strict=True):
 
@@ -159,61 +177,62 @@ def selmix_post_hoc(task: BaselineTask) -> BaselineResult:
             rest = dataclasses.replace(task.data, feedback=task.data.feedback.take(~held))
             return _finetuned(dataclasses.replace(task, data=rest), task.winner_config, seed)
 
+        # A winner that never drew from feedback is judged on it as on any other samples: no folds are needed.
         folds = FINETUNE_FOLDS if task.winner_config.draw_from == "train+feedback" else 0
         corrected, how = _corrected(task, state, without, folds)
         states.append(corrected)
         fits.append(how)
-    note: dict[str, float | str] = {"fitted": ", ".join(fits)}
-    return BaselineResult(tuple(states), _finetune_labels(task), time.perf_counter() - started, note=note)
+    return Models(tuple(states), {"fitted": ", ".join(fits)})
 
 
-def retrained_logit_adjusted(task: BaselineTask) -> BaselineResult:
-    """The whole model again with the logit-adjusted loss on train + feedback: another cost, so a reference."""
-    started = time.perf_counter()
+def retrained_logit_adjusted(task: BaselineTask) -> Models:
+    """The whole model again with the logit-adjusted loss on train + feedback."""
     pool = join(task.data.train, task.data.feedback)
     data, base = dataclasses.replace(task.data, train=pool), task.base
-    states = tuple(
+    return Models(tuple(
         pretrain("logit_adjusted", base.model, data, seed, base.settings, base.initial) for seed in task.seeds
-    )
-    return BaselineResult(states, ("train", "feedback"), time.perf_counter() - started, reference=True)
+    ))  # fmt: skip
 
 
-BASELINES: dict[str, Callable[[BaselineTask], BaselineResult]] = {
-    "untouched": untouched,
-    "post_hoc_logit_adjustment": post_hoc_logit_adjustment,
-    "post_hoc_bias_search": post_hoc_bias_search,
-    "balanced_head": balanced_head,
-    "last_layer_on_train_plus_feedback": last_layer_on_train_plus_feedback,
-    "tau_normalisation": tau_normalisation,
-    "learnable_weight_scaling": learnable_weight_scaling,
-    "mislas_stage_two": mislas_stage_two,
-    "group_balanced_last_layer": group_balanced_last_layer,
-    "group_dro_last_layer": group_dro_last_layer,
-    "last_layer_post_hoc": last_layer_post_hoc,
-    "uniform_mixup": uniform_mixup,
-    "selmix_post_hoc": selmix_post_hoc,
-    "retrained_logit_adjusted": retrained_logit_adjusted,
-}
-# one model for each replicate seed
-BY_SEED = ("uniform_mixup", "selmix_post_hoc", "retrained_logit_adjusted")
-NEVER_OPPONENT = ("selmix_post_hoc",)
-OF_GROUPS = ("group_balanced_last_layer", "group_dro_last_layer")
+BOTH = ("feedback", "select")
+BASELINES: dict[str, Baseline] = {
+    "untouched": Baseline(untouched, "scores"),
+    "post_hoc_logit_adjustment": Baseline(
+        post_hoc_logit_adjustment, "scores", ("select",), correction="biases"
+    ),
+    "post_hoc_bias_search": Baseline(post_hoc_bias_search, "scores", ("feedback",), correction="biases"),
+    "balanced_head": Baseline(balanced_head, "head", ("select",)),
+    "last_layer_on_train_plus_feedback": Baseline(last_layer_on_train_plus_feedback, "head", BOTH),
+    "tau_normalisation": Baseline(tau_normalisation, "head", ("select",)),
+    "learnable_weight_scaling": Baseline(learnable_weight_scaling, "head", ("feedback",)),
+    "mislas_stage_two": Baseline(mislas_stage_two, "head", BOTH),
+    "group_balanced_last_layer": Baseline(group_balanced_last_layer, "head", BOTH, of_groups=True),
+    "group_dro_last_layer": Baseline(group_dro_last_layer, "head", BOTH, of_groups=True),
+    "last_layer_post_hoc": Baseline(last_layer_post_hoc, "head", BOTH, correction="biases"),
+    "uniform_mixup": Baseline(uniform_mixup, "finetune", BOTH, by_seed=True),
+    "selmix_post_hoc": Baseline(
+        selmix_post_hoc, "finetune", BOTH, correction="biases", by_seed=True, contains_winner=True
+    ),
+    "retrained_logit_adjusted": Baseline(
+        retrained_logit_adjusted, "retrain", ("train", "feedback"), by_seed=True, from_scratch=True,
+        reference=True,
+    ),
+}  # fmt: skip
 
 
 def baselines_for(num_groups: int) -> list[str]:
     """Names of the baselines that the data allow, in order."""
-    return [name for name in BASELINES if num_groups or name not in OF_GROUPS]
+    return [name for name, baseline in BASELINES.items() if num_groups or not baseline.of_groups]
 
 
 def _head_of_best_decay(
     task: BaselineTask, fit: Callable[[Tensor, Split, Tensor, float], tuple[Tensor, Tensor]]
-) -> BaselineResult:
+) -> Models:
     """The head that ``fit`` gives on train + feedback with the weight decay that scores highest on select.
 
     Args:
         fit: (features (n, d), samples, weight (K, d) of the base model, weight decay) -> W and b; on the CPU.
     """
-    started = time.perf_counter()
     view = task.view(task.base.state)
     pool = join(task.data.train, task.data.feedback).to(torch.device("cpu"))
     features = predict(view, join(task.data.train, task.data.feedback).inputs)[0].cpu()
@@ -227,9 +246,11 @@ def _head_of_best_decay(
             best = (value, decay, fitted, bias)
     if best is None:
         raise AssertionError("HEAD_DECAYS is not empty")
-    state = with_head(task.base.state, view, best[2], best[3])
-    labels = (*task.base_labels, "feedback", "select")
-    return BaselineResult((state,), labels, time.perf_counter() - started, note={"weight_decay": best[1]})
+    return _with_decay(with_head(task.base.state, view, best[2], best[3]), best[1])
+
+
+def _with_decay(state: State, decay: float) -> Models:
+    return Models((state,), {"weight_decay": decay})
 
 
 def _retrained_head(task: BaselineTask, split: Split) -> tuple[dict[str, Tensor], float]:
@@ -243,10 +264,6 @@ def _finetuned(task: BaselineTask, config: FinetuneConfig, seed: int) -> State:
     if run.best is None or run.failed:
         raise FloatingPointError(f"seed {seed}: {run.stop_reason}")
     return run.best.state
-
-
-def _finetune_labels(task: BaselineTask) -> tuple[str, ...]:
-    return (*task.base_labels, "feedback", "select")
 
 
 def _fitted_biases(task: BaselineTask, logits: Tensor, split: Split) -> Tensor:

@@ -17,8 +17,7 @@ from selmix.data.splits import Split, SweepData
 from selmix.groups import strata_of
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
-from selmix.statistics.scoring import score
-from selmix.statistics.selection import SelectionRule
+from selmix.statistics.selection import SelectionRule, score
 
 WEIGHT_DECAYS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 _ITERATIONS = 500
@@ -112,8 +111,7 @@ def _select_scorer(
     def rate(head: dict[str, Tensor]) -> float:
         logits = features @ head["weight"].T + head["bias"]
         predictions = Predictions.from_logits(data.select.labels, logits, data.select.groups)
-        counts = predictions.counts_for(selection.metric, context)
-        return score(selection.metric, counts, context, selection.statistic, seed=selection.seed)
+        return score(selection, predictions, context)
 
     return rate
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selmix.baselines.post_hoc import bias_search
-from selmix.metrics import METRICS, MetricContext, Predictions
+from selmix.metrics import METRICS, MetricContext, Predictions, metric_named
 from selmix.statistics.comparison import Outcome, outcome, paired_difference
 from selmix.statistics.intervals import Estimate, counts_interval, metric_interval
 from selmix.statistics.proportions import clopper_pearson
@@ -85,8 +85,7 @@ def assess(
         ValueError: an unknown metric, one of groups without groups, a class without a sample, or scores that are not
             finite.
     """
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}; there are {', '.join(METRICS)}")
+    definition = metric_named(metric)
     if not bool(torch.isfinite(scores).all()):
         raise ValueError("scores must be finite numbers")
     predictions = Predictions.from_logits(labels, scores, groups)
@@ -97,7 +96,7 @@ def assess(
     value = metric_interval(metric, predictions, context)
     half = (value.high - value.low) / 2.0
     corrected = None
-    if metric != "calibration_error" and len(names) <= MOST_CLASSES_CORRECTED:
+    if definition.of_predictions is None and len(names) <= MOST_CLASSES_CORRECTED:
         corrected = _corrected(labels, scores.float(), metric, context, predictions)
     return Assessment(
         metric,

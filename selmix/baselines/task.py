@@ -12,8 +12,7 @@ from selmix.data.splits import Split, SweepData
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
 from selmix.run.start_model import Base
-from selmix.statistics.scoring import score
-from selmix.statistics.selection import SelectionRule
+from selmix.statistics.selection import SelectionRule, score
 from selmix.weights import load_checkpoint_into
 
 State = Mapping[str, Tensor]
@@ -54,9 +53,7 @@ class BaselineTask:
     def score_logits(self, logits: Tensor) -> float:
         """Selection score of logits on select, shape (n, K)."""
         predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
-        rule = self.selection
-        counts = predictions.counts_for(rule.metric, self.context)
-        return score(rule.metric, counts, self.context, rule.statistic, seed=rule.seed)
+        return score(self.selection, predictions, self.context)
 
     @property
     def base_labels(self) -> list[str]:
@@ -65,8 +62,21 @@ class BaselineTask:
 
 
 @dataclass(frozen=True)
+class Models:
+    """Models that a baseline's function gives: state dicts of the sweep's own model.
+
+    Attributes:
+        states: one a replicate seed, or a single one where nothing is random.
+        note: what was tuned.
+    """
+
+    states: tuple[State, ...]
+    note: dict[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class BaselineResult:
-    """Models of a baseline: state dicts of the sweep's own model.
+    """Models of a baseline with the labels that they used and what they cost.
 
     Attributes:
         states: one a replicate seed, or a single one where nothing is random.

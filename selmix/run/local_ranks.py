@@ -12,7 +12,7 @@ import torch
 
 from selmix.config import FinetuneConfig
 from selmix.data.splits import SweepData
-from selmix.objectives import Objective
+from selmix.objectives import AnyObjective
 from selmix.parallel.process_group import on_local_ranks
 from selmix.parallel.world import World
 from selmix.run.run import Run, finetune
@@ -25,7 +25,7 @@ class RunRequest(NamedTuple):
 
     data: SweepData
     base: Base
-    objective: str | Objective
+    objective: AnyObjective
     config: FinetuneConfig
     seed: int
     selection: SelectionRule

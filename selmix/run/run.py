@@ -19,15 +19,14 @@ from selmix.confusion import recalls
 from selmix.data.splits import Split, SweepData, join
 from selmix.finetune import Finetuner
 from selmix.groups import stratum_labels
-from selmix.metrics import COVERAGE_SUFFIXES, MetricContext, Predictions, evaluate_predictions
+from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions
 from selmix.model import predict
-from selmix.objectives import Objective, ObjectiveContext, is_of_groups
+from selmix.objectives import AnyObjective, ObjectiveContext, is_of_groups, known_objective
 from selmix.parallel.world import ALONE, World
 from selmix.round import NonFinite, Round
 from selmix.run.round_table import RoundMatrices, write_rounds
 from selmix.run.start_model import Base
-from selmix.statistics.scoring import score
-from selmix.statistics.selection import Constraint, SelectionRule
+from selmix.statistics.selection import Constraint, SelectionRule, score
 
 __all__ = ["BestRound", "Constraint", "RoundReport", "Run", "SelectionRule", "finetune"]
 
@@ -98,7 +97,7 @@ class Run:
         self,
         data: SweepData,
         base: Base,
-        objective: str | Objective,
+        objective: AnyObjective,
         config: FinetuneConfig,
         seed: int,
         selection: SelectionRule,
@@ -172,12 +171,10 @@ class Run:
         predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
         select = evaluate_predictions(predictions, self.metric_context)
         counts = predictions.counts(self.data.num_classes)
-        judged = predictions.counts_for(self.selection.metric, self.metric_context)
         candidate = BestRound(
             round=self.finetuner.round_number,
             steps=self.finetuner.steps_done,
-            score=score(self.selection.metric, judged, self.metric_context, self.selection.statistic,
-                        seed=self.selection.seed),
+            score=score(self.selection, predictions, self.metric_context),
             violation=self.selection.violation(select),
             feasible=self.selection.violation(select) == 0.0,
             select=select,
@@ -243,7 +240,7 @@ class Run:
 def finetune(
     data: SweepData,
     base: Base,
-    objective: str | Objective,
+    objective: AnyObjective,
     config: FinetuneConfig,
     seed: int,
     selection: SelectionRule,
@@ -267,8 +264,8 @@ def training_pool(data: SweepData, draw_from: str) -> Split:
 
 
 def inside_the_method(
-    objective: str | Objective, selection: SelectionRule, data: SweepData
-) -> tuple[str | Objective, ObjectiveContext, tuple[Constraint, ...]]:
+    objective: AnyObjective, selection: SelectionRule, data: SweepData
+) -> tuple[AnyObjective, ObjectiveContext, tuple[Constraint, ...]]:
     """The objective, its context, and the constraints that act inside the method.
 
     The strata are (class, group) cells where the objective or a constraint is one of groups, classes otherwise. An
@@ -276,15 +273,14 @@ def inside_the_method(
     """
     context = ObjectiveContext(train_counts=data.train_counts, definitions=selection.definitions)
     acting = tuple(c for c in selection.constraints if "method" in c.where)
-    if is_of_groups(objective) or any(is_of_groups(c.metric) for c in acting):
+    if is_of_groups(objective) or any(METRICS[c.metric].of_cells is not None for c in acting):
         if not data.num_groups:
             raise ValueError("an objective or constraint of groups needs data with a group attribute")
         labels = stratum_labels(data.num_classes, data.num_groups).to(data.train.labels.device)
         context = replace(context, labels=labels, num_groups=data.num_groups)
-    if isinstance(objective, str):
-        for suffix in COVERAGE_SUFFIXES:
-            if objective.endswith(suffix) and any(f"_{c.metric}" == suffix for c in acting):
-                return objective.removesuffix(suffix), context, acting
+    known = known_objective(objective)
+    if known is not None and known.coverage in {c.metric for c in acting}:
+        objective = known.metric
     return objective, context, acting
 
 

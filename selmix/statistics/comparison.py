@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from selmix.metrics import METRICS, MetricContext, Predictions, calibration_error
-from selmix.statistics.intervals import Estimate, excursions
+from selmix.metrics import Metric, MetricContext, Predictions, metric_named
+from selmix.statistics.intervals import RESAMPLES_OF_PREDICTIONS, Estimate, excursions
 from selmix.statistics.paired_minima import correlations, least_mean_difference, paired_squares
 from selmix.statistics.proportions import student_quantile, wilson
 from selmix.statistics.worst_case import WORST_CASE_LIMITS
@@ -103,20 +103,17 @@ def outcomes_against(
 ) -> dict[str, Outcome]:
     """Each of several against one, Holm-corrected over all of them.
 
-    A wrong ``better`` or ``worse`` of any of them comes with probability 1 - level at most. Holm's order is that of how
-    clearly each differs; once one does not, the rest are tied too.
+    A wrong ``better`` or ``worse`` of any of them comes with probability 1 - level at most.
+
+    Args:
+        key: of METRICS.
+        others: name -> predictions, one a seed. reference: those that each is compared with.
+        context: of the metric.
+        level: of all comparisons together.
     """
-    differences = {
-        name: paired_difference(key, theirs, reference, context, level) for name, theirs in others.items()
-    }
-    order = sorted(others, key=lambda name: _clearness(_turned_up(differences[name])), reverse=True)
-    outcomes: dict[str, Outcome] = dict.fromkeys(others, "tied")
-    for rank, name in enumerate(order):
-        corrected = 1.0 - (1.0 - level) / (len(order) - rank)
-        outcomes[name] = outcome(paired_difference(key, others[name], reference, context, corrected))
-        if outcomes[name] == "tied":
-            break
-    return outcomes
+    return holm(
+        others, lambda name, level: paired_difference(key, others[name], reference, context, level), level
+    )
 
 
 def tied_with_leader(
@@ -128,19 +125,51 @@ def tied_with_leader(
 ) -> list[str]:
     """Names whose paired interval against the leader contains 0, Holm-corrected over all of them.
 
-    Holm's order is that of how clearly each is beaten; once one is not, the rest are tied too.
+    Only being beaten separates: one that is ahead of the leader would be the leader.
+
+    Args:
+        key: of METRICS.
+        leader: predictions, one a seed. others: name -> predictions.
+        context: of the metric.
+        level: of all comparisons together.
     """
-    clear = {
-        name: paired_difference(key, leader, predictions, context, level)
-        for name, predictions in others.items()
-    }
-    order = sorted(clear, key=lambda name: _clearness(clear[name]), reverse=True)
-    tied: list[str] = []
+    found = holm(
+        others, lambda name, level: paired_difference(key, leader, others[name], context, level), level,
+        two_sided=False,
+    )  # fmt: skip
+    return [name for name, outcome in found.items() if outcome == "tied"]
+
+
+def holm(
+    names: Iterable[str],
+    interval: Callable[[str, float], Estimate],
+    level: float,
+    two_sided: bool = True,
+) -> dict[str, Outcome]:
+    """Outcomes of several comparisons that are all right with probability ``level``.
+
+    Holm's order is that of how clearly each difference leaves 0; once one does not, the rest are tied too.
+
+    Args:
+        names: of the comparisons.
+        interval: (name, level) -> the paired difference with its interval at that level.
+        level: of all comparisons together.
+        two_sided: False where only a positive difference counts for the order.
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics, 1979.
+    """
+    plain = {name: interval(name, level) for name in names}
+
+    def clearness(name: str) -> float:
+        return _clearness(_turned_up(plain[name]) if two_sided else plain[name])
+
+    outcomes: dict[str, Outcome] = dict.fromkeys(plain, "tied")
+    order = sorted(plain, key=clearness, reverse=True)
     for rank, name in enumerate(order):
         corrected = 1.0 - (1.0 - level) / (len(order) - rank)
-        if tied or outcome(paired_difference(key, leader, others[name], context, corrected)) == "tied":
-            tied.append(name)
-    return [name for name in others if name in tied]
+        outcomes[name] = outcome(interval(name, corrected))
+        if outcomes[name] == "tied":
+            break
+    return outcomes
 
 
 def _clearness(difference: Estimate) -> float:
@@ -177,11 +206,9 @@ def _seed_half_width(values: list[float], alpha: float) -> float:
 
 
 def _single_pair(key: str, a: Predictions, b: Predictions, context: MetricContext, alpha: float) -> Estimate:
-    if key not in METRICS:
-        raise ValueError(f"unknown metric {key!r}; there are {', '.join(METRICS)}")
-    metric = METRICS[key]
+    metric = metric_named(key)
     if metric.of_recalls is None and key not in WORST_CASE_LIMITS:
-        return _bootstrap_pair(key, a, b, context, alpha)
+        return _bootstrap_pair(metric, a, b, context, alpha)
     classes = len(context.train_counts)
     ours, theirs = (side.counts_for(key, context).double() for side in (a, b))
     value = float(metric.of(ours, context) - metric.of(theirs, context))
@@ -213,36 +240,30 @@ def _square_and_add(first: Tensor, second: Tensor, correlation: Tensor) -> float
 
 
 def _bootstrap_pair(
-    key: str, a: Predictions, b: Predictions, context: MetricContext, alpha: float
+    metric: Metric, a: Predictions, b: Predictions, context: MetricContext, alpha: float
 ) -> Estimate:
-    """Bayesian bootstrap: the samples of each class get Dirichlet weights, the same for both models."""
+    """Percentile interval of the difference under resampling, the same for both models.
+
+    Of a metric of counts the samples of each class get Dirichlet weights (a Bayesian bootstrap); one of predictions is
+    taken of resamples.
+    """
     generator = torch.Generator().manual_seed(0)
-    value = _plain(key, a, context) - _plain(key, b, context)
+    value = a.value(metric, context) - b.value(metric, context)
     draws = []
-    for _ in range(_DRAWS if key != "calibration_error" else 200):
-        if key == "calibration_error":
+    for _ in range(_DRAWS if metric.of_predictions is None else RESAMPLES_OF_PREDICTIONS):
+        if metric.of_predictions is not None:
             index = torch.randint(len(a.labels), (len(a.labels),), generator=generator)
-            draws.append(_resampled_error(a, index) - _resampled_error(b, index))
+            draws.append(a.take(index).value(metric, context) - b.take(index).value(metric, context))
             continue
         weights = torch._standard_gamma(torch.ones(len(a.labels), dtype=torch.float64), generator=generator)
         pair = [_weighted_counts(p, weights, len(context.train_counts)) for p in (a, b)]
-        draws.append(float(METRICS[key].of(pair[0], context) - METRICS[key].of(pair[1], context)))
+        draws.append(float(metric.of(pair[0], context) - metric.of(pair[1], context)))
     limits = torch.quantile(
         torch.tensor(draws, dtype=torch.float64),
         torch.tensor([alpha / 2, 1 - alpha / 2], dtype=torch.float64),
     )
     estimate = Estimate(value, min(value, float(limits[0])), max(value, float(limits[1])))
-    return _negated(estimate) if METRICS[key].minimise else estimate
-
-
-def _resampled_error(predictions: Predictions, index: Tensor) -> float:
-    return calibration_error(predictions.correct[index], predictions.confidence[index])
-
-
-def _plain(key: str, predictions: Predictions, context: MetricContext) -> float:
-    if key == "calibration_error":
-        return calibration_error(predictions.correct, predictions.confidence)
-    return float(METRICS[key].of(predictions.counts(len(context.train_counts)), context))
+    return _negated(estimate) if metric.minimise else estimate
 
 
 def _weighted_counts(predictions: Predictions, weights: Tensor, classes: int) -> Tensor:

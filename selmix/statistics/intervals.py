@@ -14,18 +14,19 @@ from torch import Tensor
 
 from selmix.confusion import recalls
 from selmix.metrics import (
-    METRICS,
+    Metric,
     MetricContext,
     Predictions,
     RecallsMetric,
-    calibration_error,
     evaluate_predictions,
+    metric_named,
 )
 from selmix.statistics.proportions import clopper_pearson, mean_limits
 from selmix.statistics.worst_case import WORST_CASE_LIMITS
 
 _DRAWS = 1000
 _BIAS_DRAWS = 400
+RESAMPLES_OF_PREDICTIONS = 200
 _PRIOR_COUNTS = 0.5  # spread over a row: keeps a row without errors from standing still
 
 
@@ -56,10 +57,9 @@ def metric_interval(
     Raises:
         ValueError: an unknown metric, or a level outside (0, 1).
     """
-    if key == "calibration_error":
-        return _calibration_interval(predictions, _checked(level))
-    if key not in METRICS:
-        raise ValueError(f"unknown metric {key!r}; there are {', '.join(METRICS)}")
+    metric = metric_named(key)
+    if metric.of_predictions is not None:
+        return _resampled_interval(metric, predictions, context, _checked(level))
     return counts_interval(key, predictions.counts_for(key, context), context, level)
 
 
@@ -80,9 +80,7 @@ def counts_interval(key: str, counts: Tensor, context: MetricContext, level: flo
         ValueError: an unknown metric, or a level outside (0, 1).
     """
     alpha = 1.0 - _checked(level)
-    if key not in METRICS:
-        raise ValueError(f"unknown metric {key!r}; there are {', '.join(METRICS)}")
-    metric, counts = METRICS[key], counts.double().cpu()
+    metric, counts = metric_named(key), counts.double().cpu()
     value = float(metric.of(counts, context))
     if key in WORST_CASE_LIMITS:
         low, high = WORST_CASE_LIMITS[key](counts, context, alpha)
@@ -171,15 +169,16 @@ def _row_interval(metric: Callable[[Tensor], Tensor], counts: Tensor, alpha: flo
     return _percentile(draws, alpha, value)
 
 
-def _calibration_interval(predictions: Predictions, level: float) -> Estimate:
-    value = calibration_error(predictions.correct, predictions.confidence)
+def _resampled_interval(
+    metric: Metric, predictions: Predictions, context: MetricContext, level: float
+) -> Estimate:
     generator = torch.Generator().manual_seed(0)
     size = len(predictions.labels)
-    draws = []
-    for _ in range(200):
-        index = torch.randint(size, (size,), generator=generator)
-        draws.append(calibration_error(predictions.correct[index], predictions.confidence[index]))
-    return _percentile(torch.tensor(draws), 1.0 - level, value)
+    draws = [
+        predictions.take(torch.randint(size, (size,), generator=generator)).value(metric, context)
+        for _ in range(RESAMPLES_OF_PREDICTIONS)
+    ]
+    return _percentile(torch.tensor(draws), 1.0 - level, predictions.value(metric, context))
 
 
 def _percentile(draws: Tensor, alpha: float, value: float) -> Estimate:

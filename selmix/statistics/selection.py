@@ -1,13 +1,20 @@
-"""How rounds and trials are ranked: one metric, a statistic of it, and constraints that decide feasibility."""
+"""Ranking of rounds, trials and rows: one metric, a statistic of it, and constraints that decide feasibility."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from selmix.definitions import Definitions
+from selmix.metrics import MetricContext, Predictions, metric_named
+from selmix.statistics.intervals import counts_interval
 
 STATISTICS = ("bagged", "lower_bound", "value")
+RESAMPLES = 1000
+_CELLS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -73,3 +80,89 @@ class SelectionRule:
     def violation(self, values: Mapping[str, float]) -> float:
         """Sum of the violations of the constraints that hold in the search."""
         return sum(c.violation(values) for c in self.constraints if "search" in c.where)
+
+
+def score(rule: SelectionRule, predictions: Predictions, context: MetricContext) -> float:
+    """The number that ranks rounds, trials and rows: higher is better, also for metrics to be minimised.
+
+    Args:
+        rule: metric and statistic.
+        predictions: of one model on select.
+        context: of the metric.
+    Raises:
+        ValueError: the data do not allow the metric.
+    """
+    counts = predictions.counts_for(rule.metric, context)
+    return score_of_counts(rule.metric, counts, context, rule.statistic, seed=rule.seed)
+
+
+def score_of_counts(
+    key: str,
+    counts: Tensor,
+    context: MetricContext,
+    statistic: str = "bagged",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> float:
+    """:func:`score` of confusion counts.
+
+    ``bagged`` is the mean of the metric over bootstrap resamples of the rows of ``counts``. Of two models with the
+    same minimum it prefers the one with fewer classes near it, where the plain value ties. Equal counts and seed
+    score equally.
+
+    Args:
+        key: of METRICS.
+        counts: shape (K, K).
+        context: of the metric.
+        statistic: ``bagged``, ``lower_bound`` or ``value``.
+        resamples: of ``bagged``. seed: of the resamples.
+    Raises:
+        ValueError: an unknown metric or statistic.
+    """
+    metric = metric_named(key)
+    sign = metric.sign
+    if statistic == "value":
+        return sign * float(metric.of(counts, context))
+    if statistic == "lower_bound":
+        interval = counts_interval(key, counts, context)
+        return -interval.high if metric.minimise else interval.low
+    if statistic != "bagged":
+        raise ValueError(f"statistic must be bagged, lower_bound or value, got {statistic!r}")
+    return sign * _bagged(key, counts.double().cpu(), context, resamples, torch.Generator().manual_seed(seed))
+
+
+def _bagged(
+    key: str, counts: Tensor, context: MetricContext, resamples: int, generator: torch.Generator
+) -> float:
+    metric = metric_named(key)
+    rows = counts.sum(dim=1)
+    if metric.of_recalls is not None:
+        p = (counts.diagonal() / rows).expand(resamples, -1)
+        hits = torch.binomial(rows.expand(resamples, -1), p, generator=generator)
+        return float(metric.of_recalls(hits / rows, rows / rows.sum(), context).mean())
+    at_once = max(1, _CELLS_AT_ONCE // counts.numel())
+    total, left = 0.0, resamples
+    while left > 0:
+        size = min(at_once, left)
+        total += float(metric.of(resample_rows(counts, size, generator), context).sum())
+        left -= size
+    return total / resamples
+
+
+def resample_rows(counts: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
+    """Multinomial resamples of every row, as a chain of conditional binomials.
+
+    Args:
+        counts: shape (K, K), float64.
+    Returns:
+        Shape (resamples, K, K), float64; row sums are those of ``counts``.
+    """
+    rest = counts.sum(dim=1).expand(resamples, -1).clone()
+    weight = counts.sum(dim=1).clone()
+    columns = []
+    for column in counts.unbind(dim=1):
+        p = (column / weight.clamp_min(1e-300)).clamp(0.0, 1.0)
+        drawn = torch.binomial(rest, p.expand(resamples, -1), generator=generator)
+        columns.append(drawn)
+        rest, weight = rest - drawn, weight - column
+    return torch.stack(columns, dim=2)

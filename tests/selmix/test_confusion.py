@@ -18,7 +18,6 @@ from selmix.confusion import (
     smooth_confusion,
 )
 from selmix.definitions import Definitions
-from selmix.groups import GROUP_METRICS
 from selmix.objectives import OBJECTIVES, ObjectiveContext
 
 DEFINED = Definitions(
@@ -87,7 +86,7 @@ def test_strata_of_a_class_are_added_up() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in GROUP_METRICS])
+@pytest.mark.parametrize("name", [name for name, entry in OBJECTIVES.items() if not entry.of_groups])
 @pytest.mark.parametrize("seed", range(3))
 def test_logit_gradient_by_finite_steps(name: str, seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
@@ -109,7 +108,7 @@ def test_logit_gradient_by_finite_steps(name: str, seed: int) -> None:
 def constant_multipliers(name: str, confusion: torch.Tensor):  # type: ignore[no-untyped-def]
     """The objective with the multipliers it has at ``confusion`` held, as the gradient holds them."""
     from selmix.multipliers import MultiplierSettings, worst_case_multipliers
-    from selmix.objectives import coverage_multipliers, stratum_groups
+    from selmix.objectives import coverage_multipliers, head_tail_recalls
 
     context = ObjectiveContext(definitions=DEFINED)
     if name.endswith("coverage"):
@@ -118,7 +117,8 @@ def constant_multipliers(name: str, confusion: torch.Tensor):  # type: ignore[no
     elif name.startswith("min_"):
         weights = torch.eye(6, dtype=torch.float64)
         if name == "min_head_tail_recall":
-            weights = stratum_groups(confusion, context)
+            _, weights = head_tail_recalls(confusion, context)
+            assert weights is not None
         values = precisions(confusion) if name == "min_precision" else recalls(confusion)
         held = worst_case_multipliers(weights @ values, MultiplierSettings()) @ weights
         fixed = dataclasses.replace(context, multipliers=held)

@@ -102,8 +102,28 @@ def test_the_slack_of_a_metric_is_its_distance_from_the_bound() -> None:
         floor, _ = slacks(Constraint(key, at_least=0.3), matrix, CONTEXT)
         ceiling, _ = slacks(Constraint(key, at_most=0.3), matrix, CONTEXT)
         assert float(floor.min()) == pytest.approx(value - 0.3, abs=1e-9), key
-        if key != "min_precision":  # a ceiling on a smallest precision is of no use to anyone
-            assert float(ceiling) == pytest.approx(0.3 - value, abs=1e-9), key
+        assert float(ceiling) == pytest.approx(0.3 - value, abs=1e-9), key
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_a_perfect_classifier_has_precision_one_on_any_scale(scale: float) -> None:
+    """Shares sum to 1, so the columns of a matrix of ten classes lie below 1."""
+    perfect = scale * torch.eye(10, dtype=torch.float64) / 10
+    slack, _ = slacks(Constraint("min_precision", at_most=0.5), perfect, ObjectiveContext())
+    assert float(slack) == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("key", [key for key, metric in METRICS.items() if metric.of_predictions is None])
+def test_a_metric_is_one_formula_on_counts_and_on_shares(key: str) -> None:
+    metric, known = METRICS[key], dataclasses.replace(CONTEXT, num_groups=2).for_metrics(6)
+    counts = torch.randint(
+        1, 30, (12 if metric.of_cells else 6, 6), generator=torch.Generator().manual_seed(3)
+    )
+    counts = counts.double()
+    value = float(metric.of(counts, known))
+    assert float(metric.of_matrix(counts / counts.sum(), known)) == pytest.approx(
+        value, nan_ok=True, abs=1e-12
+    )
 
 
 def test_calibration_is_no_metric_of_a_matrix() -> None:

@@ -17,8 +17,8 @@ from selmix.metrics import (
     calibration_error,
     compute_metric,
     evaluate_predictions,
-    metric_of_objective,
 )
+from selmix.objectives import metric_of_objective
 
 TRAIN = [300, 120, 60, 20, 5]
 WEIGHTS = (1.0, 0.0, 2.0, 0.5, 3.0)
@@ -167,7 +167,8 @@ def test_calibration_error_by_loop() -> None:
         held = pairs[start : start + size]
         expected += abs(sum(hit for _, hit in held) - sum(c for c, _ in held)) / 151
         start += size
-    assert calibration_error(correct, confidence) == pytest.approx(expected, abs=1e-12)
+    predictions = Predictions(torch.ones(151).long(), correct.long(), confidence)
+    assert calibration_error(predictions) == pytest.approx(expected, abs=1e-12)
 
 
 def test_predictions_from_logits() -> None:

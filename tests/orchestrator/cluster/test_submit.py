@@ -124,9 +124,12 @@ def test_a_package_holds_our_code_and_nothing_else() -> None:
     package = sweep_package(SMOKE.read_bytes(), [])
     names = zipfile.ZipFile(io.BytesIO(package.content)).namelist()
     assert set(names) == {*own_files(), "sweep.yaml"}
-    assert {"orchestrator/cli/main.py", "selmix/run/run.py", "trainables/finetune.py", "sweeps/smoke.yaml"} <= set(
-        names
-    )
+    assert {
+        "orchestrator/cli/main.py",
+        "selmix/run/run.py",
+        "trainables/finetune.py",
+        "sweeps/smoke.yaml",
+    } <= set(names)
     assert {Path(name).suffix for name in names} <= {".py", ".yaml", ".typed"}
     assert not [name for name in names if "__pycache__" in name or "/." in name or name.startswith(".")]
     assert len(package.content) < 2**20

@@ -7,8 +7,8 @@ import torch
 
 from selmix.metrics import METRICS, MetricContext
 from selmix.statistics.intervals import counts_interval
-from selmix.statistics.scoring import resample_rows, score
-from selmix.statistics.selection import Constraint, SelectionRule
+from selmix.statistics.selection import Constraint, SelectionRule, resample_rows
+from selmix.statistics.selection import score_of_counts as score
 
 CONTEXT = MetricContext(train_counts=torch.tensor([50, 20, 5]))
 COUNTS = torch.tensor([[20, 3, 1], [2, 19, 3], [4, 5, 15]])
