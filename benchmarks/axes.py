@@ -9,9 +9,10 @@ from typing import Any
 
 from benchmarks.harness import Setting
 from benchmarks.settings import GAUSSIANS, METHOD, PRODUCT
-from selmix.config import POLICIES, SCHEDULES, FinetuneConfig
+from selmix.config import SCHEDULES, FinetuneConfig
 from selmix.data.digits import DigitsConfig
 from selmix.models import ModelConfig
+from selmix.policy import POLICIES
 
 Side = tuple[str, ...]  # arms whose mean over a seed is one side of a contrast
 
@@ -31,7 +32,7 @@ class Axis:
 
 # one list entry a value; the reference is the value that the setting has
 VALUES: dict[str, tuple[Any, ...]] = {
-    "policy": POLICIES,
+    "policy": tuple(POLICIES),
     "mixup_layer": ("features", "input", "stage1", "stage2"),
     "coefficient_min": (0.6, 1.0),
     "backbone_lr_scale": (0.1, 0.0, 1.0),

@@ -13,14 +13,13 @@ from typing import Any
 
 from selmix.gain import GAIN_FORMULAS
 from selmix.objectives import known_objective
+from selmix.policy import POLICIES, Policy
 from selmix.precision import PRECISIONS
 
 STARTS = ("balanced_head", "given")
 POOLS = ("train+feedback", "train")
 AUGMENTS = ("none", "weak")
 SECONDS = ("labelled", "pseudo", "oracle")
-TARGETED = ("softmax", "greedy", "proportional", "epsilon", "loss_weight")  # those that look at the gain
-POLICIES = (*TARGETED, "uniform", "balanced")
 SCHEDULES = ("constant", "linear", "cosine", "exponential", "step")
 LR_SCHEDULES = ("constant", "cosine")
 DEFAULT_EFFECTIVE_PAIRS = 0.6
@@ -37,13 +36,13 @@ class FinetuneConfig:
         start: ``given``: the base model as it is; ``balanced_head``: with its classifier first re-trained
             class-balanced on train + feedback.
         draw_from: the samples that the pairs are drawn from.
-        second: where the second samples of pairs come from: ``labelled`` (the same), ``pseudo`` (unlabelled samples
-            under the current model's labels) or ``oracle`` (under their true labels, for ablation only).
+        second: where the partner samples of pairs come from: ``labelled`` (the same pool), ``pseudo`` (unlabelled
+            samples under the current model's labels) or ``oracle`` (under their true labels, for ablation only).
         pseudo_threshold: confidence that a pseudo-label needs. pseudo_every: rounds between two labellings.
         temperature: of the softmax policy, in units of gain; excludes ``effective_pairs``.
         effective_pairs: target of exp(H(P)) / (number of pairs with positive gain), in (0, 1]; the temperature
             is solved for. None stands for 0.6 where no temperature is set.
-        temperature_schedule, temperature_final: course over the rounds of whichever of the two is set, and
+        temperature_schedule, temperature_final: schedule over the rounds of whichever of the two is set, and
             its last value (None: a tenth of the first).
         warmup_rounds: rounds with uniform pairs before the policy acts.
         refresh_every: SGD steps a round. refresh_growth: factor on it from round to round, >= 1.
@@ -124,7 +123,7 @@ class FinetuneConfig:
 
     def _wrong_choices(self) -> list[str]:
         allowed = {
-            "start": STARTS, "draw_from": POOLS, "second": SECONDS, "augment": AUGMENTS, "policy": POLICIES,
+            "start": STARTS, "draw_from": POOLS, "second": SECONDS, "augment": AUGMENTS, "policy": tuple(POLICIES),
             "precision": PRECISIONS,
             "temperature_schedule": SCHEDULES, "lr_schedule": LR_SCHEDULES, "gain_formula": GAIN_FORMULAS,
         }  # fmt: skip
@@ -170,9 +169,26 @@ class FinetuneConfig:
         return (1.0 + self.coefficient_min) / 2.0 if self.mixes else 1.0
 
     @property
+    def pair_policy(self) -> Policy:
+        """The entry of :data:`selmix.policy.POLICIES`."""
+        return POLICIES[self.policy]
+
+    @property
     def mixes(self) -> bool:
-        """Whether a second sample weighs anything."""
-        return self.policy != "loss_weight" and self.coefficient_min < 1.0
+        """True if a partner sample weighs anything."""
+        return self.pair_policy.mixes and self.coefficient_min < 1.0
+
+    def deviations(self) -> dict[str, str]:
+        """Settings that deviate from the method, for comparison only: name -> what it stands for.
+
+        Empty for the method itself, and where the deviating setting does not act.
+        """
+        found = {}
+        if self.second == "oracle" and self.mixes:
+            found["second"] = "true labels of the unlabelled samples"
+        if self.gain_formula == "released_code" and self.pair_policy.targeted:
+            found["gain_formula"] = "the gain of the released code"
+        return found
 
     def flat(self) -> dict[str, Any]:
         """Every setting by name, as a trial's ``config`` has them."""
@@ -191,19 +207,14 @@ class FinetuneConfig:
         idle |= {
             name for name, plain in (("channels_last", False), ("accumulate", 1)) if values[name] == plain
         }
-        if self.policy not in ("softmax", "epsilon", "loss_weight"):
-            idle |= {"temperature", "effective_pairs", "temperature_schedule", "temperature_final"}
+        idle |= {name for policy in POLICIES.values() for name in policy.reads} - set(self.pair_policy.reads)
         if self.second != "pseudo":
             idle |= {"pseudo_threshold", "pseudo_every"}
         if not self.mixes:
             idle |= {"mixup_layer", "second", "pseudo_threshold", "pseudo_every"}
-        if self.policy == "loss_weight":
+        if not self.pair_policy.mixes:
             idle.add("coefficient_min")
-        if self.policy != "greedy":
-            idle.add("top_k")
-        if self.policy != "epsilon":
-            idle.add("epsilon")
-        if self.policy not in TARGETED:
+        if not self.pair_policy.targeted:
             idle |= {"warmup_rounds", "confusion_smoothing", "confusion_average"}
             idle |= {"gain_formula", "gain_with_bias", "gain_plateau"}
             idle |= {"multiplier_lr", "multiplier_decay", "constraint_temperature", "constraint_max"}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from selmix.batch import Batch, pair_batch, weighted_batch
-from selmix.config import TARGETED, FinetuneConfig
+from selmix.config import FinetuneConfig
 from selmix.confusion import logit_gradient
 from selmix.constraints import with_constraints
 from selmix.data.splits import Split
@@ -154,7 +154,7 @@ class Finetuner:
     def _gain(
         self, objective: Callable[[Tensor], Tensor], confusion: Tensor, prototypes: Tensor
     ) -> Tensor | None:
-        if self.config.policy not in TARGETED:
+        if not self.config.pair_policy.targeted:
             return None
         head = self.view.head
         gradient = logit_gradient(objective, confusion)
@@ -191,13 +191,13 @@ class Finetuner:
     def _drawable(self) -> Tensor:
         """Pairs that may be drawn, shape (S, S); strata, on the diagonal, where nothing is paired."""
         pairs = self.sampler.drawable
-        return torch.diag(pairs.diagonal()) if self.config.policy == "loss_weight" else pairs
+        return pairs if self.config.pair_policy.mixes else torch.diag(pairs.diagonal())
 
     # -- the steps ----------------------------------------------------------------------------------------
 
     def _draw_by(self, policy: Tensor) -> None:
         """Let P decide the steps to come: it draws their pairs, or weighs their losses."""
-        if self.config.policy == "loss_weight":
+        if not self.config.pair_policy.mixes:
             self._weights = stratum_weights(policy, self.sampler.counts)[self._strata(self.pool)]
         else:
             self.sampler.set_policy(policy)

@@ -6,6 +6,8 @@ Pairs that cannot be drawn are masked before anything else; the rest sums to 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -133,8 +135,64 @@ def balanced_policy(drawable: Tensor) -> Tensor:
     return _normalised(torch.diag(drawable.diagonal().double()))
 
 
-def effective_pairs(policy: Tensor) -> float:
-    """exp(H(P)), between 1 and the number of pairs."""
+@dataclass(frozen=True)
+class PolicyInputs:
+    """Everything that a policy may be drawn from in a round.
+
+    Attributes:
+        gain: G, shape (S, S); None where the policy does not look at it.
+        drawable: pairs that can be drawn, shape (S, S), bool.
+        softmax: gives the softmax policy at the sharpness of the round.
+        top_k, epsilon: the settings of these names.
+    """
+
+    gain: Tensor | None
+    drawable: Tensor
+    softmax: Callable[[], Tensor]
+    top_k: int
+    epsilon: float
+
+    @property
+    def known_gain(self) -> Tensor:
+        """G of a policy that looks at it."""
+        if self.gain is None:
+            raise AssertionError("a targeted policy is given the gain")
+        return self.gain
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One pair policy: an entry of :data:`POLICIES` is all that a new one needs beside its function.
+
+    Attributes:
+        pairs: gives P, shape (S, S).
+        reads: settings that act under policies which name them, and under no other.
+        targeted: True if it looks at the gain.
+        mixes: False if samples are drawn one by one, and P weighs their losses.
+    """
+
+    pairs: Callable[[PolicyInputs], Tensor]
+    reads: tuple[str, ...] = ()
+    targeted: bool = True
+    mixes: bool = True
+
+
+SHARPNESS = ("temperature", "effective_pairs", "temperature_schedule", "temperature_final")
+POLICIES: dict[str, Policy] = {
+    "softmax": Policy(lambda given: given.softmax(), SHARPNESS),
+    "greedy": Policy(lambda given: greedy_policy(given.known_gain, given.top_k, given.drawable), ("top_k",)),
+    "proportional": Policy(lambda given: proportional_policy(given.known_gain, given.drawable)),
+    "epsilon": Policy(
+        lambda given: epsilon_policy(given.softmax(), given.epsilon, given.drawable), (*SHARPNESS, "epsilon")
+    ),
+    "loss_weight": Policy(lambda given: given.softmax(), SHARPNESS, mixes=False),
+    "uniform": Policy(lambda given: uniform_policy(given.drawable), targeted=False),
+    "balanced": Policy(lambda given: balanced_policy(given.drawable), targeted=False),
+}
+
+
+def policy_perplexity(policy: Tensor) -> float:
+    """exp(H(P)), between 1 and the number of pairs: how many pairs P spreads over."""
     return float(torch.special.entr(policy).sum().exp())
 
 
@@ -167,7 +225,7 @@ def _solve_inverse_temperature(values: Tensor, target: float) -> float:
     """Bisection on log(1 / T) in units of the gains' spread; the share falls as 1 / T grows."""
 
     def share(inverse: float) -> float:
-        return effective_pairs(_softmax(values, inverse)) / values.numel()
+        return policy_perplexity(_softmax(values, inverse)) / values.numel()
 
     spread = float(values.max() - values.min())
     low, high = 1e-6 / spread, 1.0 / spread

@@ -7,12 +7,10 @@ from torch import Tensor
 
 from selmix.config import FinetuneConfig
 from selmix.policy import (
-    balanced_policy,
-    effective_pairs,
-    epsilon_policy,
-    greedy_policy,
+    POLICIES,
+    PolicyInputs,
     policy_at_effective_pairs,
-    proportional_policy,
+    policy_perplexity,
     sampling_policy,
     uniform_policy,
 )
@@ -33,42 +31,40 @@ def policy_of_round(
     That of ``loss_weight`` is diagonal: without mixing G[i, j] is the same for every j, and a pair is a stratum.
 
     Args:
+        config: the policy and its settings.
         gain: G, shape (S, S); None where the policy does not look at it.
-        drawable: pairs that may be drawn, shape (S, S), bool. counts: samples of each stratum, shape (S,).
-        round_number: from 1. progress: share of the steps that is done, in [0, 1].
+        drawable: pairs that can be drawn, shape (S, S), bool.
+        counts: samples of each stratum, shape (S,).
+        round_number: from 1.
+        progress: share of the steps that is done, in [0, 1].
+        scalars: diagnostics of the round by name.
     Raises:
         NoPositiveGain: a policy of the gain has no pair to draw.
     """
-    if gain is None:
-        policy = balanced_policy(drawable) if config.policy == "balanced" else uniform_policy(drawable)
-    else:
+
+    def softmax() -> Tensor:
+        policy, scalars["temperature"] = _softmax(config, given.known_gain, drawable, progress)
+        return policy
+
+    given = PolicyInputs(gain, drawable, softmax, config.top_k, config.epsilon)
+    if gain is not None:
         scalars["positive_pairs"] = float(((gain > 0) & drawable).sum())
-        if round_number <= config.warmup_rounds:
-            policy = _warm(config, drawable, counts)
-        else:
-            policy = _targeted(config, gain, drawable, progress, scalars)
-    scalars["effective_pairs"] = effective_pairs(policy)
+    if gain is not None and round_number <= config.warmup_rounds:
+        policy = _warm(config, drawable, counts)
+    else:
+        policy = POLICIES[config.policy].pairs(given)
+    scalars["policy_perplexity"] = policy_perplexity(policy)
     if "positive_pairs" in scalars:
-        scalars["effective_pairs_share"] = scalars["effective_pairs"] / max(scalars["positive_pairs"], 1.0)
+        # The share that the setting `effective_pairs` asks for, as it was reached.
+        scalars["effective_pairs_share"] = scalars["policy_perplexity"] / max(scalars["positive_pairs"], 1.0)
     return policy
 
 
 def _warm(config: FinetuneConfig, drawable: Tensor, counts: Tensor) -> Tensor:
     """Before the gain acts: uniform pairs, or equal weights, which leave the strata their shares of the pool."""
-    if config.policy == "loss_weight":
+    if not POLICIES[config.policy].mixes:
         return torch.diag(counts.double() / counts.sum())
     return uniform_policy(drawable)
-
-
-def _targeted(
-    config: FinetuneConfig, gain: Tensor, drawable: Tensor, progress: float, scalars: dict[str, float]
-) -> Tensor:
-    if config.policy == "greedy":
-        return greedy_policy(gain, config.top_k, drawable)
-    if config.policy == "proportional":
-        return proportional_policy(gain, drawable)
-    policy, scalars["temperature"] = _softmax(config, gain, drawable, progress)
-    return epsilon_policy(policy, config.epsilon, drawable) if config.policy == "epsilon" else policy
 
 
 def _softmax(config: FinetuneConfig, gain: Tensor, drawable: Tensor, progress: float) -> tuple[Tensor, float]:

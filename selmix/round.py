@@ -21,7 +21,7 @@ class Round:
         gain: G, shape (S, S); None where the policy does not read it.
         policy: P, shape (S, S); None where no pair had positive gain.
         multipliers: m, shape (S,), of worst-case objectives.
-        scalars: loss (mean over the steps), temperature, effective_pairs (exp(H(P))), positive_pairs, lr,
+        scalars: loss (mean over the steps), temperature, policy_perplexity (exp(H(P))), positive_pairs, lr,
             objective (psi of the averaged, smoothed C).
         stop_reason: why the run ends here (``steps``, ``no_positive_gain``, ``gain_plateau``), None while it goes on.
     """

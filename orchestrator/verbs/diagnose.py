@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FIGURES = (
     "gain_spearman",
     "gain_pearson",
-    "effective_pairs",
+    "policy_perplexity",
     "policy_entropy",
     "prototype_drift",
     "expected_gain",
@@ -43,10 +43,9 @@ def diagnose(spec: SweepSpec, objective: str | None, output: Path | None) -> dic
     check_checkpoint(spec, data)
     document: dict[str, Any] = {"schema_version": 1, "sweep": spec.name, "objectives": {}}
     config = settings(spec, default_point(spec), next(iter(spec.arms.values())))
-    from selmix.config import TARGETED
     from selmix.run.run import finetune
 
-    if config.policy not in TARGETED:
+    if not config.pair_policy.targeted:
         raise UsageError(f"policy {config.policy} does not look at the gain; there is nothing to diagnose")
 
     with tempfile.TemporaryDirectory() as scratch, torch_threads(spec.resources.cpu):

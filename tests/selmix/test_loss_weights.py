@@ -13,7 +13,7 @@ from orchestrator.spec.schema import load_spec
 from selmix.config import FinetuneConfig
 from selmix.gain import gain_matrix
 from selmix.loss_weights import stratum_weights, uniform_samples, weighted_cross_entropy
-from selmix.policy import effective_pairs, policy_at_effective_pairs
+from selmix.policy import policy_at_effective_pairs, policy_perplexity
 from selmix.run.run import Run, finetune
 from tests.selmix.test_run import RULE, SHORT, best_of, weights_of, world
 
@@ -71,7 +71,7 @@ def test_the_policy_is_the_softmax_over_the_strata() -> None:
     assert torch.allclose(paired.sum(dim=1), done.policy.diagonal(), atol=1e-9)
     positive = int((done.gain[:, 0] > 0).sum())
     assert done.scalars["positive_pairs"] == positive
-    assert done.scalars["effective_pairs"] == effective_pairs(done.policy)
+    assert done.scalars["policy_perplexity"] == policy_perplexity(done.policy)
     assert done.scalars["effective_pairs_share"] == pytest.approx(0.6, abs=1e-6)
 
 

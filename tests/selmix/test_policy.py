@@ -10,10 +10,10 @@ import torch
 from selmix.policy import (
     NoPositiveGain,
     balanced_policy,
-    effective_pairs,
     epsilon_policy,
     greedy_policy,
     policy_at_effective_pairs,
+    policy_perplexity,
     proportional_policy,
     sampling_policy,
     uniform_policy,
@@ -79,7 +79,7 @@ def test_no_positive_gain_is_said() -> None:
 def test_effective_pairs_reach_their_target(seed: int, scale: float, target: float) -> None:
     gain = scale * random_gain(seed, 12)
     policy, temperature = policy_at_effective_pairs(gain, target)
-    assert effective_pairs(policy) / int((gain > 0).sum()) == pytest.approx(target, rel=1e-6)
+    assert policy_perplexity(policy) / int((gain > 0).sum()) == pytest.approx(target, rel=1e-6)
     assert torch.allclose(policy, sampling_policy(gain, temperature), atol=1e-9)
 
 
@@ -92,7 +92,7 @@ def test_effective_pairs_at_their_ends() -> None:
     assert ties[0].tolist() == [0.5, 0.5, 0.0]
     flat, temperature = policy_at_effective_pairs(gain, 1.0)
     assert temperature == math.inf
-    assert effective_pairs(flat) == pytest.approx(6.0)
+    assert policy_perplexity(flat) == pytest.approx(6.0)
     equal, _ = policy_at_effective_pairs(torch.ones(2, 2), 0.3)
     assert torch.allclose(equal, torch.tensor(0.25, dtype=torch.float64))
 
