@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 
 def utc_now() -> str:
-    """The time in ISO 8601."""
+    """The time in ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from typing import ClassVar
 
 
 class SelmixError(Exception):
-    """What went wrong, in the user's words: where, what must hold, what was got, what to do."""
+    """An error in the user's words: where, what must hold, what was got, what to do."""
 
     exit_code: ClassVar[int] = 1
 
@@ -57,20 +56,3 @@ class NotFound(SelmixError):
     """No such sweep, run or pin."""
 
     exit_code = 8
-
-
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""What asks a command to stop and to keep what is done."""
-
-
-def exit_code_after(number: int) -> int:
-    """130 after Ctrl-C, 143 after any other signal."""
-    return 128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal asks to stop; what is done is kept."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.exit_code = exit_code_after(number)

@@ -7,41 +7,32 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from orchestrator.documents import Document
 from orchestrator.errors import PreflightError
+from selmix.files import written_aside
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write aside in the same folder (a rename does not cross file systems), sync, rename over ``path``.
+    """Write aside, sync, and rename over ``path``.
 
     Raises:
         PreflightError: the folder or the file cannot be written; ``path`` is as it was.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(aside).chmod(0o644)  # mkstemp's 0600 would lock colleagues on shared storage out
-            Path(aside).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(aside).unlink()
-            raise
+    with writing(path), written_aside(path) as aside, aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
+def write_json(path: Path, document: Document) -> None:
     """:func:`write_atomically` of an indented JSON document, keys in the order given."""
     write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Document:
     """The JSON object in ``path``.
 
     Raises:
@@ -54,12 +45,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise PreflightError(f"{path}: must be a JSON object, got {type(document).__name__}")
     return document
-
-
-def known_fields(kind: type[Any], document: dict[str, Any]) -> dict[str, Any]:
-    """The keys that are fields of the dataclass: a newer version's further keys do not stop an older reader."""
-    names = {item.name for item in fields(kind)}
-    return {key: value for key, value in document.items() if key in names}
 
 
 def drop_torn_line_(file: IO[bytes]) -> None:
@@ -75,10 +60,25 @@ def drop_torn_line_(file: IO[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says while ``path`` is written into a message with the path and exit code 4."""
+def writing(path: Path, advice: str = "choose another --runs folder") -> Iterator[None]:
+    """Turn what the system says while ``path`` is written into a message with the path and exit code 4.
+
+    Args:
+        path: shown in the message.
+        advice: what the user can do about it: whose folder it is decides.
+    """
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise PreflightError(f"{path}: must be writable: {reason}; choose another --runs folder") from error
+        raise PreflightError(f"{path}: must be writable: {error.strerror or error}; {advice}") from error
+
+
+def check_writable(path: Path, advice: str = "choose another --runs folder") -> None:
+    """Try that ``path`` could be made and written; nothing is left behind.
+
+    Raises:
+        PreflightError: it could not.
+    """
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    with writing(path, advice), tempfile.TemporaryFile(dir=existing):
+        pass

@@ -10,10 +10,10 @@ from typing import TextIO
 
 
 class Progress:
-    """Counts runs of a phase and says how long the rest may take.
+    """Counts runs of a phase and estimates how long the rest may take.
 
     Args:
-        quiet: say nothing but warnings.
+        quiet: True for warnings only.
         stream: stderr by default; a live line is drawn where it is a terminal.
     """
 
@@ -37,7 +37,12 @@ class Progress:
         self._keep = write
 
     def phase(self, name: str, total: int, done: int = 0) -> None:
-        """Begin a phase of ``total`` runs of which ``done`` were there before."""
+        """Begin a phase.
+
+        Args:
+            name: of the phase.
+            total: runs of it. done: of these, before it began.
+        """
         self._phase, self._total, self._done, self._done_before = name, total, done, done
         self._failed = self._running = 0
         self._best = None
@@ -46,16 +51,24 @@ class Progress:
         self.say(f"{name}: {total} runs{before}")
 
     def started(self) -> None:
+        """Count a run that begins."""
         self._running += 1
         self._draw()
 
-    def broke_off(self) -> None:
-        """A run that was counted as running goes on later."""
+    def interrupted(self) -> None:
+        """Count a run that was running and resumes later."""
         self._running = max(0, self._running - 1)
         self._draw()
 
     def ended(self, name: str, state: str, score: float | None, seconds: float) -> None:
-        """A run ended: counted, and on a plain stream said."""
+        """Count a run that ended, and print a line for it where the stream is no terminal.
+
+        Args:
+            name: of the run.
+            state: that it ended in.
+            score: of its chosen round; None where it has none.
+            seconds: of work.
+        """
         self._running = max(0, self._running - 1)
         self._done += 1
         self._failed += state == "FAILED"
@@ -70,13 +83,13 @@ class Progress:
             self.say(line)
 
     def say(self, text: str) -> None:
-        """One line for an event."""
+        """Print a line for an event."""
         self._keep(text)
         if not self._quiet:
             self._write(text)
 
     def warn(self, text: str) -> None:
-        """One line that is said also when quiet."""
+        """Print a line also when quiet."""
         self._keep(f"warning: {text}")
         self._write(f"warning: {text}")
 

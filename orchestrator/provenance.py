@@ -1,4 +1,4 @@
-"""What a result was made with: commit, packages, hardware."""
+"""Provenance of a result: commit, packages, hardware."""
 
 from __future__ import annotations
 
@@ -6,69 +6,122 @@ import json
 import os
 import platform
 import subprocess
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from orchestrator.documents import from_document
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "ray",
-    "optuna",
-    "mlflow",
-    "safetensors",
-    "pyarrow",
-)
-
+    "torch", "torchvision", "numpy", "scipy", "scikit-learn", "ray", "optuna", "mlflow", "safetensors", "pyarrow",
+)  # fmt: skip
 
 SUBMISSION = "SELMIX_SUBMISSION"
 """Variable of a submitted driver: a JSON object of what it was submitted with."""
 
 
-def submission() -> dict[str, Any]:
-    """``submission_id, job_server, package`` (its digest), ``package_bytes, git`` of a submitted driver; else {}."""
-    told = json.loads(os.environ.get(SUBMISSION) or "{}")
-    return dict(told) if isinstance(told, dict) else {}
+@dataclass(frozen=True)
+class GitState:
+    """Commit of a checkout, and True in ``dirty`` if it was changed since; None where there is no checkout."""
+
+    commit: str | None = None
+    dirty: bool | None = None
 
 
-def environment(threads: int) -> dict[str, Any]:
-    """Git commit and whether dirty, package versions, hardware, and torch threads of a trial."""
-    return {
-        "git": submission().get("git") or git_state(),
-        "package": submission().get("package"),
-        "packages": {name: _version(name) for name in ("selmix", *PACKAGES)},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "gpu": _gpus()},
-        "torch_threads": threads,
-    }
+@dataclass(frozen=True)
+class Hardware:
+    """Processor by name, its cores, and the GPUs that torch sees."""
+
+    cpu: str | None = None
+    cores: int | None = None
+    gpu: list[str] = field(default_factory=list)
 
 
-def stack(environment: dict[str, Any]) -> dict[str, Any]:
-    """The part of it that decides bits: on an equal stack everything must be equal."""
-    packages = environment.get("packages", {})
-    return {
-        "python": environment.get("python"),
-        **{name: packages.get(name) for name in ("torch", "numpy", "scipy", "scikit-learn")},
-        "cpu": environment.get("hardware", {}).get("cpu"),
-        "gpu": environment.get("hardware", {}).get("gpu"),
-        "torch_threads": environment.get("torch_threads"),
-    }
+@dataclass(frozen=True)
+class Environment:
+    """What decides the bits of a result, and what else may explain them.
+
+    Attributes:
+        git: of the code. package: digest of the code that a cluster was sent; None: it ran as installed.
+        packages: name -> version; None where it is not installed.
+        python, platform: of the interpreter and its system.
+        hardware: of the machine.
+        torch_threads: of a trial; one and two give different bits.
+        method: number of the method's arithmetic, raised whenever bits of a fit or of limits change.
+    """
+
+    git: GitState = GitState()
+    package: str | None = None
+    packages: dict[str, str | None] = field(default_factory=dict)
+    python: str | None = None
+    platform: str | None = None
+    hardware: Hardware = Hardware()
+    torch_threads: int | None = None
+    method: int = 1
+
+    def stack(self) -> dict[str, object]:
+        """The part that decides bits: on an equal stack everything must be equal."""
+        return {
+            "method": self.method,
+            "python": self.python,
+            **{name: self.packages.get(name) for name in ("torch", "numpy", "scipy", "scikit-learn")},
+            "cpu": self.hardware.cpu,
+            "gpu": self.hardware.gpu,
+            "torch_threads": self.torch_threads,
+        }
 
 
-def git_state() -> dict[str, Any]:
-    """``commit`` and ``dirty`` of the working folder's checkout, or of this package's; None where there is none."""
+@dataclass(frozen=True)
+class Submission:
+    """What a driver was submitted with, as it is told of it and as its sweep records it.
+
+    Attributes:
+        package: digest of its code. package_bytes: size of that.
+        submission_id, job_server: of its job; None where it was not submitted as one.
+        git: of the checkout that it was submitted from.
+    """
+
+    package: str | None = None
+    package_bytes: int | None = None
+    submission_id: str | None = None
+    job_server: str | None = None
+    git: GitState | None = None
+
+
+def submission() -> Submission | None:
+    """What this process was submitted with; None where it was not."""
+    given = json.loads(os.environ.get(SUBMISSION) or "null")
+    return from_document(Submission, given) if isinstance(given, dict) and given else None
+
+
+def environment(threads: int) -> Environment:
+    """Environment of this process.
+
+    Args:
+        threads: of torch in a trial.
+    """
+    from selmix import METHOD
+
+    submitted = submission()
+    return Environment(
+        git=(submitted and submitted.git) or git_state(),
+        package=submitted.package if submitted else None,
+        packages={name: _version(name) for name in ("selmix", *PACKAGES)},
+        python=platform.python_version(),
+        platform=platform.platform(),
+        hardware=Hardware(_cpu(), os.cpu_count(), _gpus()),
+        torch_threads=threads,
+        method=METHOD,
+    )
+
+
+def git_state() -> GitState:
+    """State of the working folder's checkout, or of this package's."""
     for folder in (Path.cwd(), Path(__file__).resolve().parent):
         commit = _git(folder, "rev-parse", "HEAD")
         if commit is not None:
-            return {
-                "commit": commit,
-                "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
-            }
-    return {"commit": None, "dirty": None}
+            return GitState(commit, bool(_git(folder, "status", "--porcelain", "--untracked-files=no")))
+    return GitState()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -8,7 +8,10 @@ if TYPE_CHECKING:
     from selmix.pinned import load_pin
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_pin"]
+METHOD = 1
+"""Number of the method's arithmetic: raised whenever bits of a fit or of limits change."""
+
+__all__ = ["METHOD", "__version__", "load_pin"]
 
 
 def __getattr__(name: str) -> Any:

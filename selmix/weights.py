@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,15 +10,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from selmix.files import written_aside
 
-def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+State = Mapping[str, Tensor]
+"""Parameters and buffers of a network by name."""
+
+
+def save_weights(path: Path, state: State) -> None:
     """Write a state dict, aside and renamed."""
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, str(temporary))
-    temporary.replace(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with written_aside(path) as aside:
+        save_file(tensors, str(aside))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -63,7 +66,7 @@ def _load_torch(path: Path) -> dict[str, Tensor]:
     return dict(stored)
 
 
-def state_digest(state: Mapping[str, Tensor]) -> str:
+def state_digest(state: State) -> str:
     """``sha256:...`` over the sorted names, dtypes, shapes and bytes of a state dict."""
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -91,7 +94,7 @@ def _update(digest: hashlib._Hash, tensor: Tensor) -> None:
     digest.update(array.tobytes())
 
 
-def load_checkpoint_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_checkpoint_into(model: nn.Module, state: State) -> None:
     """Load a state dict that must fit the model exactly.
 
     Raises:

@@ -6,16 +6,16 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from selmix.baselines import BASELINES, BaselineResult, BaselineTask, joined
+from selmix.baselines import BASELINES, BaselineResult, BaselineTask, Rung, joined
 from selmix.config import FinetuneConfig
 from selmix.metrics import Predictions
 from selmix.statistics.comparison import mean_over_replicates
-from selmix.statistics.intervals import all_intervals
+from selmix.statistics.intervals import Estimate, all_intervals
 from selmix.weights import load_weights, save_weights, state_digest
 from trainables.outcome import write_predictions
 from trainables.remote import fetched, written
@@ -24,11 +24,12 @@ from trainables.shared import Shared, keep_to_share
 
 @dataclass(frozen=True)
 class BaselineJob:
-    """One baseline of one objective: what a worker is told of it.
+    """One baseline of one objective, as a worker is handed it.
 
     Attributes:
+        name: of the baseline. objective: of the sweep.
         config: the winner's flat settings. winner_weights: files of its replicates, seed by seed.
-        folder: where the files go.
+        seeds: of the replicates. folder: where the files go.
     """
 
     name: str
@@ -50,7 +51,7 @@ class BaselineJob:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What fitting gave, and when it began (milliseconds since the epoch)."""
+    """Result of fitting, and when that began (milliseconds since the epoch)."""
 
     result: BaselineResult
     started_ms: int
@@ -64,14 +65,40 @@ def fit_baseline(shared: Shared, job: BaselineJob, gpu: float) -> Fitted:
     return Fitted(BASELINES[job.name](_task(shared, job)), started_ms)
 
 
-def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> dict[str, Any]:
+@dataclass(frozen=True)
+class BaselineReport:
+    """What a baseline gave: the files lie where its job said.
+
+    Attributes:
+        select: metric -> value with its interval; over replicates their mean.
+        score: mean over its models. weights_digest: of all of them.
+        labels, cost_s, reference, note, rung, correction: see :class:`selmix.baselines.Baseline`.
+        seeds: that it ran on; empty where nothing is random.
+        feasible: True if its mean meets the constraints of the search.
+        started_ms: milliseconds since the epoch.
+    """
+
+    select: dict[str, Estimate]
+    score: float
+    weights_digest: str
+    labels: list[str]
+    cost_s: float
+    reference: bool
+    note: dict[str, float | str]
+    rung: Rung
+    correction: str | None
+    seeds: list[int]
+    feasible: bool
+    started_ms: int
+
+
+def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> BaselineReport:
     """Judge the models of a baseline on select and write each as ``weights-I.safetensors``, ``predictions-I.npz``.
 
     Args:
+        shared: of the sweep.
+        job: the baseline.
         fits: of the job's parts, in order.
-    Returns:
-        ``select`` (metric -> value, low, high; over replicates their mean), ``score``, ``weights_digest``,
-        ``labels``, ``cost_s``, ``reference``, ``note``, ``seeds``, ``feasible``, ``started_ms``.
     """
     torch.set_num_threads(shared.threads)
     task, result = _task(shared, replace(job, winner_weights=[])), joined([fit.result for fit in fits])
@@ -84,16 +111,22 @@ def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> dict[str,
             write_predictions(home / f"predictions-{index}.npz", predictions)
             estimates.append(all_intervals(predictions, task.context))
             scores.append(task.score_logits(logits))
-    means = {key: asdict(mean_over_replicates([each[key] for each in estimates])) for key in estimates[0]}
-    values = {key: figures["value"] for key, figures in means.items()}
-    return {
-        "select": means, "score": sum(scores) / len(scores),
-        "feasible": task.selection.violation(values) == 0.0,
-        "weights_digest": joint_digest([state_digest(state) for state in result.states]),
-        "labels": list(result.labels), "cost_s": result.cost_s, "reference": result.reference,
-        "note": result.note, "seeds": list(job.seeds) if len(result.states) > 1 else [],
-        "started_ms": min(fit.started_ms for fit in fits),
-    }  # fmt: skip
+    means = {key: mean_over_replicates([each[key] for each in estimates]) for key in estimates[0]}
+    values = {key: estimate.value for key, estimate in means.items()}
+    return BaselineReport(
+        select=means,
+        score=sum(scores) / len(scores),
+        weights_digest=joint_digest([state_digest(state) for state in result.states]),
+        labels=list(result.labels),
+        cost_s=result.cost_s,
+        reference=result.reference,
+        note=result.note,
+        rung=BASELINES[job.name].rung,
+        correction=BASELINES[job.name].correction,
+        seeds=list(job.seeds) if len(result.states) > 1 else [],
+        feasible=task.selection.violation(values) == 0.0,
+        started_ms=min(fit.started_ms for fit in fits),
+    )
 
 
 def _task(shared: Shared, job: BaselineJob) -> BaselineTask:

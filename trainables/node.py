@@ -1,4 +1,4 @@
-"""What a node of a cluster says of itself: a Ray task pinned to it. Imports neither torch nor what trains."""
+"""Report of a node of a cluster: a Ray task pinned to it. Imports neither torch nor what trains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("ray", "torch", "numpy", "scipy", "scikit-learn")
 
 @dataclass(frozen=True)
 class Probe:
-    """What a node is asked.
+    """Question to a node.
 
     Attributes:
         runs: the runs folder by its absolute path, or an address in ``filesystem``.
@@ -33,23 +33,71 @@ class Probe:
     paths: tuple[str, ...] = ()
 
 
-def node_report(probe: Probe) -> dict[str, Any]:
-    """``versions``; ``runs`` (a problem or None); ``missing`` paths; ``free_bytes`` of the runs folder and ``scratch``
-    of Ray's, with its ``scratch_share``; ``autoscaler`` (see :func:`autoscaler_config`); ``time_s``, read last.
+@dataclass(frozen=True)
+class NodeKind:
+    """Nodes of one type that an autoscaler may start, ``most`` of them."""
+
+    name: str
+    cpus: float
+    gpus: float
+    most: int
+
+
+@dataclass(frozen=True)
+class AutoscalerConfig:
+    """Limits of an autoscaler.
+
+    Attributes:
+        kinds: of nodes that it may start. most: nodes of all together.
+        unknown: why the limits cannot be read; None where they were.
     """
-    return {
-        "versions": versions(),
-        "runs": storage_problem(probe),
-        "missing": [path for path in probe.paths if not Path(path).exists()],
-        "free_bytes": free_bytes(probe),
-        **scratch(),
-        "autoscaler": autoscaler_config(),
-        "time_s": time.time(),
-    }
+
+    kinds: tuple[NodeKind, ...] = ()
+    most: int = 0
+    unknown: str | None = None
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """Answer of a node.
+
+    Attributes:
+        versions: of Python, selmix and PACKAGES.
+        runs: why the runs folder could not be used; None where it could.
+        missing: paths that trials read and that are not there.
+        free_bytes: of the runs folder; None in an object store, or where there is no such folder.
+        scratch: Ray's folder. scratch_share: of its disk that is used; None where there is none.
+        autoscaler: limits of the one that runs on this node; None where there is none.
+        time_s: this node's clock, read last.
+    """
+
+    versions: dict[str, str | None]
+    runs: str | None
+    missing: list[str]
+    free_bytes: int | None
+    scratch: str | None
+    scratch_share: float | None
+    autoscaler: AutoscalerConfig | None
+    time_s: float
+
+
+def node_report(probe: Probe) -> NodeReport:
+    """Everything that a driver asks of a node."""
+    folder, share = scratch()
+    return NodeReport(
+        versions=versions(),
+        runs=storage_problem(probe),
+        missing=[path for path in probe.paths if not Path(path).exists()],
+        free_bytes=free_bytes(probe),
+        scratch=folder,
+        scratch_share=share,
+        autoscaler=autoscaler_config(),
+        time_s=time.time(),
+    )
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python, of selmix as imported, and of :data:`PACKAGES` as installed."""
+    """Versions of Python, of selmix as imported, and of :data:`PACKAGES` as installed."""
     from selmix import __version__
 
     return {"python": platform.python_version(), "selmix": __version__} | {
@@ -65,7 +113,7 @@ def _version(package: str) -> str | None:
 
 
 def storage_problem(probe: Probe) -> str | None:
-    """Why a worker here could not use the runs folder: it must see what the driver wrote, write, read and delete."""
+    """The reason why a worker here could not use the runs folder; None where it sees, writes, reads and deletes."""
     own = f"{probe.written}-{platform.node()}-{os.getpid()}"
     try:
         if _read(probe, probe.written) != probe.token.encode():
@@ -111,27 +159,23 @@ def free_bytes(probe: Probe) -> int | None:
     return shutil.disk_usage(probe.runs).free
 
 
-def scratch() -> dict[str, Any]:
-    """Where Ray keeps packages, logs and what spills from memory: its folder, and how much of that disk is used."""
+def scratch() -> tuple[str | None, float | None]:
+    """The folder where Ray keeps packages, logs and what spills from memory, and how much of its disk is used."""
     import ray
 
     node = ray._private.worker._global_node
     folder = node.get_session_dir_path() if node is not None else None
     if folder is None or not Path(folder).is_dir():
-        return {"scratch": None, "scratch_share": None}
+        return None, None
     usage = shutil.disk_usage(folder)
-    return {"scratch": folder, "scratch_share": 1 - usage.free / usage.total}
+    return folder, 1 - usage.free / usage.total
 
 
-def autoscaler_config() -> dict[str, Any] | None:
-    """What the autoscaler that runs on this node may start.
+def autoscaler_config() -> AutoscalerConfig | None:
+    """Limits of the autoscaler that runs on this node; None where it has none.
 
-    Ray keeps that in no place that a driver can ask: it is in the file that the monitor was started with
-    (``ray up``, ``ray start --autoscaling-config``). KubeRay's autoscaler is a container of its own.
-
-    Returns:
-        ``kinds`` (``name, cpus, gpus, most``) and ``most``; ``{"unknown": why}`` where there is one that cannot be
-        read; None where this node has none.
+    Ray keeps that in no place that a driver can ask: it is in the file that the monitor was started with (``ray up``,
+    ``ray start --autoscaling-config``). KubeRay's autoscaler is a container of its own.
     """
     import ray
 
@@ -147,24 +191,26 @@ def autoscaler_config() -> dict[str, Any] | None:
             if argument.startswith("--autoscaling-config="):
                 return read_autoscaler_config(Path(argument.partition("=")[2]).expanduser())
     if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE") == "1":
-        return {"unknown": "KubeRay"}
+        return AutoscalerConfig(unknown="KubeRay")
     return None
 
 
-def read_autoscaler_config(path: Path) -> dict[str, Any]:
-    """The limits in a file of Ray's cluster launcher; returns as :func:`autoscaler_config`."""
+def read_autoscaler_config(path: Path) -> AutoscalerConfig:
+    """Limits in a file of Ray's cluster launcher."""
     import yaml
 
     try:
         config = yaml.safe_load(path.read_text())
         head, types = config.get("head_node_type"), config["available_node_types"]
         most = int(config.get("max_workers", 2))
-        kinds = [
-            {"name": name, "cpus": float(kind["resources"].get("CPU", 0)),
-             "gpus": float(kind["resources"].get("GPU", 0)), "most": int(kind.get("max_workers", most))}
+        kinds = tuple(
+            NodeKind(
+                name, float(kind["resources"].get("CPU", 0)), float(kind["resources"].get("GPU", 0)),
+                int(kind.get("max_workers", most)),
+            )
             for name, kind in types.items()
             if name != head and kind.get("resources")
-        ]  # fmt: skip
+        )  # fmt: skip
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        return {"unknown": f"{path}: {type(error).__name__}"}
-    return {"kinds": kinds, "most": most}
+        return AutoscalerConfig(unknown=f"{path}: {type(error).__name__}")
+    return AutoscalerConfig(kinds, most)

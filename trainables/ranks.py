@@ -15,18 +15,11 @@ from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from selmix.parallel.process_group import TIMEOUT_S, join_world, listening_store, store_at
+from trainables.failures import RankFailed, RankLost
 from trainables.host import RunHost
 from trainables.shared import Shared, device_of
 
 _GRACE_S = 3.0  # in which a rank that died is known to Ray, after the others lost their connection to it
-
-
-class RankFailed(RuntimeError):
-    """A rank of a trial died or raised; the message says which, and of what."""
-
-
-class RankLost(RankFailed):
-    """A rank died under its trial, which can go on elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from selmix.data.splits import SweepData
 from selmix.data.stored import load_data
+from selmix.files import written_aside
 
 _BLOCK = 1 << 22
 
@@ -50,19 +51,18 @@ class StagedData:
         return load_data(path)
 
     def _copy(self, filesystem: Any, path: Path) -> None:
-        total, temporary = hashlib.sha256(), path.with_suffix(".part")
-        with temporary.open("wb") as file:
-            for block in _blocks(filesystem, self.address):
-                total.update(block)
-                file.write(block)
-        found = f"sha256:{total.hexdigest()}"
-        if found != self.digest:
-            temporary.unlink()
-            raise RuntimeError(
-                f"{self.address}: the data staged for this sweep must be {self.digest[:19]}, got {found[:19]}; launch "
-                "again to stage them anew"
-            )
-        temporary.replace(path)
+        total = hashlib.sha256()
+        with written_aside(path) as aside:
+            with aside.open("wb") as file:
+                for block in _blocks(filesystem, self.address):
+                    total.update(block)
+                    file.write(block)
+            found = f"sha256:{total.hexdigest()}"
+            if found != self.digest:
+                raise RuntimeError(
+                    f"{self.address}: the data staged for this sweep must be {self.digest[:19]}, got {found[:19]}; "
+                    "launch again to stage them anew"
+                )
 
 
 def _blocks(filesystem: Any, address: str) -> Iterator[bytes]:

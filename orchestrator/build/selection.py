@@ -1,4 +1,4 @@
-"""What a specification means to the method: data, start settings, how each objective is selected, and warnings."""
+"""Selection rules of a specification, the data that it asks for, and warnings of what will disappoint."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from orchestrator.spec.schema import SweepSpec
 from selmix.data import DataConfig, build_data_config
-from selmix.definitions import Definitions
 from selmix.objectives import ObjectiveContext, known_objective, metric_of_objective
 from selmix.statistics.selection import Constraint, SelectionRule
 
-MOST_STEPS_OF_A_RECALL = 0.1
+COARSEST_STEP = 0.1
+"""Largest step of a recall that can still rank."""
 
 
 def data_config(spec: SweepSpec) -> DataConfig:
@@ -19,12 +19,20 @@ def data_config(spec: SweepSpec) -> DataConfig:
 
 
 def selection_rules(spec: SweepSpec, num_classes: int) -> dict[str, SelectionRule]:
-    """Objective -> what ranks its rounds and trials, with the constraints that hold for it."""
+    """Rule of each objective by name."""
     return {objective: selection_rule(spec, objective, num_classes) for objective in spec.objectives}
 
 
 def selection_rule(spec: SweepSpec, objective: str, num_classes: int) -> SelectionRule:
-    """The rule of one objective; an objective ``X_min_coverage`` brings its constraint with it."""
+    """Rule that ranks rounds and trials of an objective, with the constraints that hold for it.
+
+    An objective ``X_min_coverage`` brings its constraint with it.
+
+    Args:
+        spec: of the sweep.
+        objective: one of its objectives.
+        num_classes: K.
+    """
     constraints = [
         Constraint(c.metric, c.at_least, c.at_most, tuple(sorted(c.where))) for c in spec.constraints
     ]
@@ -34,25 +42,20 @@ def selection_rule(spec: SweepSpec, objective: str, num_classes: int) -> Selecti
         constraints.append(Constraint(known.coverage, at_least=level / num_classes))
     return SelectionRule(
         spec.selection.metric or metric_of_objective(objective),
-        spec.selection.statistic, tuple(constraints), seed=spec.search.seed, definitions=definitions(spec),
+        spec.selection.statistic, tuple(constraints), seed=spec.search.seed,
+        definitions=spec.metrics.definitions,
     )  # fmt: skip
 
 
-def definitions(spec: SweepSpec) -> Definitions:
-    """The numbers that define the metrics with parameters."""
-    given = spec.metrics
-    return Definitions(given.cvar_fraction, given.recall_weights, given.cost_matrix, given.head_fraction)
-
-
 def is_constrained(spec: SweepSpec, objective: str) -> bool:
-    """Whether a constraint acts inside the method under this objective."""
+    """True if a constraint acts inside the method under this objective."""
     known = known_objective(objective)
     named = any("method" in c.where for c in spec.constraints)
     return named or (known is not None and known.coverage is not None)
 
 
 def warnings_of(spec: SweepSpec) -> list[str]:
-    """What is allowed but will disappoint."""
+    """Things that are allowed but will disappoint."""
     config: Any = data_config(spec)
     warnings = []
     try:
@@ -65,17 +68,17 @@ def warnings_of(spec: SweepSpec) -> list[str]:
 
 
 def _coarse_splits(config: Any) -> list[str]:
-    """What the sizes of the splits will not let one see."""
+    """Warnings of splits too small to see differences on."""
     warnings: list[str] = []
     if getattr(config, "split", None) is not None:
         return warnings  # the file says who is where; the sizes of the configuration say nothing
     steps = 1.0 / config.select
-    if steps > MOST_STEPS_OF_A_RECALL:
+    if steps > COARSEST_STEP:
         warnings.append(
             f"data.select: {config.select} samples a class: a recall moves in steps of {100 * steps:.0f} points, "
             "too coarse to rank by"
         )
-    if 0 < config.feedback < 1.0 / MOST_STEPS_OF_A_RECALL:
+    if 0 < config.feedback < 1.0 / COARSEST_STEP:
         warnings.append(
             f"data.feedback: {config.feedback} samples a class: a recall moves in steps of "
             f"{100 / config.feedback:.0f} points, the gain will follow noise"

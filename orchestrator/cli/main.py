@@ -1,4 +1,4 @@
-"""The command line: one thin function a verb over typed functions; heavy imports inside the verb that needs them.
+"""The command line: its verbs, its help page, and the exit codes of errors.
 
 stdout carries results only; progress and errors go to stderr. Flags and overrides may come in any order.
 """
@@ -11,29 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.cli.options import (
-    cp_parser,
-    data_parser,
-    diagnose_parser,
-    doctor_parser,
-    evaluate_parser,
-    launch_parser,
-    logs_parser,
-    ls_parser,
-    pin_parser,
-    pins_parser,
-    plan_parser,
-    pretrain_parser,
-    reproduce_parser,
-    show_parser,
-    stop_parser,
-    ui_parser,
-    validate_parser,
-)
-from orchestrator.cli.output import emit as _emit
-from orchestrator.cli.output import out as _out
-from orchestrator.cli.run import doctor, launch, logs, stop
-from orchestrator.errors import SelmixError, Stopped
+from orchestrator.cli import before, keep, look, options, run
+from orchestrator.errors import SelmixError
+from orchestrator.messages import closest
+from orchestrator.signals import Stopped
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -42,7 +23,7 @@ usage: selmix VERB [ARGUMENTS] [--help]
 
 Name the metric that matters and the checkpoint you have; get back the fine-tuned model that is best for it.
 
-  selmix launch sweeps/digits_min_recall.yaml            run a sweep, or go on with one
+  selmix launch sweeps/digits_min_recall.yaml            run a sweep, or resume it
   selmix show digits_min_recall                          what won, by how much, against what
 
 at once      evaluate TABLE   a metric from labels and scores alone: value, interval, is it resolved
@@ -52,8 +33,9 @@ before       validate FILE    check a sweep file, all problems at once
              plan FILE        trials, time and disk it will take; touches nothing
              diagnose FILE    does the gain predict real steps on these data? heat maps of C, G and P
              doctor [FILE]    is everything there, on this machine or on every node of a cluster?
-run          pretrain FILE    train a base model by the file's recipe; again: go on
-             launch FILE      run the sweep; again: resume it. --address, --submit: on a cluster
+run          pretrain FILE    train a base model by the file's recipe; again: resume
+             launch FILE      run the sweep; again: resume it. --address, --submit: on a cluster;
+                             --in-process: without Ray
              stop SWEEP       stop it, wherever it runs
 look         ls               the sweeps of a runs folder; ls --recipes: sweep files to begin with
              cp RECIPE        write one of these here
@@ -70,6 +52,27 @@ trial, 7 not reproduced, 8 no such sweep or pin, 130/143 after a clean drain
 """
 
 
+VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
+    "evaluate": (options.evaluate, before.evaluate),
+    "validate": (options.validate, before.validate),
+    "data": (options.data, before.data),
+    "plan": (options.plan, before.plan),
+    "diagnose": (options.diagnose, before.diagnose),
+    "doctor": (options.doctor, before.doctor),
+    "pretrain": (options.pretrain, run.pretrain),
+    "launch": (options.launch, run.launch),
+    "stop": (options.stop, run.stop),
+    "ls": (options.ls, look.ls),
+    "cp": (options.cp, look.cp),
+    "show": (options.show, look.show),
+    "logs": (options.logs, look.logs),
+    "ui": (options.ui, look.ui),
+    "pin": (options.pin, keep.pin),
+    "pins": (options.pins, keep.pins),
+    "reproduce": (options.reproduce, keep.reproduce),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -83,30 +86,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in VERBS:
-        import difflib
-
-        near = difflib.get_close_matches(name, VERBS, 1)
-        hint = f"did you mean {near[0]}?" if near else "selmix --help lists the verbs"
-        sys.stderr.write(f"selmix: unknown verb {name!r}; {hint}\n")
+        sys.stderr.write(f"selmix: unknown verb {name!r}; {closest(name, VERBS)}\n")
         return 2
     # As `python -m` would have it: functions of the user's own lie beside the sweep file's folder or in it.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     parser, verb = VERBS[name]
     try:
-        options = parser().parse_intermixed_args(rest)
+        parsed = parser().parse_intermixed_args(rest)
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
-    return _guarded(verb, options)
+    return _guarded(verb, parsed)
 
 
-def _guarded(verb: Verb, options: argparse.Namespace) -> int:
+def _guarded(verb: Verb, parsed: argparse.Namespace) -> int:
     try:
-        if "runs" in options:
-            from orchestrator.records.object_store import runs_argument
+        if "runs" in parsed:
+            from orchestrator.records.synced_folder import open_store
 
-            options.runs = runs_argument(options.runs)
-        return verb(options)
+            parsed.runs_text, parsed.runs = parsed.runs, open_store(parsed.runs)
+        return verb(parsed)
     except SelmixError as error:
         sys.stderr.write(f"selmix: {error}\n")
         return error.exit_code
@@ -117,168 +116,3 @@ def _guarded(verb: Verb, options: argparse.Namespace) -> int:
         # The reader of our output went away (`selmix show x | head`): not our error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-# -- verbs ------------------------------------------------------------------------------------------------
-
-
-def validate(options: argparse.Namespace) -> int:
-    from orchestrator.build.selection import warnings_of
-    from orchestrator.spec.schema import load_spec
-
-    spec = load_spec(options.file, options.overrides)
-    warnings = warnings_of(spec)
-    for warning in warnings:
-        sys.stderr.write(f"warning: {warning}\n")
-    document = {"schema_version": 1, "valid": True, "sweep": spec.name, "warnings": warnings}
-    _emit(options, document, lambda: f"{options.file}: valid ({', '.join(spec.objectives)})")
-    return 0
-
-
-def evaluate(options: argparse.Namespace) -> int:
-    from orchestrator.verbs.evaluate import evaluate_table, evaluation_text
-
-    document = evaluate_table(options.table, options.objective, options.train_counts, options.cvar_fraction)
-    _emit(options, document, lambda: evaluation_text(document))
-    return 0
-
-
-def data(options: argparse.Namespace) -> int:
-    from orchestrator.spec.schema import load_spec
-    from orchestrator.verbs.data import data_document, data_text, fail_on_problems, prepare_data
-
-    spec = load_spec(options.file, options.overrides)
-    if options.action == "prepare" and (archive := prepare_data(spec)) is not None:
-        sys.stderr.write(f"extracted {archive}\n")
-    document = data_document(spec)
-    _emit(options, document, lambda: data_text(document))
-    fail_on_problems(document)
-    return 0
-
-
-def plan(options: argparse.Namespace) -> int:
-    from orchestrator.spec.schema import load_spec
-    from orchestrator.verbs.plan import plan_document, plan_text
-
-    document = plan_document(load_spec(options.file, options.overrides), options.runs)
-    _emit(options, document, lambda: plan_text(document))
-    return 0
-
-
-def pretrain(options: argparse.Namespace) -> int:
-    from orchestrator.progress import Progress
-    from orchestrator.spec.schema import load_spec
-    from orchestrator.verbs.pretrain import pretrain_base, pretrain_text
-
-    spec = load_spec(options.file, options.overrides)
-    document = pretrain_base(spec, options.output, options.runs, Progress(options.quiet))
-    _emit(options, document, lambda: pretrain_text(document))
-    return 0
-
-
-def diagnose(options: argparse.Namespace) -> int:
-    from orchestrator.spec.schema import load_spec
-    from orchestrator.verbs.diagnose import diagnose, diagnosis_text
-
-    document = diagnose(load_spec(options.file, options.overrides), options.objective, options.output)
-    _emit(options, document, lambda: diagnosis_text(document))
-    return 0
-
-
-def cp(options: argparse.Namespace) -> int:
-    from orchestrator.verbs.recipes import copy_recipe
-
-    _out(str(copy_recipe(options.recipe, options.folder)))
-    return 0
-
-
-def ls(options: argparse.Namespace) -> int:
-    if options.recipes:
-        from orchestrator.verbs.recipes import recipes_document, recipes_text
-
-        recipes = recipes_document()
-        _emit(options, recipes, lambda: recipes_text(recipes))
-        return 0
-    from orchestrator.verbs.show import ls_document
-    from orchestrator.verbs.show_text import ls_text
-
-    document = ls_document(options.runs)
-    _emit(options, document, lambda: ls_text(document))
-    return 0
-
-
-def show(options: argparse.Namespace) -> int:
-    from orchestrator.records.folder import RunFolder
-    from orchestrator.verbs.show import show_document
-    from orchestrator.verbs.show_text import show_text
-
-    folder = RunFolder.open(options.runs, options.sweep)
-    document = show_document(folder)
-    _emit(options, document, lambda: show_text(document, colour=_colour()))
-    return 0
-
-
-def ui(options: argparse.Namespace) -> int:
-    from orchestrator.tracking.ui import open_ui
-
-    return open_ui(options.runs, options.host, options.port)
-
-
-def pin(options: argparse.Namespace) -> int:
-    from orchestrator.pins.pin import pin_sweep
-
-    path = pin_sweep(
-        options.runs,
-        options.sweep,
-        options.pins,
-        options.name,
-        options.objective,
-        options.trial,
-        options.force,
-    )
-    _out(str(path))
-    return 0
-
-
-def pins(options: argparse.Namespace) -> int:
-    from orchestrator.pins.lock_file import pins_document
-    from orchestrator.verbs.show_text import pins_text
-
-    document = pins_document(options.pins)
-    _emit(options, document, lambda: pins_text(document))
-    return 0
-
-
-def reproduce(options: argparse.Namespace) -> int:
-    from orchestrator.pins.reproduce import reproduce_pin, reproduction_text
-
-    document, code = reproduce_pin(options.pins, options.name, options.runs)
-    _emit(options, document, lambda: reproduction_text(document))
-    for problem in document["problems"]:
-        sys.stderr.write(f"selmix: {options.name}: {problem}\n")
-    return code
-
-
-def _colour() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
-    "evaluate": (evaluate_parser, evaluate),
-    "validate": (validate_parser, validate),
-    "data": (data_parser, data),
-    "plan": (plan_parser, plan),
-    "diagnose": (diagnose_parser, diagnose),
-    "pretrain": (pretrain_parser, pretrain),
-    "doctor": (doctor_parser, doctor),
-    "launch": (launch_parser, launch),
-    "cp": (cp_parser, cp),
-    "stop": (stop_parser, stop),
-    "ls": (ls_parser, ls),
-    "show": (show_parser, show),
-    "logs": (logs_parser, logs),
-    "ui": (ui_parser, ui),
-    "pin": (pin_parser, pin),
-    "pins": (pins_parser, pins),
-    "reproduce": (reproduce_parser, reproduce),
-}

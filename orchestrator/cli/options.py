@@ -41,7 +41,7 @@ def _file_parser(verb: str, about: str, example: str) -> argparse.ArgumentParser
     return parser
 
 
-def validate_parser() -> argparse.ArgumentParser:
+def validate() -> argparse.ArgumentParser:
     return _with_json(
         _file_parser(
             "validate",
@@ -51,7 +51,7 @@ def validate_parser() -> argparse.ArgumentParser:
     )
 
 
-def data_parser() -> argparse.ArgumentParser:
+def data() -> argparse.ArgumentParser:
     parser = _with_json(_parser(
         "data", "Counts per class and split of a sweep file's data, digests, and what is wrong; exit 4 where something "
         "is. Every image is decoded. `prepare` first extracts the official archive (CIFAR, STL-10) that lies in or "
@@ -63,7 +63,7 @@ def data_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def plan_parser() -> argparse.ArgumentParser:
+def plan() -> argparse.ArgumentParser:
     return _with_json(
         _file_parser(
             "plan",
@@ -73,7 +73,7 @@ def plan_parser() -> argparse.ArgumentParser:
     )
 
 
-def diagnose_parser() -> argparse.ArgumentParser:
+def diagnose() -> argparse.ArgumentParser:
     parser = _with_json(_parser(
         "diagnose", "Run the defaults of a sweep file once and correlate the gain with real steps, round by round.",
         "  $ selmix diagnose sweeps/digits_min_recall.yaml --output maps"))  # fmt: skip
@@ -86,9 +86,9 @@ def diagnose_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def pretrain_parser() -> argparse.ArgumentParser:
+def pretrain() -> argparse.ArgumentParser:
     parser = _with_json(_file_parser(
-        "pretrain", "Train a base model by the recipe of a sweep file. Stopped and run again, it goes on.",
+        "pretrain", "Train a base model by the recipe of a sweep file. Stopped and run again, it resumes.",
         "  $ selmix pretrain sweeps/smoke.yaml pretrain.recipe=mixup --output base.safetensors"))  # fmt: skip
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="PATH", help="safetensors file to write"
@@ -97,10 +97,10 @@ def pretrain_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def launch_parser() -> argparse.ArgumentParser:
+def launch() -> argparse.ArgumentParser:
     parser = _file_parser(
         "launch",
-        "Run a sweep. Launched again it goes on where it was, or says that it is finished.",
+        "Run a sweep. Launched again it resumes, or says that it is finished.",
         "  $ selmix launch sweeps/smoke.yaml search.num_trials=4 name=smoke4",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
@@ -113,10 +113,14 @@ def launch_parser() -> argparse.ArgumentParser:
         "that the cluster sees",
     )  # fmt: skip
     parser.add_argument("--follow", action="store_true", help="with --submit: stay until the sweep ends")
+    parser.add_argument(
+        "--in-process", action="store_true", help="without Ray, one run after the other in this very process: for a "
+        "debugger, or a machine without Ray",
+    )  # fmt: skip
     return parser
 
 
-def doctor_parser() -> argparse.ArgumentParser:
+def doctor() -> argparse.ArgumentParser:
     about = "Is everything there that a sweep needs, on this machine or on every node of a cluster? Storage, versions, "
     about += "MLflow, resources, clocks, disks, data. All problems at once, exit 4."
     example = "  $ selmix doctor sweeps/digits_min_recall.yaml --address 10.0.0.1:6379 --runs /shared/runs"
@@ -133,9 +137,9 @@ def doctor_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def stop_parser() -> argparse.ArgumentParser:
+def stop() -> argparse.ArgumentParser:
     parser = _with_runs(_parser(
-        "stop", "Stop a sweep wherever it runs; what is finished is kept, launching it again goes on.",
+        "stop", "Stop a sweep wherever it runs; what is finished is kept, launching it again resumes it.",
         "  $ selmix stop digits_min_recall"))  # fmt: skip
     parser.add_argument("sweep", metavar="SWEEP")
     parser.add_argument("--cancel", action="store_true", help="for good: what is unfinished is KILLED")
@@ -146,17 +150,17 @@ def stop_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def logs_parser() -> argparse.ArgumentParser:
+def logs() -> argparse.ArgumentParser:
     about = "The log of a sweep's driver, or of one trial: its rounds, and the traceback of what it died of."
     example = "  $ selmix logs digits_min_recall min_recall/trial-007"
     parser = _with_json(_with_runs(_parser("logs", about, example)))
     parser.add_argument("sweep", metavar="SWEEP")
     parser.add_argument("trial", nargs="?", metavar="TRIAL")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the sweep ends")
+    parser.add_argument("-f", "--follow", action="store_true", help="continue until the sweep ends")
     return parser
 
 
-def ls_parser() -> argparse.ArgumentParser:
+def ls() -> argparse.ArgumentParser:
     parser = _with_json(_with_runs(_parser("ls", "The sweeps of a runs folder.", "  $ selmix ls")))
     parser.add_argument(
         "--recipes", action="store_true", help="the sweep files that come with selmix instead"
@@ -164,7 +168,7 @@ def ls_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def cp_parser() -> argparse.ArgumentParser:
+def cp() -> argparse.ArgumentParser:
     parser = _parser(
         "cp", "Write a sweep file that comes with selmix.", "  $ selmix cp cifar10_lt_min_recall"
     )
@@ -175,7 +179,7 @@ def cp_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def show_parser() -> argparse.ArgumentParser:
+def show() -> argparse.ArgumentParser:
     parser = _with_json(
         _with_runs(_parser("show", "The result of a sweep.", "  $ selmix show digits_min_recall"))
     )
@@ -183,7 +187,7 @@ def show_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def ui_parser() -> argparse.ArgumentParser:
+def ui() -> argparse.ArgumentParser:
     parser = _with_runs(
         _parser("ui", "Open MLflow's page on the store of these sweeps, on loopback.", "  $ selmix ui")
     )
@@ -192,7 +196,7 @@ def ui_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def pin_parser() -> argparse.ArgumentParser:
+def pin() -> argparse.ArgumentParser:
     parser = _with_pins(_with_runs(_parser(
         "pin", "Write the lock file of a sweep's winner. Evaluates it and the baselines on test; trains nothing.",
         "  $ selmix pin digits_min_recall --name digits\n  pins/digits.yaml")))  # fmt: skip
@@ -204,11 +208,11 @@ def pin_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def pins_parser() -> argparse.ArgumentParser:
+def pins() -> argparse.ArgumentParser:
     return _with_json(_with_pins(_parser("pins", "The pins of a folder.", "  $ selmix pins")))
 
 
-def reproduce_parser() -> argparse.ArgumentParser:
+def reproduce() -> argparse.ArgumentParser:
     parser = _with_json(_with_pins(_with_runs(_parser(
         "reproduce", "Train again from a pin and compare digests and numbers; exit 7 where one differs.",
         "  $ selmix reproduce digits"))))  # fmt: skip
@@ -216,7 +220,7 @@ def reproduce_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def evaluate_parser() -> argparse.ArgumentParser:
+def evaluate() -> argparse.ArgumentParser:
     parser = _with_json(_parser(
         "evaluate",
         "A metric from a Parquet table of labels and class scores: its interval, whether the samples suffice, and what "

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
+
+from orchestrator.documents import to_document
+from orchestrator.table import terminal_width
+
+T = TypeVar("T")
 
 
 def out(text: str) -> None:
@@ -14,6 +20,17 @@ def out(text: str) -> None:
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
-def emit(options: argparse.Namespace, document: dict[str, Any], text: Callable[[], str]) -> None:
-    """Print a document: as JSON where ``--json`` was given, else as ``text()``."""
-    out(json.dumps(document, indent=1) if options.json else text())
+def emit(options: argparse.Namespace, document: T, text: Callable[[T, int | None], str]) -> None:
+    """Print a document: as JSON where ``--json`` was given, else as text of the terminal's width.
+
+    Args:
+        options: of the command line.
+        document: a dataclass.
+        text: document and width -> text.
+    """
+    out(json.dumps(to_document(document), indent=1) if options.json else text(document, terminal_width()))
+
+
+def colour() -> bool:
+    """True if stdout is a terminal that is to have colours."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

@@ -1,82 +1,65 @@
-"""The verbs that run a sweep, look at it while it runs, and stop it; thin, as those of orchestrator.cli.main."""
+"""The verbs that run and stop sweeps; heavy imports inside the verb that needs them."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-import sys
-from pathlib import Path
 
-from orchestrator.cli.output import emit, out
+from orchestrator.cli.output import emit
 from orchestrator.errors import UsageError
 
 
+def pretrain(options: argparse.Namespace) -> int:
+    from orchestrator.progress import Progress
+    from orchestrator.spec.checks import load_spec
+    from orchestrator.verbs.pretrain import pretrain_base, pretrain_text
+
+    spec = load_spec(options.file, options.overrides)
+    emit(options, pretrain_base(spec, options.output, options.runs, Progress(options.quiet)), pretrain_text)
+    return 0
+
+
 def launch(options: argparse.Namespace) -> int:
-    from orchestrator.spec.schema import load_spec
-
-    if options.submit:
-        from orchestrator.cluster.address import job_server
-        from orchestrator.cluster.submit import submit_sweep
-
-        runs = str(options.runs if isinstance(options.runs, Path) else options.runs.given)
-        address = job_server(options.address, os.environ)
-        return submit_sweep(
-            load_spec(options.file, options.overrides), options.file, options.overrides, runs, address,
-            options.follow, options.quiet,
-        )  # fmt: skip
-    if options.follow:
+    if options.in_process and (options.submit or options.address is not None):
+        raise UsageError(
+            "launch: --in-process runs the sweep here, without Ray; leave --address and --submit out, or it"
+        )
+    if options.follow and not options.submit:
         raise UsageError(
             "launch: --follow goes with --submit; without it the sweep is driven, and followed, from here"
         )
-    from orchestrator.cluster.address import driver_address, on_cluster
+    return _submit(options) if options.submit else _launch(options)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from orchestrator.cluster.address import job_server
+    from orchestrator.cluster.submit import submit_sweep
+    from orchestrator.spec.checks import load_spec
+
+    return submit_sweep(
+        load_spec(options.file, options.overrides), options.file, options.overrides, options.runs_text,
+        job_server(options.address, os.environ), options.follow, options.quiet,
+    )  # fmt: skip
+
+
+def _launch(options: argparse.Namespace) -> int:
+    from orchestrator.cluster.address import Cluster, driver_address
     from orchestrator.cluster.ray_session import ray_environment
     from orchestrator.run.launch import launch_sweep
+    from orchestrator.spec.checks import load_spec
 
+    cluster = None if options.in_process else Cluster(driver_address(options.address, os.environ))
     # Before the file is read: that imports the user's modules, which may import Ray, which reads its environment then.
-    with on_cluster(driver_address(options.address, os.environ)), ray_environment():
+    with contextlib.nullcontext() if cluster is None else ray_environment(cluster):
         spec = load_spec(options.file, options.overrides)
-        return launch_sweep(spec, options.file, options.runs, quiet=options.quiet, cluster=options.address)
-
-
-def doctor(options: argparse.Namespace) -> int:
-    from orchestrator.cluster.address import driver_address, on_cluster
-    from orchestrator.cluster.code_package import references_in, sweep_package
-    from orchestrator.cluster.doctor import doctor_document, doctor_text, raise_all
-    from orchestrator.spec.schema import load_spec
-
-    spec = None if options.file is None else load_spec(options.file, options.overrides)
-    address, package = driver_address(options.address, os.environ), None
-    if address:
-        content = b"" if options.file is None else options.file.read_bytes()
-        package = sweep_package(content, () if spec is None else references_in(spec.resolved()))
-    with on_cluster(address):
-        document = doctor_document(spec, options.runs, address, package, options.nodes, options.wait)
-    emit(options, document, lambda: doctor_text(document))
-    raise_all(document["problems"])
-    return 0
+        return launch_sweep(spec, options.file, options.runs, cluster, options.quiet)
 
 
 def stop(options: argparse.Namespace) -> int:
     from orchestrator.progress import Progress
     from orchestrator.records.folder import RunFolder
-    from orchestrator.run.stop import stop_sweep
+    from orchestrator.verbs.stop import stop_sweep
 
     folder = RunFolder.open(options.runs, options.sweep)
     return stop_sweep(folder, options.timeout, options.cancel, Progress(options.quiet))
-
-
-def logs(options: argparse.Namespace) -> int:
-    from orchestrator.records.folder import RunFolder
-    from orchestrator.records.logs import follow, log_of, logs_document
-
-    folder = RunFolder.open(options.runs, options.sweep)
-    if options.follow:
-        if options.json:
-            raise UsageError("logs: --follow goes on, --json prints one document; give one of them")
-        for piece in follow(folder, log_of(folder, options.trial)):
-            out(piece)
-            sys.stdout.flush()
-        return 0
-    document = logs_document(folder, options.trial)
-    emit(options, document, lambda: "\n".join(document["lines"]))
-    return 0

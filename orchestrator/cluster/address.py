@@ -1,26 +1,55 @@
-"""Where the cluster is: the address a driver joins it at, and that of its job server."""
+"""Address of the cluster that a driver joins, and that of its job server."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from orchestrator.cluster.code_package import Package
+from orchestrator.credentials import masked
 from orchestrator.errors import PreflightError, UsageError
-from orchestrator.tracking.address import masked
+from orchestrator.http_client import SERVERS
 
 HEAD = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
-SERVERS = ("http://", "https://")
 OWN_JOB_SERVER = "http://127.0.0.1:8265"
 REACH_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a sweep runs: resolved once, and handed on.
+
+    Attributes:
+        address: ``HOST:PORT`` of a running cluster's head, or ``auto``; empty: a private Ray on this machine.
+        package: code that the nodes of a running cluster are sent; None: they use their own, or the submitted job's.
+    """
+
+    address: str = ""
+    package: Package | None = None
+
+    @property
+    def is_private(self) -> bool:
+        """True for a Ray of our own, which ends with the driver."""
+        return not self.address
+
+    @property
+    def shown(self) -> str:
+        """The address without credentials; empty for a private one."""
+        return masked(self.address)
+
+    def __str__(self) -> str:
+        return "on this machine" if self.is_private else f"on the Ray cluster at {self.shown}"
 
 
 def driver_address(given: str | None, environ: Mapping[str, str]) -> str:
     """The cluster that a driver joins: ``--address``, else RAY_ADDRESS; empty for a private one on this machine.
 
+    Args:
+        given: value of ``--address``; None where it was not given.
+        environ: RAY_ADDRESS is read.
     Raises:
         UsageError: not of the form ``HOST:PORT`` (of the head), ``auto`` or ``local``.
     """
@@ -69,7 +98,7 @@ def job_server(given: str | None, environ: Mapping[str, str]) -> str:
 
 
 def on_loopback_only(address: str) -> bool:
-    """Whether a cluster listens on loopback alone, as under Ray's switch for one machine.
+    """True if a cluster listens on loopback alone, as under Ray's switch for one machine.
 
     Ray takes a loopback address for this machine's outward one, where such a cluster does not answer: a driver that
     joins it needs the same switch.
@@ -92,22 +121,8 @@ def on_loopback_only(address: str) -> bool:
         return True
 
 
-@contextlib.contextmanager
-def on_cluster(address: str) -> Iterator[None]:
-    """RAY_ADDRESS for as long as the block lasts: Ray and what it starts read it; empty: a private cluster."""
-    before = os.environ.pop("RAY_ADDRESS", None)
-    if address:
-        os.environ["RAY_ADDRESS"] = address
-    try:
-        yield
-    finally:
-        os.environ.pop("RAY_ADDRESS", None)
-        if before is not None:
-            os.environ["RAY_ADDRESS"] = before
-
-
 def check_reachable(address: str) -> None:
-    """Something answers at the head's port; Ray itself would try for minutes.
+    """Check that something answers at the head's port; Ray itself would try for minutes.
 
     Raises:
         PreflightError: nothing does within three seconds.

@@ -1,4 +1,4 @@
-"""What a trial takes against what a cluster has, node by node, and what its autoscaler may add."""
+"""Capacity of a cluster for trials, node by node, and with what its autoscaler may add."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.spec.sections import ResourceSection
+from trainables.node import NodeKind
 
 _EPS = 1e-9
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What one node offers to Ray."""
+    """Resources that one node offers to Ray."""
 
     cpus: float
     gpus: float
@@ -28,30 +29,23 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Nodes of one type that an autoscaler may start, ``most`` of them."""
-
-    name: str
-    machine: Machine
-    most: int
-
-
-@dataclass(frozen=True)
 class Limits:
-    """What an autoscaler may bring beside the head: its kinds of nodes, and ``most`` nodes of all together."""
+    """Nodes that an autoscaler may bring beside the head: their kinds, and ``most`` of all together."""
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[NodeKind, ...]
     most: int
 
     def best(self, resources: ResourceSection) -> list[Machine]:
         """The machines that hold the most workers, as many as may be."""
-        machines = [kind.machine for kind in self.kinds for _ in range(min(kind.most, self.most))]
+        machines = [
+            Machine(kind.cpus, kind.gpus) for kind in self.kinds for _ in range(min(kind.most, self.most))
+        ]
         return sorted(machines, key=lambda machine: -machine.bundles(resources))[: self.most]
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """Of a cluster.
+    """Machines of a cluster, and how far it may grow.
 
     Attributes:
         machines: alive now. head: the one of them that stays when the cluster shrinks.
@@ -87,7 +81,7 @@ class Capacity:
             text += f" on {len(self.machines)} nodes, the largest with cpu {largest.cpus:g} and gpu {largest.gpus:g}"
         if self.limits is not None:
             kinds = [
-                f"{kind.most} {kind.name} with cpu {kind.machine.cpus:g} and gpu {kind.machine.gpus:g}"
+                f"{kind.most} {kind.name} with cpu {kind.cpus:g} and gpu {kind.gpus:g}"
                 for kind in self.limits.kinds
             ]
             text += (
@@ -108,10 +102,11 @@ def fits(resources: ResourceSection, machines: Iterable[Machine]) -> int:
     return trials
 
 
-def without_neighbours(resources: ResourceSection, machines: Iterable[Machine]) -> ResourceSection | None:
-    """What a trial takes so that nothing else of Ray runs beside its workers: whole GPUs, or else all CPUs.
+def exclusive_resources(resources: ResourceSection, machines: Iterable[Machine]) -> ResourceSection | None:
+    """Resources of a trial beside whose workers nothing else of Ray runs: whole GPUs, or else all CPUs.
 
     Args:
+        resources: that it takes otherwise.
         machines: alive now.
     Returns:
         None where it has no neighbours as it is, or can get no more.
@@ -126,7 +121,7 @@ def without_neighbours(resources: ResourceSection, machines: Iterable[Machine]) 
 
 
 def shortage(resources: ResourceSection, capacity: Capacity) -> str | None:
-    """Why not even one trial can run on a cluster, whatever it waits for; None where one can."""
+    """The reason why not even one trial can run on a cluster, whatever it waits for; None where one can."""
     if capacity.trials(resources) >= 1:
         return None
     bounded = [name for name in ("max_cpus", "max_gpus") if getattr(resources, name) is not None]

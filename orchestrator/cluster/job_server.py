@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import http.client
 import json
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 from orchestrator.cluster.code_package import Package
+from orchestrator.credentials import masked
 from orchestrator.errors import PreflightError
-from orchestrator.tracking.address import masked, scrubbed
+from orchestrator.http_client import Answer, Request, Unreachable, ask, basic, credentials_of, proxy_hint
 
 ASK_TIMEOUT_S = 15.0
 UPLOAD_TIMEOUT_S = 600.0
@@ -30,7 +27,7 @@ class JobExists(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """What the job server knows of a job."""
+    """A job as the job server knows it."""
 
     submission_id: str
     status: str
@@ -39,6 +36,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
+        """True if it does not run any more."""
         return self.status in ENDED
 
 
@@ -55,9 +53,9 @@ class JobServer:
         self.shown = masked(address)
 
     def check(self) -> None:
-        """It answers, as Ray's."""
+        """Check that it answers, as Ray's does."""
         try:
-            known = "ray_version" in json.loads(self._ask("GET", "/api/version")[1])
+            known = "ray_version" in json.loads(self._ask("GET", "/api/version").body)
         except ValueError:
             known = False
         if not known:
@@ -66,7 +64,7 @@ class JobServer:
     def upload(self, package: Package) -> str:
         """Store a package unless it is there; its address for a runtime environment."""
         path = f"/api/packages/gcs/{package.file_name}"
-        if self._ask("GET", path, passing=(404,))[0] == 404:
+        if self._ask("GET", path, passing=(404,)).status == 404:
             self._ask("PUT", path, package.content, timeout_s=UPLOAD_TIMEOUT_S)
         return f"gcs://{package.file_name}"
 
@@ -75,6 +73,11 @@ class JobServer:
     ) -> None:
         """Start a job.
 
+        Args:
+            submission_id: not used before.
+            entrypoint: the command.
+            environment: Ray's runtime environment.
+            metadata: shown beside it.
         Raises:
             JobExists: the id was used before.
         """
@@ -82,73 +85,57 @@ class JobServer:
             "entrypoint": entrypoint, "submission_id": submission_id, "runtime_env": dict(environment),
             "metadata": dict(metadata),
         }  # fmt: skip
-        status, answer = self._ask("POST", "/api/jobs/", json.dumps(body).encode(), passing=(400, 500))
-        if status == 200:
+        answer = self._ask("POST", "/api/jobs/", json.dumps(body).encode(), passing=(400, 500))
+        if answer.status == 200:
             return
         if self.job(submission_id) is not None:
             raise JobExists
-        raise self._problem(f"it refused the job: {_last_line(answer)}")
+        raise self._problem(f"it refused the job: {answer.last_line}")
 
     def job(self, submission_id: str) -> Job | None:
         """None where there is no such job."""
-        status, answer = self._ask("GET", f"/api/jobs/{quote(submission_id)}", passing=(404,))
-        if status == 404:
+        answer = self._ask("GET", f"/api/jobs/{quote(submission_id)}", passing=(404,))
+        if answer.status == 404:
             return None
-        told = json.loads(answer)
-        return Job(submission_id, told["status"], told.get("driver_exit_code"), told.get("message") or "")
+        known = json.loads(answer.body)
+        return Job(submission_id, known["status"], known.get("driver_exit_code"), known.get("message") or "")
 
     def log(self, submission_id: str) -> str:
         """Everything that the job has printed so far; empty before it has begun."""
-        status, answer = self._ask("GET", f"/api/jobs/{quote(submission_id)}/logs", passing=(404, 500))
-        return str(json.loads(answer).get("logs") or "") if status == 200 else ""
+        answer = self._ask("GET", f"/api/jobs/{quote(submission_id)}/logs", passing=(404, 500))
+        return str(json.loads(answer.body).get("logs") or "") if answer.status == 200 else ""
 
     def _ask(
         self, method: str, path: str, body: bytes | None = None, passing: tuple[int, ...] = (),
         timeout_s: float = ASK_TIMEOUT_S,
-    ) -> tuple[int, bytes]:  # fmt: skip
-        request = self._request(method, path, body)
-        try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-                return int(answer.status), answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                text = error.read()
-            if error.code in passing:
-                return error.code, text
-            if error.code in {401, 403}:
-                raise self._problem(
-                    f"refused with {error.code}",
-                    "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token",
-                ) from None
-            raise self._problem(f"{method} {path} answered {error.code}: {_last_line(text)}") from None
-        except (OSError, http.client.HTTPException) as error:
-            reason = scrubbed(str(getattr(error, "reason", error)), self._address)
-            raise self._problem(reason) from None
-
-    def _request(self, method: str, path: str, body: bytes | None) -> urllib.request.Request:
-        parts = urlsplit(self._address)
-        host = parts.netloc.rpartition("@")[2]
-        url = urlunsplit((parts.scheme, host, f"{parts.path.rstrip('/')}{path}", "", ""))
-        kind = {"Content-Type": "application/json" if method == "POST" else "application/octet-stream"}
-        request = urllib.request.Request(url, data=body, method=method, headers=kind if body else {})
-        bearer, token = "Authorization", auth_token(os.environ)
-        if parts.username:  # a proxy's; Ray takes its token from a header of its own then
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            request.add_unredirected_header(
-                "Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}"
-            )
+    ) -> Answer:  # fmt: skip
+        kind = "application/json" if method == "POST" else "application/octet-stream"
+        user, password = credentials_of(self._address)
+        bearer, token, secret = "Authorization", auth_token(os.environ), {}
+        if user:  # a proxy's; Ray takes its token from a header of its own then
+            secret["Authorization"] = basic(user, password)
             bearer = "X-Ray-Authorization"
         if token:
-            request.add_unredirected_header(bearer, f"Bearer {token}")
-        return request
+            secret[bearer] = f"Bearer {token}"
+        request = Request(
+            self._address, path, method, body, {"Content-Type": kind} if body else {}, secret_headers=secret
+        )
+        try:
+            answer = ask(request, timeout_s)
+        except Unreachable as error:
+            raise self._problem(str(error)) from None
+        if answer.status < 400 or answer.status in passing:
+            return answer
+        if answer.is_refusal:
+            raise self._problem(
+                f"refused with {answer.status}",
+                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token",
+            )
+        raise self._problem(f"{method} {path} answered {answer.status}: {answer.last_line}")
 
     def _problem(self, reason: str, advice: str = "start it with ray[default] on the head") -> PreflightError:
-        proxied = any(
-            os.environ.get(name) for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
-        )
-        hint = ", set NO_PROXY for its host" if proxied else ""
         return PreflightError(
-            f"Ray job server at {self.shown}: must answer, got: {reason}; {advice}, or check the address{hint}"
+            f"Ray job server at {self.shown}: must answer, got: {reason}; {advice}, or check the address{proxy_hint()}"
         )
 
 
@@ -171,8 +158,3 @@ def auth_token(environ: Mapping[str, str]) -> str:
             return ""
         reason = getattr(error, "strerror", None) or "not a text"
         raise PreflightError(f"RAY_AUTH_TOKEN_PATH: {named} must be readable: {reason}") from None
-
-
-def _last_line(text: bytes) -> str:
-    lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no reason given"

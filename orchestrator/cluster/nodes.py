@@ -1,4 +1,4 @@
-"""The nodes of the cluster that this driver is connected to: who they are, and what each says when it is asked."""
+"""Nodes of the cluster that this driver is connected to: who they are, and the answer of each."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.cluster.capacity import Capacity, Kind, Limits, Machine
-from trainables.node import Probe, autoscaler_config, node_report
+from orchestrator.cluster.capacity import Capacity, Limits, Machine
+from trainables.node import AutoscalerConfig, NodeReport, Probe, autoscaler_config, node_report
 
 ANSWER_TIMEOUT_S = 15.0
 HEAD = "node:__internal_head__"
@@ -19,7 +19,7 @@ HEAD = "node:__internal_head__"
 
 @dataclass(frozen=True)
 class Node:
-    """One that is alive."""
+    """A node that is alive."""
 
     node_id: str
     address: str
@@ -33,17 +33,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node said, between two readings of the driver's clock; or why it said nothing."""
+    """Report of a node, between two readings of the driver's clock; or why it gave none."""
 
     node: Node
-    report: dict[str, Any] | None
+    report: NodeReport | None
     problem: str | None
     asked_s: float
     answered_s: float
 
 
 def alive_nodes() -> list[Node]:
-    """In the order of their addresses, the head first."""
+    """Nodes in the order of their addresses, the head first."""
     found = [
         Node(
             entry["NodeID"], entry["NodeManagerAddress"], entry["NodeManagerHostname"], HEAD in entry["Resources"],
@@ -56,7 +56,13 @@ def alive_nodes() -> list[Node]:
 
 
 def ask(nodes: Sequence[Node], probe: Probe, timeout_s: float = ANSWER_TIMEOUT_S) -> list[Answer]:
-    """Every node's report, all at once; one that does not answer in time is told apart from one that fails."""
+    """Every node's report, all at once; one that does not answer in time is told apart from one that fails.
+
+    Args:
+        nodes: to be asked.
+        probe: the question.
+        timeout_s: over all of them.
+    """
     task = ray.remote(node_report)
     asked = time.time()
     waiting = {_on(task, node).remote(probe): node for node in nodes}
@@ -67,10 +73,9 @@ def ask(nodes: Sequence[Node], probe: Probe, timeout_s: float = ANSWER_TIMEOUT_S
         for reference in done:
             node = waiting.pop(reference)
             try:
-                report, problem = ray.get(reference), None
+                answers[node.node_id] = Answer(node, ray.get(reference), None, asked, time.time())
             except Exception as error:  # a boundary: whatever a worker there died of
-                report, problem = None, _last_line(error)
-            answers[node.node_id] = Answer(node, report, problem, asked, time.time())
+                answers[node.node_id] = Answer(node, None, _last_line(error), asked, time.time())
     for reference, node in waiting.items():
         ray.cancel(reference, force=True)
         silent = f"no answer within {timeout_s:g} s"
@@ -78,24 +83,22 @@ def ask(nodes: Sequence[Node], probe: Probe, timeout_s: float = ANSWER_TIMEOUT_S
     return [answers[node.node_id] for node in nodes]
 
 
-def capacity(nodes: Sequence[Node], told: dict[str, Any] | None) -> Capacity:
-    """What the cluster has, and may get.
+def capacity(nodes: Sequence[Node], autoscaler: AutoscalerConfig | None) -> Capacity:
+    """Capacity of the cluster now, and as far as it may grow.
 
     Args:
-        told: what the head says of its autoscaler, see :func:`trainables.node.autoscaler_config`.
+        nodes: alive now.
+        autoscaler: limits as the head reports them; None: it has none.
     """
     machines = tuple(node.machine for node in nodes)
     head = next((node.machine for node in nodes if node.is_head), None)
-    if told is None or "unknown" in told:
-        return Capacity(machines, head, grows=told is not None)
-    kinds = tuple(
-        Kind(kind["name"], Machine(kind["cpus"], kind["gpus"]), kind["most"]) for kind in told["kinds"]
-    )
-    return Capacity(machines, head, Limits(kinds, told["most"]) if kinds else None)
+    if autoscaler is None or autoscaler.unknown is not None:
+        return Capacity(machines, head, grows=autoscaler is not None)
+    return Capacity(machines, head, Limits(autoscaler.kinds, autoscaler.most) if autoscaler.kinds else None)
 
 
 def cluster_capacity() -> Capacity:
-    """Of the cluster that this driver is connected to; its head is asked."""
+    """Capacity of the cluster that this driver is connected to; its head is asked."""
     nodes = alive_nodes()
     heads = [node for node in nodes if node.is_head]
     if not heads:

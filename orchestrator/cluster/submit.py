@@ -18,11 +18,13 @@ from typing import Any
 
 from orchestrator.cluster.code_package import SWEEP_FILE, Package, references_in, sweep_package
 from orchestrator.cluster.job_server import Job, JobExists, JobServer
+from orchestrator.credentials import SECRET_FIELDS, masked
+from orchestrator.documents import to_document
 from orchestrator.errors import PreflightError, UsageError
+from orchestrator.http_client import SERVERS
 from orchestrator.progress import Progress
-from orchestrator.provenance import SUBMISSION, git_state
+from orchestrator.provenance import SUBMISSION, Submission, git_state
 from orchestrator.spec.schema import SweepSpec
-from orchestrator.tracking.address import SECRET_FIELDS, SERVERS, masked
 
 POLL_S = 1.0
 UNDER_WAY_S = 180.0
@@ -42,8 +44,12 @@ def submit_sweep(
     """Hand a sweep to the job server and wait until its driver is under way, or, to ``follow``, to the end.
 
     Args:
+        spec: of the sweep.
+        file: its sweep file. overrides: of that.
         runs: the runs folder as the cluster sees it, or an address of object storage.
         address: of the job server.
+        follow: True to stay to the end.
+        quiet: True for warnings only.
     Returns:
         0, or the driver's exit code where it ended meanwhile; 130 after Ctrl-C, which leaves the sweep running.
     Raises:
@@ -59,15 +65,13 @@ def submit_sweep(
     server.check()
     package = sweep_package(file.read_bytes(), references_in(spec.resolved()))
     name, first = free_submission(server, spec.name, home)
-    known = {"package": package.digest, "package_bytes": len(package.content), "job_server": server.shown}
     while True:
         submission_id = f"{name}-{first}"
-        told = known | {"submission_id": submission_id, "git": git_state()}
-        environment = {
-            "working_dir": server.upload(package),
-            "env_vars": variables
-            | {SUBMISSION: json.dumps(told), "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
-        }
+        submitted = Submission(package.digest, len(package.content), submission_id, server.shown, git_state())
+        own = {
+            SUBMISSION: json.dumps(to_document(submitted)), "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+        }  # fmt: skip
+        environment = {"working_dir": server.upload(package), "env_vars": variables | own}
         try:
             server.submit(submission_id, entrypoint(arguments), environment, metadata(spec, package, home))
             break
@@ -80,20 +84,32 @@ def submit_sweep(
     try:
         return attend(server, submission_id, spec.name, home, follow, progress)
     except KeyboardInterrupt:
-        progress.warn(f"the sweep goes on at {server.shown}; selmix stop {spec.name} --runs {home} stops it")
+        progress.warn(
+            f"the sweep continues at {server.shown}; selmix stop {spec.name} --runs {home} stops it"
+        )
         return 130
 
 
 def attend(
     server: JobServer, submission_id: str, sweep: str, home: str, follow: bool, progress: Progress
 ) -> int:
-    """Repeat what the job prints, until its driver is under way or it ended; returns as :func:`submit_sweep`."""
+    """Repeat what the job prints, until its driver is under way or it ended.
+
+    Args:
+        server: of the job.
+        submission_id: of the job.
+        sweep: its name. home: its runs folder as the cluster sees it.
+        follow: True to stay to the end.
+        progress: shows what the job prints.
+    Returns:
+        As :func:`submit_sweep`.
+    """
     shown, end = 0, time.monotonic() + UNDER_WAY_S
     while True:
         job = server.job(submission_id)
         lines = server.log(submission_id).split("\n")
         if job is None:
-            raise PreflightError(f"job {submission_id} is gone from {server.shown}; launch again to go on")
+            raise PreflightError(f"job {submission_id} is gone from {server.shown}; launch again to resume")
         lines = lines if job.ended else lines[:-1]  # the last one may be half written
         for line in lines[shown:]:
             if line.strip():
@@ -124,8 +140,11 @@ def _ended(job: Job, lines: Sequence[str], progress: Progress) -> int:
 
 
 def free_submission(server: JobServer, sweep: str, home: str) -> tuple[str, int]:
-    """The id of a sweep in its runs folder, and the number of its next launch: Ray takes each id once.
+    """Id of a sweep in its runs folder, and the number of its next launch: Ray takes each id once.
 
+    Args:
+        server: of the cluster.
+        sweep: its name. home: its runs folder as the cluster sees it.
     Raises:
         PreflightError: a launch of it is alive.
     """
@@ -156,7 +175,13 @@ def entrypoint(arguments: Sequence[str]) -> str:
 
 
 def metadata(spec: SweepSpec, package: Package, home: str) -> dict[str, str]:
-    """What the dashboard shows beside the job."""
+    """Facts that the dashboard shows beside the job.
+
+    Args:
+        spec: of the sweep.
+        package: its code.
+        home: its runs folder as the cluster sees it.
+    """
     return {
         "selmix.sweep": spec.name, "selmix.runs": home, "selmix.package": package.digest,
         "selmix.package_bytes": str(len(package.content)), "selmix.spec": spec.digest(),
@@ -191,7 +216,11 @@ def job_variables(environ: Mapping[str, str], progress: Progress) -> dict[str, s
 
 
 def refuse_secrets(arguments: Sequence[Any]) -> None:
-    """Raises UsageError where an argument of the entrypoint carries credentials."""
+    """Refuse an argument of the entrypoint that carries credentials.
+
+    Raises:
+        UsageError: one does.
+    """
     for argument in arguments:
         if masked(str(argument)) != str(argument):
             raise UsageError(

@@ -3,167 +3,223 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import NotFound, NotReproduced, PreflightError
-from orchestrator.pins.lock_file import broken_sections, pin_path, read_pin, weights_beside
-from orchestrator.records.object_store import Runs
+from orchestrator.pins.lock_file import Pin, broken_sections, pin_path, read_pin, typed_pin, weights_beside
+from orchestrator.records.folder import RunFolder
+from orchestrator.records.store import Store
+from orchestrator.records.types import Metrics
+from orchestrator.table import paragraph, sentence
 
-Document = dict[str, Any]
+if TYPE_CHECKING:
+    from orchestrator.pins.test_split import OpenedTest
+    from orchestrator.spec.schema import SweepSpec
 
 
-def reproduce_pin(pins: Path, name: str, runs: Runs) -> tuple[Document, int]:
+@dataclass(frozen=True)
+class Compared:
+    """One digest or number of a pin beside what was got.
+
+    Attributes:
+        what: its place in the pin. pinned, got: both values.
+        equal: True if they are the same. passes: True if the difference is within tolerance.
+    """
+
+    what: str
+    pinned: Any
+    got: Any
+    equal: bool
+    passes: bool
+
+
+@dataclass(frozen=True)
+class StackDifference:
+    """A part of the stack that decides bits, then and here."""
+
+    pinned: Any
+    here: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceDocument:
+    """A comparison with a pin.
+
+    Attributes:
+        pin: its name. reproduced: True if everything is as it must be.
+        same_stack: True if everything that decides bits is as it was. stack_differences: what is not.
+        problems: one line each. compared: entry by entry.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    pin: str
+    reproduced: bool
+    same_stack: bool
+    stack_differences: dict[str, StackDifference]
+    problems: list[str]
+    compared: list[Compared]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 7 where something differs."""
+        return 0 if self.reproduced else NotReproduced.exit_code
+
+
+def reproduce_pin(pins: Path, name: str, store: Store) -> ReproduceDocument:
     """Repeat what a pin says.
 
+    On an equal stack every digest and number must be equal. On another one, or where the method's arithmetic has
+    changed since, the stored weights are evaluated and the training is repeated, both within the pin's own intervals.
+
     Args:
-        runs: where the opening of the test split is recorded, if the pin's sweep lies there.
-    Returns:
-        The comparison, and the exit code: 0 only where everything is as it must be.
+        pins: folder of the pins.
+        name: of the pin.
+        store: where the opening of the test split is recorded, if the pin's sweep lies there.
     Raises:
         NotFound: no such pin. PreflightError: it cannot be read, or a checkpoint that it names is gone.
     """
-    pinned = read_pin(pins, name)
-    broken = broken_sections(pinned)
+    path, document = pin_path(pins, name), read_pin(pins, name)
+    broken = broken_sections(document)
     if broken:
         problems = [
             f"{section}: was edited since the pin was written (its digest differs)" for section in broken
         ]
-        return _document(name, False, {}, [], problems), NotReproduced.exit_code
-    from orchestrator.provenance import environment, stack
+        return _document(name, {}, [], problems)
+    pin = typed_pin(path, document)
+    from orchestrator.provenance import environment
 
-    before, now = stack(pinned["environment"]), stack(environment(pinned["protocol"]["threads"]))
-    drift = {key: {"pinned": before[key], "here": now[key]} for key in before if before[key] != now[key]}
-    compared = _compare(pinned, weights_beside(pin_path(pins, name)), same_stack=not drift, runs=runs)
-    problems = [f"{c['what']}: pinned {c['pinned']}, got {c['got']}" for c in compared if not c["passes"]]
-    return _document(name, not drift, drift, compared, problems), NotReproduced.exit_code if problems else 0
+    before = pin.environment.stack() | {"method": pin.method}
+    now = environment(pin.protocol.threads).stack()
+    drift = {key: StackDifference(before[key], now[key]) for key in before if before[key] != now[key]}
+    compared = _Comparison(pin, same_stack=not drift).run(weights_beside(path), store)
+    problems = [f"{c.what}: pinned {c.pinned}, got {c.got}" for c in compared if not c.passes]
+    return _document(name, drift, compared, problems)
 
 
 def _document(
-    name: str, same_stack: bool, drift: Mapping[str, Any], compared: list[Document], problems: list[str]
-) -> Document:
-    return {
-        "schema_version": 1, "pin": name, "reproduced": not problems, "same_stack": same_stack,
-        "stack_differences": dict(drift), "problems": problems, "compared": compared,
-    }  # fmt: skip
+    name: str, drift: Mapping[str, StackDifference], compared: list[Compared], problems: list[str]
+) -> ReproduceDocument:
+    return ReproduceDocument(
+        pin=name, reproduced=not problems, same_stack=not drift and bool(compared), stack_differences=dict(drift),
+        problems=problems, compared=compared,
+    )  # fmt: skip
 
 
-def _compare(pinned: Document, weights: Path, same_stack: bool, runs: Runs) -> list[Document]:
-    from orchestrator.build.base_model import balanced_head_of, base_model, load_data, torch_threads
-    from orchestrator.build.selection import data_config, selection_rule
-    from orchestrator.pins.test_split import test_predictions
-    from selmix.config import FinetuneConfig
-    from selmix.run.local_ranks import RunRequest, finetune_on_workers
-    from selmix.run.start_model import Base
-    from selmix.statistics.intervals import all_intervals
-    from selmix.weights import load_weights, state_digest
+class _Comparison:
+    """Everything of a pin that can be compared, in the order of the pin."""
 
-    spec = _spec(pinned)
-    compared: list[Document] = []
+    def __init__(self, pin: Pin, same_stack: bool) -> None:
+        self.pin, self.same_stack = pin, same_stack
+        self.found: list[Compared] = []
 
-    def equal(what: str, then: Any, got: Any, must: bool = True) -> None:
-        compared.append(
-            {
-                "what": what,
-                "pinned": then,
-                "got": got,
-                "equal": then == got,
-                "passes": then == got or not must,
-            }
-        )
+    def run(self, weights: Path, store: Store) -> list[Compared]:
+        """Compare; where the training does not finish, what came before it."""
+        from orchestrator.build.base_model import balanced_head_of, base_model, torch_threads
+        from orchestrator.build.data import load_data
+        from orchestrator.build.selection import selection_rule
+        from orchestrator.pins.test_split import metrics_of, open_test
+        from selmix.config import FinetuneConfig
+        from selmix.run.local_ranks import RunRequest, finetune_on_workers
+        from selmix.run.start_model import Base
+        from selmix.weights import load_weights, state_digest
 
-    def numbers(split: str, got: Mapping[str, Any]) -> None:
-        for metric, figure in pinned[split].items():
-            for part, then in figure.items():
-                value = asdict(got[metric])[part] if metric in got else None
-                inside = part != "value" or (value is not None and figure["low"] <= value <= figure["high"])
-                passes = value == then if same_stack else value is not None and inside
-                compared.append({
-                    "what": f"{split}/{metric}/{part}", "pinned": then, "got": value, "equal": value == then,
-                    "passes": passes,
-                })  # fmt: skip
-
-    stored = state_digest(load_weights(weights)) if weights.is_file() else None
-    equal(f"{weights.name}", pinned["digests"]["weights"], stored)
-    _record_opening(pinned, runs)
-    with torch_threads(pinned["protocol"]["threads"]):
-        data = load_data(spec)
-        for split in ("train", "feedback", "select", "test"):
-            equal(f"digests/{split}", pinned["digests"][split], data.digests[split])
-        state, _ = base_model(spec, data, Path("/nonexistent"))
-        equal("digests/base", pinned["digests"]["base"], state_digest(state), must=same_stack)
-        objective = pinned["objective"]
-        rule = selection_rule(spec, objective, data.num_classes)
-        base = Base(spec.model.config, state, balanced_head_of(spec.model.config, state, data, rule))
-        config = FinetuneConfig(**pinned["config"])
-        request = RunRequest(data, base, objective, config, pinned["seed"], rule)
-        run = finetune_on_workers(spec.resources.workers, request)
-        if run.best is None or run.failed:
-            compared.append(
-                {
-                    "what": "training",
-                    "pinned": "finished",
-                    "got": run.stop_reason,
-                    "equal": False,
-                    "passes": False,
-                }
+        pin, spec = self.pin, _spec(self.pin)
+        stored = load_weights(weights) if weights.is_file() else None
+        self._equal(weights.name, pin.digests["weights"], None if stored is None else state_digest(stored))
+        test = open_test(spec, f"reproduce {pin.name}", _own_folder(pin, store))
+        with torch_threads(pin.protocol.threads):
+            data = load_data(spec)
+            for split in ("train", "feedback", "select"):
+                self._equal(f"digests/{split}", pin.digests[split], data.digests[split])
+            self._equal("digests/test", pin.digests["test"], test.digest)
+            state, base = base_model(spec, data)
+            self._equal("digests/base", pin.digests["base"], base.digest, must=self.same_stack)
+            rule = selection_rule(spec, pin.objective, data.num_classes)
+            head = balanced_head_of(spec.model.config, state, data, rule)
+            request = RunRequest(
+                data, Base(spec.model.config, state, head), pin.objective, FinetuneConfig(**pin.config), pin.seed,
+                rule,
+            )  # fmt: skip
+            run = finetune_on_workers(spec.resources.workers, request)
+            if stored is not None and not self.same_stack:
+                self._stored(spec, stored, data.select, test, run.metric_context)
+            if run.best is None or run.failed:
+                self.found.append(Compared("training", "finished", run.stop_reason, False, False))
+                return self.found
+            self._equal("round", pin.round, run.best.round, must=self.same_stack)
+            self._equal(
+                "digests/weights", pin.digests["weights"], state_digest(run.best.state), must=self.same_stack
             )
-            return compared
-        equal("round", pinned["round"], run.best.round, must=same_stack)
-        equal("digests/weights", pinned["digests"]["weights"], state_digest(run.best.state), must=same_stack)
-        numbers("select", all_intervals(run.best.predictions, run.metric_context))
-        on_test = test_predictions(spec, run.best.state, data_config(spec).load_test())
-        numbers("test", all_intervals(on_test, run.metric_context))
-    return compared
+            self._metrics("select", pin.select, metrics_of(run.best.predictions, run.metric_context))
+            on_test = metrics_of(test.predictions(run.best.state), run.metric_context)
+            self._metrics("test", pin.test, on_test)
+        return self.found
+
+    def _stored(self, spec: SweepSpec, stored: Any, select: Any, test: OpenedTest, context: Any) -> None:
+        """The pinned weights themselves, evaluated here: what another stack makes of the very same model."""
+        from orchestrator.pins.test_split import metrics_of, predictions_on
+
+        on_select = metrics_of(predictions_on(spec, stored, select), context)
+        self._metrics("stored weights/select", self.pin.select, on_select)
+        on_test = metrics_of(test.predictions(stored), context)
+        self._metrics("stored weights/test", self.pin.test, on_test)
+
+    def _equal(self, what: str, pinned: Any, got: Any, must: bool = True) -> None:
+        self.found.append(Compared(what, pinned, got, pinned == got, pinned == got or not must))
+
+    def _metrics(self, where: str, pinned: Metrics, got: Metrics) -> None:
+        for metric, figure in pinned.items():
+            for part in ("value", "low", "high"):
+                then = getattr(figure, part)
+                value = getattr(got[metric], part) if metric in got else None
+                inside = part != "value" or (value is not None and figure.low <= value <= figure.high)
+                passes = value == then if self.same_stack else value is not None and inside
+                self.found.append(Compared(f"{where}/{metric}/{part}", then, value, value == then, passes))
 
 
-def _spec(pinned: Document) -> Any:
+def _spec(pin: Pin) -> SweepSpec:
     """The specification that a pin's protocol amounts to."""
     from orchestrator.spec.schema import spec_from_resolved
 
-    protocol = pinned["protocol"]
-    selection = {key: value for key, value in protocol["selection"].items() if key != "seed"}
+    protocol = pin.protocol
+    selection = {key: value for key, value in protocol.selection.items() if key != "seed"}
     return spec_from_resolved({
-        "version": 1, "name": pinned["sweep"]["name"], "data": protocol["data"], "model": protocol["model"],
-        "pretrain": protocol["pretrain"], "objectives": [pinned["objective"]],
-        "constraints": protocol["constraints"], "metrics": protocol["metrics"], "selection": selection,
-        "search": {"seed": protocol["search_seed"]},
-        # Pins from before there were several workers name none.
-        "resources": {"cpu": protocol["threads"], "workers": protocol.get("workers", 1)},
+        "version": 1, "name": pin.sweep.name, "data": protocol.data, "model": protocol.model,
+        "pretrain": protocol.pretrain, "objectives": [pin.objective], "constraints": protocol.constraints,
+        "metrics": protocol.metrics, "selection": selection, "search": {"seed": protocol.search_seed},
+        "resources": {"cpu": protocol.threads, "workers": protocol.workers},
     })  # fmt: skip
 
 
-def _record_opening(pinned: Document, runs: Runs) -> None:
-    """In the sweep's own record, where it lies in this runs folder."""
-    from orchestrator.pins.test_split import record_opening
-    from orchestrator.records.folder import RunFolder
-
+def _own_folder(pin: Pin, store: Store) -> RunFolder | None:
+    """The folder of the pin's sweep, where it lies in this runs folder; None: the pin travels without its sweep."""
     try:
-        folder = RunFolder.open(runs, pinned["sweep"]["name"])
-        if folder.load_state().sweep_id == pinned["sweep"]["sweep_id"]:
-            record_opening(folder, f"reproduce {pinned['name']}")
+        folder = RunFolder.open(store, pin.sweep.name)
+        return folder if folder.load_state().sweep_id == pin.sweep.sweep_id else None
     except (NotFound, PreflightError):
-        return  # the pin travels without its sweep
+        return None
 
 
-def reproduction_text(document: Document) -> str:
-    """The comparison in some lines."""
-    same = sum(c["equal"] for c in document["compared"])
+def reproduction_text(document: ReproduceDocument, width: int | None) -> str:
+    """The comparison in some lines; the first is the answer."""
     lines = []
-    if document["reproduced"]:
-        how = (
-            "every digest and number is equal"
-            if document["same_stack"]
-            else "every figure is within tolerance"
-        )
-        lines.append(f"{document['pin']}: reproduced; {how} ({same} of {len(document['compared'])} equal)")
+    if document.reproduced:
+        same = sum(c.equal for c in document.compared)
+        how = "every metric is within tolerance"
+        if document.same_stack:
+            how = "every digest and number is equal"
+        counts = f"({same} of {len(document.compared)} equal)"
+        lines.append(sentence(f"{document.pin}: reproduced; {how} {counts}", width))
     else:
-        lines.append(f"{document['pin']}: not reproduced; {len(document['problems'])} differ")
-        lines += [f"  {problem}" for problem in document["problems"]]
-    for key, values in document["stack_differences"].items():
-        lines.append(f"  other stack: {key} was {values['pinned']}, here {values['here']}")
-    drifted = [c["what"] for c in document["compared"] if not c["equal"] and c["passes"]]
+        count = len(document.problems)
+        lines.append(sentence(f"{document.pin}: not reproduced; {count} differ", width))
+        lines += [paragraph("  differs", problem, width) for problem in document.problems]
+    for key, both in document.stack_differences.items():
+        lines.append(paragraph("  other stack", f"{key} was {both.pinned}, here {both.here}", width))
+    drifted = [c.what for c in document.compared if not c.equal and c.passes]
     if drifted:
-        lines.append(f"  drifted within tolerance: {', '.join(drifted)}")
+        lines.append(paragraph("  drifted", f"within tolerance: {', '.join(drifted)}", width))
     return "\n".join(lines)

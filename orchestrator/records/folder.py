@@ -1,79 +1,91 @@
-"""Our own record of a sweep: plain files under ``runs/NAME/``, and the one place that knows their paths.
+"""Our own record of a sweep: plain files under ``runs/NAME/``.
 
-The records, not MLflow and not Ray, are what selection, pins and a resume read, so they must survive a
-``kill -9`` at any instant: documents are written aside and renamed, and the one file that is appended to
-(``rounds.jsonl``) is read so that a torn last line costs that line only. Nothing heavy is imported: ``selmix
-show`` must answer at once on a machine without Ray, MLflow or torch in memory.
+The records, not MLflow and not Ray, are what selection, pins and a resume read, so they must survive a ``kill -9`` at
+any instant: documents are written aside and renamed, and the one file that is appended to (``rounds.jsonl``) is read so
+that a torn last line costs that line only. Nothing heavy is imported: ``selmix show`` must answer at once on a machine
+without Ray, MLflow or torch in memory.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from orchestrator.documents import Document, from_document, to_document
 from orchestrator.errors import NotFound, PreflightError
-from orchestrator.files import (
-    drop_torn_line_,
-    known_fields,
-    read_json,
-    write_atomically,
-    write_json,
-    writing,
-)
-from orchestrator.records.object_store import Runs
-from orchestrator.records.synced_folder import StoredFolder
-from orchestrator.records.types import Figures, Kind, SweepState, TrialRecord, TrialState
+from orchestrator.files import drop_torn_line_, read_json, write_atomically, write_json, writing
+from orchestrator.records.lease_on_disk import LeaseBackend
+from orchestrator.records.paths import RunPaths
+from orchestrator.records.store import LocalStore, Store
+from orchestrator.records.types import SweepState, TrialRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Figures", "Kind", "RunFolder", "SweepState", "TrialRecord", "TrialState", "list_sweeps"]
+T = TypeVar("T")
+DOCUMENTS = (".json", ".yaml")
+BESIDES = ("ray/", "lease/")
+"""What of a sweep's folder is no document of ours."""
+
+Round = dict[str, Any]
+"""One row of ``rounds.jsonl``: round, steps, time_ms, score, feasible, select and scalars."""
 
 
-@dataclass(frozen=True)
-class RunFolder(StoredFolder):
-    """``runs/NAME/``: the only reads and writes of what lies there."""
+class RunFolder(RunPaths):
+    """``runs/NAME/``: the only reads and writes of what lies there.
+
+    Args:
+        store: where the runs lie.
+        name: of the sweep.
+    """
+
+    def __init__(self, store: Store, name: str) -> None:
+        super().__init__(store.root / name)
+        self.store = store
+        self.name = name
 
     @classmethod
-    def at(cls, runs: Runs, name: str) -> RunFolder:
-        """The folder of a sweep that need not exist; its documents are here if it lies in an object store."""
-        if isinstance(runs, Path):
-            return cls(runs, name)
-        folder = cls(runs.working, name, runs)
-        folder.pull("", (".json", ".yaml"), besides=("ray/", "lease/"))
+    def local(cls, runs: Path, name: str) -> RunFolder:
+        """The folder of a sweep in a runs folder that this machine sees."""
+        return cls(LocalStore(runs), name)
+
+    @classmethod
+    def at(cls, store: Store, name: str) -> RunFolder:
+        """The folder of a sweep that need not exist, with its documents brought here."""
+        folder = cls(store, name)
+        folder.store.pull(folder.path, DOCUMENTS, BESIDES)
         return folder
 
     @classmethod
-    def open(cls, runs: Runs, name: str) -> RunFolder:
+    def open(cls, store: Store, name: str) -> RunFolder:
         """The folder of a sweep that exists.
 
         Raises:
             NotFound: there is no such sweep, or the folder of that name is not one.
         """
         inside = name not in {"", ".", ".."} and "/" not in name and os.sep not in name
-        folder = cls.at(runs, name) if inside or isinstance(runs, Path) else cls(runs.working, name, runs)
+        folder = cls.at(store, name) if inside else cls(store, name)
         if inside and folder.state_path.is_file():
             return folder
-        known = sweep_names(runs)
+        known = store.sweep_names()
         near = get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known) or 'none'}"
         what = "is not the folder of a sweep" if inside and folder.path.exists() else "does not exist"
         raise NotFound(f"{folder.shown}: {what} (no sweep.json){hint}")
 
-    def _write_json(self, path: Path, document: Mapping[str, Any]) -> None:
-        write_json(path, dict(document))
-        self.publish(path)
+    @property
+    def shown(self) -> str:
+        """The folder as messages name it."""
+        return self.store.shown_folder(self.name)
 
-    def weights_files(self, trial_id: str) -> list[Path]:
-        """Weights of a baseline's models, in order of replicate; of a trial the only one."""
-        self.pull(self._below(trial_id), (".safetensors",))
-        found = self.trial_folder(trial_id).glob("weights*.safetensors")
-        return sorted(found, key=lambda path: int(path.stem.partition("-")[2] or 0))
+    @property
+    def lease(self) -> LeaseBackend:
+        """What the sweep's lease is kept by."""
+        return self.store.lease(self.name)
 
     def create(self) -> None:
         """Make the folder, which is the first thing a launch writes.
@@ -85,77 +97,118 @@ class RunFolder(StoredFolder):
             for folder in ("trials", "baselines", "base"):
                 (self.path / folder).mkdir(parents=True, exist_ok=True)
 
+    def refresh(self) -> None:
+        """Read the documents again: the lease was just taken from another driver."""
+        self.store.forget(self.path)
+        self.store.pull(self.path, DOCUMENTS, BESIDES)
+
+    # -- documents ----------------------------------------------------------------------------------------
+
     def save_state(self, state: SweepState) -> None:
-        self._write_json(self.state_path, asdict(state))
+        self._write_json(self.state_path, state.to_document())
 
     def load_state(self) -> SweepState:
-        """Raises NotFound where this is not a sweep, PreflightError where its file is damaged."""
-        if self.store is not None:
-            self.store.fetch(
-                self._key(self.state_path), self.state_path
-            )  # another process may have written it
-        if not self.state_path.is_file():
-            RunFolder.open(self.store or self.runs, self.name)
-        return SweepState(**known_fields(SweepState, read_json(self.state_path)))
+        """The sweep as a whole.
 
-    def save_spec(self, spec: Mapping[str, Any]) -> None:
+        Raises:
+            NotFound: this is not a sweep.
+            PreflightError: its file is damaged.
+        """
+        path = self.store.current(self.state_path, anew=True)  # another process may have written it
+        if not path.is_file():
+            RunFolder.open(self.store, self.name)
+        state: SweepState = self._typed(path, SweepState.from_document)
+        return state
+
+    def save_spec(self, spec: Document) -> None:
         self._write_json(self.spec_path, spec)
 
-    def load_spec(self) -> dict[str, Any]:
+    def load_spec(self) -> Document:
         """The resolved sweep file as plain values (file and overrides); {} before it was written."""
         return read_json(self.spec_path) if self.spec_path.is_file() else {}
 
     def save_file(self, file: Path) -> None:
         """Keep the sweep file as it was given."""
         write_atomically(self.file_path, file.read_bytes())
-        self.publish(self.file_path)
-
-    def save_results(self, document: Mapping[str, Any]) -> None:
-        self._write_json(self.results_path, document)
+        self.store.publish(self.file_path)
 
     def save_trial(self, record: TrialRecord) -> None:
-        self._write_json(self.record_path(record.trial_id), asdict(record))
+        self._write_json(self.record_path(record.trial_id), to_document(record))
 
     def load_trial(self, trial_id: str) -> TrialRecord:
-        """Raises NotFound where the sweep has no such trial, replicate or baseline."""
+        """A trial, replicate or baseline.
+
+        Raises:
+            NotFound: the sweep has none of that id.
+            PreflightError: its file is damaged.
+        """
         path = self.record_path(trial_id)
         if ".." in trial_id.split("/") or not path.is_file():
             raise NotFound(f"{self.shown}: no trial {trial_id!r}; `selmix show {self.name}` lists them")
-        return TrialRecord(**known_fields(TrialRecord, read_json(path)))
+        return self._record(path)
 
     def load_trials(self) -> list[TrialRecord]:
         """Every trial and replicate, by objective, number, then the trial before its replicates by seed."""
-        return self._load("trials")
+        return self._records("trials")
 
     def load_baselines(self, objective: str | None = None) -> list[TrialRecord]:
         """Every baseline's record, in order of objective and name."""
-        return [r for r in self._load("baselines") if objective in {None, r.objective}]
+        return [r for r in self._records("baselines") if objective in {None, r.objective}]
 
-    def _load(self, kind: str) -> list[TrialRecord]:
-        paths = (self.path / kind).rglob("record.json")
-        records = [TrialRecord(**known_fields(TrialRecord, read_json(path))) for path in paths]
+    def _records(self, kind: str) -> list[TrialRecord]:
+        records = [self._record(path) for path in (self.path / kind).rglob("record.json")]
         key = {"trial": 0, "replicate": 1, "baseline": 2}
         return sorted(records, key=lambda r: (r.objective, r.arm, r.number, key[r.kind], r.seed, r.trial_id))
 
+    def _record(self, path: Path) -> TrialRecord:
+        record: TrialRecord = self._typed(path, lambda document: from_document(TrialRecord, document))
+        return record
+
+    def save(self, path: Path, value: Any) -> None:
+        """Write a dataclass as a document of this folder."""
+        self._write_json(path, to_document(value))
+
+    def load(self, path: Path, kind: type[T]) -> T | None:
+        """A dataclass from a document of this folder; None where there is no such file.
+
+        Raises:
+            PreflightError: the file is damaged.
+        """
+        return self._typed(path, lambda document: from_document(kind, document)) if path.is_file() else None
+
+    def _typed(self, path: Path, read: Callable[[Document], Any]) -> Any:
+        document = read_json(path)
+        try:
+            return read(document)
+        except ValueError as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines()[1:3]) or str(error)
+            raise PreflightError(f"{path}: must be a whole record: {reason}") from error
+
+    def _write_json(self, path: Path, document: Document) -> None:
+        write_json(path, document)
+        self.store.publish(path)
+
+    # -- rounds and arrays --------------------------------------------------------------------------------
+
     def append_round(self, trial_id: str, row: Mapping[str, Any]) -> None:
         """Add one line to ``rounds.jsonl``, first dropping what a killed process left half written."""
-        path = self.stored(self.rounds_path(trial_id))
+        path = self.store.current(self.rounds_path(trial_id))
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a+b") as file:
                 drop_torn_line_(file)
                 file.write(json.dumps(dict(row)).encode() + b"\n")
-        self.publish(path)
+        self.store.publish(path)
 
-    def rounds(self, trial_id: str) -> list[dict[str, Any]]:
+    def rounds(self, trial_id: str) -> list[Round]:
         """Rows of the trial in order of round, each round once (the newest line counts); [] before the first.
 
         Raises:
             PreflightError: a line other than a torn last one is not JSON.
         """
-        path = self.stored(self.rounds_path(trial_id))
+        path = self.store.current(self.rounds_path(trial_id))
         lines = path.read_bytes().split(b"\n") if path.is_file() else []
-        rows: dict[int, dict[str, Any]] = {}
+        rows: dict[int, Round] = {}
         for number, line in enumerate(lines[:-1], start=1):  # after the last newline: nothing, or a torn line
             try:
                 row = json.loads(line)
@@ -164,47 +217,74 @@ class RunFolder(StoredFolder):
                 raise PreflightError(f"{path}:{number}: must be a JSON row with 'round': {error}") from error
         return [rows[index] for index in sorted(rows)]
 
-    def truncate_rounds(self, trial_id: str, after_round: int) -> None:
-        """Keep the rounds up to and including ``after_round``: a trial goes on from its checkpoint's round."""
-        kept = [row for row in self.rounds(trial_id) if row["round"] <= after_round]
-        lines = "".join(json.dumps(row) + "\n" for row in kept)
-        if self.rounds_path(trial_id).exists():
-            write_atomically(self.rounds_path(trial_id), lines.encode())
-            self.publish(self.rounds_path(trial_id))
-
-    def save_predictions(
-        self, trial_id: str, arrays: Mapping[str, NDArray[Any]], index: int | None = None
-    ) -> None:
-        """Per-sample predictions on select: ``labels``, ``predicted`` (int64) and ``confidence`` (float32)."""
-        import io
-
-        import numpy
-
-        buffer = io.BytesIO()
-        numpy.savez(buffer, allow_pickle=False, **dict(arrays))
-        write_atomically(self.predictions_path(trial_id, index), buffer.getvalue())
-        self.publish(self.predictions_path(trial_id, index))
+    def weights_files(self, trial_id: str) -> list[Path]:
+        """Weights of a baseline's models, in order of replicate; of a trial the only one."""
+        return self._numbered(trial_id, "weights", ".safetensors")
 
     def load_predictions(self, trial_id: str) -> list[dict[str, NDArray[Any]]]:
-        """One mapping per stored replicate, in order of index; a trial has one; [] where none is stored."""
+        """Per-sample predictions on select, one mapping per stored replicate; [] where none is stored.
+
+        Each holds ``labels``, ``predicted`` (int64), ``confidence`` (float32) and ``groups`` where the data have them.
+        """
         import numpy
 
-        self.pull(self._below(trial_id), (".npz",))
-        found = self.trial_folder(trial_id).glob("predictions*.npz")
         loaded = []
-        for path in sorted(found, key=lambda p: int(p.stem.partition("-")[2] or 0)):
+        for path in self._numbered(trial_id, "predictions", ".npz"):
             with numpy.load(path, allow_pickle=False) as arrays:
                 loaded.append({key: arrays[key] for key in arrays.files})
         return loaded
 
+    def _numbered(self, trial_id: str, name: str, ending: str) -> list[Path]:
+        """``NAME.ENDING``, or ``NAME-0.ENDING``, ``NAME-1.ENDING``, ... in order."""
+        folder = self.trial_folder(trial_id)
+        self.store.pull(folder, (ending,))
+        found = folder.glob(f"{name}*{ending}")
+        return sorted(found, key=lambda path: int(path.stem.partition("-")[2] or 0))
 
-def sweep_names(runs: Runs) -> list[str]:
-    """Names of the sweeps under ``runs``; other folders are passed over, a missing ``runs`` holds none."""
-    if isinstance(runs, Path):
-        return sorted(path.parent.name for path in runs.glob("*/sweep.json"))
-    return [name for name in runs.folders() if runs.get(f"{name}/sweep.json") is not None]
+    # -- checkpoints --------------------------------------------------------------------------------------
+
+    def address_of(self, path: Path) -> str:
+        """A path of this folder as workers reach it."""
+        return self.store.address_of(path)
+
+    def checkpoint_address(self, checkpoint: str) -> str:
+        """Where a recorded checkpoint lies now.
+
+        Checkpoints are recorded relative to this folder: another driver may see it under another path.
+        """
+        return self.store.address_of(self.path / checkpoint)
+
+    def relative_checkpoint(self, address: str) -> str:
+        """A checkpoint's address as it is recorded."""
+        return address.removeprefix(f"{self.store.address_of(self.path)}/")
+
+    def has_checkpoint(self, checkpoint: str) -> bool:
+        """True if a recorded checkpoint is whole."""
+        return self.store.exists(self.path / checkpoint / "trial.json")
+
+    def fetch_checkpoint(self, address: str, names: Sequence[str], home: Path) -> None:
+        """Copy files of a checkpoint to ``home``, each whole or not at all.
+
+        Args:
+            address: of the checkpoint, as workers reach it.
+            names: of the files.
+            home: a folder on this machine; it is made.
+        Raises:
+            FileNotFoundError: one of them is not in it.
+        """
+        for name in names:
+            self.store.copy(self.path / self.relative_checkpoint(address) / name, home / name)
+
+    def unused_ray_path(self) -> Path:
+        """A folder for checkpoints that no launch used: an old one's name would mix its runs into the new."""
+        used = [int(name) for name in self.store.subfolders(self.ray_path) if name.isdigit()]
+        return self.ray_path / f"{1 + max(used, default=-1):03d}"
+
+    def drop(self, relative: str) -> None:
+        """Remove a checkpoint or all of Ray's files; what is gone already is fine."""
+        self.store.discard_tree(self.path / relative)
 
 
-def list_sweeps(runs: Runs) -> list[RunFolder]:
-    """Every sweep under ``runs``, by name."""
-    return [RunFolder.at(runs, name) for name in sweep_names(runs)]
+def list_sweeps(store: Store) -> list[RunFolder]:
+    """Every sweep in a runs folder, by name; other folders are passed over, and a missing one holds none."""
+    return [RunFolder.at(store, name) for name in store.sweep_names()]

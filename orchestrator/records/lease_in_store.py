@@ -14,86 +14,83 @@ at its next heartbeat.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
-from typing import Any
 
+from orchestrator.documents import from_document, to_document
+from orchestrator.errors import PreflightError
+from orchestrator.records.lease_on_disk import Holder
 from orchestrator.records.object_store import ObjectStore
 
 SETTLE_S = 3.0
-Document = dict[str, Any]
 
 
-def claim(
-    store: ObjectStore,
-    sweep: str,
-    mine: Document,
-    alive: Callable[[Document], bool],
-    settle_s: float = SETTLE_S,
-) -> Document | None:
-    """Contend for the lease.
+class ClaimLease:
+    """:class:`orchestrator.records.lease_on_disk.LeaseBackend` in an object store.
 
     Args:
-        mine: what stands in the heartbeat, with its ``token``. alive: whether another's document is of a live driver.
-    Returns:
-        None where the lease is held now, else the document of who holds it.
+        store: of the runs.
+        sweep: name of the sweep.
+        settle_s: seconds within which a write must become visible.
     """
-    token = mine["token"]
-    beat(store, sweep, mine)
-    store.put(_path(sweep, token, "claim"), token.encode())
-    time.sleep(settle_s)
-    claims = _claims(store, sweep)
-    for _, other in claims:
-        if other == token:
-            return None
-        document = _read(store, sweep, other)
-        if document is not None and alive(document):
-            withdraw(store, sweep, token)
-            return document
-        withdraw(store, sweep, other)
-    return mine  # somebody took this claim for dead: it is not held
 
+    def __init__(self, store: ObjectStore, sweep: str, settle_s: float = SETTLE_S) -> None:
+        self._store, self._sweep, self._settle_s = store, sweep, settle_s
 
-def beat(store: ObjectStore, sweep: str, mine: Document) -> None:
-    """Say that the holder lives."""
-    store.put(_path(sweep, mine["token"], "json"), json.dumps(mine).encode())
+    def claim(self, mine: Holder) -> Holder | None:
+        self._beat(mine)
+        self._store.put(self._path(mine.token, "claim"), mine.token.encode())
+        time.sleep(self._settle_s)
+        for token in self._claims():
+            if token == mine.token:
+                return None
+            other = self._read(token)
+            if other is not None and other.is_alive():
+                self._remove(mine.token)
+                return other
+            self._remove(token)  # a dead contender's
+        return mine  # somebody took this claim for dead: it is not held
 
+    def renew(self, mine: Holder) -> bool:
+        if self._store.get(self._path(mine.token, "claim")) is None:
+            return False
+        self._beat(mine.beaten())
+        return True
 
-def holds(store: ObjectStore, sweep: str, token: str) -> bool:
-    """Whether the claim still stands."""
-    return store.get(_path(sweep, token, "claim")) is not None
+    def withdraw(self, mine: Holder) -> None:
+        with contextlib.suppress(PreflightError):
+            self._remove(mine.token)
 
-
-def withdraw(store: ObjectStore, sweep: str, token: str) -> None:
-    """Take a claim back, or a dead one away."""
-    store.delete(_path(sweep, token, "claim"))
-    store.delete(_path(sweep, token, "json"))
-
-
-def holder(store: ObjectStore, sweep: str, alive: Callable[[Document], bool]) -> Document | None:
-    """The document of the oldest live claim."""
-    for _, token in _claims(store, sweep):
-        document = _read(store, sweep, token)
-        if document is not None and alive(document):
-            return document
-    return None
-
-
-def _claims(store: ObjectStore, sweep: str) -> list[tuple[float, str]]:
-    """Store's time and token of every claim, oldest first."""
-    listed = [item for item in store.objects(f"{sweep}/lease") if item.path.endswith(".claim")]
-    return sorted((item.time_s, item.path.rpartition("/")[2].removesuffix(".claim")) for item in listed)
-
-
-def _read(store: ObjectStore, sweep: str, token: str) -> Document | None:
-    content = store.get(_path(sweep, token, "json"))
-    try:
-        document = None if content is None else json.loads(content)
-    except ValueError:
+    def holder(self) -> Holder | None:
+        """The oldest live claim's."""
+        for token in self._claims():
+            found = self._read(token)
+            if found is not None and found.is_alive():
+                return found
         return None
-    return document if isinstance(document, dict) else None
 
+    def _beat(self, mine: Holder) -> None:
+        self._store.put(self._path(mine.token, "json"), json.dumps(to_document(mine)).encode())
 
-def _path(sweep: str, token: str, kind: str) -> str:
-    return f"{sweep}/lease/{token}.{kind}"
+    def _remove(self, token: str) -> None:
+        self._store.delete(self._path(token, "claim"))
+        self._store.delete(self._path(token, "json"))
+
+    def _claims(self) -> list[str]:
+        """Tokens of every claim, oldest first by the store's clock."""
+        listed = [
+            item for item in self._store.objects(f"{self._sweep}/lease") if item.path.endswith(".claim")
+        ]
+        timed = sorted((item.time_s, item.path.rpartition("/")[2].removesuffix(".claim")) for item in listed)
+        return [token for _, token in timed]
+
+    def _read(self, token: str) -> Holder | None:
+        content = self._store.get(self._path(token, "json"))
+        try:
+            return None if content is None else from_document(Holder, json.loads(content))
+        except (ValueError, TypeError):
+            return None
+
+    def _path(self, token: str, kind: str) -> str:
+        return f"{self._sweep}/lease/{token}.{kind}"

@@ -9,15 +9,29 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.clock import utc_now
+from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import NotFound, PreflightError
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import live_holder
 
-POLL_S, STORE_POLL_S = 0.5, 2.0
+
+@dataclass(frozen=True, kw_only=True)
+class LogsDocument:
+    """A log as lines.
+
+    Attributes:
+        sweep: its name. trial_id: of the run; None: the driver's log.
+        lines: of the log, oldest first.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    sweep: str
+    trial_id: str | None
+    lines: list[str]
 
 
 def append_log(folder: RunFolder, path: Path, text: str) -> None:
@@ -25,11 +39,11 @@ def append_log(folder: RunFolder, path: Path, text: str) -> None:
     first, *more = text.rstrip("\n").split("\n")
     lines = [f"{utc_now()} {first}", *(f"    {line}" for line in more)]
     with contextlib.suppress(OSError, PreflightError):
-        folder.stored(path)  # an earlier driver's, elsewhere
+        folder.store.current(path)  # an earlier driver's, elsewhere
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
-        folder.publish_later(path)
+        folder.store.publish_later(path)
 
 
 def log_of(folder: RunFolder, trial_id: str | None) -> Path:
@@ -48,16 +62,16 @@ def log_of(folder: RunFolder, trial_id: str | None) -> Path:
             trial_id = f"{objectives[0]}/{trial_id}"
         folder.load_trial(trial_id)
         path = folder.trial_log_path(trial_id)
-    if not folder.stored(path).is_file():
+    if not folder.store.current(path).is_file():
         where = path.relative_to(folder.path).as_posix()
         raise NotFound(f"{folder.shown}/{where}: there is no log; it is written while the sweep runs")
     return path
 
 
-def logs_document(folder: RunFolder, trial_id: str | None) -> dict[str, Any]:
-    """The whole log as lines."""
+def logs_document(folder: RunFolder, trial_id: str | None) -> LogsDocument:
+    """The whole log of a sweep's driver, or of one run of it."""
     lines = log_of(folder, trial_id).read_text(encoding="utf-8", errors="replace").splitlines()
-    return {"schema_version": 1, "sweep": folder.name, "trial_id": trial_id, "lines": lines}
+    return LogsDocument(sweep=folder.name, trial_id=trial_id, lines=lines)
 
 
 def follow(folder: RunFolder, path: Path, wait: Callable[[float], None] = time.sleep) -> Iterator[str]:
@@ -65,7 +79,7 @@ def follow(folder: RunFolder, path: Path, wait: Callable[[float], None] = time.s
     read = 0
     while True:
         driven = live_holder(folder) is not None  # asked first: what is written until the end is still read
-        content = folder.stored(path, anew=True).read_bytes()
+        content = folder.store.current(path, anew=True).read_bytes()
         if len(content) > read:
             whole = content.rfind(b"\n") + 1 if driven else len(content)
             if whole > read:
@@ -73,4 +87,4 @@ def follow(folder: RunFolder, path: Path, wait: Callable[[float], None] = time.s
                 read = whole
         if not driven:
             return
-        wait(POLL_S if folder.store is None else STORE_POLL_S)
+        wait(folder.store.poll_s)

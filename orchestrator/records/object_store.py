@@ -1,35 +1,30 @@
-"""Runs folders in an object store: ``s3://bucket/prefix``, spoken to through pyarrow.
+"""An object store, ``s3://bucket/prefix``, spoken to through pyarrow.
 
-A verb works in a private folder on the local disk that begins empty and goes with its process; the store is the
-truth. What is written there goes through to the store in the same order, what is read comes from the store when it
-is first asked for. An object is whole or not there, so the order of writes means remotely what it means locally.
+An object is whole or not there, so the order of writes means remotely what it means on a disk.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
+from orchestrator.credentials import masked, scrubbed
 from orchestrator.errors import PreflightError, UsageError
-from orchestrator.records.s3_options import QUERY, s3_options
-from orchestrator.tracking.address import masked, scrubbed
+from selmix.files import written_aside
 
-SCHEME = "s3://"
 CHECK_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 5.0, 20.0
 ATTEMPTS = 3
-AT_ONCE = 16
-T = TypeVar("T")
+MAX_CONCURRENT = 16
+QUERY = ("scheme", "region", "endpoint_override")
+_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -67,16 +62,6 @@ class ObjectStore:
         self._options = s3_options(parts.username, parts.password, query, environ)
         self._lock = threading.Lock()
         self._filesystem: Any = None
-        self._working: Path | None = None
-        self._later: dict[str, Path] = {}
-
-    @property
-    def working(self) -> Path:
-        """The private folder of this process, readable by its owner only; begins empty."""
-        if self._working is None:
-            self._working = Path(tempfile.mkdtemp(prefix="selmix-runs-"))
-            weakref.finalize(self, shutil.rmtree, self._working, True)
-        return self._working
 
     @property
     def filesystem(self) -> Any:
@@ -122,71 +107,53 @@ class ObjectStore:
         Raises:
             PreflightError: the store does not take it (as in every method below).
         """
-        with self._speaking(path), self.filesystem.open_output_stream(self.full(path)) as stream:
+        with self._speaking("write", path), self.filesystem.open_output_stream(self.full(path)) as stream:
             stream.write(content)
 
     def put_file(self, local: Path, path: str) -> None:
         """Write a local file as an object."""
         with (
-            self._speaking(path),
+            self._speaking("write", path),
             local.open("rb") as file,
             self.filesystem.open_output_stream(self.full(path)) as stream,
         ):
-            while block := file.read(1 << 22):
+            while block := file.read(_BLOCK):
                 stream.write(block)
-
-    def put_later(self, local: Path, path: str) -> None:
-        """Write a local file at the next :meth:`flush`; takes no lock, so a signal handler may call it."""
-        self._later[path] = local
-
-    def flush(self) -> None:
-        """Write what :meth:`put_later` named; what the store does not take is tried again at the next call."""
-        for path in list(self._later):
-            local = self._later.pop(path, None)
-            if local is not None and local.is_file():
-                try:
-                    self.put_file(local, path)
-                except PreflightError:
-                    self._later.setdefault(path, local)
-                    return  # the others would wait for it as long
 
     def get(self, path: str) -> bytes | None:
         """The content of an object; None where there is none."""
         try:
-            with self._speaking(path), self.filesystem.open_input_stream(self.full(path)) as stream:
+            with self._speaking("read", path), self.filesystem.open_input_stream(self.full(path)) as stream:
                 content: bytes = stream.read()
                 return content
         except FileNotFoundError:
             return None
 
     def fetch(self, path: str, local: Path) -> bool:
-        """Copy an object to a local file, written aside and renamed; False where there is none."""
-        local.parent.mkdir(parents=True, exist_ok=True)
-        aside = local.with_name(f".{local.name}.{threading.get_ident()}.part")
+        """Copy an object to a local file, whole or not at all; False where there is none."""
         try:
-            source = self.full(path)
             with (
-                self._speaking(path),
-                self.filesystem.open_input_stream(source) as stream,
+                self._speaking("read", path),
+                self.filesystem.open_input_stream(self.full(path)) as stream,
+                written_aside(local) as aside,
                 aside.open("wb") as file,
             ):
-                while block := stream.read(1 << 22):
+                while block := stream.read(_BLOCK):
                     file.write(block)
         except FileNotFoundError:
             return False
-        aside.replace(local)
         return True
 
     def fetch_all(self, paths: Sequence[str], folder: Path) -> None:
         """Copy objects below a local folder, several at a time."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(MAX_CONCURRENT) as pool:
             list(pool.map(lambda path: self.fetch(path, folder / path), paths))
 
     def objects(self, path: str) -> list[Stored]:
         """Every object below a path, by path; [] where there is none."""
         from pyarrow.fs import FileSelector, FileType
 
-        with self._speaking(path):
+        with self._speaking("list", path):
             found = self.filesystem.get_file_info(
                 FileSelector(self.full(path), allow_not_found=True, recursive=True)
             )
@@ -200,22 +167,22 @@ class ObjectStore:
         """Names of the folders directly below a path."""
         from pyarrow.fs import FileSelector, FileType
 
-        with self._speaking(path):
+        with self._speaking("list", path):
             found = self.filesystem.get_file_info(FileSelector(self.full(path), allow_not_found=True))
         return sorted(info.base_name for info in found if info.type == FileType.Directory)
 
     def delete(self, path: str) -> None:
         """Remove an object; one that is not there is fine."""
-        with contextlib.suppress(FileNotFoundError), self._speaking(path):
+        with contextlib.suppress(FileNotFoundError), self._speaking("delete", path):
             self.filesystem.delete_file(self.full(path))
 
     def delete_tree(self, path: str) -> None:
         """Remove everything below a path."""
-        with contextlib.suppress(FileNotFoundError), self._speaking(path):
+        with contextlib.suppress(FileNotFoundError), self._speaking("delete", path):
             self.filesystem.delete_dir(self.full(path))
 
     def check(self, path: str) -> None:
-        """Write, read and delete one byte below a path, with one attempt each and a limit over all.
+        """Try to write, read and delete one byte below a path, with one attempt each and a limit over all.
 
         Raises:
             PreflightError: one of them failed, or took longer than ``CHECK_TIMEOUT_S``.
@@ -226,26 +193,34 @@ class ObjectStore:
             raise self._failed(problem)
 
     def _probe(self, name: str) -> str | None:
+        """The step that failed, and of what; None where all went well."""
+        step = "connect"
         try:
             filesystem = self._connect(1)
+            step = f"write {name}"
             with filesystem.open_output_stream(self.full(name)) as stream:
                 stream.write(b"x")
+            step = f"read {name}"
             with filesystem.open_input_stream(self.full(name)) as stream:
                 if stream.read() != b"x":
                     return "what was written does not read back"
+            step = f"delete {name}"
             filesystem.delete_file(self.full(name))
         except OSError as error:
-            return str(error)
+            return f"cannot {step}: {error}"
         return None
 
     @contextlib.contextmanager
-    def _speaking(self, path: str) -> Iterator[None]:
+    def _speaking(self, act: str, path: str) -> Iterator[None]:
+        """Turn a failure into a message that names the step and the object."""
         try:
             yield
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise self._failed(f"{path}: {error}") from None  # its cause may quote the credentials
+            raise self._failed(
+                f"cannot {act} {path or 'it'}: {error}"
+            ) from None  # its cause may quote credentials
 
     def _failed(self, reason: str) -> PreflightError:
         return PreflightError(
@@ -254,25 +229,43 @@ class ObjectStore:
         )
 
 
-Runs = Path | ObjectStore
-"""Where sweeps lie: a folder, also of shared storage, or an object store."""
+def s3_options(
+    user: str | None, password: str | None, query: Mapping[str, str], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """Arguments of pyarrow's file system: what the address says first, then the environment.
 
-
-def runs_argument(text: str) -> Runs:
-    """The value of ``--runs``.
-
-    Raises:
-        UsageError: an address of another kind than ``s3://``.
+    Args:
+        user, password: of the address, percent-encoded.
+        query: of the address.
+        environ: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and the like.
     """
-    if "://" not in text:
-        return Path(text)
-    return ObjectStore(text, os.environ)
+    endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
+    scheme, _, host = endpoint.rpartition("://")
+    options: dict[str, Any] = {
+        "region": query.get("region")
+        or environ.get("AWS_REGION")
+        or environ.get("AWS_DEFAULT_REGION")
+        or "us-east-1"
+    }
+    host = query.get("endpoint_override", host.rstrip("/"))
+    if host:
+        options |= {"endpoint_override": host.rpartition("://")[2]}
+        scheme = host.rpartition("://")[0] or scheme
+    options["scheme"] = query.get("scheme") or scheme or "https"
+    key, secret = user or environ.get("AWS_ACCESS_KEY_ID"), password or environ.get("AWS_SECRET_ACCESS_KEY")
+    if key and secret and user:
+        options |= {"access_key": unquote(key), "secret_key": unquote(secret)}
+    elif key and secret:
+        # A session token belongs to the environment's keys and to no others.
+        options |= {"access_key": key, "secret_key": secret}
+        options["session_token"] = environ.get("AWS_SESSION_TOKEN")
+    return options
 
 
 def within(seconds: float, call: Callable[[], str | None]) -> str | None:
-    """What a call says, or that it did not answer in time; it is left to itself then."""
-    said: list[str | None] = []
-    thread = threading.Thread(target=lambda: said.append(call()), daemon=True)
+    """The answer of a call, or that it did not come in time; the call is left to itself then."""
+    answers: list[str | None] = []
+    thread = threading.Thread(target=lambda: answers.append(call()), daemon=True)
     thread.start()
     thread.join(seconds)
-    return said[0] if said else f"no answer within {seconds:.0f} s"
+    return answers[0] if answers else f"no answer within {seconds:.0f} s"

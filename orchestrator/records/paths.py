@@ -1,23 +1,21 @@
-"""Every path under a run folder, and nothing else knows them."""
+"""Every path below the folder of a sweep, and nothing else knows them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.records.types import BASELINE
 
 
-@dataclass(frozen=True)
 class RunPaths:
-    """Paths below ``runs/NAME/``."""
+    """Paths below ``runs/NAME/``.
 
-    runs: Path
-    name: str
+    Args:
+        path: the folder.
+    """
 
-    @property
-    def path(self) -> Path:
-        return self.runs / self.name
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     @property
     def state_path(self) -> Path:
@@ -32,12 +30,8 @@ class RunPaths:
         return self.path / "sweep.yaml"
 
     @property
-    def lease_path(self) -> Path:
-        return self.path / "lease.json"
-
-    @property
     def stop_path(self) -> Path:
-        """Beside the lease: a request to its holder; see orchestrator.run.stop."""
+        """A request to the holder of the lease, beside it; see orchestrator.records.stop_request."""
         return self.path / "stop.json"
 
     @property
@@ -47,6 +41,11 @@ class RunPaths:
     @property
     def journal_path(self) -> Path:
         return self.path / "journal.log"
+
+    @property
+    def choices_path(self) -> Path:
+        """The winner of each objective, as it was decided before the baselines were fitted."""
+        return self.path / "choices.json"
 
     @property
     def results_path(self) -> Path:
@@ -67,7 +66,7 @@ class RunPaths:
 
     @property
     def ray_path(self) -> Path:
-        """Ray's own files, gone when the sweep is finished."""
+        """Ray's own files and checkpoints, gone when the sweep is finished."""
         return self.path / "ray"
 
     def trial_folder(self, trial_id: str) -> Path:

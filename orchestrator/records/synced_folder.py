@@ -1,119 +1,152 @@
-"""Files of a run folder, wherever it lies: on a disk that all see, or in an object store behind a private copy."""
+"""Runs in an object store, behind a private copy on the local disk.
+
+A verb works in a private folder that begins empty and goes with its process; the store is the truth. What is written
+there goes through to the store in the same order, what is read comes from the store when it is first asked for.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
-from dataclasses import dataclass
+import tempfile
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from orchestrator.errors import PreflightError
+from orchestrator.records.lease_in_store import ClaimLease
+from orchestrator.records.lease_on_disk import LeaseBackend
 from orchestrator.records.object_store import ObjectStore
-from orchestrator.records.paths import RunPaths
+from orchestrator.records.store import LocalStore, Store
 
 
-@dataclass(frozen=True)
-class StoredFolder(RunPaths):
-    """``runs/NAME/``, its files and checkpoints."""
+class SyncedStore:
+    """A runs folder in an object store; see :class:`orchestrator.records.store.Store` for the methods.
 
-    store: ObjectStore | None = None
-    """Where the truth lies if not in ``runs``, which then is a private copy."""
+    Args:
+        objects: where the truth lies.
+    """
+
+    poll_s = 2.0
+    watch_s = 5.0
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self.objects = objects
+        self._root: Path | None = None
+        self._later: dict[Path, None] = {}
+
+    @property
+    def root(self) -> Path:
+        """The private folder of this process, readable by its owner only; begins empty."""
+        if self._root is None:
+            self._root = Path(tempfile.mkdtemp(prefix="selmix-runs-"))
+            weakref.finalize(self, shutil.rmtree, self._root, True)
+        return self._root
 
     @property
     def shown(self) -> str:
-        """What messages call this folder."""
-        return str(self.path) if self.store is None else f"{self.store.shown.partition('?')[0]}/{self.name}"
+        return self.objects.shown
+
+    def shown_folder(self, name: str) -> str:
+        return f"{self.objects.shown.partition('?')[0]}/{name}"
+
+    def own_tracking(self) -> Path | None:
+        return None
+
+    def check(self, name: str) -> None:
+        self.objects.check(name)
+
+    def check_for_launch(self) -> None:
+        self.objects.for_workers()
+
+    def sweep_names(self) -> list[str]:
+        return [name for name in self.objects.folders() if self.objects.get(f"{name}/sweep.json") is not None]
 
     def publish(self, path: Path) -> None:
-        """A file of this folder was written: it goes through to the object store, if there is one."""
-        if self.store is not None:
-            self.store.put_file(path, self._key(path))
+        self.objects.put_file(path, self._key(path))
 
     def publish_later(self, path: Path) -> None:
-        """As :meth:`publish`, at the next flush of the store."""
-        if self.store is not None:
-            self.store.put_later(path, self._key(path))
+        self._later[path] = None
 
-    def stored(self, path: Path, anew: bool = False) -> Path:
-        """``path``, its file brought here from the object store if it was only there, or in any case (``anew``)."""
-        if (
-            self.store is not None
-            and (anew or not path.is_file())
-            and not self.store.fetch(self._key(path), path)
-        ):
+    def flush(self) -> None:
+        """Publish what waits; what the store does not take is tried again at the next call."""
+        for path in list(self._later):
+            self._later.pop(path, None)
+            if path.is_file():
+                try:
+                    self.publish(path)
+                except PreflightError:
+                    self._later.setdefault(path, None)
+                    return  # the others would wait for it as long
+
+    def current(self, path: Path, anew: bool = False) -> Path:
+        if (anew or not path.is_file()) and not self.objects.fetch(self._key(path), path):
             path.unlink(missing_ok=True)
         return path
 
-    def discard(self, path: Path) -> None:
-        """Remove a file of this folder; one that is gone is fine."""
-        path.unlink(missing_ok=True)
-        if self.store is not None:
-            self.store.delete(self._key(path))
-
-    def pull(self, below: str, endings: tuple[str, ...], besides: tuple[str, ...] = ()) -> None:
-        """Bring files below a folder here that are only in the object store."""
-        if self.store is None:
-            return
-        paths = [item.path for item in self.store.objects(f"{self.name}/{below}".rstrip("/"))]
+    def pull(self, folder: Path, endings: tuple[str, ...], besides: tuple[str, ...] = ()) -> None:
+        below = self._key(folder)
         wanted = [
-            p
-            for p in paths
-            if p.endswith(endings) and not p.removeprefix(f"{self.name}/").startswith(besides)
+            item.path
+            for item in self.objects.objects(below)
+            if item.path.endswith(endings) and not item.path.removeprefix(f"{below}/").startswith(besides)
         ]
-        self.store.fetch_all([p for p in wanted if not (self.runs / p).exists()], self.runs)
+        self.objects.fetch_all([path for path in wanted if not (self.root / path).exists()], self.root)
 
-    def refresh(self) -> None:
-        """Forget the private copy and read the documents again: the lease was just taken from another driver."""
-        if self.store is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.pull("", (".json", ".yaml"), besides=("ray/", "lease/"))
+    def forget(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    def _key(self, path: Path) -> str:
-        return path.relative_to(self.runs).as_posix()
+    def exists(self, path: Path) -> bool:
+        return self.objects.get(self._key(path)) is not None
 
-    def _below(self, trial_id: str) -> str:
-        return self.trial_folder(trial_id).relative_to(self.path).as_posix()
+    def discard(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self.objects.delete(self._key(path))
+
+    def discard_tree(self, path: Path) -> None:
+        self.objects.delete_tree(self._key(path))
+
+    def subfolders(self, path: Path) -> list[str]:
+        return self.objects.folders(self._key(path))
 
     def address_of(self, path: Path) -> str:
-        """A path of this folder as workers reach it; see :meth:`checkpoint_address`."""
-        return self.checkpoint_address(path.relative_to(self.path).as_posix())
+        return self.objects.full(self._key(path))
 
-    def checkpoint_address(self, checkpoint: str) -> str:
-        """Where a recorded checkpoint lies now, for whatever reads it: a path, in the store one of its file system.
+    def path_of(self, address: str) -> Path:
+        return self.root / address.removeprefix(f"{self.objects.root}/")
 
-        Checkpoints are recorded relative to this folder: another driver may see it under another path.
-        """
-        if self.store is not None:
-            return self.store.full(f"{self.name}/{checkpoint}")
-        return str((self.path / checkpoint).absolute())
+    def copy(self, path: Path, target: Path) -> None:
+        if not self.objects.fetch(self._key(path), target):
+            raise FileNotFoundError(f"{self.shown}: there is no {self._key(path)}")
 
-    def relative_checkpoint(self, address: str) -> str:
-        """What to record of a checkpoint; the inverse of :meth:`checkpoint_address`."""
-        root = self.store.full(self.name) if self.store is not None else str(self.path.absolute())
-        return address.removeprefix(f"{root}/")
+    def filesystem(self) -> Any:
+        return self.objects.for_workers()
 
-    def has_checkpoint(self, checkpoint: str) -> bool:
-        """Whether a recorded checkpoint is whole."""
-        if self.store is not None:
-            return self.store.get(f"{self.name}/{checkpoint}/trial.json") is not None
-        return (self.path / checkpoint / "trial.json").is_file()
+    @contextlib.contextmanager
+    def probe(self, name: str, content: bytes) -> Iterator[str]:
+        with contextlib.suppress(PreflightError):  # reported by the store's own check
+            self.objects.put(name, content)
+        try:
+            yield self.objects.root
+        finally:
+            with contextlib.suppress(PreflightError):
+                self.objects.delete(name)
 
-    def fetch_checkpoint(self, address: str, names: tuple[str, ...], home: Path) -> None:
-        """Copy files of a checkpoint to ``home``, each whole or not at all.
+    def lease(self, name: str) -> LeaseBackend:
+        return ClaimLease(self.objects, name)
 
-        Raises:
-            FileNotFoundError: one of them is not in it.
-        """
-        home.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            if self.store is None:
-                aside = home / f".{name}.part"
-                shutil.copyfile(Path(address) / name, aside)
-                aside.replace(home / name)
-            elif not self.store.fetch(f"{self.name}/{self.relative_checkpoint(address)}/{name}", home / name):
-                raise FileNotFoundError(f"{self.shown}: a checkpoint lacks {name}")
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
-    def drop(self, relative: str) -> None:
-        """Remove a checkpoint or all of Ray's files; what is gone already is fine."""
-        if self.store is not None:
-            self.store.delete_tree(f"{self.name}/{relative}")
-        else:
-            shutil.rmtree(self.path / relative, ignore_errors=True)
+
+def open_store(text: str) -> Store:
+    """The value of ``--runs``: a folder, or an address of an object store.
+
+    Raises:
+        UsageError: an address of another kind than ``s3://``.
+    """
+    if "://" not in text:
+        return LocalStore(Path(text))
+    return SyncedStore(ObjectStore(text, os.environ))

@@ -1,27 +1,41 @@
-"""From records to a result: finalists, winner, ties, verdict. What is chosen here is written to results.json.
+"""From records to a result: finalists, winner, ties, verdict.
 
 Ranking is by score, comparison by paired intervals over the replicates, which did not take part in the search: the
-best of many trials is biased upwards on its own seed.
+best of many trials is biased upwards on its own seed. The winner is decided once and stored; whoever needs it reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orchestrator.records.types import TrialRecord
-from orchestrator.results.compare import Comparison
-from orchestrator.results.rows import mean_score, mean_select, score_of
-from orchestrator.verbs.show import baseline_row
+from orchestrator.records.folder import RunFolder
+from orchestrator.records.types import Figure, TrialRecord
+from orchestrator.results.compare import ArmComparison
+from orchestrator.results.replicate_means import mean_score, mean_select, score_of
+from orchestrator.results.rows import (
+    Choice,
+    Choices,
+    FinalistRow,
+    ObjectiveResult,
+    Outcome,
+    ReplicateMeans,
+    SearchGain,
+    SweepResult,
+    Verdict,
+    Winner,
+    base_labels,
+    baseline_row,
+)
 
 if TYPE_CHECKING:
-    from orchestrator.records.folder import RunFolder
     from orchestrator.spec.schema import SweepSpec
     from selmix.metrics import MetricContext, Predictions
 
-CHEAPER = 0.8  # a baseline is called cheaper at less than this share of the winner's seconds
+CHEAPER = 0.8
+"""A baseline is called cheaper at less than this share of the winner's seconds."""
 
 
 def finalists(trials: Sequence[TrialRecord], count: int) -> list[TrialRecord]:
@@ -40,17 +54,19 @@ def finalists(trials: Sequence[TrialRecord], count: int) -> list[TrialRecord]:
 
 
 def leader_and_winner(
-    finals: Mapping[str, Sequence[TrialRecord]], trials: Mapping[str, TrialRecord], tied_with: Any
-) -> tuple[str, list[str], str] | None:
-    """Leader, everything tied with it (itself first), and winner.
+    finals: Mapping[str, Sequence[TrialRecord]],
+    trials: Mapping[str, TrialRecord],
+    tied_with: Callable[[str, list[str]], list[str]],
+) -> Choice | None:
+    """Leader, everything tied with it, and winner; None where nothing can win.
+
+    Among the tied the winner is trial 0 if it is one of them, else the one of fewest training steps, then of the
+    highest mean score: on few held-out samples a search easily does worse than good defaults.
 
     Args:
         finals: finalist -> its finished replicates; a finalist without them cannot win.
         trials: finalist -> its record.
         tied_with: (leader, other finalists) -> those that are tied with it.
-    Returns:
-        None where nothing can win. Among the tied the winner is trial 0 if it is one of them, else the one of fewest
-        training steps, then of the highest mean score.
     """
     able = {name: mean_score(replicates) for name, replicates in finals.items() if replicates}
     if not able:
@@ -59,7 +75,7 @@ def leader_and_winner(
     tied = [leader, *tied_with(leader, [name for name in able if name != leader])]
     default = [name for name in tied if trials[name].is_default]
     cheapest = min(tied, key=lambda name: (trials[name].config["steps"], -able[name], trials[name].number))
-    return leader, tied, default[0] if default else cheapest
+    return Choice(leader, tied, default[0] if default else cheapest)
 
 
 def opponent(baselines: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -74,11 +90,30 @@ def opponent(baselines: Sequence[TrialRecord]) -> TrialRecord | None:
     return min(able, key=lambda b: (-score_of(b), b.cost_s)) if able else None
 
 
+def decided(folder: RunFolder, spec: SweepSpec) -> Choices:
+    """The winners of a sweep: as they were stored, or decided and stored now."""
+    choices = folder.load(folder.choices_path, Choices)
+    if choices is None:
+        choices = Choices(objectives={name: Judge(folder, spec, name).choice() for name in spec.objectives})
+        folder.save(folder.choices_path, choices)
+    return choices
+
+
+def judged(folder: RunFolder, spec: SweepSpec) -> SweepResult:
+    """The result of a sweep whose runs and baselines are done."""
+    choices = decided(folder, spec).objectives
+    return SweepResult(
+        objectives={name: Judge(folder, spec, name).result(choices[name]) for name in spec.objectives}
+    )
+
+
 class Judge:
-    """Decides one objective of a sweep from what lies in its folder.
+    """Compares what lies in the folder of a sweep, for one objective.
 
     Args:
-        folder: of the sweep. spec: of the sweep. objective: one of its objectives.
+        folder: of the sweep.
+        spec: of the sweep.
+        objective: one of its objectives.
     """
 
     def __init__(self, folder: RunFolder, spec: SweepSpec, objective: str) -> None:
@@ -88,29 +123,32 @@ class Judge:
         from selmix.metrics import MetricContext
 
         self.folder, self.spec, self.objective = folder, spec, objective
-        known = folder.load_state().data
-        counts, num_groups = known["train_counts"], len(known.get("group_names", []))
-        self.base_labels = ["train"] if spec.recipe is not None else ["checkpoint"]
-        self.rule = selection_rule(spec, objective, len(counts))
-        self.context: MetricContext = MetricContext(torch.tensor(counts), self.rule.definitions, num_groups)
+        state = folder.load_state()
+        if state.data is None or state.base is None:
+            raise AssertionError("a sweep is judged after its data and base model were prepared")
+        self.base_labels = base_labels(state.base)
+        self.rule = selection_rule(spec, objective, len(state.data.train_counts))
+        self.context: MetricContext = MetricContext(
+            torch.tensor(state.data.train_counts), self.rule.definitions, len(state.data.group_names)
+        )
         records = [r for r in folder.load_trials() if r.objective == objective]
         self.trials = {r.trial_id: r for r in records if r.kind == "trial"}
         self.replicates: dict[str, list[TrialRecord]] = {}
         for record in records:
             if record.replicate_of is not None:
                 self.replicates.setdefault(record.replicate_of, []).append(record)
-        self.planned = spec.selection.replicates
 
     def finals(self) -> dict[str, list[TrialRecord]]:
         """Finalist -> its replicates; empty where one of them failed: a failed trial cannot win."""
         complete = {}
         for trial_id, replicates in self.replicates.items():
-            good = len(replicates) == self.planned and all(r.state == "FINISHED" for r in replicates)
+            whole = len(replicates) == self.spec.selection.replicates
+            good = whole and all(r.state == "FINISHED" for r in replicates)
             complete[trial_id] = replicates if good else []
         return complete
 
-    def choice(self) -> tuple[str, list[str], str] | None:
-        """Leader, the tied, and the winner; None where nothing can win."""
+    def choice(self) -> Choice | None:
+        """Decide the winner; None where nothing can win."""
         from selmix.statistics.comparison import tied_with_leader
 
         finals = self.finals()
@@ -126,66 +164,73 @@ class Judge:
         """Predictions on select of every model of these records."""
         return [p for record in records for p in load_predictions(self.folder, record.trial_id)]
 
-    def difference(self, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> dict[str, float]:
+    def difference(self, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> Figure:
         """Paired difference on select with its interval, higher is better."""
         from selmix.statistics.comparison import paired_difference
 
         estimate = paired_difference(
             self.rule.metric, self.predictions_over(ours), self.predictions_over(theirs), self.context
         )
-        return asdict(estimate)
+        return Figure(**asdict(estimate))
 
     def outcomes(
         self, others: Mapping[str, Sequence[TrialRecord]], reference: Sequence[TrialRecord]
-    ) -> dict[str, str]:
+    ) -> dict[str, Outcome]:
         """``better``, ``tied`` or ``worse`` than the reference, corrected for how many are compared with it."""
         from selmix.statistics.comparison import outcomes_against
 
         predictions = {name: self.predictions_over(runs) for name, runs in others.items()}
-        told = outcomes_against(self.rule.metric, predictions, self.predictions_over(reference), self.context)
-        return {name: str(says) for name, says in told.items()}
+        return outcomes_against(self.rule.metric, predictions, self.predictions_over(reference), self.context)
 
-    def result(self) -> dict[str, Any]:
-        """The document of this objective in results.json."""
-        baselines = self.folder.load_baselines(self.objective)
-        document: dict[str, Any] = {
-            "metric": self.rule.metric, "feasible": any(t.feasible for t in self.trials.values()), "winner": None,
-            "tied": [], "leader": None, "finalists": [], "search_added": None, "verdict": None,
-            "baselines": {b.name: baseline_row(b) for b in in_order(baselines)}, "front": [], "compare": None,
-        }  # fmt: skip
-        chosen = self.choice()
-        if chosen is None:
-            return document
-        leader, tied, winner = chosen
+    def result(self, choice: Choice | None) -> ObjectiveResult:
+        """The result of this objective, of a choice that was made before."""
+        baselines = in_order(self.folder.load_baselines(self.objective))
+        rows = {b.name: baseline_row(b) for b in baselines}
+        feasible = any(t.feasible for t in self.trials.values())
+        if choice is None:
+            return ObjectiveResult(self.rule.metric, feasible, baselines=rows)
         finals = self.finals()
-        document |= {
-            "winner": self.winner_row(self.trials[winner], finals[winner]), "tied": tied, "leader": leader,
-            "finalists": [self.finalist_row(name, finals[name]) for name in finals if finals[name]],
-            "search_added": self.search_added(winner, finals), "front": [winner],
-            "compare": Comparison(self, finals).document(),
-        }  # fmt: skip
+        winner, replicates = self.trials[choice.winner], finals[choice.winner]
         best = opponent(baselines)
-        if best is not None:
-            document["verdict"] = self.verdict(self.trials[winner], finals[winner], best)
-        return document
+        compare = None
+        if self.spec.compare:
+            (parameter,) = self.spec.compare
+            compare = ArmComparison(self, self.spec.arms, self.trials, finals).table(parameter)
+        return ObjectiveResult(
+            metric=self.rule.metric,
+            feasible=feasible,
+            winner=self._winner(winner, replicates),
+            tied=choice.tied,
+            leader=choice.leader,
+            finalists=[self._finalist(name, finals[name]) for name in finals if finals[name]],
+            search_added=self._search_gain(choice.winner, finals),
+            verdict=None if best is None else self.verdict(winner, replicates, best),
+            baselines=rows,
+            front=[choice.winner],
+            compare=compare,
+        )
 
-    def winner_row(self, trial: TrialRecord, replicates: Sequence[TrialRecord]) -> dict[str, Any]:
-        return {
-            "trial_id": trial.trial_id, "seed": trial.seed, "round": trial.round, "steps": trial.steps,
-            "checkpoint_digest": trial.weights_digest, "config": trial.config, "is_default": trial.is_default,
-            "score": trial.score, "select": trial.select, "cost_s": trial.cost_s,
-            "labels": [*self.base_labels, "feedback", "select"],
-            "replicates": {"seeds": [r.seed for r in replicates], "score": mean_score(replicates),
-                           "select": mean_select(replicates)},
-        }  # fmt: skip
+    def _winner(self, trial: TrialRecord, replicates: Sequence[TrialRecord]) -> Winner:
+        from selmix.config import FinetuneConfig
 
-    def finalist_row(self, name: str, replicates: Sequence[TrialRecord]) -> dict[str, Any]:
-        return {
-            "trial_id": name, "score": mean_score(replicates), "select": mean_select(replicates),
-            "cost_s": self.trials[name].cost_s, "feasible_seeds": sum(r.feasible for r in replicates),
-        }  # fmt: skip
+        return Winner(
+            trial_id=trial.trial_id, seed=trial.seed, round=trial.round, steps=trial.steps,
+            checkpoint_digest=trial.weights_digest, config=trial.config, is_default=trial.is_default,
+            score=trial.score, select=trial.select, cost_s=trial.cost_s,
+            labels=[*self.base_labels, "feedback", "select"],
+            replicates=ReplicateMeans(
+                [r.seed for r in replicates], mean_score(replicates), mean_select(replicates)
+            ),
+            row=trial.trial_id, deviations=FinetuneConfig(**trial.config).deviations(),
+        )  # fmt: skip
 
-    def search_added(self, winner: str, finals: Mapping[str, list[TrialRecord]]) -> dict[str, Any] | None:
+    def _finalist(self, name: str, replicates: Sequence[TrialRecord]) -> FinalistRow:
+        return FinalistRow(
+            name, mean_score(replicates), mean_select(replicates), self.trials[name].cost_s,
+            sum(r.feasible for r in replicates),
+        )  # fmt: skip
+
+    def _search_gain(self, winner: str, finals: Mapping[str, list[TrialRecord]]) -> SearchGain | None:
         """The best searched finalist against the defaults, whether it won or not."""
         default = next(
             (name for name, trial in self.trials.items() if trial.is_default and finals.get(name)), None
@@ -194,20 +239,26 @@ class Judge:
         if default is None or not others:
             return None
         best = winner if winner != default else max(others, key=lambda name: mean_score(finals[name]))
-        return {"trial_id": best} | self.difference(finals[best], finals[default])
+        gap = self.difference(finals[best], finals[default])
+        return SearchGain(best, gap.value, gap.low, gap.high)
 
-    def verdict(
-        self, trial: TrialRecord, replicates: Sequence[TrialRecord], against: TrialRecord
-    ) -> dict[str, Any]:
+    def verdict(self, trial: TrialRecord, replicates: Sequence[TrialRecord], against: TrialRecord) -> Verdict:
+        """The verdict on select.
+
+        Args:
+            trial: the winner.
+            replicates: of it, on fresh seeds.
+            against: the best baseline that may oppose it.
+        """
         from selmix.statistics.comparison import outcome
         from selmix.statistics.intervals import Estimate
 
-        difference = self.difference(replicates, [against])
-        per_run = against.cost_s / max(1, len(against.seeds))
-        return {
-            "outcome": outcome(Estimate(**difference)), "against": against.name, "difference": difference,
-            "split": "select", "optimistic": True, "against_is_cheaper": per_run < CHEAPER * trial.cost_s,
-        }  # fmt: skip
+        gap = self.difference(replicates, [against])
+        per_run = baseline_row(against).cost_per_run_s
+        return Verdict(
+            outcome(Estimate(**asdict(gap))), against.name, gap,
+            against_is_cheaper=per_run < CHEAPER * trial.cost_s,
+        )  # fmt: skip
 
 
 def in_order(baselines: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -219,7 +270,7 @@ def in_order(baselines: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def load_predictions(folder: RunFolder, trial_id: str) -> list[Predictions]:
-    """What a trial, replicate or baseline says of select, one entry a model."""
+    """Predictions on select of a trial, replicate or baseline, one entry a model."""
     import torch
 
     from selmix.metrics import Predictions

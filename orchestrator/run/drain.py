@@ -1,7 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGUSR1 or `selmix stop`: the first drains the sweep, a second signal ends it at once.
-
-SIGUSR1 is what batch systems send before the time limit; left alone it would kill the driver.
-"""
+"""Ctrl-C, SIGTERM, SIGUSR1 or `selmix stop`: the first drains the sweep, a second signal ends it at once."""
 
 from __future__ import annotations
 
@@ -12,24 +9,25 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from orchestrator.errors import STOPPING, exit_code_after
 from orchestrator.progress import Progress
 from orchestrator.records.lease import Lease
-from orchestrator.run.stop import requested
+from orchestrator.records.stop_request import StopRequest, stop_request
+from orchestrator.signals import STOPPING, exit_code_after
 
 OVERDUE_S = 12.0
-LOOK_EVERY_S, STORE_LOOK_EVERY_S = 1.0, 5.0
+LOOK_EVERY_S = 1.0
 
 
 class Drained(BaseException):
-    """Draining was asked for where no run is alive: leave at once."""
+    """The sweep drains and no run is alive: leave at once."""
 
 
 class Drain:
-    """Whether the sweep is to stop, and why.
+    """Knows if the sweep is to stop, and why.
 
     Args:
-        progress: told once. lease: a lease that was lost drains the sweep too.
+        progress: shows, once, that it drains.
+        lease: one that was lost drains the sweep too.
         overdue: called on a thread of its own where the sweep has not stopped within 12 s: Ray can block for a minute
             when a signal to the whole process group took its processes away.
     """
@@ -40,41 +38,40 @@ class Drain:
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
         self._over = threading.Event()
-        self._looking: threading.Thread | None = None
+        self._lookout: threading.Thread | None = None
         self.at_once = True
-        """Raise :class:`Drained` instead of waiting to be asked."""
+        """Raise :class:`Drained` from the signal's handler instead of waiting to be looked at."""
 
     def listen(self) -> None:
         """Take the signals; again after Ray has started, which takes SIGTERM for itself."""
         for number in STOPPING:
             before = signal.signal(number, self._on_signal)
             self._before.setdefault(number, before)
-        if self._looking is None:
-            self._looking = threading.Thread(target=self._look, name="selmix-stop", daemon=True)
-            self._looking.start()
+        if self._lookout is None:
+            self._lookout = threading.Thread(target=self._look, name="selmix-stop", daemon=True)
+            self._lookout.start()
 
     def _look(self) -> None:
-        """A request in the run folder is a SIGTERM to ourselves: one way to stop, whoever asks for it.
+        """Turn a request in the run folder into a SIGTERM to ourselves: one way to stop, whoever asks for it.
 
         Not while Ray starts, which takes the signal for itself and would not drain; SIGINT is blocked in Ray's jobs.
         """
         store = self._lease.folder.store
-        while not self._over.wait(LOOK_EVERY_S if store is None else STORE_LOOK_EVERY_S):
+        while not self._over.wait(max(LOOK_EVERY_S, store.watch_s)):
             ours = signal.getsignal(signal.SIGTERM) == self._on_signal
             if ours and self._signal is None and self.request() is not None:
                 os.kill(os.getpid(), signal.SIGTERM)
-            if store is not None:
-                store.flush()
+            store.flush()
 
-    def request(self) -> dict[str, object] | None:
-        """What `selmix stop` asks of this driver."""
-        return requested(self._lease.folder, self._lease.holder.token)
+    def request(self) -> StopRequest | None:
+        """Request of `selmix stop` to this driver."""
+        return stop_request(self._lease.folder, self._lease.holder.token)
 
     def restore(self) -> None:
         """Give the signals back."""
         self._over.set()
-        if self._looking is not None:
-            self._looking.join()
+        if self._lookout is not None:
+            self._lookout.join()
         if self._watch is not None:
             self._watch.cancel()
         for number, before in self._before.items():
@@ -85,7 +82,7 @@ class Drain:
             raise KeyboardInterrupt
         self._signal = number
         self._progress.say(
-            "stopping: what is finished is kept, launch again to go on (once more: stop at once)"
+            "stopping: what is finished is kept, launch again to resume (once more: stop at once)"
         )
         self._watch = threading.Timer(OVERDUE_S, self._overdue)
         self._watch.daemon = True
@@ -93,8 +90,8 @@ class Drain:
         if self.at_once:
             raise Drained
 
-    def asked(self) -> bool:
-        """Whether to stop now."""
+    def is_requested(self) -> bool:
+        """True once the sweep is to stop."""
         return self._signal is not None or self._lease.lost
 
     @property

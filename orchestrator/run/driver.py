@@ -1,6 +1,6 @@
 """One launch from its lease to its verdict: prepare, search, replicate, baselines, result.
 
-Our records and Optuna's journal are the truth. A sweep that was killed goes on with a new Tuner in a new folder: its
+Our records and Optuna's journal are the truth. A sweep that was killed resumes with a new Tuner in a new folder: its
 searcher hands out what is unfinished, then asks the studies for what is missing.
 """
 
@@ -10,14 +10,11 @@ import contextlib
 import os
 import threading
 import traceback
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
-from orchestrator.build.base_model import prepare
 from orchestrator.clock import now_ms, utc_now
-from orchestrator.cluster.code_package import Package
-from orchestrator.cluster.ray_session import Room, ray_cluster
+from orchestrator.cluster.address import Cluster
 from orchestrator.errors import NoFeasibleTrial, SelmixError, TooManyFailures
 from orchestrator.progress import Progress
 from orchestrator.provenance import environment
@@ -25,41 +22,62 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import Lease
 from orchestrator.records.logs import append_log
 from orchestrator.records.types import SweepState
-from orchestrator.results.judge import Judge
-from orchestrator.run.cancellation import cancel
+from orchestrator.results.judge import judged
 from orchestrator.run.drain import Drain, Drained
-from orchestrator.run.pending import Agenda
-from orchestrator.run.recorder import TrialBook
+from orchestrator.run.execution import Dispatcher, Executor, Takes
+from orchestrator.run.pending import PendingRuns
+from orchestrator.run.prepare import prepare, shared_by_runs
+from orchestrator.run.recorder import Recorder
+from orchestrator.search.sources import Source
 from orchestrator.spec.schema import SweepSpec
-from orchestrator.tracking.sweep_values import mlflow_params, parent_figures, parent_tags, trial_tags
 from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.values import parent_tags, sweep_params, trial_tags, winners
 from selmix.data.splits import SweepData
+
+CANCELLED = "cancelled for good by selmix stop --cancel"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a launch has when its driver begins.
+
+    Attributes:
+        spec: of the sweep. folder: its records. data: its data.
+        tracking: address of MLflow, with its credentials.
+        progress: what the user sees. lease: held by this process.
+        cluster: to run on; None: in this process, without Ray.
+    """
+
+    spec: SweepSpec
+    folder: RunFolder
+    data: SweepData
+    tracking: str
+    progress: Progress
+    lease: Lease
+    cluster: Cluster | None
 
 
 class Driver:
     """Drives one sweep under its lease.
 
     Args:
-        state: of the sweep, saved whenever it changes. address: of MLflow, with its credentials.
-        package: the code that the nodes of a running cluster are sent.
+        launch: what it has.
+        state: of the sweep, saved whenever it changes.
     """
 
-    def __init__(
-        self, spec: SweepSpec, folder: RunFolder, state: SweepState, data: SweepData, address: str,
-        progress: Progress, lease: Lease, package: Package | None = None,
-    ) -> None:  # fmt: skip
-        self.spec, self.folder, self.state, self.data = spec, folder, state, data
-        self.progress = progress
-        self.lease, self.package = lease, package
-        self.drain = Drain(progress, lease, self._leave)
+    def __init__(self, launch: Launch, state: SweepState) -> None:
+        self.launch, self.state = launch, state
+        self.spec, self.folder, self.progress = launch.spec, launch.folder, launch.progress
+        self.drain = Drain(self.progress, launch.lease, self._leave)
         self._ending = threading.Lock()
-        self.tracker = Tracker(
-            address, spec.name, state.sweep_id, folder.runs / "mlartifacts" / spec.name, progress.warn
+        artifacts = self.folder.store.root / "mlartifacts" / self.spec.name
+        self.tracker = Tracker(launch.tracking, self.spec.name, state.sweep_id, artifacts, self.progress.warn)
+        self.recorder = Recorder(
+            self.folder, self.tracker, self.progress, trial_tags(launch.data.digests), sweep_params(self.spec)
         )
-        self.book = TrialBook(folder, self.tracker, progress, trial_tags(data.digests), mlflow_params(spec))
 
     def run(self) -> int:
-        """The exit code of the launch; the state says the same for later ones."""
+        """Drive it to its end; the exit code, which the state keeps for later launches."""
         self.drain.listen()
         try:
             code = self._run()
@@ -67,172 +85,147 @@ class Driver:
             code = self._stop()
         except BaseException as error:
             # After a signal to the whole group Ray goes away under us, and errors with it: the record is whole.
-            asked = self.drain.asked()
-            if not asked:
-                told = isinstance(error, SelmixError)
-                text = str(error) if told else "".join(traceback.format_exception(error))
-                append_log(self.folder, self.folder.log_path, text)
-            code = self._stop(None if asked else str(error) or repr(error), error)
-            if not asked:
-                raise
+            if self.drain.is_requested():
+                return self._stop(None, error)
+            ours = isinstance(error, SelmixError)
+            text = str(error) if ours else "".join(traceback.format_exception(error))
+            append_log(self.folder, self.folder.log_path, text)
+            self._stop(str(error) or repr(error), error)
+            raise
         finally:
             self.drain.restore()
-            self._flush()
+            self.folder.store.flush()  # logs are whole in the store before the lease is given back
         return code
 
     def _leave(self) -> None:
         """Stop from the watch's thread, while the main one hangs in Ray."""
         if not self._ending.locked():
             self._stop()
-            self._flush()
-            self.lease.release()
-            os._exit(self.drain.exit_code)
-
-    def _flush(self) -> None:
-        """Logs are whole in the store before the lease is given back."""
-        if self.folder.store is not None:
             self.folder.store.flush()
+            self.launch.lease.release()
+            os._exit(self.drain.exit_code)
 
     def _run(self) -> int:
         self._open()
-        if (
-            self.state.exit_code == TooManyFailures.exit_code
-        ):  # launched again to send what MLflow did not get
+        if self.state.exit_code == TooManyFailures.exit_code:
+            # Launched again to send what MLflow did not get.
             self.state.state = "failed"
-            self._end("FAILED", {})
+            self._end("FAILED")
             self._close()
             return self.state.exit_code
         if self.state.exit_code is None:
             self._prepare()
-            with self._ray():
-                resources = self.spec.resources
-                room = Room(resources, self.spec.search.max_concurrent_trials, self.progress.warn)
-                # A baseline is no trial of the search and takes one worker. Asked before the search: a node that is
-                # lost meanwhile must not end the launch.
-                baselines_room = Room(resources.model_copy(update={"workers": 1}), None, self.progress.warn)
-                self._search(room)
-                self._replicate(room)
-                self._baselines(baselines_room)
-            if self.drain.asked():
+            with self._executor() as (executor, exclusive):
+                self._search(executor, exclusive)
+                self._replicate(executor, exclusive)
+                self._baselines(executor)
+            if self.drain.is_requested():
                 raise Drained
         return self._finish()
 
     def _open(self) -> None:
-        """The parent run in MLflow, and what a killed driver had not sent."""
-        tags = parent_tags(self.spec, self.data.digests)
-        self.state.parent_run_id = self.tracker.open_sweep(self.spec.name, tags, mlflow_params(self.spec))
+        """Open the parent run in MLflow, and send what a killed driver had not sent."""
+        tags = parent_tags(self.spec, self.launch.data.digests)
+        self.state.parent_run_id = self.tracker.open_sweep(self.spec.name, tags, sweep_params(self.spec))
         self.state.experiment_id = self.tracker.experiment_id
         self.folder.save_state(self.state)
         self.tracker.reap(now_ms())
         for record in [*self.folder.load_trials(), *self.folder.load_baselines()]:
-            if record.state in ("FINISHED", "FAILED", "PRUNED"):
-                self.book.replay(record)
+            if record.is_done:
+                self.recorder.replay(record)
 
     def _prepare(self) -> None:
-        if not self.folder.stored(self.folder.base_weights).is_file():
+        if not self.folder.store.current(self.folder.base_weights).is_file():
             how = self.spec.pretrain.checkpoint or f"{self.spec.model.name}, {self.spec.recipe}"
             self.progress.say(f"base model: {how}")
-        prepared = prepare(self.spec, self.data, self.folder)
-        base = prepared.base
-        if self.state.base.get("digest") == base["digest"]:
-            base["cost_s"] = self.state.base["cost_s"]
-        self.state.base = base
-        self.state.data = {
-            "class_names": list(self.data.class_names), "train_counts": self.data.train_counts.tolist(),
-            "digests": dict(self.data.digests), "num_select": len(self.data.select),
-            "group_names": list(self.data.group_names),
-        }  # fmt: skip
+        prepared = prepare(self.spec, self.launch.data, self.folder)
+        known = self.state.base
+        # What is only read again costs nothing: the seconds that making it took stay.
+        self.state.base = known if known and known.digest == prepared.base.digest else prepared.base
+        self.state.data = prepared.facts
         self.state.environment = environment(self.spec.resources.cpu)
         self.folder.save_state(self.state)
-        self.agenda = Agenda(self.spec, self.folder, prepared)
+        self.pending = PendingRuns(self.spec, self.folder, prepared)
+        self.shared = shared_by_runs(self.spec, prepared, self.folder, self.launch.cluster)
 
     @contextlib.contextmanager
-    def _ray(self) -> Iterator[None]:
-        """Ray while the block lasts."""
-        with ray_cluster(self.package):
-            self.drain.listen()
+    def _executor(self) -> Iterator[tuple[Executor, Callable[[], Takes | None]]]:
+        """What executes the runs, for as long as the block lasts, and what a run takes to have no neighbours."""
+        cluster, draining = self.launch.cluster, self.drain.is_requested
+        with contextlib.ExitStack() as stack:
+            if cluster is not None:
+                from orchestrator.cluster.ray_session import connected
+
+                stack.enter_context(connected(cluster))
+                self.drain.listen()  # Ray took SIGTERM for itself
+            # Runs are alive from here on: they are stopped at the end of a round.
             self.drain.at_once = False
             try:
-                yield
+                if cluster is None:
+                    from orchestrator.run.in_process import InProcessExecutor
+
+                    yield InProcessExecutor(self.folder, self.shared, draining), lambda: None
+                else:
+                    from orchestrator.run.on_ray import RayExecutor
+
+                    executor = RayExecutor(
+                        self.spec, self.folder, self.shared, cluster, draining, self.progress.warn
+                    )
+                    yield executor, executor.exclusive
             finally:
                 self.drain.at_once = True
 
-    def _search(self, room: Room) -> None:
-        source, total, done = self.agenda.search()
+    def _search(self, executor: Executor, exclusive: Callable[[], Takes | None]) -> None:
+        most = self.pending.max_failed
+        source, total, done = self.pending.search(lambda: self.recorder.failed_trials <= most)
         self._plan(total)
         if done < total:
             self.progress.phase("search", total, done)
-            self._run_source(source, room)
+            self._dispatch(executor, source, exclusive)
         failed = [t for t in self.folder.load_trials() if t.kind == "trial" and t.state == "FAILED"]
-        if len(failed) > self.spec.search.max_failed * total and not self.drain.asked():
+        if len(failed) > self.spec.search.max_failed * total and not self.drain.is_requested():
             reasons = sorted({str(t.error) for t in failed})
             raise TooManyFailures(
                 f"{self.spec.name}: {len(failed)} of {total} trials failed, search.max_failed allows "
                 f"{100 * self.spec.search.max_failed:g} %: {'; '.join(reasons[:3])}"
             )
 
-    def _replicate(self, room: Room) -> None:
-        if self.drain.asked():
+    def _replicate(self, executor: Executor, exclusive: Callable[[], Takes | None]) -> None:
+        if self.drain.is_requested():
             return
-        source, total, done = self.agenda.replicates()
-        self._plan(self.agenda.num_trials + total)
+        source, total, done = self.pending.replicates()
+        self._plan(self.pending.num_trials + total)
         if done < total:
             self.progress.phase("finalists on fresh seeds", total, done)
-            self._run_source(source, room)
+            self._dispatch(executor, source, exclusive)
 
     def _plan(self, runs: int) -> None:
         self.state.planned_runs = runs
         self.folder.save_state(self.state)
 
-    def _run_source(self, source: Any, room: Room) -> None:
-        from orchestrator.run.execution import run_source
-
-        run_source(
-            source,
-            self.agenda.shared,
-            self.book,
-            self.spec.resources,
-            room,
-            self.folder.address_of(self._ray_folder()),
-            self.drain.asked,
-        )
-        if self.drain.asked():
-            self.book.on_drain()
-        for problem in self.book.problems:
+    def _dispatch(self, executor: Executor, source: Source, exclusive: Callable[[], Takes | None]) -> None:
+        executor.run(Dispatcher(source, self.recorder, self.drain.is_requested, exclusive))
+        if self.drain.is_requested():
+            self.recorder.on_drain()
+        for problem in self.recorder.problems:
             self.progress.warn(problem)
-        if self.book.problems and not self.drain.asked():
-            raise RuntimeError(f"the record of {self.spec.name} has gaps: {self.book.problems[0]}")
+        if self.recorder.problems and not self.drain.is_requested():
+            raise RuntimeError(f"the record of {self.spec.name} has gaps: {self.recorder.problems[0]}")
 
-    def _ray_folder(self) -> Path:
-        """A folder that no Tuner used: an old one's name would mix its trials into the new."""
-        if self.folder.store is not None:
-            used = self.folder.store.folders(f"{self.folder.name}/ray")
-        else:
-            used = [path.name for path in self.folder.ray_path.glob("*")]
-        number = 1 + max((int(name) for name in used if name.isdigit()), default=-1)
-        return self.folder.ray_path / f"{number:03d}"
-
-    def _baselines(self, room: Room) -> None:
-        from orchestrator.run.execution import run_baselines
-
-        if self.drain.asked():
+    def _baselines(self, executor: Executor) -> None:
+        if self.drain.is_requested():
             return
-        jobs, total = self.agenda.baselines()
-        if not jobs:
-            return
-        self.progress.phase("baselines", total, total - len(jobs))
-        shared, resources = self.agenda.shared, self.spec.resources
-        for job, figures, error in run_baselines(jobs, shared, resources, room, self.drain.asked):
-            record, started_ms = self.agenda.baseline_record(job, figures, error, now_ms())
-            self.book.add(record, started_ms, [])
+        jobs, total = self.pending.baselines()
+        if jobs:
+            self.progress.phase("baselines", total, total - len(jobs))
+            for job, end in executor.fit(jobs):
+                self.recorder.add(self.pending.baseline_record(job, end))
 
     def _finish(self) -> int:
         """Judge, write results.json, end the parent run."""
-        results = {
-            objective: Judge(self.folder, self.spec, objective).result() for objective in self.spec.objectives
-        }
-        self.folder.save_results({"schema_version": 1, "objectives": results})
-        missing = [objective for objective, result in results.items() if result["winner"] is None]
+        results = judged(self.folder, self.spec)
+        self.folder.save(self.folder.results_path, results)
+        missing = results.undecided
         self.state.state = "finished"
         self.state.exit_code = NoFeasibleTrial.exit_code if missing else 0
         if missing:
@@ -240,32 +233,35 @@ class Driver:
                 f"no feasible trial for {', '.join(missing)}; loosen the constraints or search more"
             )
             self.progress.warn(self.state.problem)
-        self._end("FINISHED", results)
+        metrics, tags = winners(results)
+        self._end("FINISHED", metrics, tags)
         self._close()
         self.folder.drop("ray")
-        self.folder.discard(self.folder.staged_data)
+        self.folder.store.discard(self.folder.staged_data)
         return self.state.exit_code
 
     def _stop(self, problem: str | None = None, error: BaseException | None = None) -> int:
-        """End the launch before the sweep is finished: what runs is INTERRUPTED and goes on another time."""
+        """End the launch before the sweep is finished: what runs is INTERRUPTED and resumes another time."""
         with self._ending:
-            self.book.on_drain()
+            self.recorder.on_drain()
             self.state.state, self.state.problem = "stopped", problem
             request = self.drain.request()
-            if request is not None and request["cancel"]:
-                cancel(self.folder, self.state, self.book)
+            if request is not None and request.cancel:
+                cancel(self.folder, self.state, self.recorder)
             if isinstance(error, TooManyFailures):
                 self.state.state, self.state.exit_code = "failed", error.exit_code
-            self._end("FAILED" if self.state.state == "failed" else "KILLED", {})
+            self._end("FAILED" if self.state.state == "failed" else "KILLED")
             self._close()
         return self.drain.exit_code
 
-    def _end(self, status: str, results: dict[str, Any]) -> None:
+    def _end(
+        self, status: str, metrics: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None
+    ) -> None:
         if not self.state.cancelled:
             self.state.ended = utc_now() if self.state.exit_code is not None else None
-        files = [self.folder.results_path, self.folder.file_path] if results else []
-        figures, tags = parent_figures(results)
-        self.tracker.finish_sweep(status, now_ms(), figures, tags | {"selmix.state": self.state.state}, files)
+        files = [self.folder.results_path, self.folder.file_path] if metrics is not None else []
+        stated = {**(tags or {}), "selmix.state": self.state.state}
+        self.tracker.finish_sweep(status, now_ms(), metrics or {}, stated, files)
 
     def _close(self) -> None:
         self.state.unsent = self.tracker.close()
@@ -274,3 +270,22 @@ class Driver:
                 f"{self.state.unsent} writes did not reach MLflow; launch again when it is back to send them"
             )
         self.folder.save_state(self.state)
+
+
+def cancel(folder: RunFolder, state: SweepState, recorder: Recorder) -> None:
+    """Give a sweep up for good: every unfinished run is KILLED on record, in its study and in MLflow.
+
+    The caller ends the sweep's MLflow run and saves the state.
+
+    Args:
+        folder: of the sweep.
+        state: of the sweep; it is changed.
+        recorder: of its runs.
+    """
+    from orchestrator.search.study import fail_unfinished
+
+    state.state, state.problem = "stopped", CANCELLED
+    state.cancelled, state.ended = True, utc_now()
+    killed = recorder.kill_unfinished()
+    if folder.journal_path.is_file():
+        fail_unfinished(folder.journal_path, killed)

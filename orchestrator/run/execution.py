@@ -1,176 +1,134 @@
-"""Runs on Ray: trials and replicates by Tune, baselines as tasks."""
+"""Handing out runs and deciding what becomes of each, whoever executes them.
+
+An executor takes assignments and carries reports to the recorder; :mod:`orchestrator.run.on_ray` does so on Ray,
+:mod:`orchestrator.run.in_process` in this process. Everything that is decided is decided here.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypedDict
 
-import ray
-from ray import tune
-from ray.tune.execution import class_cache
+from orchestrator.records.types import TrialRecord
+from orchestrator.run.outcome import RunOutcome
+from orchestrator.run.recorder import Recorder
+from orchestrator.search.sources import Source
+from trainables.baseline import BaselineJob, BaselineReport
 
-from orchestrator.cluster.capacity import without_neighbours
-from orchestrator.cluster.nodes import alive_nodes
-from orchestrator.run.faults import Failure, Fault
-from orchestrator.run.recorder import TrialBook
-from orchestrator.run.tune import MOST_LOST, BookCallback, DrainStopper, RunSearcher, Source
-from orchestrator.spec.sections import ResourceSection
-from trainables.baseline import BaselineJob, fit_baseline, write_baseline
-from trainables.finetune import FinetuneTrainable
-from trainables.ranks import RankPlan
-from trainables.shared import Shared
+MAX_LOSSES = 3
+"""Losses in a row, without a checkpoint in between, after which a run has failed."""
+
+Takes = dict[str, float]
+"""``cpu`` and ``gpu`` of a worker."""
 
 
-def run_source(
-    source: Source,
-    shared: Shared,
-    book: TrialBook,
-    resources: ResourceSection,
-    room: Callable[[], int],
-    storage: str,
-    asked_to_drain: Callable[[], bool],
-) -> None:
-    """Run everything a source hands out; actors are used again from run to run.
+class Assignment(TypedDict):
+    """One run, as :class:`trainables.host.RunHost` takes it.
+
+    ``takes`` is what a worker takes where that is not what all runs take; ``resume_from`` a checkpoint.
+    """
+
+    trial_id: str
+    objective: str
+    seed: int
+    config: dict[str, Any]
+    resume_from: str | None
+    takes: Takes | None
+
+
+class Executor(Protocol):
+    """Runs what it is handed."""
+
+    def run(self, dispatcher: Dispatcher) -> None:
+        """Run everything that a dispatcher hands out, until there is no more or the sweep drains."""
+
+    def fit(self, jobs: Sequence[BaselineJob]) -> Iterator[tuple[BaselineJob, BaselineReport | RunOutcome]]:
+        """Fit baselines; yields each with its report, or with how it failed. Ends early once the sweep drains."""
+
+
+class Dispatcher:
+    """Hands out the runs of a source, opened on record, and decides what becomes of each.
+
+    A run that lost its worker or node resumes from its last checkpoint, and one that ran out of memory is run once
+    more with nothing of Ray beside it: both are handed out again, before anything new. While the sweep drains, a run
+    that dies was killed with it and is nobody's failure: it resumes another time.
+
+    No method raises: an exception in one would end the whole of Tune. What goes wrong is noted in the recorder.
 
     Args:
-        room: how many runs may be alive at once now. storage: a folder that no earlier Tuner used,
-            on the file system of ``shared``.
-    """
-    # The book says which runs did not end well, and why.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
-    searcher = RunSearcher(source, book, asked_to_drain, room, functools.partial(_alone, resources))
-    tuner = tune.Tuner(
-        _trainable(shared, resources),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher, num_samples=-1, reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name=storage.rpartition("/")[2], storage_path=storage.rpartition("/")[0],
-            storage_filesystem=shared.filesystem,
-            callbacks=[BookCallback(book, searcher)],
-            stop=DrainStopper(asked_to_drain), verbose=0, failure_config=tune.FailureConfig(max_failures=0),
-            # A run asks for its checkpoints itself, its last one too.
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-        ),
-    )  # fmt: skip
-    with without_credentials():
-        tuner.fit()
-
-
-@contextlib.contextmanager
-def without_credentials() -> Iterator[None]:
-    """Tune puts the driver's AWS keys into the runtime environment of every trial, which Ray logs and shows on its
-    dashboard. Nodes have credentials of their own, and a private cluster inherits its driver's environment.
-    """
-    before = class_cache.ENV_VARS_TO_PROPAGATE
-    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in before if not name.startswith("AWS_")}
-    try:
-        yield
-    finally:
-        class_cache.ENV_VARS_TO_PROPAGATE = before
-
-
-def _trainable(shared: Shared, resources: ResourceSection) -> Any:
-    """The trainable with its data and what it takes: a bundle for each worker, and none for what steps them."""
-    workers = resources.workers
-
-    def request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        takes = config.get("takes") or {"cpu": resources.cpu, "gpu": resources.gpu}
-        bundle = {"CPU": float(takes["cpu"])} | ({"GPU": float(takes["gpu"])} if takes["gpu"] else {})
-        return tune.PlacementGroupFactory([bundle] if workers == 1 else [{}] + [bundle] * workers)
-
-    if workers == 1:
-        return tune.with_resources(tune.with_parameters(FinetuneTrainable, shared=shared), request)
-    ranks = RankPlan(ray.put(shared), workers, resources.cpu, resources.gpu)
-    return tune.with_resources(tune.with_parameters(FinetuneTrainable, ranks=ranks), request)
-
-
-def _alone(resources: ResourceSection) -> dict[str, float] | None:
-    """What a worker of a run that is to have no neighbours takes on the cluster as it is now."""
-    wider = without_neighbours(resources, [node.machine for node in alive_nodes()])
-    return None if wider is None else {"cpu": wider.cpu, "gpu": wider.gpu}
-
-
-@dataclass(eq=False)
-class _Baseline:
-    """A baseline under way: what is still to be fitted, and references of what is.
-
-    Attributes:
-        takes: what its tasks take; None: what all take.
+        source: of the runs.
+        recorder: of the sweep.
+        draining: True once the sweep is to stop.
+        exclusive: what a worker takes to have no neighbours; None where it can get no more than it takes.
     """
 
-    job: BaselineJob
-    unfitted: int = 0
-    fits: list[Any] = field(default_factory=list)
-    takes: dict[str, float] | None = None
+    def __init__(
+        self,
+        source: Source,
+        recorder: Recorder,
+        draining: Callable[[], bool],
+        exclusive: Callable[[], Takes | None] = lambda: None,
+    ) -> None:
+        self.recorder, self.draining = recorder, draining
+        self._source, self._exclusive = source, exclusive
+        self._under_way: dict[str, TrialRecord] = {}
 
-    def parts(self) -> list[tuple[_Baseline, BaselineJob | None]]:
-        """All that there is to fit, from the beginning."""
-        parts = self.job.parts()
-        self.unfitted = len(parts)
-        self.fits.clear()
-        return [(self, part) for part in parts]
+    @property
+    def under_way(self) -> int:
+        """Runs that were handed out and have not ended: one of them may come back."""
+        return len(self._under_way)
 
+    def next(self) -> Assignment | None:
+        """The next run; None: there is none now, and none any more once no run is under way."""
+        if self.draining():
+            return None
+        try:
+            record = self._source.next()
+            if record is None:
+                return None
+            takes = self._exclusive() if record.alone else None
+            self._under_way[record.trial_id] = self.recorder.open(record)
+        except Exception as error:  # see the docstring of the class
+            self.recorder.problems.append(f"next run: {error!r}")
+            return None
+        checkpoint = record.checkpoint and self.recorder.folder.checkpoint_address(record.checkpoint)
+        return Assignment(
+            trial_id=record.trial_id, objective=record.objective, seed=record.seed, config=record.config,
+            resume_from=checkpoint or None, takes=takes,
+        )  # fmt: skip
 
-def run_baselines(
-    jobs: Sequence[BaselineJob],
-    shared: Shared,
-    resources: ResourceSection,
-    room: Callable[[], int],
-    asked_to_drain: Callable[[], bool],
-) -> Iterator[tuple[BaselineJob, dict[str, Any] | None, str | None]]:
-    """Fit baselines side by side, as many tasks as there is ``room`` for; yields each with its figures, or its problem.
+    def end(self, trial_id: str, outcome: RunOutcome) -> None:
+        """Decide what becomes of a run that ended; a second word about it changes nothing."""
+        record = self._under_way.pop(trial_id, None)
+        if record is None or outcome.kind == "stopped":
+            return
+        if outcome.kind == "finished":
+            self._tell(record, outcome.score, outcome.violation)
+        elif record.state == "FAILED":  # its last checkpoint says so itself: a value was not finite
+            self._tell(record, None)
+        elif record.state == "RUNNING" and not self.draining():
+            self._broken(record, outcome)
+        # Otherwise its last checkpoint had arrived before its worker died, which took nothing with it; the study is
+        # told of such a run at the next launch, from the record.
 
-    A baseline that runs on every replicate seed is fitted seed by seed, one task each. Each task takes one worker's
-    resources, whatever a trial takes. As with trials, a task whose worker or node is lost is run again elsewhere, and
-    a baseline that runs out of memory once more with nothing beside it.
-    Ends early, without the rest, once draining is asked for.
-    """
-    fit, write = ray.remote(fit_baseline), ray.remote(write_baseline)
-    one_worker = resources.model_copy(update={"workers": 1})
-    stored = ray.put(shared)
-    # A part to fit; None: all is fitted, to be written.
-    left = deque[tuple[_Baseline, BaselineJob | None]](
-        part for job in jobs for part in _Baseline(job).parts()
-    )
-    waiting: dict[Any, tuple[_Baseline, BaselineJob | None]] = {}
-    while (left or waiting) and not asked_to_drain():
-        while left and len(waiting) < room():
-            baseline, part = left.popleft()
-            takes = baseline.takes or {"cpu": resources.cpu, "gpu": resources.gpu}
-            options = {"num_cpus": takes["cpu"], "num_gpus": takes["gpu"], "max_retries": MOST_LOST - 1}
-            if part is None:
-                reference = write.options(**options).remote(stored, baseline.job, *baseline.fits)
-            else:
-                reference = fit.options(**options).remote(stored, part, takes["gpu"])
-                baseline.fits.append(reference)
-            waiting[reference] = (baseline, part)
-        done, _ = ray.wait(list(waiting), timeout=0.5)
-        for reference in done:
-            baseline, part = waiting.pop(reference)
-            if part is not None:  # what a fit died of, writing dies of
-                baseline.unfitted -= 1
-                if not baseline.unfitted:
-                    left.appendleft((baseline, None))
-                continue
-            try:
-                yield baseline.job, ray.get(reference), None
-            except ray.exceptions.RayError as error:
-                if asked_to_drain():
-                    return
-                failure = Failure.of(error)
-                wider = _alone(one_worker) if failure.fault is Fault.MEMORY and not baseline.takes else None
-                if wider is not None:
-                    baseline.takes = wider
-                    left.extendleft(baseline.parts())
-                    continue
-                yield baseline.job, None, failure.text
-            baseline.fits.clear()  # the store may let the models go
-    for reference in waiting:
-        ray.cancel(reference, force=True)
+    def _broken(self, record: TrialRecord, outcome: RunOutcome) -> None:
+        if not self._resumes(record, outcome):
+            self.recorder.on_failed(record.trial_id, outcome)
+            self._tell(record, None)
+            return
+        record.alone = record.alone or outcome.kind == "out_of_memory"
+        self.recorder.on_lost(record.trial_id, outcome)
+        self._source.give_back(record)
+
+    def _resumes(self, record: TrialRecord, outcome: RunOutcome) -> bool:
+        if outcome.kind == "lost":
+            return self.recorder.losses_in_a_row(record.trial_id) + 1 < MAX_LOSSES
+        if outcome.kind == "out_of_memory" and not record.alone:
+            return self._exclusive() is not None
+        return False
+
+    def _tell(self, record: TrialRecord, score: float | None, violation: float = 0.0) -> None:
+        try:
+            self._source.tell(record, score, violation)
+        except Exception as error:  # see the docstring of the class
+            self.recorder.problems.append(f"tell {record.trial_id}: {error!r}")

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from orchestrator.clock import utc_now
-from orchestrator.cluster.address import check_reachable, driver_address, on_cluster
+from orchestrator.cluster.address import Cluster, check_reachable
 from orchestrator.cluster.code_package import references_in, sweep_package
 from orchestrator.cluster.doctor import check_cluster
+from orchestrator.cluster.ray_session import ray_environment
+from orchestrator.credentials import masked
 from orchestrator.errors import UsageError
 from orchestrator.progress import Progress
-from orchestrator.provenance import submission
+from orchestrator.provenance import Submission, submission
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.identity import new_sweep_id
 from orchestrator.records.lease import acquire, check_free
 from orchestrator.records.logs import append_log
-from orchestrator.records.object_store import Runs
-from orchestrator.records.types import SweepState
-from orchestrator.run.preflight import check_all, check_unchanged, tracking_of
+from orchestrator.records.store import Store
+from orchestrator.records.types import ClusterFacts, SweepState, new_sweep_id
+from orchestrator.run.preflight import check_all, check_unchanged
 from orchestrator.spec.schema import SweepSpec
-from orchestrator.tracking.address import masked
+from orchestrator.tracking.address import tracking_of
+from selmix import METHOD
 
 
 def launch_sweep(
-    spec: SweepSpec, file: Path, runs: Runs, quiet: bool = False, cluster: str | None = None
+    spec: SweepSpec, file: Path, store: Store, cluster: Cluster | None, quiet: bool = False
 ) -> int:
-    """Run a sweep, or go on with it.
+    """Run a sweep, or resume it.
 
     Args:
-        spec: of the sweep. file: the sweep file, kept beside the result. runs: folder of all sweeps.
-        cluster: ``HOST:PORT`` of a running one; None: as RAY_ADDRESS says.
+        spec: of the sweep.
+        file: the sweep file, kept beside the result.
+        store: the runs folder.
+        cluster: to run on; None: in this process, without Ray.
+        quiet: True for warnings only.
     Returns:
         0; 5 too many trials failed; 6 an objective has no feasible trial; 130 or 143 drained after a signal.
     Raises:
@@ -39,12 +45,13 @@ def launch_sweep(
         PreflightError: something that the sweep needs is not there, or another driver holds it.
     """
     progress = Progress(quiet)
-    if not isinstance(runs, Path):
-        runs.for_workers()
-    folder = RunFolder.at(runs, spec.name)
+    store.check_for_launch()
+    if cluster is None:
+        _check_in_process(spec, store)
+    folder = RunFolder.at(store, spec.name)
     check_free(folder)  # before the seconds that the other checks take
     if is_launched(folder):
-        check_unchanged(folder, spec, tracking_of(runs))
+        check_unchanged(folder, spec, tracking_of(store))
         state = folder.load_state()
         if state.cancelled:
             raise UsageError(
@@ -53,39 +60,69 @@ def launch_sweep(
         if state.exit_code is not None and state.unsent == 0:
             progress.say(f"{spec.name} is {state.state}; to see it: selmix show {spec.name}")
             return state.exit_code
-    ray_address = driver_address(cluster, os.environ)
-    check_reachable(ray_address)
-    with on_cluster(ray_address):
-        address, data = check_all(spec, runs)
-        from orchestrator.cluster.ray_session import ray_environment
-
-        told, package = submission(), None
-        if ray_address and not told:
+    runs_elsewhere = cluster is not None and not cluster.is_private
+    if cluster is not None:
+        check_reachable(cluster.address)
+    tracking, data = check_all(spec, store, on_this_machine=not runs_elsewhere)
+    submitted = submission()
+    if cluster is not None and runs_elsewhere:
+        if submitted is None:
             package = sweep_package(file.read_bytes(), references_in(spec.resolved()))
-            told = {"package": package.digest, "package_bytes": len(package.content)}
-        if ray_address:
-            check_cluster(spec, runs, ray_address, package)
-        with acquire(folder) as lease, ray_environment():
-            folder.refresh()
-            progress.keep(partial(append_log, folder, folder.log_path))
-            state = open_folder(folder, spec, file, address)
-            state.cluster = {"address": masked(ray_address), **told} if ray_address else {}
-            where = f"on the Ray cluster at {masked(ray_address)}" if ray_address else "on this machine"
-            progress.say(
-                f"{spec.name} {where} is under way: process {lease.holder.pid} on {lease.holder.host}"
-            )
-            from orchestrator.run.driver import Driver
+            cluster = replace(cluster, package=package)
+            submitted = Submission(package.digest, len(package.content))
+        check_cluster(spec, store, cluster)
+    environment = contextlib.nullcontext() if cluster is None else ray_environment(cluster)
+    with acquire(folder) as lease, environment:
+        folder.refresh()
+        progress.keep(partial(append_log, folder, folder.log_path))
+        state = open_folder(folder, spec, file, tracking)
+        state.cluster = _facts(cluster, submitted)
+        where = "in this process" if cluster is None else str(cluster)
+        holder = lease.holder
+        progress.say(f"{spec.name} {where} is under way: process {holder.pid} on {holder.host}")
+        from orchestrator.run.driver import Driver, Launch
 
-            return Driver(spec, folder, state, data, address, progress, lease, package).run()
+        return Driver(Launch(spec, folder, data, tracking, progress, lease, cluster), state).run()
+
+
+def _check_in_process(spec: SweepSpec, store: Store) -> None:
+    """Refuse what needs Ray.
+
+    Raises:
+        UsageError: several workers, or checkpoints that this process cannot write where they belong.
+    """
+    if spec.resources.workers > 1:
+        raise UsageError(
+            f"--in-process: runs have one worker, got resources.workers {spec.resources.workers}; set "
+            "resources.workers=1, or leave --in-process out"
+        )
+    if store.filesystem() is not None:
+        raise UsageError(f"--in-process: --runs must be a folder, got {store.shown}")
+
+
+def _facts(cluster: Cluster | None, submitted: Submission | None) -> ClusterFacts | None:
+    if cluster is None or cluster.is_private:
+        return None
+    known = submitted or Submission()
+    return ClusterFacts(
+        cluster.shown, known.package, known.package_bytes, known.submission_id, known.job_server
+    )
 
 
 def is_launched(folder: RunFolder) -> bool:
-    """Whether the folder holds a sweep; one that was killed while it was made does not."""
+    """True if the folder holds a sweep; one that was killed while it was made does not."""
     return folder.state_path.is_file() and bool(folder.load_spec())
 
 
-def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, address: str) -> SweepState:
-    """The state of a sweep that goes on, or of one that begins: then its folder, file and identity are made."""
+def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, tracking: str) -> SweepState:
+    """The state of a sweep that resumes, or of one that begins: then its folder, file and identity are made.
+
+    Args:
+        folder: of the sweep.
+        spec: of the sweep.
+        file: the sweep file.
+        tracking: address of MLflow.
+    """
     if is_launched(folder):
         state = folder.load_state()
         state.state, state.problem = "running", None
@@ -94,8 +131,8 @@ def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, address: str) ->
         folder.save_file(file)
         folder.save_spec(spec.resolved())
         state = SweepState(
-            name=spec.name, sweep_id=new_sweep_id(), created=utc_now(), tracking_uri=masked(address),
-            file_digest=spec.digest(),
+            name=spec.name, sweep_id=new_sweep_id(), created=utc_now(), tracking_uri=masked(tracking),
+            file_digest=spec.digest(), method=METHOD,
         )  # fmt: skip
     folder.save_state(state)
     return state

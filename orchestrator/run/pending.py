@@ -1,46 +1,36 @@
-"""What is left to run of a sweep: trials, replicates, baselines; told from records and journal alone."""
+"""What is left to run of a sweep: trials, replicates, baselines; known from records and journal alone."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
-from orchestrator.build.base_model import Prepared
 from orchestrator.build.selection import is_constrained
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.types import BASELINE, TrialRecord
-from orchestrator.results.judge import Judge, finalists, replicate_weights
-from orchestrator.run.tune import ListSource, StudySource, replicate_record, trial_record
+from orchestrator.records.types import Figure, TrialRecord, baseline_id, replicate_record, trial_record
+from orchestrator.results.judge import Judge, decided, finalists, replicate_weights
+from orchestrator.run.outcome import RunOutcome
+from orchestrator.run.prepare import Prepared
+from orchestrator.search.sources import ListSource, StudySource
 from orchestrator.search.space import default_point, distributions, grid, settings, trials_per_objective
 from orchestrator.search.study import ObjectiveStudy
 from orchestrator.spec.schema import SweepSpec
 from selmix.baselines import baselines_for
-from selmix.data.splits import SweepData
-from selmix.data.stored import bytes_of, save_data
-from trainables.baseline import BaselineJob
-from trainables.shared import Shared
-from trainables.staged import StagedData
-
-DONE = ("FINISHED", "FAILED", "PRUNED")
+from trainables.baseline import BaselineJob, BaselineReport
 
 
-class Agenda:
+class PendingRuns:
     """Runs of a sweep that are still to be made.
 
     Args:
-        spec: of the sweep. folder: its records. prepared: what all runs share.
+        spec: of the sweep.
+        folder: its records.
+        prepared: what all runs share.
     """
 
     def __init__(self, spec: SweepSpec, folder: RunFolder, prepared: Prepared) -> None:
         self.spec, self.folder, self.prepared = spec, folder, prepared
-        self.shared = Shared(
-            staged(spec, folder, prepared.data),
-            prepared.bases,
-            prepared.rules,
-            threads=spec.resources.cpu,
-            gpu=spec.resources.gpu,
-            filesystem=None if folder.store is None else folder.store.for_workers(),
-        )
 
     @property
     def replicate_seeds(self) -> list[int]:
@@ -53,8 +43,17 @@ class Agenda:
         """Trials of all objectives and arms."""
         return trials_per_objective(self.spec) * len(self.spec.objectives) * len(self.spec.arms)
 
-    def search(self) -> tuple[StudySource, int, int]:
-        """Where trials come from, how many there are in all, and how many are done."""
+    @property
+    def max_failed(self) -> int:
+        """Failed trials after which no new one is begun."""
+        return int(self.spec.search.max_failed * self.num_trials)
+
+    def search(self, may_begin: Callable[[], bool]) -> tuple[StudySource, int, int]:
+        """Where trials come from, how many there are in all, and how many are done.
+
+        Args:
+            may_begin: False once too many trials failed.
+        """
         for lock in self.folder.path.glob("journal.log*lock*"):
             lock.unlink()  # a killed driver's; the lease says that nobody else writes the journal
         spec = self.spec
@@ -67,13 +66,8 @@ class Agenda:
         }  # fmt: skip
         records = {r.trial_id: r for r in self.folder.load_trials() if r.kind == "trial"}
         left = self._reconciled(studies, records)
-        per_objective = trials_per_objective(spec)
-        total = self.num_trials
-        source = StudySource(
-            studies, per_objective, left, self.new_trial, int(spec.search.max_failed * total)
-        )
-        done = sum(record.state in DONE for record in records.values())
-        return source, total, done
+        source = StudySource(studies, trials_per_objective(spec), left, self.new_trial, may_begin)
+        return source, self.num_trials, sum(record.is_done for record in records.values())
 
     @property
     def _studies(self) -> dict[str, tuple[str, str]]:
@@ -95,17 +89,23 @@ class Agenda:
                 record = records.get(f"{name}/trial-{trial.number:03d}")
                 if record is None:  # killed between asking and writing the record
                     left.append(self.new_trial(name, trial.number, dict(trial.params)))
-                elif record.state not in DONE:
+                elif not record.is_done:
                     left.append(self._resumable(record))
-                elif not trial.state.is_finished():
-                    values = {key: figures["value"] for key, figures in record.select.items()}
+                elif not trial.state.is_finished():  # killed between the record and the journal
+                    values = {key: figure.value for key, figure in record.select.items()}
                     failed = record.state == "FAILED"
                     violation = 0.0 if failed else self.prepared.rules[record.objective].violation(values)
                     study.tell(trial.number, None if failed else record.score, violation)
         return sorted(left, key=lambda r: (r.number, r.study))
 
     def new_trial(self, study: str, number: int, parameters: dict[str, Any]) -> TrialRecord:
-        """The record of a point of the space. All trials share one seed: they differ by their settings alone."""
+        """The record of a point of the space. All trials share one seed: they differ by their settings alone.
+
+        Args:
+            study: name of the study that gave the point.
+            number: of the trial in it.
+            parameters: searched parameter -> value.
+        """
         objective, arm = self._studies[study]
         config = settings(self.spec, parameters, self.spec.arms[arm])
         acting = config.acting(objective, is_constrained(self.spec, objective))
@@ -124,24 +124,23 @@ class Agenda:
                 for index, seed in enumerate(self.replicate_seeds, start=1):
                     fresh = replicate_record(final, index, seed)
                     wanted.append(records.get(fresh.trial_id, fresh))
-        left = [self._resumable(record) for record in wanted if record.state not in DONE]
+        left = [self._resumable(record) for record in wanted if not record.is_done]
         return ListSource(left), len(wanted), len(wanted) - len(left)
 
     def baselines(self) -> tuple[list[BaselineJob], int]:
-        """The baselines that are left to fit, and how many there are in all."""
-        done = {r.trial_id for r in self.folder.load_baselines() if r.state in DONE}
+        """The baselines that are left to fit beside the winners, and how many there are in all."""
+        done = {r.trial_id for r in self.folder.load_baselines() if r.is_done}
         jobs, total = [], 0
-        for objective in self.spec.objectives:
-            judge = Judge(self.folder, self.spec, objective)
-            chosen = judge.choice()
-            if chosen is None:
+        for objective, choice in decided(self.folder, self.spec).objectives.items():
+            if choice is None:
                 continue
-            winner = judge.trials[chosen[2]]
+            judge = Judge(self.folder, self.spec, objective)
+            winner = judge.trials[choice.winner]
             weights = replicate_weights(self.folder, judge.finals()[winner.trial_id])
             names = baselines_for(self.prepared.data.num_groups)
             total += len(names)
             for name in reversed(names):  # the longest first, so that none is left alone at the end
-                trial_id = f"{objective}/{BASELINE}/{name}"
+                trial_id = baseline_id(objective, name)
                 if trial_id not in done:
                     jobs.append(BaselineJob(
                         name, objective, winner.config, [self.folder.address_of(path) for path in weights],
@@ -149,36 +148,30 @@ class Agenda:
                     ))  # fmt: skip
         return jobs, total
 
-    def baseline_record(
-        self, job: BaselineJob, figures: dict[str, Any] | None, error: str | None, now_ms: int
-    ) -> tuple[TrialRecord, int]:
-        """The record of a baseline that ended, and when it began."""
+    def baseline_record(self, job: BaselineJob, end: BaselineReport | RunOutcome) -> TrialRecord:
+        """The record of a baseline that ended.
+
+        Args:
+            job: the baseline.
+            end: its report, or how it failed.
+        """
         record = TrialRecord(
-            trial_id=f"{job.objective}/{BASELINE}/{job.name}", objective=job.objective, kind="baseline", number=0,
-            seed=self.spec.search.seed, state="FAILED", error=error,
+            trial_id=baseline_id(job.objective, job.name), objective=job.objective, kind="baseline", number=0,
+            seed=self.spec.search.seed, state="FAILED",
         )  # fmt: skip
-        if figures is None:
-            return record, now_ms
-        started_ms = figures.pop("started_ms")
-        for key, value in figures.items():
-            setattr(record, key, value)
-        record.state, record.error, record.round, record.steps = "FINISHED", None, 0, 0
-        return record, started_ms
+        if isinstance(end, RunOutcome):
+            record.error = end.reason
+            return record
+        record.state, record.round, record.steps = "FINISHED", 0, 0
+        record.select = {key: Figure(**asdict(estimate)) for key, estimate in end.select.items()}
+        for key in (
+            "score", "weights_digest", "labels", "cost_s", "reference", "note", "rung", "correction", "seeds",
+            "feasible", "started_ms",
+        ):  # fmt: skip
+            setattr(record, key, getattr(end, key))
+        return record
 
     def _resumable(self, record: TrialRecord) -> TrialRecord:
         if record.checkpoint is not None and not self.folder.has_checkpoint(record.checkpoint):
             record.checkpoint = None  # begins again, bit-equal
         return record
-
-
-def staged(spec: SweepSpec, folder: RunFolder, data: SweepData) -> SweepData | StagedData:
-    """The data as they travel: by Ray's object store; above ``resources.stage_above_mb`` as a file of the run folder.
-
-    On a cluster each node copies the file to its own disk; a private one maps it where it lies.
-    """
-    if bytes_of(data) <= spec.resources.stage_above_mb * 1e6:
-        return data
-    digest = save_data(folder.staged_data, data)
-    folder.publish(folder.staged_data)
-    copied = folder.store is not None or bool(os.environ.get("RAY_ADDRESS", "").strip())
-    return StagedData(folder.address_of(folder.staged_data), digest, copied)

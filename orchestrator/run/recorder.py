@@ -1,7 +1,7 @@
 """The life of every run of a sweep, in our records and in MLflow: opened, reported, finished, failed.
 
 Called from Tune's searcher and callback, where an exception would end the whole sweep: the methods named
-``on_*`` never raise but note the problem and go on.
+``on_*`` never raise but note the problem and carry on.
 """
 
 from __future__ import annotations
@@ -10,28 +10,34 @@ import functools
 import json
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from orchestrator.clock import now_ms
+from orchestrator.documents import from_document
 from orchestrator.progress import Progress
-from orchestrator.records.folder import RunFolder, TrialRecord
+from orchestrator.records.folder import Round, RunFolder
 from orchestrator.records.logs import append_log
-from orchestrator.results.departures import departures
+from orchestrator.records.types import Figure, TrialRecord
+from orchestrator.run.outcome import RunOutcome
 from orchestrator.tracking.tracker import Tracker
+from selmix.config import FinetuneConfig
 
 P = ParamSpec("P")
 OUTCOME_FILES = ("weights.safetensors", "predictions.npz", "rounds.parquet")
 MLFLOW_STATUS = {"FINISHED": "FINISHED", "PRUNED": "FINISHED", "FAILED": "FAILED"}
+DEVIATION_TAGS = {"second": "selmix.oracle", "gain_formula": "selmix.gain_formula"}
+"""Deviating setting -> MLflow tag."""
 
 
 def never_raises(
-    method: Callable[Concatenate[TrialBook, P], None],
-) -> Callable[Concatenate[TrialBook, P], None]:
-    """What goes wrong in a report is noted, not raised into Tune."""
+    method: Callable[Concatenate[Recorder, P], None],
+) -> Callable[Concatenate[Recorder, P], None]:
+    """Note what goes wrong in a report instead of raising it into Tune."""
 
-    def guarded(self: TrialBook, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def guarded(self: Recorder, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             method(self, *args, **kwargs)
         except Exception as error:  # a boundary: see the docstring of the module
@@ -41,13 +47,17 @@ def never_raises(
     return functools.update_wrapper(guarded, method)
 
 
-class TrialBook:
+class Recorder:
     """Records of the runs that are alive now, and what is written of them.
 
     Args:
-        folder: of the sweep. tracker: of MLflow. progress: what the user sees.
-        tags: put on every MLflow run of the sweep. params: what is fixed for all (``data.*``, ``model.*``, ...).
-        problems: where what went wrong in a report is noted.
+        folder: of the sweep.
+        tracker: of MLflow.
+        progress: what the user sees.
+        tags: put on every MLflow run of the sweep.
+        params: fixed for all runs (``data.*``, ``model.*``, ...).
+    Attributes:
+        problems: notes of what went wrong in a report.
     """
 
     def __init__(
@@ -55,21 +65,30 @@ class TrialBook:
         folder: RunFolder,
         tracker: Tracker,
         progress: Progress,
-        tags: dict[str, str],
-        params: dict[str, Any],
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
     ) -> None:
         self.folder, self.tracker, self.progress = folder, tracker, progress
-        self.tags, self.params = tags, params
+        self.tags, self.params = dict(tags), dict(params)
         self.problems: list[str] = []
         self._live: dict[str, TrialRecord] = {}
-        self._logged: dict[str, int] = {}
+        self._logged: dict[str, int] = {}  # run -> last round that MLflow was sent
         self._safe_ms: dict[str, int] = {}  # run -> since when what it does is not on storage
-        self._lost_in_a_row: dict[str, int] = {}
+        self._losses_in_a_row: dict[str, int] = {}
+        # Counted from the records, so that a resumed sweep remembers its failures.
+        self._failed = {r.trial_id for r in folder.load_trials() if r.kind == "trial" and r.state == "FAILED"}
+
+    @property
+    def failed_trials(self) -> int:
+        """Trials of the search that failed, in earlier launches too."""
+        return len(self._failed)
+
+    # -- a run begins -------------------------------------------------------------------------------------
 
     def open(self, record: TrialRecord) -> TrialRecord:
         """Put a run on record as RUNNING, with its MLflow run, before it starts.
 
-        A run that goes on from a checkpoint keeps the rounds up to it; later ones are run again, bit-equal.
+        A run that resumes from a checkpoint keeps the rounds up to it; later ones are run again, bit-equal.
         """
         record.state, record.error, record.stop_reason = "RUNNING", None, None
         record.started_ms = record.started_ms or now_ms()
@@ -78,29 +97,35 @@ class TrialBook:
         self._logged[record.trial_id] = max((row["round"] for row in rounds), default=-1)
         # The record stands before the MLflow run does: after a kill between the two the run is found by its tag.
         self.folder.save_trial(record)
-        run_id = self.tracker.open_trial(
-            record.trial_id, mlflow_name(record), self.run_tags(record), self.run_params(record),
-            record.started_ms, record.mlflow_run_id,
-        )  # fmt: skip
+        run_id = self._tracked(record)
         if run_id is not None and run_id != record.mlflow_run_id:
             record.mlflow_run_id = run_id
             self.folder.save_trial(record)
         self._live[record.trial_id] = record
         self._safe_ms[record.trial_id] = now_ms()
-        begins = f"goes on from {record.checkpoint}" if record.checkpoint else "begins"
+        begins = f"resumes from {record.checkpoint}" if record.checkpoint else "begins"
         self.note(record.trial_id, f"{begins}: seed {record.seed}, {json.dumps(record.config)}")
-        self._log_rows(record.trial_id, rounds)
+        self._log_rounds(record.trial_id, rounds)
         self.progress.started()
         return record
 
-    def _log_rows(self, trial_id: str, rows: list[dict[str, Any]]) -> None:
+    def _tracked(self, record: TrialRecord, params: Mapping[str, Any] | None = None) -> str | None:
+        """Id of the run in MLflow, found or created; None where MLflow is away."""
+        return self.tracker.open_trial(
+            record.trial_id, record.display_name, self.run_tags(record),
+            self.run_params(record) if params is None else params, record.started_ms or now_ms(),
+            record.mlflow_run_id,
+        )  # fmt: skip
+
+    def _log_rounds(self, trial_id: str, rounds: Sequence[Round]) -> None:
         """Send rounds to MLflow; those that are there already are dropped there."""
-        for row in rows:
+        for row in rounds:
             values = {f"select/{key}": value for key, value in row["select"].items()}
             values |= {"round": float(row["round"]), "score": row["score"]} | row["scalars"]
             self.tracker.log_round(trial_id, row["steps"], row["time_ms"], values)
 
     def run_tags(self, record: TrialRecord) -> dict[str, str]:
+        """Tags of a run in MLflow."""
         tags = {
             "selmix.trial_id": record.trial_id,
             "selmix.kind": record.kind,
@@ -113,39 +138,44 @@ class TrialBook:
             tags["selmix.replicate_of"] = record.replicate_of
         if record.arm:
             tags["selmix.arm"] = record.arm
-        return self.tags | tags | departures(record.config)
+        for name, meaning in FinetuneConfig(**record.config).deviations().items():
+            tags[DEVIATION_TAGS[name]] = meaning if name == "second" else str(record.config[name])
+        return self.tags | tags
 
     def run_params(self, record: TrialRecord) -> dict[str, Any]:
+        """Params of a run in MLflow."""
         return self.params | {"objective": record.objective, "seed": record.seed} | record.config
 
+    # -- it reports ---------------------------------------------------------------------------------------
+
     @never_raises
-    def on_round(self, trial_id: str, result: dict[str, Any]) -> None:
-        """One report of a run: its row goes to our file and to MLflow, once."""
+    def on_round(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """Write the row of one report to our file and to MLflow, once."""
         record = self._live[trial_id]
-        record.cost_s = result["cost_s"]
-        row = result["row"]
+        record.cost_s = report["cost_s"]
+        row = report["row"]
         if row is None or row["round"] <= self._logged.get(trial_id, -1):
             return
         self._logged[trial_id] = row["round"]
         self.folder.append_round(trial_id, row)
         self.note(trial_id, f"round {row['round']}, {row['steps']} steps, score {100 * row['score']:.2f}")
-        self._log_rows(trial_id, [row])
+        self._log_rounds(trial_id, [row])
 
     @never_raises
-    def on_checkpoint(self, trial_id: str, path: str) -> None:
-        """A checkpoint is on storage: the run can go on from it, or, if it is its last, is finished."""
+    def on_checkpoint(self, trial_id: str, address: str) -> None:
+        """Note that a checkpoint is on storage: the run can resume from it, or, if it is its last, is finished."""
         record = self._live.get(trial_id)
         if record is None:
             return
         with tempfile.TemporaryDirectory(prefix="selmix-") as scratch:
-            self.folder.fetch_checkpoint(path, ("trial.json",), Path(scratch))
+            self.folder.fetch_checkpoint(address, ("trial.json",), Path(scratch))
             if json.loads((Path(scratch) / "trial.json").read_text())["finished"]:
-                self._finish(record, path, Path(scratch))
+                self._finish(record, address, Path(scratch))
                 return
-        previous, record.checkpoint = record.checkpoint, self.folder.relative_checkpoint(path)
+        previous, record.checkpoint = record.checkpoint, self.folder.relative_checkpoint(address)
         self.folder.save_trial(record)
         self._safe_ms[trial_id] = now_ms()
-        self._lost_in_a_row.pop(trial_id, None)
+        self._losses_in_a_row.pop(trial_id, None)
         if previous is not None and previous != record.checkpoint:
             self.folder.drop(previous)
 
@@ -154,11 +184,11 @@ class TrialBook:
         home = self.folder.trial_folder(record.trial_id)
         self.folder.fetch_checkpoint(checkpoint, OUTCOME_FILES, home)
         for name in OUTCOME_FILES:
-            self.folder.publish(home / name)
+            self.folder.store.publish(home / name)
         self.folder.fetch_checkpoint(checkpoint, ("figures.json",), scratch)
         outcome = json.loads((scratch / "figures.json").read_text())
-        record.select, record.weights_digest = outcome["select"], outcome["weights_digest"]
-        for key in ("round", "steps", "score", "feasible", "stop_reason"):
+        record.select = {key: from_document(Figure, figure) for key, figure in outcome["select"].items()}
+        for key in ("weights_digest", "round", "steps", "score", "feasible", "stop_reason"):
             setattr(record, key, outcome[key])
         record.state = "FAILED" if outcome["failed"] else "FINISHED"
         record.error = record.stop_reason if outcome["failed"] else None
@@ -166,79 +196,93 @@ class TrialBook:
         self._end(record)
         self.folder.drop(self.folder.relative_checkpoint(checkpoint))
 
+    # -- it ends ------------------------------------------------------------------------------------------
+
     @never_raises
-    def on_error(self, trial_id: str, error: str, details: str = "") -> None:
-        """A run crashed for good; its log keeps the ``details``, the traceback as the worker had it."""
+    def on_failed(self, trial_id: str, outcome: RunOutcome) -> None:
+        """End a run that failed for good; its log keeps the details, the traceback as the worker had it."""
         record = self._live[trial_id]
-        self.note(trial_id, details)
-        record.state, record.error, record.checkpoint = "FAILED", error, None
+        self.note(trial_id, outcome.details)
+        record.state, record.error, record.checkpoint = "FAILED", outcome.reason, None
         self._end(record)
 
-    def lost_in_a_row(self, trial_id: str) -> int:
-        """How often a run broke off since it last got to a checkpoint."""
-        return self._lost_in_a_row.get(trial_id, 0)
+    def losses_in_a_row(self, trial_id: str) -> int:
+        """Times that a run was lost since it last got to a checkpoint."""
+        return self._losses_in_a_row.get(trial_id, 0)
 
     @never_raises
-    def on_lost(self, trial_id: str, error: str, details: str = "") -> None:
-        """A run broke off and goes on from its last checkpoint: a row in its log, a word to the user."""
+    def on_lost(self, trial_id: str, outcome: RunOutcome) -> None:
+        """Note that a run was interrupted and resumes from its last checkpoint: in its log, and to the user."""
         record = self._live.pop(trial_id)
-        self.note(trial_id, details)
+        self.note(trial_id, outcome.details)
         lost_s = (now_ms() - self._safe_ms[trial_id]) / 1000
         record.state, record.losses, record.lost_s = "INTERRUPTED", record.losses + 1, record.lost_s + lost_s
-        self._lost_in_a_row[trial_id] = self.lost_in_a_row(trial_id) + 1
+        self._losses_in_a_row[trial_id] = self.losses_in_a_row(trial_id) + 1
         begins = "from its last checkpoint" if record.checkpoint else "from its beginning"
-        alone = ", with nothing beside it" if record.alone else ""
-        text = f"{error}; it goes on {begins}{alone}, {lost_s:.0f} s of it were lost"
+        exclusive = ", with nothing beside it" if record.alone else ""
+        text = f"{outcome.reason}; it resumes {begins}{exclusive}, {lost_s:.0f} s of it were lost"
         self.note(trial_id, text)
         self.folder.save_trial(record)
-        self.progress.broke_off()
+        self.progress.interrupted()
         self.progress.warn(f"{trial_id}: {text}")
 
     @never_raises
     def on_drain(self) -> None:
-        """Every run that is still alive is INTERRUPTED: it goes on at the next launch."""
+        """Leave every run that is still alive INTERRUPTED: it resumes at the next launch."""
         for record in list(self._live.values()):
             record.state = "INTERRUPTED"
             self._end(record)
 
-    def add(self, record: TrialRecord, started_ms: int, artifacts: list[Path]) -> None:
+    def add(self, record: TrialRecord, artifacts: Sequence[Path] = ()) -> None:
         """Put a baseline on record that ran elsewhere: opened and ended at once."""
-        record.started_ms, state = started_ms, record.state
+        state, error = record.state, record.error
         self.open(record)
-        record.state = state
+        record.state, record.error = state, error
         self._end(record, artifacts)
 
-    def kill(self, record: TrialRecord) -> None:
-        """An unfinished run that nobody goes on with."""
-        record.state, record.checkpoint = "KILLED", None
-        record.mlflow_run_id = self.tracker.open_trial(
-            record.trial_id, mlflow_name(record), self.run_tags(record), {}, record.started_ms or now_ms(),
-            record.mlflow_run_id,
-        ) or record.mlflow_run_id  # fmt: skip
-        self._end(record)
+    def kill_unfinished(self) -> dict[str, list[int]]:
+        """End every run that nobody resumes; study -> numbers of the trials among them."""
+        killed: dict[str, list[int]] = defaultdict(list)
+        for record in self.folder.load_trials():
+            if record.state in {"RUNNING", "INTERRUPTED"}:
+                record.state, record.checkpoint = "KILLED", None
+                record.mlflow_run_id = self._tracked(record, {}) or record.mlflow_run_id
+                self._end(record)
+                if record.kind == "trial":
+                    killed[record.study].append(record.number)
+        return killed
 
     def note(self, trial_id: str, text: str) -> None:
         """Keep an event in the run's own log."""
         if text:
             append_log(self.folder, self.folder.trial_log_path(trial_id), text)
 
-    def _end(self, record: TrialRecord, artifacts: list[Path] | None = None) -> None:
+    def _end(self, record: TrialRecord, artifacts: Sequence[Path] | None = None) -> None:
         record.ended_ms = now_ms()
         self.note(record.trial_id, " ".join(filter(None, (record.state, record.stop_reason, record.error))))
-        if record.state == "FAILED" and record.error:
+        if record.state == "FAILED":
+            if record.kind == "trial":
+                self._failed.add(record.trial_id)
             self.progress.warn(f"{record.trial_id} failed: {record.error}")
         self.folder.save_trial(record)
         self.sync(record, artifacts)
         self._live.pop(record.trial_id, None)
         self.progress.ended(record.trial_id, record.state, record.score, record.cost_s)
 
-    def sync(self, record: TrialRecord, artifacts: list[Path] | None = None) -> None:
-        """Tell MLflow the end of a run (again, after a kill: the same points are dropped there)."""
+    # -- MLflow -------------------------------------------------------------------------------------------
+
+    def sync(self, record: TrialRecord, artifacts: Sequence[Path] | None = None) -> None:
+        """Send the end of a run to MLflow (again, after a kill: the same points are dropped there).
+
+        Args:
+            record: of the run.
+            artifacts: files that go with it; None: its table of rounds.
+        """
         tags = {"selmix.state": record.state, "selmix.feasible": str(record.feasible).lower()}
         if record.stop_reason is not None:
             tags["selmix.stop_reason"] = record.stop_reason
         if artifacts is None:
-            table = self.folder.stored(self.folder.rounds_table_path(record.trial_id))
+            table = self.folder.store.current(self.folder.rounds_table_path(record.trial_id))
             artifacts = [table] if table.is_file() else []
         best = record.select if record.state == "FINISHED" else {}
         self.tracker.finish_trial(
@@ -248,18 +292,6 @@ class TrialBook:
 
     def replay(self, record: TrialRecord) -> None:
         """Send a finished run to MLflow again: what a killed driver had not sent arrives, nothing twice."""
-        record.mlflow_run_id = self.tracker.open_trial(
-            record.trial_id, mlflow_name(record), self.run_tags(record), self.run_params(record),
-            record.started_ms or now_ms(), record.mlflow_run_id,
-        ) or record.mlflow_run_id  # fmt: skip
-        self._log_rows(record.trial_id, self.folder.rounds(record.trial_id))
+        record.mlflow_run_id = self._tracked(record) or record.mlflow_run_id
+        self._log_rounds(record.trial_id, self.folder.rounds(record.trial_id))
         self.sync(record)
-
-
-def mlflow_name(record: TrialRecord) -> str:
-    """``trial-007``, ``trial-007-seed-1`` or ``baseline-NAME``."""
-    if record.kind == "baseline":
-        return f"baseline-{record.name}"
-    if record.kind == "replicate":
-        return "-".join(record.trial_id.split("/")[1:])
-    return record.name

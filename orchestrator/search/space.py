@@ -43,6 +43,7 @@ def settings(
     """The settings at a point of the space, with what the file fixes.
 
     Args:
+        spec: of the sweep.
         point: searched parameter -> value; may leave some out, which then take their defaults.
         arm: the value of a compared parameter.
     """

@@ -26,8 +26,10 @@ class ObjectiveStudy:
     Args:
         journal: Optuna's journal file, shared by the objectives of a sweep.
         objective: name of the study.
-        method: ``tpe``, ``random`` or ``grid``. seed: of the sampler.
-        distributions: the searched parameters. first: the point of trial 0.
+        method: ``tpe``, ``random`` or ``grid``.
+        seed: of the sampler.
+        distributions: the searched parameters.
+        first: the point of trial 0.
         grid: the points of ``grid`` in order; None for the other methods.
     """
 
@@ -105,9 +107,10 @@ class ObjectiveStudy:
         return optuna.samplers.TPESampler(seed=seed)
 
     def tell(self, number: int, score: float | None, violation: float = 0.0) -> None:
-        """The result of a trial; told twice is told once.
+        """Tell the study the result of a trial; twice is once.
 
         Args:
+            number: of the trial.
             score: to maximise; None or a value that is not finite: the trial failed.
             violation: by how much the constraints are missed, 0.0 where they hold.
         """
@@ -137,7 +140,7 @@ def fail_unfinished(journal: Path, numbers: Mapping[str, Iterable[int]]) -> None
     """End trials that were asked for and never told: study name -> their numbers; FAIL in the journal."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = JournalStorage(JournalFileBackend(str(journal)))
-    for name, asked in numbers.items():
+    for name, unfinished in numbers.items():
         study = optuna.load_study(storage=storage, study_name=name)
-        for number in asked:
+        for number in unfinished:
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)

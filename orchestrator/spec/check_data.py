@@ -1,132 +1,55 @@
-"""What a sweep file asks of its data: keys and sizes that they have, groups and unlabelled samples where needed."""
+"""What a sweep file needs of its data: groups and unlabelled samples, where something reads them."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from orchestrator.messages import closest, is_number, shown
-from orchestrator.spec.yaml_file import KeyPath, SweepFile
+from orchestrator.spec.typed import Problem, TypedFile
+from orchestrator.spec.yaml_file import KeyPath
+from selmix.data import DATA, has_groups, unlabelled_key
+from selmix.metrics import METRICS
 
 
-def group_problems(file: SweepFile) -> list[str]:
+def group_problems(typed: TypedFile) -> Iterable[Problem]:
     """Metrics of groups need data that have them."""
-    from selmix.data import DATA, build_data_config
-    from selmix.metrics import METRICS
-
-    data = file.values.get("data")
-    if not isinstance(data, Mapping) or data.get("name") not in DATA:
-        return []
+    if typed.data is None:
+        return
     try:
-        config = build_data_config(**{str(key): value for key, value in data.items()})
-        if getattr(config, "group_names", ()):
-            return []
-    except (ValueError, TypeError):
-        return []  # said elsewhere, or noted: the file is not there yet
-    named: list[tuple[KeyPath, object]] = [(("selection", "metric"), file.section("selection").get("metric"))]
-    objectives, constraints = file.values.get("objectives"), file.values.get("constraints")
-    named += [
-        (("objectives", k), name) for k, name in enumerate(objectives if isinstance(objectives, list) else [])
+        if has_groups(typed.data):
+            return
+    except (ValueError, OSError):
+        return  # noted elsewhere: the file is not there yet
+    named: list[tuple[KeyPath, str | None]] = [
+        (("selection", "metric"), None if typed.selection is None else typed.selection.metric),
+        *((("objectives", index), name) for index, name in typed.objectives.items()),
+        *((("constraints", index), constraint.metric) for index, constraint in typed.constraints.items()),
     ]
-    named += [
-        (("constraints", k), constraint.get("metric"))
-        for k, constraint in enumerate(constraints if isinstance(constraints, list) else [])
-        if isinstance(constraint, Mapping)
-    ]
-    return [
-        f"{file.where(path)}: {name} needs data with a group attribute, {data['name']} as asked has none"
-        for path, name in named
-        if name in METRICS and METRICS[str(name)].of_cells is not None
-    ]
+    for path, name in named:
+        if name in METRICS and METRICS[name].of_cells is not None:
+            yield path, f"{name} needs data with a group attribute, {typed.data.name} as asked has none"
 
 
-def second_problems(file: SweepFile) -> list[str]:
-    """Second samples from unlabelled data need some."""
-    if has_unlabelled(file):
-        return []
-    named = [
-        ("parameters", file.section("parameters").get("second")),
-        ("compare", file.section("compare").get("second")),
-    ]
-    problems = []
-    for section, given in named:
-        values = given if isinstance(given, list) else []
-        if isinstance(given, Mapping):
-            values = [given.get("value"), *(given.get("values") or [])]
-        if any(value in ("pseudo", "oracle") for value in values):
-            where = file.where((section, "second"))
-            problems.append(f"{where}: needs unlabelled samples: {unlabelled_hint(file)}")
-    return problems
+def partner_problems(typed: TypedFile) -> Iterable[Problem]:
+    """Partner samples from unlabelled data need some."""
+    if has_unlabelled(typed):
+        return
+    parameter = typed.parameters.get("second")
+    values = () if parameter is None else (parameter.value, *(parameter.values or ()))
+    for section, given in (("parameters", values), ("compare", typed.compare.get("second", ()))):
+        if isinstance(given, tuple) and any(value in ("pseudo", "oracle") for value in given):
+            yield (section, "second"), f"needs unlabelled samples: {unlabelled_hint(typed)}"
 
 
-_UNLABELLED = {
-    "digits": "unlabelled",
-    "gaussians": "unlabelled",
-    "cifar": "unlabelled_largest",
-    "stl10": "unlabelled",
-}
+def has_unlabelled(typed: TypedFile) -> bool:
+    """True if the data have unlabelled samples as asked."""
+    key = None if typed.data is None else unlabelled_key(typed.data.name)
+    return key is not None and bool(getattr(typed.data, key))
 
 
-def has_unlabelled(file: SweepFile) -> bool:
-    data = file.section("data")
-    return bool(data.get(_UNLABELLED.get(str(data.get("name")), "")))
-
-
-def unlabelled_hint(file: SweepFile) -> str:
-    name = str(file.section("data").get("name"))
-    if name in _UNLABELLED:
-        return f"give data.{_UNLABELLED[name]}"
-    return f"{name} has none; use {', '.join(_UNLABELLED)}"
-
-
-def data_problems(file: SweepFile) -> list[str]:
-    from selmix.data import DATA, build_data_config
-
-    keys = dict(file.section("data"))
-    if not isinstance(file.values.get("data"), Mapping):
-        return []
-    if "name" not in keys:
-        return [f"{file.where(('data',))}: name: must be given; {closest('', DATA)}"]
-    name = keys.pop("name")
-    if name not in DATA:
-        return [f"{file.where(('data', 'name'))}: unknown data set {name!r}; {closest(name, DATA)}"]
-    fields = {field.name: str(field.type) for field in dataclasses.fields(DATA[name])}
-    problems = []
-    for key, value in keys.items():
-        where = file.where(("data", key))
-        if key not in fields:
-            problems.append(f"{where}: unknown key; {closest(key, fields)}")
-        elif not _fits(value, fields[key]):
-            problems.append(f"{where}: must be {_KINDS[fields[key].split(' ')[0]]}, got {shown(value)}")
-    problems += [
-        f"{file.where(('data',))}: {field.name}: must be given"
-        for field in dataclasses.fields(DATA[name])
-        if field.default is dataclasses.MISSING and field.name not in keys
-    ]
-    if problems:
-        return problems
-    try:
-        build_data_config(name, **keys)
-    except ValueError as error:
-        return [placed(file, ("data",), line, fields) for line in str(error).splitlines()]
-    return []
-
-
-_KINDS = {"int": "a whole number", "float": "a number", "str": "a text"}
-
-
-def _fits(value: object, kind: str) -> bool:
-    """Whether a plain value is of the type that a field of a data set has."""
-    if value is None:
-        return kind.endswith("| None")
-    if kind.startswith("str"):
-        return isinstance(value, str)
-    return is_number(value, whole=kind == "int")
-
-
-def placed(file: SweepFile, parent: KeyPath, line: str, keys: Iterable[str]) -> str:
-    """A problem ``key: ...`` at the line of its key, any other at that of its section."""
-    key, colon, rest = line.partition(": ")
-    if colon and key in keys:
-        return f"{file.where((*parent, key))}: {rest}"
-    return f"{file.where(parent)}: {line}"
+def unlabelled_hint(typed: TypedFile) -> str:
+    """How to ask for unlabelled samples."""
+    name = "the data set" if typed.data is None else typed.data.name
+    key = unlabelled_key(name)
+    if key is not None:
+        return f"give data.{key}"
+    return f"{name} has none; use {', '.join(each for each in DATA if unlabelled_key(each))}"

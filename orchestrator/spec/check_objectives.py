@@ -1,50 +1,61 @@
-"""An objective of the user's own, tried before anything is launched on it."""
+"""Objectives, bounds and metrics of a sweep file: names that exist, and definitions that they need."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
-from orchestrator.spec.yaml_file import SweepFile
+import torch
+
+from orchestrator.messages import closest
+from orchestrator.spec.typed import Problem, TypedFile, placed
+from selmix.confusion import logit_gradient, smooth_confusion
+from selmix.metrics import METRICS
+from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective, metric_of_objective
+from selmix.user_code import is_reference, load_function
 
 _CLASSES_WHERE_UNKNOWN = 10
 _DRAWS = 4
 
 
-def num_classes(file: SweepFile) -> int | None:
-    """K of the data of a file; None where the data are wrong themselves."""
-    from selmix.data import DATA, build_data_config
+def objective_problems(typed: TypedFile) -> Iterable[Problem]:
+    """Every objective must exist, once, with what it needs."""
+    seen: set[str] = set()
+    for index, name in typed.objectives.items():
+        path = ("objectives", index)
+        if is_reference(name):
+            yield from ((path, text) for text in own_objective_problems(typed, name))
+        elif name in METRICS and name not in OBJECTIVES:
+            yield path, f"{name} is a metric that no objective stands for; {closest(name, OBJECTIVES)}"
+        elif name not in OBJECTIVES:
+            yield path, f"unknown objective {name!r}; {closest(name, OBJECTIVES)}"
+        elif name in seen:
+            yield path, f"must appear once, got {name} again"
+        else:
+            yield from ((path, text) for text in missing_definition(typed, metric_of_objective(name)))
+        seen.add(name)
 
-    data = file.values.get("data")
-    if not isinstance(data, Mapping) or data.get("name") not in DATA:
-        return None
-    try:
-        return len(build_data_config(**{str(key): value for key, value in data.items()}).class_names)
-    except (ValueError, TypeError):
-        return None
+
+def missing_definition(typed: TypedFile, metric: str) -> Iterable[str]:
+    """The definition that a metric needs and the file lacks."""
+    needs = METRICS[metric].needs
+    if needs is not None and typed.metrics is not None and not getattr(typed.metrics, needs):
+        yield f"{metric} needs metrics.{needs}, it is not given"
 
 
-def own_objective_problems(file: SweepFile, reference: str) -> list[str]:
+def own_objective_problems(typed: TypedFile, reference: str) -> Iterable[str]:
     """Why ``module:function`` cannot be an objective: it must be a finite scalar with a finite gradient.
 
     It is tried on smoothed confusion matrices of the kind that a run meets: random ones, a perfect one, and one with
     a class of zero recall.
     """
-    import torch
-
-    from selmix.confusion import logit_gradient, smooth_confusion
-    from selmix.objectives import ObjectiveContext, bind_objective
-    from selmix.user_code import load_function
-
-    problems = []
-    if file.section("selection").get("metric") is None:
-        problems.append(
-            f"{reference} needs selection.metric, the metric that its rounds and trials are judged by"
-        )
+    if typed.selection is not None and typed.selection.metric is None:
+        yield f"{reference} needs selection.metric, the metric that its rounds and trials are judged by"
     try:
         load_function(reference)
     except ValueError as error:
-        return [*problems, f"{reference}: {error}"]
-    classes = num_classes(file) or _CLASSES_WHERE_UNKNOWN
+        yield f"{reference}: {error}"
+        return
+    classes = typed.num_classes or _CLASSES_WHERE_UNKNOWN
     generator = torch.Generator().manual_seed(0)
     counts = [torch.randint(0, 20, (classes, classes), generator=generator).double() for _ in range(_DRAWS)]
     counts = [20.0 * torch.eye(classes).double(), *(matrix + 1.0 for matrix in counts)]
@@ -55,6 +66,55 @@ def own_objective_problems(file: SweepFile, reference: str) -> list[str]:
         try:
             logit_gradient(bind_objective(reference, context), smooth_confusion(matrix))
         except Exception as error:  # whatever the user's function raises
-            said = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
-            return [*problems, f"{reference} fails on a {classes} x {classes} confusion matrix: {said}"]
-    return problems
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            yield f"{reference} fails on a {classes} x {classes} confusion matrix: {reason}"
+            return
+
+
+def definition_problems(typed: TypedFile) -> Iterable[Problem]:
+    """Definitions of metrics must fit the number of classes."""
+    if typed.metrics is not None and typed.num_classes is not None:
+        keys = list(type(typed.metrics).model_fields)
+        for line in typed.metrics.definitions.problems(typed.num_classes):
+            yield placed(("metrics",), line, keys)
+
+
+def constraint_problems(typed: TypedFile) -> Iterable[Problem]:
+    """A bound is one number on a metric that can be bounded there."""
+    for index, constraint in typed.constraints.items():
+        path, key, bounds = ("constraints", index), constraint.metric, constraint.bounds
+        if key not in METRICS:
+            yield path, f"unknown metric {key!r}; {metric_hint(key)}"
+        if len(bounds) != 1:
+            yield path, "must have one of at_least and at_most"
+        elif key != "cost" and not 0 <= bounds[0] <= 1:
+            yield path, f"the bound on {key}, a fraction, must lie in [0, 1], got {bounds[0]:g}"
+        if key not in METRICS:
+            continue
+        yield from ((path, text) for text in missing_definition(typed, key))
+        if METRICS[key].of_predictions is not None and "method" in constraint.where:
+            yield (
+                path,
+                f"{key} is no metric of a confusion matrix and cannot bind inside the method; write "
+                "in: [search] to have it decide feasibility",
+            )
+
+
+def selection_problems(typed: TypedFile) -> Iterable[Problem]:
+    """Rounds and trials are ranked by a metric of the select split."""
+    metric = None if typed.selection is None else typed.selection.metric
+    if metric is None:
+        return
+    path = ("selection", "metric")
+    if metric in METRICS:
+        yield from ((path, text) for text in missing_definition(typed, metric))
+    else:
+        yield path, f"must be a metric of the select split, got {metric!r}; {metric_hint(metric)}"
+
+
+def metric_hint(metric: str) -> str:
+    """What to write instead of a name that is no metric."""
+    bare = metric.removeprefix("test").lstrip("/_. -")
+    if metric.startswith("test") and bare in METRICS:
+        return f"the test split is opened by `selmix pin` only; write {bare}, which is taken on select"
+    return closest(metric, METRICS)

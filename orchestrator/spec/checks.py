@@ -1,215 +1,137 @@
-"""What a sweep file must mean, beyond its form: names that exist, values in their ranges, parts that fit.
-
-Works on the plain values of a file, whatever else is wrong with it, so that one pass lists every problem.
-"""
+"""Everything that a sweep file must be: its form, its types, and its meaning; every problem at once, with its line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
-from orchestrator.messages import closest, is_number
-from orchestrator.spec.check_data import (
-    data_problems,
-    group_problems,
-    has_unlabelled,
-    placed,
-    second_problems,
-    unlabelled_hint,
+from orchestrator.errors import SpecError
+from orchestrator.messages import closest
+from orchestrator.spec.check_data import group_problems, has_unlabelled, partner_problems, unlabelled_hint
+from orchestrator.spec.check_objectives import (
+    constraint_problems,
+    definition_problems,
+    objective_problems,
+    selection_problems,
 )
-from orchestrator.spec.check_objectives import num_classes, own_objective_problems
-from orchestrator.spec.check_parameters import mixable_layers, parameter_problems
-from orchestrator.spec.yaml_file import SweepFile
+from orchestrator.spec.check_parameters import batch_problems, compare_problems, parameter_problems
+from orchestrator.spec.schema import SweepSpec, as_tuples
+from orchestrator.spec.typed import Problem, TypedFile, typed_file
+from orchestrator.spec.yaml_file import SweepFile, apply_overrides, read_sweep_file
+from selmix.models import MODELS
+from selmix.pretrain import RECIPES
 
 
-def cross_check(file: SweepFile) -> list[str]:
-    """Problems of meaning, each ``FILE:LINE: key: what must hold, what was got``."""
-    return [
-        *_objectives(file),
-        *_metrics(file),
-        *group_problems(file),
-        *second_problems(file),
-        *data_problems(file),
-        *_model(file),
-        *_pretrain(file),
-        *parameter_problems(file),
-        *_constraints(file),
-        *_selection(file),
-        *_search(file),
-        *_resources(file),
-        *_bounds(file),
-    ]
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """Read, override and check a sweep file.
+
+    Args:
+        path: of the file.
+        overrides: ``KEY=VALUE`` each.
+    Raises:
+        SpecError: with every problem at once, one a line: ``FILE:LINE: key: what must hold, what was got``.
+        UsageError: an override that is no KEY=VALUE.
+    """
+    file = read_sweep_file(path)
+    apply_overrides(file, overrides)
+    return check_spec(file)
 
 
-def _objectives(file: SweepFile) -> list[str]:
-    from selmix.metrics import METRICS
-    from selmix.objectives import OBJECTIVES
-    from selmix.user_code import is_reference
-
-    names = file.values.get("objectives")
-    problems = []
-    seen: set[str] = set()
-    for index, name in enumerate(names if isinstance(names, list) else []):
-        where = file.where(("objectives", index))
-        if not isinstance(name, str):
-            continue
-        if is_reference(name):
-            problems += [f"{where}: {problem}" for problem in own_objective_problems(file, name)]
-        elif name in METRICS and name not in OBJECTIVES:
-            problems.append(
-                f"{where}: {name} is a metric that no objective stands for; {closest(name, OBJECTIVES)}"
-            )
-        elif name not in OBJECTIVES:
-            problems.append(f"{where}: unknown objective {name!r}; {closest(name, OBJECTIVES)}")
-        elif name in seen:
-            problems.append(f"{where}: must appear once, got {name} again")
-        elif (needs := METRICS[OBJECTIVES[name].metric].needs) and not file.section("metrics").get(needs):
-            problems.append(f"{where}: {name} needs metrics.{needs}, it is not given")
-        seen.add(name)
-    return problems
+def check_spec(file: SweepFile) -> SweepSpec:
+    """The specification of a parsed file; raises as :func:`load_spec`."""
+    typed = typed_file(file)
+    found = [*typed.problems, *(problem for check in CHECKS for problem in check(typed))]
+    problems = [*file.problems, *(f"{file.where(path)}: {text}" for path, text in found)]
+    if problems:
+        raise SpecError(_in_order(problems))
+    return SweepSpec.model_validate(as_tuples(file.values))
 
 
-def _metrics(file: SweepFile) -> list[str]:
-    from selmix.definitions import Definitions
-
-    section = file.section("metrics")
-    fraction, head = section.get("cvar_fraction", 1.0), section.get("head_fraction", 0.9)
-    weights, costs = section.get("recall_weights"), section.get("cost_matrix")
-    numeric = is_number(fraction) and is_number(head) and _are_numbers(weights)
-    numeric &= costs is None or (isinstance(costs, list) and all(_are_numbers(row) for row in costs))
-    classes = num_classes(file)
-    if classes is None or not numeric:
-        return []  # said as a wrong type
-    given = Definitions(
-        fraction, weights and tuple(weights), costs and tuple(tuple(row) for row in costs), head
-    )
-    return [placed(file, ("metrics",), line, section) for line in given.problems(classes)]
+def _in_order(problems: list[str]) -> list[str]:
+    """By line, and one for each key: what follows from the first is noise."""
+    first: dict[tuple[str, ...], str] = {}
+    for problem in problems:
+        first.setdefault(tuple(problem.split(": ", 2)[:2]), problem)
+    return sorted(first.values(), key=_line)
 
 
-def _are_numbers(values: object) -> bool:
-    return values is None or (isinstance(values, list) and all(is_number(value) for value in values))
+def _line(problem: str) -> int:
+    found = re.match(r".*?:(\d+): ", problem)
+    return int(found[1]) if found else 10**9
 
 
-def _model(file: SweepFile) -> list[str]:
-    from selmix.models import MODELS
-
-    name = file.section("model").get("name", "small_cnn")
-    where = file.where(("model", "name"))
-    if isinstance(name, str) and name not in MODELS and "/" not in name and ":" not in name:
+def model_problems(typed: TypedFile) -> Iterable[Problem]:
+    """The model must exist and take these data."""
+    if typed.model is None:
+        return
+    name = typed.model.name
+    if name not in MODELS and "/" not in name and ":" not in name:
         hint = closest(name, [*MODELS, "torchvision/NAME", "timm/NAME", "module:function"])
-        return [f"{where}: unknown model {name!r}; {hint}"]
-    try:
-        mixable_layers(file.values)
-    except ValueError as error:
-        return [f"{where}: {error}"]
-    return []
+        yield ("model", "name"), f"unknown model {name!r}; {hint}"
+    elif isinstance(typed.network, str):
+        yield ("model", "name"), typed.network
 
 
-def _pretrain(file: SweepFile) -> list[str]:
-    from selmix.pretrain import RECIPES
-
-    section = file.section("pretrain")
-    recipe, checkpoint = section.get("recipe"), section.get("checkpoint")
-    problems = []
-    if isinstance(recipe, str) and recipe not in RECIPES:
-        where = file.where(("pretrain", "recipe"))
-        problems.append(f"{where}: unknown recipe {recipe!r}; {closest(recipe, RECIPES)}")
-    if str(recipe).startswith("fixmatch") and not has_unlabelled(file):
-        where = file.where(("pretrain", "recipe"))
-        problems.append(f"{where}: {recipe} needs unlabelled samples: {unlabelled_hint(file)}")
-    if recipe is not None and checkpoint is not None:
-        where = file.where(("pretrain",))
-        problems.append(f"{where}: must name a recipe or a checkpoint, got both; leave one out")
-    if isinstance(checkpoint, str) and checkpoint.startswith("models:"):
-        where = file.where(("pretrain", "checkpoint"))
-        problems.append(f"{where}: registered models are not supported yet; give a safetensors file")
-    return problems
+def pretrain_problems(typed: TypedFile) -> Iterable[Problem]:
+    """The base model must come from one place that exists."""
+    section = typed.pretrain
+    if section is None:
+        return
+    if section.recipe is not None and section.recipe not in RECIPES:
+        yield ("pretrain", "recipe"), f"unknown recipe {section.recipe!r}; {closest(section.recipe, RECIPES)}"
+    if str(section.recipe).startswith("fixmatch") and not has_unlabelled(typed):
+        hint = unlabelled_hint(typed)
+        yield ("pretrain", "recipe"), f"{section.recipe} needs unlabelled samples: {hint}"
+    if section.recipe is not None and section.checkpoint is not None:
+        yield ("pretrain",), "must name a recipe or a checkpoint, got both; leave one out"
+    if section.checkpoint is not None and section.checkpoint.startswith("models:"):
+        yield (
+            ("pretrain", "checkpoint"),
+            "registered models are not supported yet; give a safetensors file",
+        )
 
 
-def _constraints(file: SweepFile) -> list[str]:
-    from selmix.metrics import METRICS
+def search_problems(typed: TypedFile) -> Iterable[Problem]:
+    """A grid needs lists."""
+    if typed.search is not None and typed.search.method == "grid":
+        for name, parameter in typed.parameters.items():
+            if parameter is not None and (parameter.min is not None or parameter.max is not None):
+                yield ("parameters", name), "method grid needs a list of values"
 
-    constraints = file.values.get("constraints")
-    problems = []
-    for index, constraint in enumerate(constraints if isinstance(constraints, list) else []):
-        if not isinstance(constraint, Mapping) or not isinstance(constraint.get("metric"), str):
-            continue
-        where, metric = file.where(("constraints", index)), constraint["metric"]
-        if metric not in METRICS:
-            problems.append(f"{where}: unknown metric {metric!r}; {_metric_hint(metric)}")
-        bounds = [constraint[key] for key in ("at_least", "at_most") if key in constraint]
-        if len(bounds) != 1:
-            problems.append(f"{where}: must have one of at_least and at_most")
-        elif is_number(bounds[0]) and metric != "cost" and not 0 <= bounds[0] <= 1:
-            problems.append(
-                f"{where}: the bound on {metric}, a fraction, must lie in [0, 1], got {bounds[0]}"
+
+def resource_problems(typed: TypedFile) -> Iterable[Problem]:
+    """Several workers have whole GPUs, and one trial fits within what the sweep may take of a cluster."""
+    section = typed.resources
+    if section is None:
+        return
+    if section.workers > 1 and section.gpu not in (0, 1):
+        yield (
+            ("resources", "gpu"),
+            f"each of several workers must have 0 or 1 GPU of its own, got {section.gpu}",
+        )
+    for key, each in (("max_cpus", "cpu"), ("max_gpus", "gpu")):
+        most, needed = getattr(section, key), getattr(section, each) * section.workers
+        if most is not None and most < needed:
+            yield (
+                ("resources", key),
+                f"must hold one trial, {needed:g} ({each} of {section.workers:g} worker(s)), got {most:g}",
             )
-        if metric in METRICS and (needs := METRICS[metric].needs) and not file.section("metrics").get(needs):
-            problems.append(f"{where}: {metric} needs metrics.{needs}, it is not given")
-        if (
-            metric in METRICS
-            and METRICS[metric].of_predictions is not None
-            and "method" in (constraint.get("in") or ("method", "search"))
-        ):
-            problems.append(
-                f"{where}: {metric} is no metric of a confusion matrix and cannot bind inside the method; write "
-                "in: [search] to have it decide feasibility"
-            )
-    return problems
 
 
-def _metric_hint(metric: str) -> str:
-    from selmix.metrics import METRICS
-
-    bare = metric.removeprefix("test").lstrip("/_. -")
-    if metric.startswith("test") and bare in METRICS:
-        return f"the test split is opened by `selmix pin` only; write {bare}, which is taken on select"
-    return closest(metric, METRICS)
-
-
-def _selection(file: SweepFile) -> list[str]:
-    from selmix.metrics import METRICS
-
-    metric = file.section("selection").get("metric")
-    where = file.where(("selection", "metric"))
-    if not isinstance(metric, str):
-        return []
-    if metric in METRICS and (needs := METRICS[metric].needs) and not file.section("metrics").get(needs):
-        return [f"{where}: {metric} needs metrics.{needs}, it is not given"]
-    if metric in METRICS:
-        return []
-    return [f"{where}: must be a metric of the select split, got {metric!r}; {_metric_hint(metric)}"]
-
-
-def _search(file: SweepFile) -> list[str]:
-    if file.section("search").get("method") != "grid":
-        return []
-    return [
-        f"{file.where(('parameters', name))}: method grid needs a list of values"
-        for name, parameter in file.section("parameters").items()
-        if isinstance(parameter, Mapping) and ("min" in parameter or "max" in parameter)
-    ]
-
-
-def _resources(file: SweepFile) -> list[str]:
-    section = file.section("resources")
-    workers, gpu = section.get("workers", 1), section.get("gpu", 0)
-    if not is_number(workers, whole=True) or workers <= 1:
-        return []
-    if is_number(gpu) and gpu not in (0, 1):
-        where = file.where(("resources", "gpu"))
-        return [f"{where}: each of several workers must have 0 or 1 GPU of its own, got {gpu}"]
-    return []
-
-
-def _bounds(file: SweepFile) -> list[str]:
-    """One trial fits within what the sweep may take of a cluster."""
-    section = file.section("resources")
-    workers, problems = section.get("workers", 1), []
-    for key, each, default in (("max_cpus", "cpu", 1), ("max_gpus", "gpu", 0)):
-        most, asked = section.get(key), section.get(each, default)
-        if all(is_number(value) for value in (most, asked, workers)) and most < asked * workers:
-            problems.append(
-                f"{file.where(('resources', key))}: must hold one trial, {asked * workers:g} ({each} of "
-                f"{workers:g} worker(s)), got {most:g}"
-            )
-    return problems
+CHECKS: tuple[Callable[[TypedFile], Iterable[Problem]], ...] = (
+    objective_problems,
+    definition_problems,
+    group_problems,
+    partner_problems,
+    model_problems,
+    pretrain_problems,
+    parameter_problems,
+    compare_problems,
+    batch_problems,
+    constraint_problems,
+    selection_problems,
+    search_problems,
+    resource_problems,
+)
+"""Of meaning, each over the sections that came out typed. A new rule is an entry here."""

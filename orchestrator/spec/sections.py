@@ -1,4 +1,4 @@
-"""The sections of a sweep file: their keys, types and defaults."""
+"""Sections of a sweep file: their keys, types and defaults."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from selmix.definitions import DEFAULT_CVAR_FRACTION, DEFAULT_HEAD_FRACTION
+from selmix.definitions import DEFAULT_CVAR_FRACTION, DEFAULT_HEAD_FRACTION, Definitions
 from selmix.models import ModelConfig
 from selmix.pretrain import PretrainSettings
 from selmix.pretrain.trainer import BATCH, EMA_DECAY, EPOCHS, LR, MIXUP_ALPHA, WEIGHT_DECAY
@@ -19,6 +19,8 @@ Seed = Annotated[StrictInt, Field(ge=0)]
 
 
 class Section(BaseModel):
+    """Base of all sections: nothing unknown, nothing converted, nothing changed afterwards."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -30,11 +32,12 @@ class ModelSection(Section):
 
     @property
     def config(self) -> ModelConfig:
+        """As the method takes it."""
         return ModelConfig(self.name, self.head)
 
 
 class PretrainSection(Section):
-    """Where the base model comes from: a recipe with its settings (and weights to begin with), or a checkpoint."""
+    """Source of the base model: a recipe with its settings (and weights to begin with), or a checkpoint."""
 
     recipe: StrictStr | None = None
     seed: Seed = 0
@@ -50,6 +53,7 @@ class PretrainSection(Section):
 
     @property
     def settings(self) -> PretrainSettings:
+        """As the method takes them."""
         return PretrainSettings(
             **{field.name: getattr(self, field.name) for field in fields(PretrainSettings)}
         )
@@ -63,6 +67,11 @@ class ConstraintSection(Section):
     at_most: Number | None = None
     where: tuple[Literal["method", "search"], ...] = Field(default=("method", "search"), alias="in")
 
+    @property
+    def bounds(self) -> list[float]:
+        """Those of at_least and at_most that are given."""
+        return [bound for bound in (self.at_least, self.at_most) if bound is not None]
+
 
 class MetricsSection(Section):
     """Numbers that define the metrics with parameters; see selmix.definitions."""
@@ -71,6 +80,11 @@ class MetricsSection(Section):
     recall_weights: tuple[Number, ...] | None = None
     cost_matrix: tuple[tuple[Number, ...], ...] | None = None
     head_fraction: Number = DEFAULT_HEAD_FRACTION
+
+    @property
+    def definitions(self) -> Definitions:
+        """As the method takes them."""
+        return Definitions(self.cvar_fraction, self.recall_weights, self.cost_matrix, self.head_fraction)
 
 
 class ParameterSection(Section):
@@ -96,11 +110,12 @@ class ParameterSection(Section):
 
     @property
     def is_fixed(self) -> bool:
+        """True if nothing of it is searched."""
         return self.values is None and self.min is None and self.max is None
 
 
 class SearchSection(Section):
-    """How points are chosen; ``num_trials`` is per objective."""
+    """Choice of the points; ``num_trials`` is per objective."""
 
     method: Literal["tpe", "random", "grid"] = "tpe"
     num_trials: Count = 16
@@ -110,7 +125,7 @@ class SearchSection(Section):
 
 
 class SelectionSection(Section):
-    """How rounds and trials are ranked on the select split."""
+    """Ranking of rounds and trials on the select split."""
 
     metric: StrictStr | None = None
     statistic: Literal["bagged", "lower_bound", "value"] = "bagged"
@@ -119,7 +134,7 @@ class SelectionSection(Section):
 
 
 class ResourceSection(Section):
-    """What a trial takes, cpu and gpu per worker; and what a sweep takes at most of a cluster that it shares.
+    """Resources of a trial, cpu and gpu per worker, and the most that a sweep takes of a cluster that it shares.
 
     Data of more than ``stage_above_mb`` MB do not travel by Ray's object store: each node copies them to its disk once.
     """

@@ -1,24 +1,26 @@
 """A sweep file as plain values, with the line of every key, and every problem of its form at once.
 
-Scalars are read as YAML 1.2 has them: ``1e-3`` is a number, ``yes`` and ``off`` are texts.
+Scalars are read as YAML 1.2 has them: ``1e-3`` is a number, ``yes`` and ``off`` are texts. Overrides of the command
+line (``search.num_trials=8 parameters.lr.max=0.05 name=NEW``) set plain values before these are checked.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, UsageError
 
 KeyPath = tuple[str | int, ...]
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _CONSTANTS: dict[str, Any] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None, "true": True, "True": True, "TRUE": True,
@@ -40,11 +42,6 @@ class SweepFile:
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     overridden: dict[KeyPath, str] = field(default_factory=dict)
-
-    def section(self, name: str) -> Mapping[str, Any]:
-        """A mapping of the file by its key; empty where there is none or it is something else."""
-        value = self.values.get(name)
-        return value if isinstance(value, Mapping) else {}
 
     def where(self, path: KeyPath) -> str:
         """``FILE:LINE: a.b``, the line that of the key or, for what is missing, of what should hold it."""
@@ -163,3 +160,33 @@ def _scalar(node: yaml.Node, path: KeyPath, file: SweepFile) -> Any:
         return text
     file.problems.append(f"{file.where(path)}: must be a finite number, got {text[:40]}")
     return None
+
+
+def apply_overrides(file: SweepFile, overrides: Sequence[str]) -> None:
+    """Set keys of the file's plain values; what they say is checked as the file is.
+
+    Args:
+        file: is changed.
+        overrides: ``KEY=VALUE`` each.
+    Raises:
+        UsageError: an override is not KEY=VALUE, or goes through something that is no mapping.
+    """
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign or not _OVERRIDE.fullmatch(key):
+            raise UsageError(f"an override must be KEY=VALUE, such as search.num_trials=8, got {override!r}")
+        try:
+            value = parse_scalar(text)
+        except ValueError as error:
+            raise UsageError(f"{override}: {error}") from error
+        _set(file.values, key.split("."), value, override)
+        file.overridden[tuple(key.split("."))] = override
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for depth, part in enumerate(path[:-1]):
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"{override}: {'.'.join(path[: depth + 1])} is no mapping, got {inner!r}")
+        values = inner
+    values[path[-1]] = value

@@ -1,37 +1,46 @@
-"""Where MLflow is: resolving the address, showing it without credentials, and asking quickly whether it answers.
+"""Address of MLflow: resolving it, and asking within seconds whether it answers.
 
 Nothing here imports mlflow, whose import takes a second and whose own answer to a wrong address takes minutes.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import os
 import re
 import ssl
-import sys
 import tempfile
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
 
+from orchestrator.credentials import masked
 from orchestrator.errors import PreflightError
+from orchestrator.http_client import SERVERS, Request, Unreachable, ask, basic, credentials_of, proxy_hint
+from orchestrator.records.store import Store
 
 VERSION_TIMEOUT_S = 3.0
 CHECK_TIMEOUT_S = 8.0
 """Over all of a check: a name server that does not answer is not covered by the socket's own limit."""
 
 SQLITE = "sqlite:///"
-SERVERS = ("http://", "https://")
 DATABASES = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?://")
-SECRET_FIELDS = re.compile(
-    r"([?&][^=&]*(?:password|passwd|token|secret|user|key)[^=&]*=)[^&#]*", re.IGNORECASE
-)
+
+
+def tracking_of(store: Store) -> str:
+    """The address of MLflow for a runs folder.
+
+    Raises:
+        PreflightError: none is named where no file of our own can be, or it is of a kind that is not supported.
+    """
+    own = store.own_tracking()
+    if own is None and not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+        raise PreflightError(
+            f"MLFLOW_TRACKING_URI: must be set where --runs is an object store ({store.shown}), got nothing; name the "
+            "MLflow server that every driver of this sweep reaches"
+        )
+    return tracking_address(own or store.root, os.environ)
 
 
 def tracking_address(runs: Path, environ: Mapping[str, str]) -> str:
@@ -62,28 +71,6 @@ def tracking_address(runs: Path, environ: Mapping[str, str]) -> str:
         f"MLFLOW_TRACKING_URI: must be http(s)://..., sqlite:///FILE or a database, got {masked(given)!r}"
         f" (folders as stores are gone in MLflow 3); unset it to use {SQLITE}{runs}/mlflow.db"
     )
-
-
-def masked(address: str) -> str:
-    """``address`` without user, password and secret query fields, fit for messages, tags and files."""
-    if address.startswith("sqlite:"):
-        return address
-    # up to the last @, also beyond a slash: an unescaped password must not show either
-    return SECRET_FIELDS.sub(r"\1***", re.sub(r"//.*@", "//", address))
-
-
-def scrubbed(text: str, address: str) -> str:
-    """``text`` without the credentials that ``address`` carries: errors of HTTP libraries quote the address."""
-    shown = masked(address)
-    text = text.replace(address, shown)
-    found = re.search(r"//(.*)@", address) if shown != address else None
-    if found is None:
-        return text
-    text = text.replace(f"{found[1]}@", "")
-    password = found[1].partition(":")[2]
-    for secret in {password, unquote(password)}:
-        text = text.replace(secret, "***") if len(secret) >= 4 else text
-    return text
 
 
 def sqlite_path(address: str) -> Path | None:
@@ -154,41 +141,29 @@ def _check_file(path: Path) -> None:
 
 
 def _server_problem(address: str) -> PreflightError | None:
+    # As MLflow would ask: with the credentials of the address or of MLflow's own environment variables.
+    given_user, given_password = credentials_of(address)
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME") or given_user
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    secret = {}
+    if user:
+        password = os.environ.get("MLFLOW_TRACKING_PASSWORD") or given_password
+        secret = {"Authorization": basic(user, password)}
+    elif token:
+        secret = {"Authorization": f"Bearer {token}"}
     try:
-        with urllib.request.urlopen(
-            _version_request(address), timeout=VERSION_TIMEOUT_S, context=_tls()
-        ) as answer:
-            body = answer.read(64).decode(errors="replace").strip()
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code in {401, 403}:
-            return _unreachable(
-                address, f"refused with {error.code}", "check its credentials and allowed hosts"
-            )
-        return _unreachable(address, f"/version answered {error.code}")
-    except Exception as error:  # http.client and codecs raise more kinds than can be listed
-        return _unreachable(address, scrubbed(str(getattr(error, "reason", error)), address))
-    if not re.match(r"\d+\.\d+", body):
+        answer = ask(Request(address, "/version", secret_headers=secret), VERSION_TIMEOUT_S, _tls())
+    except Unreachable as error:
+        return _unreachable(address, str(error))
+    if answer.is_refusal:
+        return _unreachable(
+            address, f"refused with {answer.status}", "check its credentials and allowed hosts"
+        )
+    if answer.status != 200:
+        return _unreachable(address, f"/version answered {answer.status}")
+    if not re.match(r"\d+\.\d+", answer.body[:64].decode(errors="replace").strip()):
         return _unreachable(address, "what answers there is no MLflow server")
     return None
-
-
-def _version_request(address: str) -> urllib.request.Request:
-    """As MLflow would ask: with the credentials of the address or of MLflow's own environment variables."""
-    parts = urlsplit(address)
-    host = parts.netloc.rpartition("@")[2]
-    request = urllib.request.Request(
-        urlunsplit((parts.scheme, host, f"{parts.path.rstrip('/')}/version", "", ""))
-    )
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME") or unquote(parts.username or "")
-    password = os.environ.get("MLFLOW_TRACKING_PASSWORD") or unquote(parts.password or "")
-    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    if user:
-        basic = base64.b64encode(f"{user}:{password}".encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {basic}")
-    elif token:
-        request.add_unredirected_header("Authorization", f"Bearer {token}")
-    return request
 
 
 def _tls() -> ssl.SSLContext:
@@ -199,11 +174,8 @@ def _tls() -> ssl.SSLContext:
 
 
 def _unreachable(address: str, reason: str, advice: str = "start it or check the address") -> PreflightError:
-    # a proxy that does not know the server makes a local one look refused
-    proxied = any(os.environ.get(name) for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"))
-    hint = ", set NO_PROXY for its host" if proxied else ""
     return PreflightError(
-        f"MLflow at {masked(address)}: must answer, got: {reason}; {advice}{hint},"
+        f"MLflow at {masked(address)}: must answer, got: {reason}; {advice}{proxy_hint()},"
         " or unset MLFLOW_TRACKING_URI to use a file in the runs folder"
     )
 
@@ -214,35 +186,3 @@ def _unwritable(path: Path, error: OSError) -> PreflightError:
         f"MLflow at {SQLITE}{path}: its folder must be writable: {reason};"
         " choose another --runs folder or set MLFLOW_TRACKING_URI"
     )
-
-
-def ui_command(address: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
-    """The command that serves MLflow's pages over a store, to be run with :func:`ui_environment`.
-
-    Returns:
-        Arguments for ``subprocess``; for the address of a server that runs already ``[masked address]``,
-        which is to be shown, not run.
-    """
-    if address.startswith(SERVERS):
-        return [masked(address)]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        host,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    return command + (["--backend-store-uri", address] if sqlite_path(address) is not None else [])
-
-
-def ui_environment(address: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` for :func:`ui_command`: a tenth of the processes, and a database's password off the command."""
-    extra = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    if sqlite_path(address) is None:
-        extra["MLFLOW_BACKEND_STORE_URI"] = address
-    return {**environ, **extra}

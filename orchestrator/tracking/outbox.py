@@ -54,7 +54,7 @@ def judge(error: Exception) -> Verdict:
 
 @dataclass(frozen=True)
 class Points:
-    """Figures of one round of the run ``key``: sent again with the same time stamp, so they count once."""
+    """Metrics of one round of the run ``key``: sent again with the same time stamp, so they count once."""
 
     key: str
     step: int

@@ -1,34 +1,34 @@
-"""What a sweep writes to MLflow: the one file that imports mlflow.
+"""The runs of a sweep in MLflow.
 
-Only the driver writes. A run is found by its tags before it is created, and figures keep the time stamps that our
-own record has, so sending everything again changes nothing: that is how a resume catches up.
+Only the driver writes. A run is found by its tags before it is created, and metrics keep the time stamps that our own
+record has, so sending everything again changes nothing: that is how a resume catches up.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.credentials import masked, scrubbed
 from orchestrator.errors import PreflightError
-from orchestrator.tracking.address import first_opening, masked, scrubbed, sqlite_path
+from orchestrator.messages import first_line
+from orchestrator.records.types import Metrics
+from orchestrator.tracking.address import first_opening, sqlite_path
+from orchestrator.tracking.client import open_client, speaking
 from orchestrator.tracking.outbox import Action, Outbox, Points, Verdict, judge
-from orchestrator.tracking.values import MAX_SCALARS, estimates, figures, frozen_params, tag_filter, tag_texts
+from orchestrator.tracking.values import (
+    MAX_SCALARS,
+    estimates,
+    frozen_params,
+    metrics_to_keep,
+    tag_filter,
+    tag_texts,
+)
 
 SWEEP_ID, TRIAL_ID, KIND = "selmix.sweep_id", "selmix.trial_id", "selmix.kind"
 PARENT, RUN_NAME = "mlflow.parentRunId", "mlflow.runName"
 _BATCH = 100
-_QUIET = {
-    # Without these a refused connection blocks for four minutes and a frozen server for twenty.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
 
 
 class Tracker:
@@ -37,8 +37,9 @@ class Tracker:
     Args:
         address: of the store, as :func:`orchestrator.tracking.address.tracking_address` gives it.
         experiment: name; made if there is none.
-        sweep_id: on every run. artifacts: folder for artifacts where the store is a file of our own.
-        note: told what had to be given up.
+        sweep_id: on every run.
+        artifacts: folder for artifacts where the store is a file of our own.
+        note: is called with what had to be given up.
     Raises:
         PreflightError: the store cannot be opened.
     """
@@ -51,7 +52,7 @@ class Tracker:
         self._runs: dict[str, str] = {}
         self._queued: set[str] = set()
         self._outbox = Outbox(self._write_points, self._give_up)
-        with _said(address), first_opening(address):
+        with speaking(address), first_opening(address):
             self.experiment_id = self._find_experiment(experiment, artifacts)
         self.parent_id: str | None = None
 
@@ -79,7 +80,7 @@ class Tracker:
         Raises:
             PreflightError: MLflow does not take it.
         """
-        with _said(self._address):
+        with speaking(self._address):
             marks = {SWEEP_ID: self._sweep_id, KIND: "sweep"}
             run_id = self._find(marks) or self._create(name, {**tags, **marks}, None)
             self._client.update_run(run_id, status="RUNNING")
@@ -97,7 +98,7 @@ class Tracker:
         def act() -> None:
             if parent is None:
                 return
-            self._log(parent, figures(values), ended_ms, 0)
+            self._log(parent, metrics_to_keep(values), ended_ms, 0)
             self._set(parent, {}, tags)
             for path in artifacts:
                 self._client.log_artifact(parent, str(path))
@@ -107,7 +108,7 @@ class Tracker:
 
     def reap(self, ended_ms: int) -> None:
         """End the runs that a killed driver left RUNNING; those that go on are opened again."""
-        with _said(self._address):
+        with speaking(self._address):
             for run in self._search(
                 f"{tag_filter({SWEEP_ID: self._sweep_id})} AND attributes.status = 'RUNNING'"
             ):
@@ -156,11 +157,11 @@ class Tracker:
 
     def log_round(self, trial_id: str, steps: int, time_ms: int, values: Mapping[str, float]) -> None:
         """The figures of a round at its number of SGD steps; returns at once."""
-        self._outbox.put(Points(trial_id, steps, time_ms, figures(values, MAX_SCALARS)))
+        self._outbox.put(Points(trial_id, steps, time_ms, metrics_to_keep(values, MAX_SCALARS)))
 
     def finish_trial(
         self, trial_id: str, status: str, ended_ms: int, steps: int,
-        best: Mapping[str, Mapping[str, float]], tags: Mapping[str, str], artifacts: Sequence[Path],
+        best: Metrics, tags: Mapping[str, str], artifacts: Sequence[Path],
     ) -> None:  # fmt: skip
         """The figures of the chosen round, the artifacts, and the end of a run; returns at once."""
 
@@ -224,70 +225,4 @@ class Tracker:
         self._client.log_batch(self._runs[key], metrics=metrics)
 
     def _give_up(self, what: str, error: Exception) -> None:
-        self._note(f"MLflow: {what} was refused: {scrubbed(str(error).splitlines()[0], self._address)}")
-
-
-def open_client(address: str) -> Any:
-    """A client of the store at ``address``; the first opening of a file may take seconds."""
-    for key, value in _QUIET.items():
-        os.environ.setdefault(key, value)
-    # A locked store is retried by the outbox; mlflow would print eighty lines of it first.
-    for name, level in {
-        "mlflow": logging.ERROR,
-        "alembic": logging.ERROR,
-        "mlflow.store.db.utils": logging.CRITICAL,
-    }.items():
-        logging.getLogger(name).setLevel(level)
-    with _said(address), first_opening(address):
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=address)
-        client.search_experiments(max_results=1)  # makes the tables of a new file
-    return client
-
-
-def register_model(
-    address: str, run_id: str, name: str, alias: str, files: Sequence[Path], tags: Mapping[str, str]
-) -> str:
-    """Store files with a run and register them as a new version of a model, under an alias.
-
-    Returns:
-        The version.
-    Raises:
-        PreflightError: MLflow does not take it.
-    """
-    from mlflow.exceptions import MlflowException
-
-    client = open_client(address)
-    with _said(address):
-        for path in files:
-            client.log_artifact(run_id, str(path), f"pins/{alias}")
-        try:
-            client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        source = f"{client.get_run(run_id).info.artifact_uri}/pins/{alias}"
-        version = client.create_model_version(name, source=source, run_id=run_id, tags=tag_texts(tags))
-        client.set_registered_model_alias(name, alias, str(version.version))
-    return str(version.version)
-
-
-def read_run(address: str, run_id: str) -> Any:
-    """A run as MLflow has it."""
-    return open_client(address).get_run(run_id)
-
-
-@contextlib.contextmanager
-def _said(address: str) -> Any:
-    """What MLflow raises becomes one message with the address and without its credentials."""
-    try:
-        yield
-    except PreflightError:
-        raise
-    except Exception as error:  # a boundary: SQLAlchemy's, requests' and mlflow's own kinds
-        reason = scrubbed(str(error).strip().splitlines()[0] if str(error).strip() else repr(error), address)
-        raise PreflightError(
-            f"MLflow at {masked(address)}: must take the sweep's runs, got: {reason}; check the store or set "
-            "MLFLOW_TRACKING_URI"
-        ) from error
+        self._note(f"MLflow: {what} was refused: {scrubbed(first_line(error), self._address)}")

@@ -1,4 +1,4 @@
-"""Values in the form MLflow takes them, checked where they are handed over rather than when they are sent."""
+"""Values in the form MLflow takes them: checked where they are handed over rather than when they are sent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import posixpath
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from orchestrator.provenance import git_state
+from orchestrator.records.types import Metrics
+from orchestrator.results.rows import SweepResult
+from orchestrator.spec.schema import SweepSpec
 
 MAX_SCALARS = 40
 MAX_PARAM = 6000
@@ -30,33 +35,31 @@ def checked_key(key: str) -> str:
     return key
 
 
-def figures(values: Mapping[str, float | None], limit: int | None = None) -> dict[str, float]:
-    """Figures that MLflow can keep.
+def metrics_to_keep(values: Mapping[str, float | None], limit: int | None = None) -> dict[str, float]:
+    """Metrics that MLflow can keep.
 
     Args:
-        values: key -> figure. NaN is kept: it is drawn as a gap. Infinities are left out, because MLflow
-            gives them back as 1.8e308, which ruins every axis; None stands for no figure and is left out too.
+        values: key -> number. NaN is kept: it is drawn as a gap. Infinities are left out, because MLflow gives them
+            back as 1.8e308, which ruins every axis; None stands for no number and is left out too.
         limit: how many keys are allowed.
     Raises:
         ValueError: a key is not allowed, or there are more than ``limit``.
     """
     if limit is not None and len(values) > limit:
         raise ValueError(
-            f"figures of a round: must be at most {limit}, got {len(values)}; put arrays into the table"
+            f"metrics of a round: must be at most {limit}, got {len(values)}; put arrays into the table"
         )
     kept = {checked_key(key): float(value) for key, value in values.items() if value is not None}
     return {key: value for key, value in kept.items() if not math.isinf(value)}
 
 
-def estimates(best: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """``best/select/METRIC`` with ``/low`` and ``/high`` from metric -> {"value", "low", "high"}."""
-    named = {}
-    for metric, estimate in best.items():
-        named[f"best/select/{metric}"] = estimate["value"]
-        named |= {
-            f"best/select/{metric}/{side}": estimate[side] for side in ("low", "high") if side in estimate
-        }
-    return figures(named)
+def estimates(best: Metrics, prefix: str = "") -> dict[str, float]:
+    """``best/select/METRIC`` with ``/low`` and ``/high``."""
+    named: dict[str, float | None] = {}
+    for metric, figure in best.items():
+        key = f"{prefix}best/select/{metric}"
+        named |= {key: figure.value, f"{key}/low": figure.low, f"{key}/high": figure.high}
+    return metrics_to_keep(named)
 
 
 def frozen_params(params: Mapping[str, Any]) -> dict[str, str]:
@@ -97,3 +100,46 @@ def _text(value: Any) -> str:
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - len(CUT)] + CUT
+
+
+def trial_tags(digests: Mapping[str, str]) -> dict[str, str]:
+    """Tags of every run below the parent. The test split's digest is known without opening it."""
+    return {"selmix.data_digest": digests["train"]}
+
+
+def parent_tags(spec: SweepSpec, digests: Mapping[str, str]) -> dict[str, str]:
+    """Tags of the sweep's own run."""
+    git = git_state()
+    tags = {f"selmix.digest.{split}": digest for split, digest in digests.items()}
+    tags |= {"selmix.data_digest": digests["train"], "selmix.objectives": ", ".join(spec.objectives)}
+    if git.commit is not None:
+        tags |= {"mlflow.source.git.commit": git.commit, "selmix.git_dirty": str(git.dirty).lower()}
+    return tags
+
+
+def sweep_params(spec: SweepSpec) -> dict[str, Any]:
+    """``data.*``, ``model.*``, ``pretrain.*``, ``selection.*``: the same for all runs of the sweep."""
+    document = spec.resolved()
+    return {
+        f"{section}.{key}": value
+        for section in ("data", "model", "pretrain", "selection")
+        for key, value in document[section].items()
+        if value is not None
+    }
+
+
+def winners(results: SweepResult) -> tuple[dict[str, float], dict[str, str]]:
+    """Metrics and tags of the winners; the objective stands before a metric where there are several."""
+    metrics: dict[str, float] = {}
+    trial_ids, verdicts = [], []
+    for objective, result in results.objectives.items():
+        if result.winner is None:
+            continue
+        prefix = f"{objective}/" if len(results.objectives) > 1 else ""
+        trial_ids.append(result.winner.trial_id)
+        metrics |= estimates(result.winner.select, prefix)
+        if result.verdict is not None:
+            relation = "tied with" if result.verdict.outcome == "tied" else f"{result.verdict.outcome} than"
+            verdicts.append(f"{relation} {result.verdict.against}")
+    tags = {"selmix.winner": ", ".join(trial_ids), "selmix.verdict": ", ".join(verdicts)}
+    return metrics, {key: text for key, text in tags.items() if text}

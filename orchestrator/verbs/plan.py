@@ -3,103 +3,131 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from orchestrator.build.selection import warnings_of
 from orchestrator.cluster.capacity import Machine, fits
-from orchestrator.cluster.ray_session import local_resources
-from orchestrator.records.object_store import Runs
+from orchestrator.cluster.concurrency import local_resources
+from orchestrator.credentials import masked
+from orchestrator.documents import SCHEMA_VERSION
+from orchestrator.records.store import Store
 from orchestrator.run.preflight import check_all
 from orchestrator.search.space import default_point, settings, trials_per_objective
 from orchestrator.spec.schema import SweepSpec
-from orchestrator.tracking.address import masked
-from orchestrator.verbs.plan_probe import measure, memory_warnings
+from orchestrator.table import paragraph, sentence
+from orchestrator.verbs.plan_probe import Probe, measure, memory_warnings
 from selmix.baselines import baselines_for
 from selmix.baselines.catalogue import FINETUNE_FOLDS
 
-START_S = 12.0  # Ray, its workers and the first imports, on a laptop
-RUN_OVERHEAD_S = 0.3  # handing over, checkpoint, records
-FITTED_AGAIN = (
-    1 + FINETUNE_FOLDS
-)  # fine-tunings a replicate seed in the baselines: uniform_mixup, selmix_post_hoc
+START_S = 12.0
+"""Ray, its workers and the first imports, on a laptop."""
+RUN_OVERHEAD_S = 0.3
+"""Handing over, checkpoint, records."""
+FITTED_AGAIN = 1 + FINETUNE_FOLDS
+"""Fine-tunings per replicate seed in the baselines: those of uniform_mixup and of selmix_post_hoc."""
 
 
-def plan_document(spec: SweepSpec, runs: Runs) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PlannedResources:
+    """CPUs and GPUs of this machine, and workers of a trial."""
+
+    cpus: float
+    gpus: float
+    workers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanDocument:
+    """Runs, seconds and bytes that a sweep will take.
+
+    Attributes:
+        sweep: its name. trials, replicates, baselines: runs, at most.
+        at_once: trials that run at once here. resources: that there are.
+        probe: what was measured.
+        estimated_s, estimated_bytes: of the whole sweep. free_bytes: on the disk of the runs folder.
+        tracking_uri: of MLflow, without credentials.
+        warnings: one line each.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    sweep: str
+    trials: int
+    replicates: int
+    baselines: int
+    at_once: int
+    resources: PlannedResources
+    probe: Probe
+    estimated_s: float
+    estimated_bytes: int
+    free_bytes: int
+    tracking_uri: str
+    warnings: list[str]
+
+
+def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
     """Runs, seconds and bytes that a sweep will take.
 
     Raises:
         PreflightError: as a launch would.
     """
-    address, data = check_all(spec, runs)
-    config = settings(spec, default_point(spec), next(iter(spec.arms.values())))
-    probe = measure(spec, data, config)
-    objectives, cpus_gpus = len(spec.objectives), local_resources()
+    address, data = check_all(spec, store)
+    probe = measure(spec, data, settings(spec, default_point(spec), next(iter(spec.arms.values()))))
+    (cpus, gpus), objectives, seeds = local_resources(), len(spec.objectives), spec.selection.replicates
     per_study, studies = trials_per_objective(spec), objectives * len(spec.arms)
     trials = per_study * studies
     # The defaults are run again beside the best, if they are not among them.
-    finalists = min(spec.selection.finalists + 1, per_study)
-    replicates = finalists * spec.selection.replicates * studies
-    baselines = len(baselines_for(data.num_groups))
-    at_once = _at_once(spec, *cpus_gpus)
-    trial_s = probe["trial_s"] + RUN_OVERHEAD_S
-    baselines_s = (
-        objectives
-        * spec.selection.replicates
-        * (FITTED_AGAIN * probe["one_worker_trial_s"] + probe["pretrain_s"])
-    )
+    replicates = min(spec.selection.finalists + 1, per_study) * seeds * studies
+    baselines = objectives * len(baselines_for(data.num_groups))
+    concurrent = _concurrent(spec, cpus, gpus)
+    trials_s = (trials + replicates) * (probe.trial_s + RUN_OVERHEAD_S) / concurrent
+    baselines_s = objectives * seeds * (FITTED_AGAIN * probe.one_worker_trial_s + probe.pretrain_s)
     # Baselines run on one worker each, so that several fit where one trial does.
-    total_s = (
-        START_S
-        + probe["pretrain_s"]
-        + (trials + replicates) * trial_s / at_once
-        + baselines_s / (at_once * spec.resources.workers)
+    baselines_s /= concurrent * spec.resources.workers
+    models = trials + replicates + baselines * seeds
+    root = store.root.absolute()
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    return PlanDocument(
+        sweep=spec.name,
+        trials=trials,
+        replicates=replicates,
+        baselines=baselines,
+        at_once=concurrent,
+        resources=PlannedResources(cpus, gpus, spec.resources.workers),
+        probe=probe,
+        estimated_s=START_S + probe.pretrain_s + trials_s + baselines_s,
+        estimated_bytes=models * probe.weights_bytes + (trials + replicates) * probe.table_bytes,
+        free_bytes=shutil.disk_usage(existing).free,
+        tracking_uri=masked(address),
+        warnings=[*warnings_of(spec), *memory_warnings(probe.memory, spec.resources, concurrent)],
     )
-    models = trials + replicates + objectives * baselines * spec.selection.replicates
-    local = runs if isinstance(runs, Path) else runs.working
-    existing = next(folder for folder in (local, *local.absolute().parents) if folder.exists())
-    return {
-        "schema_version": 1,
-        "sweep": spec.name,
-        "trials": trials,
-        "replicates": replicates,
-        "baselines": objectives * baselines,
-        "at_once": at_once,
-        "resources": {"cpus": cpus_gpus[0], "gpus": cpus_gpus[1], "workers": spec.resources.workers},
-        "probe": probe,
-        "estimated_s": total_s,
-        "estimated_bytes": models * probe["weights_bytes"] + (trials + replicates) * probe["table_bytes"],
-        "free_bytes": shutil.disk_usage(existing).free,
-        "tracking_uri": masked(address),
-        "warnings": [*warnings_of(spec), *memory_warnings(probe["memory"], spec.resources, at_once)],
-    }
 
 
-def _at_once(spec: SweepSpec, cpus: float, gpus: float) -> int:
+def _concurrent(spec: SweepSpec, cpus: float, gpus: float) -> int:
     fitting, most = fits(spec.resources, [Machine(cpus, gpus)]), spec.search.max_concurrent_trials
     return max(1, fitting if most is None else min(fitting, most))
 
 
-def plan_text(document: dict[str, Any]) -> str:
-    """The plan for a terminal."""
-    probe, memory = document["probe"], document["probe"]["memory"]
-    return "\n".join([
-        f"{document['sweep']}: about {duration(document['estimated_s'])}, {megabytes(document['estimated_bytes'])} "
-        f"of {megabytes(document['free_bytes'])} free",
-        f"  {document['trials']} trials and at most {document['replicates']} runs of finalists on fresh seeds, "
-        f"{document['at_once']} at once{_on_workers(document)}, about {probe['trial_s']:.1f} s each "
-        f"({probe['rounds']} rounds, {probe['rounds_measured']} measured)",
-        f"  memory: about {memory['peak_bytes'] / 1e9:.1f} GB for a worker, {memory['fit']} would fit in the "
-        f"{memory['device_bytes'] / 1e9:.1f} GB of {'one GPU' if memory['device'] == 'cuda' else 'this machine'}",
-        f"  {document['baselines']} baselines; base model about {probe['pretrain_s']:.1f} s",
-        f"  MLflow: {document['tracking_uri']}",
-        *(f"  warning: {warning}" for warning in document["warnings"]),
-    ])  # fmt: skip
-
-
-def _on_workers(document: dict[str, Any]) -> str:
-    workers = document["resources"]["workers"]
-    return f" on {workers} workers each (baselines on one)" if workers > 1 else ""
+def plan_text(document: PlanDocument, width: int | None) -> str:
+    """The plan for a terminal; its first line is the answer."""
+    probe, memory = document.probe, document.probe.memory
+    workers = document.resources.workers
+    on_workers = f" on {workers} workers each (baselines on one)" if workers > 1 else ""
+    device = "one GPU" if memory.device == "cuda" else "this machine"
+    lines = [
+        ("trials", f"{document.trials}, {document.at_once} at once{on_workers}, about {probe.trial_s:.1f} s each "
+                   f"({probe.rounds} rounds, {probe.rounds_measured} measured)"),
+        ("finalists", f"at most {document.replicates} runs on fresh seeds"),
+        ("baselines", f"{document.baselines}; base model about {probe.pretrain_s:.1f} s"),
+        ("memory", f"about {memory.peak_bytes / 1e9:.1f} GB for a worker, {memory.fit} would fit in the "
+                   f"{memory.device_bytes / 1e9:.1f} GB of {device}"),
+        ("mlflow", document.tracking_uri),
+        *(("warning", warning) for warning in document.warnings),
+    ]  # fmt: skip
+    first = (
+        f"{document.sweep}: about {duration(document.estimated_s)}, {megabytes(document.estimated_bytes)} of "
+        f"{megabytes(document.free_bytes)} free"
+    )
+    return "\n".join([sentence(first, width), *(paragraph(label, text, width) for label, text in lines)])
 
 
 def duration(seconds: float) -> str:
@@ -110,4 +138,5 @@ def duration(seconds: float) -> str:
 
 
 def megabytes(count: float) -> str:
+    """``12 MB``, or ``80 GB`` from 10 GB on."""
     return f"{count / 1e6:.0f} MB" if count < 1e10 else f"{count / 1e9:.0f} GB"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
+from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import NotFound, UsageError
-from orchestrator.table import table
+from orchestrator.table import Column, sentence, table
 
 FOLDERS = ("recipes", "ablations")  # beside the files at the top
 
@@ -23,16 +24,34 @@ def recipe_files() -> dict[str, str]:
     }
 
 
-def recipes_document() -> dict[str, Any]:
-    """What each of them asks, told by its first line."""
-    rows = [{"recipe": name, "question": _question(text)} for name, text in recipe_files().items()]
-    return {"schema_version": 1, "recipes": rows}
+@dataclass(frozen=True)
+class RecipeRow:
+    """A sweep file that comes with selmix, and what it asks."""
+
+    recipe: str
+    question: str
 
 
-def recipes_text(document: dict[str, Any]) -> str:
-    """One line a recipe."""
-    rows = [(row["recipe"], row["question"]) for row in document["recipes"]]
-    return table(("recipe", "question"), rows) + "\nselmix cp NAME writes NAME.yaml here"
+@dataclass(frozen=True, kw_only=True)
+class RecipesDocument:
+    """The sweep files that come with selmix, by name."""
+
+    schema_version: int = SCHEMA_VERSION
+    recipes: list[RecipeRow]
+
+
+def recipes_document() -> RecipesDocument:
+    """All of them, each with its question."""
+    return RecipesDocument(
+        recipes=[RecipeRow(name, _question(text)) for name, text in recipe_files().items()]
+    )
+
+
+def recipes_text(document: RecipesDocument, width: int | None) -> str:
+    """One row per recipe."""
+    rows = [(row.recipe, row.question) for row in document.recipes]
+    columns = (Column("recipe"), Column("question"))
+    return table(columns, rows, width) + "\n" + sentence("selmix cp NAME writes NAME.yaml here", width)
 
 
 def copy_recipe(name: str, folder: Path) -> Path:

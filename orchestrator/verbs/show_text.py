@@ -1,105 +1,132 @@
-"""Documents as text for a terminal: what was asked, what won, against what, is it real, what next."""
+"""The result of a sweep as text for a terminal: the answer first, then what was asked, against what, how sure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.results.compare import comparison_caption, comparison_rows
-from orchestrator.results.departures import departure_note
-from orchestrator.table import difference, estimate, short, table
+from orchestrator.documents import Document
+from orchestrator.results.rows import ArmResult, BaselineRow, ComparisonTable, ObjectiveResult, Winner
+from orchestrator.table import (
+    Column,
+    Interval,
+    difference,
+    estimate,
+    paragraph,
+    percent,
+    sentence,
+    short,
+    table,
+)
+from orchestrator.verbs.show import ShowDocument, TrialRow
 
 ACROSS = ("mean_recall", "min_recall", "g_mean", "h_mean", "accuracy", "min_coverage")
+"""Metrics that the winners of several objectives are compared under."""
+
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
-Document = Mapping[str, Any]
+RESULT = (
+    Column("value", right=True), Column("[95 % interval]", right=True), Column("score", right=True),
+    Column("labels used"), Column("cost per run", right=True),
+)  # fmt: skip
 
 
-def show_text(document: Document, colour: bool = False) -> str:
-    """The result of a sweep; its first line is the answer."""
-    blocks = [_headline(document, colour), _asked(document)]
-    results: dict[str, Document] = document["objectives"]
-    for objective, result in results.items():
-        if result["winner"] is None:
-            blocks.append(f"{objective}: {_undecided(document, result)}")
+def show_text(document: ShowDocument, width: int | None, colour: bool = False) -> str:
+    """The result of a sweep; its first line is the answer.
+
+    Args:
+        document: the result.
+        width: of the terminal; None: lines stay whole.
+        colour: True to print the answer bold.
+    """
+    blocks = [_headline(document, width, colour), _asked(document, width)]
+    for objective, result in document.objectives.items():
+        if result.winner is None:
+            blocks.append(sentence(f"{objective}: {_undecided(document, result)}", width))
         else:
-            blocks.append(_objective(document, objective, result))
-    if len(results) > 1 and any(result["winner"] for result in results.values()):
-        blocks.append(_across(results))
-    blocks.append(_next(document))
+            blocks.append(_objective(document, objective, result, result.winner, width))
+    winners = {name: r.winner for name, r in document.objectives.items() if r.winner is not None}
+    if len(document.objectives) > 1 and winners:
+        blocks.append(_across(winners, width))
+    blocks.append(_next(document, width))
     return "\n\n".join(block for block in blocks if block)
 
 
-def _headline(document: Document, colour: bool) -> str:
-    lines = []
-    for objective, result in document["objectives"].items():
-        if result["winner"] is not None:
-            lines.append(f"{objective}: {answer(result)}")
+def _headline(document: ShowDocument, width: int | None, colour: bool) -> str:
+    lines = [
+        f"{objective}: {answer(result)}"
+        for objective, result in document.objectives.items()
+        if result.winner is not None
+    ]
     if not lines:
-        done = document["progress"]
-        lines.append(
-            f"{document['sweep']} is {document['state']}: {done['finished']} of {done['total']} runs finished"
-        )
-    if document["problem"]:
-        lines.append(str(document["problem"]))
-    return "\n".join(f"{BOLD}{line}{PLAIN}" if colour else line for line in lines)
+        done = document.progress
+        lines.append(f"{document.sweep} is {document.state}: {done.finished} of {done.total} runs finished")
+    if document.problem:
+        lines.append(document.problem)
+    wrapped = [line for text in lines for line in sentence(text, width).splitlines()]
+    return "\n".join(f"{BOLD}{line}{PLAIN}" if colour else line for line in wrapped)
 
 
-def answer(result: Document) -> str:
+def answer(result: ObjectiveResult) -> str:
     """The verdict in a sentence."""
-    verdict, winner = result["verdict"], result["winner"]
-    who = f"{short(winner['trial_id'])}{' (the defaults)' if winner['is_default'] else ''}"
+    verdict, winner = result.verdict, result.winner
+    if winner is None:
+        return "nothing can win"
+    who = f"{short(winner.trial_id)}{' (the defaults)' if winner.is_default else ''}"
     if verdict is None:
         return f"{who} won; no baseline could be fitted to compare it with"
-    gap = difference(verdict["difference"])
-    against = verdict["against"]
-    if verdict["outcome"] == "better":
-        return f"BETTER: {who} is {gap} points above the best baseline, {against}, on select"
-    if verdict["outcome"] == "worse":
-        return f"WORSE: the baseline {against} is better than the winner {who}: {gap} points on select"
-    cheaper = ", and cheaper" if verdict["against_is_cheaper"] else ""
-    return f"TIED: the baseline {against} is as good as the winner {who}{cheaper}: {gap} points on select"
+    gap, against = f"{difference(verdict.difference)} pp on select", verdict.against
+    if verdict.outcome == "better":
+        return f"BETTER: {who} is above the best baseline, {against}: {gap}"
+    if verdict.outcome == "worse":
+        return f"WORSE: the baseline {against} is better than the winner {who}: {gap}"
+    cheaper = ", and cheaper" if verdict.against_is_cheaper else ""
+    return f"TIED: the baseline {against} is as good as the winner {who}{cheaper}: {gap}"
 
 
-def _asked(document: Document) -> str:
-    spec, data, base = document["spec"], document["data"], document["base"]
+def _asked(document: ShowDocument, width: int | None) -> str:
+    """What the sweep was about; empty before its data were read."""
+    spec, data, done = document.spec, document.data, document.progress
     if not data:
         return ""
-    train = data["train_counts"]
-    per_class = data["num_select"] // len(train)
-    constraints = [_constraint(c) for c in spec["constraints"]]
+    train, base = data["train_counts"], document.base
     made = base.get("checkpoint") or f"pre-trained by {base.get('recipe')}"
-    done = document["progress"]
+    per_class = data["num_select"] // len(train)
+    bounds = [_bound(constraint) for constraint in spec["constraints"]]
+    subject = f" subject to {', '.join(bounds)}" if bounds else ""
     lines = [
-        f"asked     {', '.join(spec['objectives'])}"
-        + (f"  subject to {', '.join(constraints)}" if constraints else ""),
-        f"data      {spec['data']['name']}: {len(train)} classes, {max(train)} to {min(train)} training samples, "
-        f"{per_class} select samples a class (a recall moves in steps of {100 / per_class:.1f} points)",
-        f"model     {spec['model']['name']}, {made}",
+        ("objective", f"{', '.join(spec['objectives'])}{subject}"),
+        (
+            "data",
+            f"{spec['data']['name']}: {len(train)} classes, {max(train)} to {min(train)} training samples per class, "
+            f"{per_class} select samples per class (a recall moves in steps of {100 / per_class:.1f} pp)",
+        ),
+        ("model", f"{spec['model']['name']}, {made}"),
         *(
-            f"compared  {name}: {', '.join(map(_plain, values))}"
+            ("ablation", f"{name}: {', '.join(map(_plain, values))}")
             for name, values in spec.get("compare", {}).items()
         ),
-        f"searched  {', '.join(_searched(spec)) or 'nothing: the defaults only'}",
-        f"runs      {done['finished']} finished, {done['failed']} failed, of {done['total']} (trials, and finalists "
-        f"on {spec['selection']['replicates']} fresh seeds){_lost(document['trials'])}",
+        ("search space", ", ".join(_searched(spec)) or "none: the defaults only"),
+        (
+            "runs",
+            f"{done.finished} finished, {done.failed} failed, of {done.total} (trials, and finalists on "
+            f"{spec['selection']['replicates']} fresh seeds){_losses(document.trials)}",
+        ),
     ]
-    return "\n".join(lines)
+    return "\n".join(paragraph(label, text, width) for label, text in lines)
 
 
-def _lost(trials: list[Document]) -> str:
-    losses = sum(trial["losses"] for trial in trials)
+def _losses(trials: Sequence[TrialRow]) -> str:
+    losses = sum(trial.losses for trial in trials)
     if not losses:
         return ""
-    lost_s = sum(trial["lost_s"] for trial in trials)
-    return f"; {losses} broke off with a worker or node and went on, {lost_s:.0f} s were run again"
+    lost_s = sum(trial.lost_s for trial in trials)
+    return f"; {losses} were interrupted with a worker or node and resumed, {lost_s:.0f} s were run again"
 
 
-def _constraint(constraint: Document) -> str:
-    sign, bound = (
-        (">=", constraint["at_least"])
-        if constraint["at_least"] is not None
-        else ("<=", constraint["at_most"])
-    )
+def _bound(constraint: Document) -> str:
+    sign, bound = ">=", constraint["at_least"]
+    if bound is None:
+        sign, bound = "<=", constraint["at_most"]
     return f"{constraint['metric']} {sign} {bound:g}"
 
 
@@ -107,67 +134,64 @@ def _searched(spec: Document) -> list[str]:
     return [name for name, parameter in spec["parameters"].items() if "value" not in parameter]
 
 
-def _undecided(document: Document, result: Document) -> str:
-    if result["feasible"] is False:
+def _undecided(document: ShowDocument, result: ObjectiveResult) -> str:
+    if result.feasible is False:
         return "no trial meets the constraints"
-    if document["state"] == "finished":
+    if document.state == "finished":
         return "no finalist could be run on its fresh seeds"
     return "not decided yet"
 
 
-def _objective(document: Document, objective: str, result: Document) -> str:
-    metric, winner = result["metric"], result["winner"]
-    seeds = len(winner["replicates"]["seeds"])
-    rows = [(
-        f"winner {short(winner['trial_id'])}", winner["replicates"]["select"][metric], winner["replicates"]["score"],
-        "+".join(winner["labels"]), f"{winner['cost_s']:.1f} s",
+def _objective(
+    document: ShowDocument, objective: str, result: ObjectiveResult, winner: Winner, width: int | None
+) -> str:
+    metric, means = result.metric or "", winner.replicates
+    rows: list[tuple[str, ...]] = [(
+        f"winner {short(winner.trial_id)}", *_figure(means.select[metric]), percent(means.score),
+        "+".join(winner.labels), f"{winner.cost_s:.1f} s",
     )]  # fmt: skip
-    others = sorted(result["baselines"].items(), key=lambda item: -(item[1]["score"] or -1e9))
-    for name, row in others:
-        if row["state"] == "FINISHED":
-            mark = " (reference)" if row["reference"] else ""
-            each = row["cost_s"] / max(1, len(row["seeds"]))
-            rows.append(
-                (
-                    f"{name}{mark}",
-                    row["select"][metric],
-                    row["score"],
-                    "+".join(row["labels"]),
-                    f"{each:.1f} s",
-                )
-            )
-        else:
-            rows.append((name, None, None, f"failed: {row['error']}", ""))
-    head = (f"{metric} on select, %", "value  [95 % interval]", "score", "labels used", "cost a run")
-    lines = [table(head, [_cells(*row) for row in rows])]
-    lines.append(
-        f"winner    {short(winner['trial_id'])}, seed {winner['seed']}, round {winner['round']} "
-        f"({winner['steps']} steps), {estimate(winner['select'][metric]).strip()} on its own seed; "
-        f"the table has its mean over {seeds} fresh seeds"
+    ranked = sorted(
+        result.baselines.items(),
+        key=lambda item: -(item[1].score if item[1].score is not None else float("-inf")),
     )
-    lines.append(f"          {_settings(document['spec'], winner['config'])}")
-    if note := departure_note(winner["config"]):
-        lines.append(f"          {note}")
-    lines.append(f"is it real?  {_real(result)}")
-    lines.append(f"search    {_search(result)}")
-    if result.get("compare"):
-        cells = comparison_rows(result["compare"], metric)
-        lines += [
-            "",
-            comparison_caption(result["compare"], seeds),
-        ]
-        lines.append(table(cells[0], cells[1:]))
-    return f"{objective}\n" + "\n".join(lines)
+    rows += [_baseline(name, row, metric) for name, row in ranked]
+    own = (
+        f"{short(winner.trial_id)}, seed {winner.seed}, round {winner.round} ({winner.steps} steps), "
+        f"{estimate(winner.select[metric])} on its own seed; the table has its mean over {len(means.seeds)} fresh seeds"
+    )
+    lines = [
+        objective,
+        table((Column(f"{metric} on select, %"), *RESULT), rows, width),
+        paragraph("winner", own, width),
+        paragraph("", _settings(document.spec, winner.config), width),
+    ]
+    if winner.deviations:
+        used = " and ".join(winner.deviations.values())
+        lines.append(paragraph("", f"FOR COMPARISON ONLY: the winner used {used}", width))
+    lines.append(paragraph("significance", _significance(result), width))
+    lines.append(paragraph("search", _search(result), width))
+    if result.compare is not None:
+        seeds = len(means.seeds)
+        lines += ["", sentence(_caption(result.compare, seeds), width)]
+        lines.append(_comparison(result.compare, metric, width))
+    return "\n".join(lines)
 
 
-def _cells(
-    name: str, select: Document | None, score: float | None, labels: str, cost: str
-) -> tuple[str, ...]:
-    shown = "" if select is None else estimate(select)
-    return name, shown, "" if score is None else f"{100 * score:5.1f}", labels, cost
+def _baseline(name: str, row: BaselineRow, metric: str) -> tuple[str, ...]:
+    if row.state != "FINISHED":
+        return (name, "", "", "", f"failed: {row.error}", "")
+    reference = " (reference)" if row.reference else ""
+    return (
+        f"{name}{reference}", *_figure(row.select[metric]), "" if row.score is None else percent(row.score),
+        "+".join(row.labels), f"{row.cost_per_run_s:.1f} s",
+    )  # fmt: skip
 
 
-def _settings(spec: Document, config: Document) -> str:
+def _figure(figure: Interval) -> tuple[str, str]:
+    return percent(figure.value), f"[{percent(figure.low)}, {percent(figure.high)}]"
+
+
+def _settings(spec: Document, config: Mapping[str, Any]) -> str:
     names = [*spec.get("compare", {}), *_searched(spec)] or ["lr", "steps"]
     return ", ".join(f"{name} {_plain(config[name])}" for name in names)
 
@@ -176,102 +200,90 @@ def _plain(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _real(result: Document) -> str:
-    verdict = result["verdict"]
+def _significance(result: ObjectiveResult) -> str:
+    verdict = result.verdict
     if verdict is None:
         return "there is no baseline to compare with"
-    says = {
-        "better": "yes as far as select tells: the paired interval leaves 0 out",
-        "tied": "nothing separates them: the paired interval contains 0",
+    meaning = {
+        "better": "significant as far as select tells: the paired interval leaves 0 out",
+        "tied": "not significant: the paired interval contains 0",
         "worse": "the baseline is ahead: the paired interval lies below 0",
-    }[verdict["outcome"]]
+    }[verdict.outcome]
     return (
-        f"winner minus {verdict['against']}: {difference(verdict['difference'])} points, paired over the same samples "
-        f"and seeds; {says}. Optimistic: both were chosen on these samples. `selmix pin` judges on test"
+        f"winner minus {verdict.against}: {difference(verdict.difference)} pp, paired over the same samples and seeds; "
+        f"{meaning}. Optimistic: both were chosen on these samples. `selmix pin` judges on test"
     )
 
 
-def _search(result: Document) -> str:
-    added = result["search_added"]
-    tied = ", ".join(short(name) for name in result["tied"])
-    if added is None:
+def _search(result: ObjectiveResult) -> str:
+    gain = result.search_added
+    tied = ", ".join(short(name) for name in result.tied)
+    if gain is None:
         return f"tied: {tied}"
-    says = "earned its keep" if added["low"] > 0 else "added nothing clear"
+    meaning = "a significant gain" if gain.low > 0 else "no significant gain"
     return (
-        f"{says} over the defaults: {short(added['trial_id'])} is {difference(added)} points from them over fresh "
-        f"seeds; tied: {tied}"
+        f"{meaning} over the defaults: {short(gain.trial_id)} is {difference(gain)} pp from them over fresh seeds; "
+        f"tied: {tied}"
     )
 
 
-def _across(results: Mapping[str, Document]) -> str:
+def _caption(compare: ComparisonTable, seeds: int) -> str:
+    others = len(compare.rows) - 1
+    corrected = f", corrected for {others} comparisons" if others > 1 else ""
+    return (
+        f"ablation, each value with a study of its own, means over {seeds} fresh seeds, paired, on select; intervals "
+        f"are each its own, better, tied or worse at 5 %{corrected}:"
+    )
+
+
+def _comparison(compare: ComparisonTable, metric: str, width: int | None) -> str:
+    minus = f"minus {compare.reference}, pp"
+    columns = (
+        Column(compare.parameter), Column("tuned, %", right=True), Column(minus, right=True), Column("outcome"),
+        Column("best of its study"), Column("defaults, %", right=True), Column(minus, right=True), Column("outcome"),
+    )  # fmt: skip
     rows = []
-    for objective, result in results.items():
-        if result["winner"] is not None:
-            select = result["winner"]["replicates"]["select"]
-            rows.append((objective, *(f"{100 * select[m]['value']:5.1f}" for m in ACROSS if m in select)))
-    return table(("winner of \\ under, %", *ACROSS), rows)
+    for row in compare.rows:
+        tuned, defaults = _arm(row.tuned, metric), _arm(row.defaults, metric)
+        best = "" if row.tuned is None else short(row.tuned.trial_id)
+        rows.append((str(row.value), *tuned, best, *defaults))
+    return table(columns, rows, width)
 
 
-def _next(document: Document) -> str:
-    name = document["sweep"]
-    if document["state"] == "finished":
-        lines = [
-            f"next      selmix pin {name} --name NAME    judge winner and baselines on test, keep the model",
-            "          selmix ui                           every run and round in MLflow",
-        ]
-        return "\n".join(lines)
-    if document["state"] == "running":
-        eta = document["progress"]["eta_s"]
-        return f"next      about {eta:.0f} s left" if eta is not None else ""
-    return "next      launch the same file again to go on" if document["state"] == "stopped" else ""
+def _arm(arm: ArmResult | None, metric: str) -> tuple[str, str, str]:
+    if arm is None:
+        return "", "", "no finished finalist"
+    gap = "" if arm.difference is None else difference(arm.difference)
+    return estimate(arm.select[metric]), gap, arm.outcome or ""
 
 
-def ls_text(document: Document) -> str:
-    """One line a sweep."""
-    if not document["sweeps"]:
-        return f"no sweeps in {document['runs']}; selmix launch FILE begins one"
-    rows = []
-    for sweep in document["sweeps"]:
-        done = sweep["progress"]
-        results = sweep["objectives"] or {"": None}
-        for objective, result in results.items():
-            cells = ("", "", "")
-            if result is not None and result["winner"] is not None:
-                verdict = result["verdict"]
-                says = f"{verdict['outcome']} vs {verdict['against']}" if verdict else ""
-                cells = (short(result["winner"]), f"{objective} {100 * result['value']:.1f}", says)
-            count = f"{done['finished']}/{done['total']}" + (
-                f", {done['failed']} failed" if done["failed"] else ""
-            )
-            rows.append((sweep["sweep"], sweep["state"], count, *cells, sweep["created"]))
-    return table(("sweep", "state", "runs", "winner", "select, %", "verdict", "created"), rows)
-
-
-def pins_text(document: Document) -> str:
-    """One line a pin."""
-    if not document["pins"]:
-        return "no pins yet; selmix pin SWEEP --name NAME writes one"
-    rows = []
-    for pin in document["pins"]:
-        if "problem" in pin:
-            rows.append((pin["name"], pin["problem"], "", "", "", ""))
-            continue
-        verdict = pin["verdict"]
-        says = (
-            f"{verdict['outcome']} vs {verdict['against']}, {difference(verdict['difference'])}"
-            if verdict
-            else ""
+def _across(winners: Mapping[str, Winner], width: int | None) -> str:
+    rows = [
+        (
+            objective,
+            *(
+                percent(winner.replicates.select[m].value) if m in winner.replicates.select else ""
+                for m in ACROSS
+            ),
         )
-        edited = f"EDITED: {', '.join(pin['edited'])}" if pin["edited"] else pin["created"]
-        what = short(pin["trial_id"]) + ("" if pin["is_winner"] else " (not the winner)")
-        rows.append(
-            (
-                pin["name"],
-                pin["sweep"],
-                what,
-                f"{pin['metric']} {estimate(pin['test']).strip()}",
-                says,
-                edited,
-            )
+        for objective, winner in winners.items()
+    ]
+    return table((Column("winner of \\ under, %"), *(Column(m, right=True) for m in ACROSS)), rows, width)
+
+
+def _next(document: ShowDocument, width: int | None) -> str:
+    name = document.sweep
+    if document.state == "finished":
+        steps = (
+            (f"selmix pin {name} --name NAME", "judge winner and baselines on test, keep the model"),
+            ("selmix ui", "every run and round in MLflow"),
         )
-    return table(("pin", "sweep", "trial", "test, %", "verdict on test", "created"), rows)
+        return "\n".join(
+            paragraph("next" if number == 0 else "", f"{command}: {what}", width)
+            for number, (command, what) in enumerate(steps)
+        )
+    if document.state == "running" and document.progress.eta_s is not None:
+        return paragraph("next", f"about {document.progress.eta_s:.0f} s left", width)
+    if document.state == "stopped":
+        return paragraph("next", "launch the same file again to resume", width)
+    return ""

@@ -16,13 +16,14 @@ from selmix.baselines.decoupled import learned_scales, smoothed_head, tau_normal
 from selmix.baselines.group_dro import group_dro_head
 from selmix.baselines.last_layer import tuned_head
 from selmix.baselines.post_hoc import TAUS, bias_search, logit_adjustment
-from selmix.baselines.task import BaselineResult, BaselineTask, Models, State, with_bias, with_head
+from selmix.baselines.task import BaselineResult, BaselineTask, Models, with_bias, with_head
 from selmix.config import FinetuneConfig
 from selmix.data.splits import Split, join
 from selmix.groups import strata_of
 from selmix.model import head_state, predict
 from selmix.pretrain import pretrain
 from selmix.run.run import finetune
+from selmix.weights import State
 
 HEAD_FOLDS = 5
 FINETUNE_FOLDS = 3

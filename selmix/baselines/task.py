@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -13,9 +13,7 @@ from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
 from selmix.run.start_model import Base
 from selmix.statistics.selection import SelectionRule, score
-from selmix.weights import load_checkpoint_into
-
-State = Mapping[str, Tensor]
+from selmix.weights import State, load_checkpoint_into
 
 
 @dataclass(frozen=True)

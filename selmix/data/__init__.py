@@ -13,7 +13,16 @@ from selmix.data.parquet import ParquetConfig
 from selmix.data.splits import Split, SweepData
 from selmix.data.stl10 import StlConfig
 
-__all__ = ["DATA", "DataConfig", "Split", "SweepData", "build_data_config", "official_files"]
+__all__ = [
+    "DATA",
+    "DataConfig",
+    "Split",
+    "SweepData",
+    "build_data_config",
+    "has_groups",
+    "official_files",
+    "unlabelled_key",
+]
 
 
 class DataConfig(Protocol):
@@ -41,6 +50,21 @@ DATA: dict[str, type[Any]] = {
     "image_folder": ImageFolderConfig,
     "image_list": ImageListConfig,
 }
+
+
+def unlabelled_key(name: str) -> str | None:
+    """The key that says how many unlabelled samples a data set has; None where it never has any."""
+    key: str | None = getattr(DATA.get(name), "unlabelled_key", None)
+    return key
+
+
+def has_groups(config: DataConfig) -> bool:
+    """True if the data have a group attribute.
+
+    Raises:
+        ValueError: a file that says so cannot be read.
+    """
+    return bool(getattr(config, "group_names", ()))
 
 
 def official_files(config: DataConfig) -> OfficialFiles | None:

@@ -57,6 +57,7 @@ class CifarConfig:
     unlabelled_imbalance: float = 100.0
 
     name: ClassVar[str] = "cifar"
+    unlabelled_key: ClassVar[str] = "unlabelled_largest"
     input_shape: ClassVar[tuple[int, ...]] = (3, 32, 32)
 
     def __post_init__(self) -> None:

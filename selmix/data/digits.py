@@ -47,6 +47,7 @@ class DigitsConfig:
     minority: float = 0.1
 
     name: ClassVar[str] = "digits"
+    unlabelled_key: ClassVar[str] = "unlabelled"
     class_names: ClassVar[tuple[str, ...]] = tuple(str(k) for k in range(10))
     input_shape: ClassVar[tuple[int, ...]] = (1, 8, 8)
 

@@ -41,6 +41,7 @@ class GaussiansConfig:
     unlabelled: int = 0
 
     name: ClassVar[str] = "gaussians"
+    unlabelled_key: ClassVar[str] = "unlabelled"
 
     def __post_init__(self) -> None:
         problems = [

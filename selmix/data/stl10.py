@@ -51,6 +51,7 @@ class StlConfig:
     unlabelled: int = 0
 
     name: ClassVar[str] = "stl10"
+    unlabelled_key: ClassVar[str] = "unlabelled"
     input_shape: ClassVar[tuple[int, ...]] = (3, SIDE, SIDE)
     class_names: ClassVar[tuple[str, ...]] = (
         "airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck",

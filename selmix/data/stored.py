@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from selmix.data.images import Images
 from selmix.data.splits import Split, SweepData
+from selmix.files import written_aside
 
 _PARTS = ("train", "feedback", "select", "unlabelled")
 
@@ -25,10 +25,9 @@ def save_data(path: Path, data: SweepData) -> str:
     for part in _PARTS:
         split = getattr(data, part)
         document[part] = None if split is None else _packed(split)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(document, temporary)
-    temporary.replace(path)
+    # To a stream: by its name torch would write the name into the file, and the same data would have two digests.
+    with written_aside(path) as aside, aside.open("wb") as file:
+        torch.save(document, file)
     return file_digest(path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from selmix.files import written_aside
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,8 @@ def write_rounds(path: Path, rounds: Sequence[RoundMatrices]) -> None:
         values = [getattr(r, name) for r in rounds]
         flat = [None if v is None else v.float().flatten().numpy() for v in values]
         columns[name] = pa.array(flat, pa.list_(pa.float32()))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(pa.table(columns), temporary, compression="zstd")
-    temporary.replace(path)
+    with written_aside(path) as aside:
+        pq.write_table(pa.table(columns), aside, compression="zstd")
 
 
 def read_rounds(path: Path, num_strata: int, num_classes: int) -> list[RoundMatrices]:

@@ -6,9 +6,9 @@ import pytest
 
 from orchestrator.build.selection import selection_rules, warnings_of
 from orchestrator.errors import SpecError, UsageError
-from orchestrator.spec.overrides import apply_overrides
-from orchestrator.spec.schema import SweepSpec, check_spec, spec_from_resolved
-from orchestrator.spec.yaml_file import parse_scalar, parse_sweep_text
+from orchestrator.spec.checks import check_spec
+from orchestrator.spec.schema import SweepSpec, spec_from_resolved
+from orchestrator.spec.yaml_file import apply_overrides, parse_scalar, parse_sweep_text
 
 LEAST = "version: 1\nname: x\ndata: {name: digits}\nobjectives: [min_recall]\n"
 

@@ -1,0 +1,76 @@
+"""The verbs that come before a sweep, and those on a table alone; heavy imports inside the verb that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from orchestrator.cli.output import emit
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from orchestrator.verbs.evaluate import evaluate_table, evaluation_text
+
+    document = evaluate_table(options.table, options.objective, options.train_counts, options.cvar_fraction)
+    emit(options, document, evaluation_text)
+    return 0
+
+
+def validate(options: argparse.Namespace) -> int:
+    from orchestrator.spec.checks import load_spec
+    from orchestrator.verbs.validate import validate_document, validation_text
+
+    document = validate_document(load_spec(options.file, options.overrides), options.file)
+    for warning in document.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    emit(options, document, validation_text)
+    return 0
+
+
+def data(options: argparse.Namespace) -> int:
+    from orchestrator.spec.checks import load_spec
+    from orchestrator.verbs.data import data_document, data_text, fail_on_problems, prepare_data
+
+    spec = load_spec(options.file, options.overrides)
+    if options.action == "prepare" and (archive := prepare_data(spec)) is not None:
+        sys.stderr.write(f"extracted {archive}\n")
+    document = data_document(spec)
+    emit(options, document, data_text)
+    fail_on_problems(document)
+    return 0
+
+
+def plan(options: argparse.Namespace) -> int:
+    from orchestrator.spec.checks import load_spec
+    from orchestrator.verbs.plan import plan_document, plan_text
+
+    emit(options, plan_document(load_spec(options.file, options.overrides), options.runs), plan_text)
+    return 0
+
+
+def diagnose(options: argparse.Namespace) -> int:
+    from orchestrator.spec.checks import load_spec
+    from orchestrator.verbs.diagnose import diagnose, diagnosis_text
+
+    document = diagnose(load_spec(options.file, options.overrides), options.objective, options.output)
+    emit(options, document, diagnosis_text)
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from orchestrator.cluster.address import Cluster, driver_address
+    from orchestrator.cluster.code_package import references_in, sweep_package
+    from orchestrator.cluster.doctor import Patience, doctor_document, doctor_text, raise_all
+    from orchestrator.spec.checks import load_spec
+
+    spec = None if options.file is None else load_spec(options.file, options.overrides)
+    cluster = Cluster(driver_address(options.address, os.environ))
+    if not cluster.is_private:
+        content = b"" if options.file is None else options.file.read_bytes()
+        package = sweep_package(content, () if spec is None else references_in(spec.resolved()))
+        cluster = Cluster(cluster.address, package)
+    document = doctor_document(spec, options.runs, cluster, Patience(options.nodes, options.wait))
+    emit(options, document, doctor_text)
+    raise_all(document.problems)
+    return 0

@@ -1,0 +1,33 @@
+"""The verbs that keep results and repeat them; heavy imports inside the verb that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from orchestrator.cli.output import emit, out
+
+
+def pin(options: argparse.Namespace) -> int:
+    from orchestrator.pins.pin import PinRequest, pin_sweep
+
+    request = PinRequest(options.sweep, options.name, options.objective, options.trial, options.force)
+    out(str(pin_sweep(options.runs, options.pins, request)))
+    return 0
+
+
+def pins(options: argparse.Namespace) -> int:
+    from orchestrator.pins.lock_file import pins_document, pins_text
+
+    emit(options, pins_document(options.pins), pins_text)
+    return 0
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    from orchestrator.pins.reproduce import reproduce_pin, reproduction_text
+
+    document = reproduce_pin(options.pins, options.name, options.runs)
+    emit(options, document, reproduction_text)
+    for problem in document.problems:
+        sys.stderr.write(f"selmix: {options.name}: {problem}\n")
+    return document.exit_code

@@ -1,0 +1,62 @@
+"""The verbs that look at sweeps; heavy imports inside the verb that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+
+from orchestrator.cli.output import colour, emit, out
+from orchestrator.errors import UsageError
+
+
+def cp(options: argparse.Namespace) -> int:
+    from orchestrator.verbs.recipes import copy_recipe
+
+    out(str(copy_recipe(options.recipe, options.folder)))
+    return 0
+
+
+def ls(options: argparse.Namespace) -> int:
+    if options.recipes:
+        from orchestrator.verbs.recipes import recipes_document, recipes_text
+
+        emit(options, recipes_document(), recipes_text)
+        return 0
+    from orchestrator.verbs.ls import ls_document, ls_text
+
+    emit(options, ls_document(options.runs), ls_text)
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    from orchestrator.records.folder import RunFolder
+    from orchestrator.verbs.show import show_document
+    from orchestrator.verbs.show_text import show_text
+
+    document = show_document(RunFolder.open(options.runs, options.sweep))
+    emit(options, document, partial(show_text, colour=colour()))
+    return 0
+
+
+def logs(options: argparse.Namespace) -> int:
+    from orchestrator.records.folder import RunFolder
+    from orchestrator.records.logs import follow, log_of, logs_document
+
+    folder = RunFolder.open(options.runs, options.sweep)
+    if options.follow:
+        if options.json:
+            raise UsageError("logs: --follow continues, --json prints one document; give one of them")
+        for piece in follow(folder, log_of(folder, options.trial)):
+            out(piece)
+            sys.stdout.flush()
+        return 0
+    # A log keeps its lines: what a trial printed is not ours to wrap.
+    emit(options, logs_document(folder, options.trial), lambda document, _width: "\n".join(document.lines))
+    return 0
+
+
+def ui(options: argparse.Namespace) -> int:
+    from orchestrator.tracking.ui import open_ui
+
+    return open_ui(options.runs, options.host, options.port)

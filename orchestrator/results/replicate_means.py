@@ -1,0 +1,31 @@
+"""Means over the replicates of a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from orchestrator.records.types import Figure, Metrics, TrialRecord
+
+
+def score_of(record: TrialRecord) -> float:
+    """Score of a run; of one without a score less than any."""
+    return record.score if record.score is not None else float("-inf")
+
+
+def mean_score(records: Sequence[TrialRecord]) -> float:
+    """Mean score over the replicates of a configuration."""
+    return sum(score_of(record) for record in records) / len(records)
+
+
+def mean_select(records: Sequence[TrialRecord]) -> Metrics:
+    """Metric -> mean over the replicates with its interval; metrics that one of them lacks are left out."""
+    from selmix.statistics.comparison import mean_over_replicates
+    from selmix.statistics.intervals import Estimate
+
+    shared = set.intersection(*(set(r.select) for r in records))
+    return {
+        key: Figure(**asdict(mean_over_replicates([Estimate(**asdict(r.select[key])) for r in records])))
+        for key in records[0].select
+        if key in shared
+    }

@@ -1,0 +1,90 @@
+"""Where runs come from: a study that is asked for points, or a list of runs that are known beforehand."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from orchestrator.records.types import TrialRecord
+from orchestrator.search.study import ObjectiveStudy
+
+
+class Source(Protocol):
+    """Where runs come from."""
+
+    def next(self) -> TrialRecord | None:
+        """The next run to start; None: there are no more."""
+
+    def give_back(self, record: TrialRecord) -> None:
+        """Take back a run that resumes from its last checkpoint: it is the next one."""
+
+    def tell(self, record: TrialRecord, score: float | None, violation: float) -> None:
+        """Learn from a run that ended; ``score`` is None where it failed."""
+
+
+class ListSource:
+    """Runs that are known beforehand: replicates.
+
+    Args:
+        records: in the order in which they start.
+    """
+
+    def __init__(self, records: Iterable[TrialRecord]) -> None:
+        self._records = deque(records)
+
+    def next(self) -> TrialRecord | None:
+        """The next of them."""
+        return self._records.popleft() if self._records else None
+
+    def give_back(self, record: TrialRecord) -> None:
+        """Put it first."""
+        self._records.appendleft(record)
+
+    def tell(self, record: TrialRecord, score: float | None, violation: float) -> None:
+        """Nothing learns from a replicate."""
+
+
+class StudySource:
+    """Trials of the search: first what a killed launch left unfinished, then new points, objectives in turn.
+
+    Args:
+        studies: by name.
+        num_trials: of each.
+        unfinished: records to resume.
+        build: (name of the study, number, parameters) -> a new record.
+        may_begin: False once too many trials failed: then no new one is begun.
+    """
+
+    def __init__(
+        self,
+        studies: Mapping[str, ObjectiveStudy],
+        num_trials: int,
+        unfinished: Iterable[TrialRecord],
+        build: Callable[[str, int, dict[str, Any]], TrialRecord],
+        may_begin: Callable[[], bool],
+    ) -> None:
+        self._studies, self._num_trials, self._build = studies, num_trials, build
+        self._may_begin = may_begin
+        self._unfinished = deque(unfinished)
+
+    def next(self) -> TrialRecord | None:
+        """An unfinished trial, or a new point of the study that has the fewest."""
+        if self._unfinished:
+            return self._unfinished.popleft()
+        if not self._may_begin():
+            return None
+        counts = {name: len(study.trials()) for name, study in self._studies.items()}
+        study = min(counts, key=lambda name: counts[name])
+        if counts[study] >= self._num_trials:
+            return None
+        number, parameters = self._studies[study].ask()
+        return self._build(study, number, parameters)
+
+    def give_back(self, record: TrialRecord) -> None:
+        """Put it first."""
+        self._unfinished.appendleft(record)
+
+    def tell(self, record: TrialRecord, score: float | None, violation: float) -> None:
+        """Tell the study of the trial."""
+        self._studies[record.study].tell(record.number, score, violation)
