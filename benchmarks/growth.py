@@ -26,8 +26,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
-from orchestrator.run.recorder import TrialBook
-from orchestrator.run.tune import BookCallback, RunSearcher, StudySource, trial_record
+from orchestrator.records.types import trial_record
+from orchestrator.run.execution import Dispatcher
+from orchestrator.run.recorder import Recorder
+from orchestrator.run.tune import RunCallback, RunSearcher
+from orchestrator.search.sources import StudySource
 from orchestrator.search.study import ObjectiveStudy
 from orchestrator.tracking.tracker import Tracker
 from selmix.config import FinetuneConfig
@@ -83,22 +86,23 @@ def measured(at_once: int, rounds: int) -> dict[str, float]:
     """Of a sweep of so many trials, all at once."""
     clock = Clock()
     with tempfile.TemporaryDirectory(prefix="selmix-growth-") as home:
-        folder = RunFolder(Path(home), "toy")
+        folder = RunFolder.local(Path(home), "toy")
         folder.create()
         tracker = Tracker(
-            f"sqlite:///{home}/mlflow.db", "toy", "0", Path(home) / "artifacts", sys.stderr.write
+            f"sqlite:///{home}/mlflow.db", "toy", "0", Path(home) / "artifacts", lambda text: None
         )
         tracker.open_sweep("toy", {}, {})
-        book = TrialBook(folder, tracker, Progress(quiet=True), {}, {})
+        recorder = Recorder(folder, tracker, Progress(quiet=True), {}, {})
         study = ObjectiveStudy(folder.journal_path, "min_recall", "tpe", 0, SPACE, {"lr": 0.01, "effective_pairs": 0.6,
                                "policy": "softmax"})  # fmt: skip
         config = FinetuneConfig().flat()
         source = StudySource(
             {"min_recall": study}, at_once, [],
-            lambda name, number, point: trial_record(name, number, 0, config | point, point), at_once,
+            lambda name, number, point: trial_record(name, number, 0, config | point, point), lambda: True,
         )  # fmt: skip
-        searcher = RunSearcher(source, book, lambda: False, lambda: at_once)
-        callback = BookCallback(book, searcher)
+        dispatcher = Dispatcher(source, recorder, lambda: False)
+        searcher = RunSearcher(dispatcher, lambda: at_once)
+        callback = RunCallback(dispatcher, searcher)
         trials = []
         for number in range(at_once):
             given = clock("start", searcher.suggest, f"t{number}")
@@ -117,8 +121,8 @@ def measured(at_once: int, rounds: int) -> dict[str, float]:
                 "failed": False,
             }
             clock("tell", searcher.on_trial_complete, trial.trial_id, flat)
-        if book.problems:
-            raise RuntimeError(book.problems[0])
+        if recorder.problems:
+            raise RuntimeError(recorder.problems[0])
         started = time.perf_counter()
         waiting = tracker._outbox.unsent
         tracker.close(600.0)

@@ -36,11 +36,11 @@ from benchmarks.harness import Row, with_tuned_head
 from benchmarks.objective_tables import figures, tables
 from benchmarks.shared import UniformCourses, remembered_fits
 from selmix.baselines import BASELINES, BaselineTask
-from selmix.baselines.task import State
 from selmix.data.splits import Split
 from selmix.metrics import Predictions, evaluate_predictions
 from selmix.pretrain import pretrain
 from selmix.run.run import RoundReport, finetune
+from selmix.weights import State
 
 
 def rows_of_seed(world: str, folder: Path | None, seed: int) -> list[Row]:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from selmix.baselines import BaselineTask, last_layer
-from selmix.baselines.task import State
 from selmix.metrics import Predictions, evaluate_predictions
 from selmix.run.run import Run, inside_the_method
 from selmix.statistics.selection import score
-from selmix.weights import state_digest, tensor_digest
+from selmix.weights import State, state_digest, tensor_digest
 
 _Fit = tuple[Tensor, Tensor]
 

@@ -6,11 +6,10 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from orchestrator.documents import Document
 from orchestrator.errors import PreflightError
 from selmix.files import written_aside
 
@@ -27,12 +26,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_json(path: Path, document: Document) -> None:
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """:func:`write_atomically` of an indented JSON document, keys in the order given."""
     write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
-def read_json(path: Path) -> Document:
+def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``.
 
     Raises:

@@ -13,6 +13,8 @@ from tests.command import SMOKE, selmix
 # As in a trial: one thread. On tensors this small two of them wait for each other more than they help. torch reads it
 # when it is imported, which is after this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Lines stay whole unless a test says how wide the terminal is; pytest tells its workers how wide its own is.
+os.environ.pop("COLUMNS", None)
 # matplotlib keeps a cache of fonts; tests leave the home folder as it is.
 os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / "selmix-tests-matplotlib"))
 

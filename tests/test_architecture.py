@@ -16,7 +16,8 @@ ORCHESTRATOR = (
 """The rooms from the ground up: each imports the ground floor, itself, and rooms before it."""
 
 GROUND = (
-    "clock", "credentials", "errors", "files", "messages", "progress", "provenance", "signals", "table",
+    "clock", "credentials", "documents", "errors", "files", "http_client", "messages", "progress", "provenance",
+    "signals", "table",
 )  # fmt: skip
 """What every room may use; it uses itself and the method alone."""
 

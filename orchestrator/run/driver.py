@@ -23,6 +23,7 @@ from orchestrator.records.lease import Lease
 from orchestrator.records.logs import append_log
 from orchestrator.records.types import SweepState
 from orchestrator.results.judge import judged
+from orchestrator.results.rows import SweepResult
 from orchestrator.run.drain import Drain, Drained
 from orchestrator.run.execution import Dispatcher, Executor, Takes
 from orchestrator.run.pending import PendingRuns
@@ -31,7 +32,7 @@ from orchestrator.run.recorder import Recorder
 from orchestrator.search.sources import Source
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.tracking.tracker import Tracker
-from orchestrator.tracking.values import parent_tags, sweep_params, trial_tags, winners
+from orchestrator.tracking.values import estimates, parent_tags, sweep_params, trial_tags
 from selmix.data.splits import SweepData
 
 CANCELLED = "cancelled for good by selmix stop --cancel"
@@ -233,7 +234,7 @@ class Driver:
                 f"no feasible trial for {', '.join(missing)}; loosen the constraints or search more"
             )
             self.progress.warn(self.state.problem)
-        metrics, tags = winners(results)
+        metrics, tags = _winners(results)
         self._end("FINISHED", metrics, tags)
         self._close()
         self.folder.drop("ray")
@@ -289,3 +290,20 @@ def cancel(folder: RunFolder, state: SweepState, recorder: Recorder) -> None:
     killed = recorder.kill_unfinished()
     if folder.journal_path.is_file():
         fail_unfinished(folder.journal_path, killed)
+
+
+def _winners(results: SweepResult) -> tuple[dict[str, float], dict[str, str]]:
+    """Metrics and tags of the winners; the objective stands before a metric where there are several."""
+    metrics: dict[str, float] = {}
+    trial_ids, verdicts = [], []
+    for objective, result in results.objectives.items():
+        if result.winner is None:
+            continue
+        prefix = f"{objective}/" if len(results.objectives) > 1 else ""
+        trial_ids.append(result.winner.trial_id)
+        metrics |= estimates(result.winner.select, prefix)
+        if result.verdict is not None:
+            relation = "tied with" if result.verdict.outcome == "tied" else f"{result.verdict.outcome} than"
+            verdicts.append(f"{relation} {result.verdict.against}")
+    tags = {"selmix.winner": ", ".join(trial_ids), "selmix.verdict": ", ".join(verdicts)}
+    return metrics, {key: text for key, text in tags.items() if text}

@@ -47,6 +47,15 @@ _TYPES = {
     "dict_type": "a mapping of keys",
     "tuple_type": "a list",
 }
+_ADVICE = {
+    (
+        "distribution",
+        "log_uniform",
+    ): "log_uniform takes exponents in a W&B file; write log_uniform_values, whose min "
+    "and max are the values themselves",
+}
+"""Values that another tool's files have: (key, value) -> what to write instead."""
+
 _CHECKED = ConfigDict(extra="forbid", strict=True)
 _NAME_PATTERN = "letters, digits, '.', '_' or '-', the first a letter or digit"
 
@@ -214,6 +223,8 @@ def _worded(path: KeyPath, problem: dict[str, Any]) -> str:
         return _unknown_key(path)
     if kind == "missing":
         return "must be given"
+    if kind == "literal_error" and (advice := _ADVICE.get((str(path[-1]), str(got)))):
+        return advice
     if kind == "literal_error":
         expected = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
         return f"must be one of {expected}, got {as_yaml(got)}"

@@ -7,12 +7,13 @@ import math
 import posixpath
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.provenance import git_state
 from orchestrator.records.types import Metrics
-from orchestrator.results.rows import SweepResult
-from orchestrator.spec.schema import SweepSpec
+
+if TYPE_CHECKING:
+    from orchestrator.spec.schema import SweepSpec
 
 MAX_SCALARS = 40
 MAX_PARAM = 6000
@@ -126,20 +127,3 @@ def sweep_params(spec: SweepSpec) -> dict[str, Any]:
         for key, value in document[section].items()
         if value is not None
     }
-
-
-def winners(results: SweepResult) -> tuple[dict[str, float], dict[str, str]]:
-    """Metrics and tags of the winners; the objective stands before a metric where there are several."""
-    metrics: dict[str, float] = {}
-    trial_ids, verdicts = [], []
-    for objective, result in results.objectives.items():
-        if result.winner is None:
-            continue
-        prefix = f"{objective}/" if len(results.objectives) > 1 else ""
-        trial_ids.append(result.winner.trial_id)
-        metrics |= estimates(result.winner.select, prefix)
-        if result.verdict is not None:
-            relation = "tied with" if result.verdict.outcome == "tied" else f"{result.verdict.outcome} than"
-            verdicts.append(f"{relation} {result.verdict.against}")
-    tags = {"selmix.winner": ", ".join(trial_ids), "selmix.verdict": ", ".join(verdicts)}
-    return metrics, {key: text for key, text in tags.items() if text}

@@ -64,7 +64,8 @@ class ObjectiveDiagnosis:
     """A run on the defaults.
 
     Attributes:
-        stop_reason: of the run; None: it is not over. rounds: oldest first. mean: over the rounds that have correlations.
+        stop_reason: of the run; None: it is not over.
+        rounds: oldest first. mean: over the rounds that have correlations.
         maps: path of the heat maps; None: none were drawn.
     """
 

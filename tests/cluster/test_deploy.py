@@ -21,7 +21,7 @@ import jsonschema
 import pytest
 import yaml
 
-from orchestrator.cli.options import doctor_parser, launch_parser
+from orchestrator.cli import options as parsers
 from tests.command import ROOT, environment
 from tests.fakes.servers import free_ports
 
@@ -190,13 +190,13 @@ def test_images_have_the_pinned_ray() -> None:
 def test_the_launcher_s_file_is_what_doctor_reads() -> None:
     from ray.autoscaler._private.util import prepare_config
 
-    from trainables.node import read_autoscaler_config
+    from trainables.node import AutoscalerConfig, NodeKind, read_autoscaler_config
 
-    told = read_autoscaler_config(LAUNCHER[0])
-    assert told == {"kinds": [{"name": "gpu_spot", "cpus": 4.0, "gpus": 1.0, "most": 8}], "most": 8}
+    limits = AutoscalerConfig((NodeKind("gpu_spot", cpus=4.0, gpus=1.0, most=8),), most=8)
+    assert read_autoscaler_config(LAUNCHER[0]) == limits
     assert prepare_config(load(LAUNCHER[0]))["max_workers"] == 8
-    assert "unknown" in read_autoscaler_config(ROOT / "none.yaml")
-    assert "unknown" in read_autoscaler_config(ROOT / "constraints.txt")
+    assert read_autoscaler_config(ROOT / "none.yaml").unknown
+    assert read_autoscaler_config(ROOT / "constraints.txt").unknown
 
 
 # -- Kubernetes -------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_the_rayjob() -> None:
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     command, verb, *arguments = shlex.split(spec["entrypoint"])
     assert (command, verb) == ("selmix", "launch")
-    options = launch_parser().parse_intermixed_args(arguments)
+    options = parsers.launch().parse_intermixed_args(arguments)
     assert f"search.max_concurrent_trials={worker['maxReplicas']}" in options.overrides
 
 
@@ -291,7 +291,7 @@ def test_the_batch_script() -> None:
     assert "#SBATCH --requeue" in text
     assert not unknown_flags(text)
     (line,) = re.findall(r"(?m)^selmix doctor (.*) &$", text)
-    doctor_parser().parse_intermixed_args(shlex.split(line.replace('"$SLURM_JOB_NUM_NODES"', "2")))
+    parsers.doctor().parse_intermixed_args(shlex.split(line.replace('"$SLURM_JOB_NUM_NODES"', "2")))
 
 
 @pytest.mark.slow

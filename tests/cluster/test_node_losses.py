@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import TrialRecord
-from orchestrator.tracking.tracker import open_client
+from orchestrator.tracking.client import open_client
 from tests.command import ROOT, SMOKE, Done, command, environment, selmix
 from tests.fakes.hosts import Hosts, allowed
 
@@ -51,7 +51,7 @@ class Launch:
             )  # fmt: skip
 
     def records(self) -> list[TrialRecord]:
-        return RunFolder(self.runs, "smoke").load_trials() if (self.runs / "smoke").is_dir() else []
+        return RunFolder.local(self.runs, "smoke").load_trials() if (self.runs / "smoke").is_dir() else []
 
     def finished(self) -> int:
         return sum(record.state == "FINISHED" for record in self.records())
@@ -92,7 +92,7 @@ def test_a_node_is_killed_one_cut_off_and_one_late(hosts: Hosts, tmp_path: Path)
     trials = [record for record in records if record.kind == "trial"]
     assert len(trials) == len({record.trial_id for record in trials}) == 24
     for record in records:  # every round once, whatever was run again
-        rounds = [row["round"] for row in RunFolder(runs, "smoke").rounds(record.trial_id)]
+        rounds = [row["round"] for row in RunFolder.local(runs, "smoke").rounds(record.trial_id)]
         assert rounds == sorted(set(rounds))
     assert sum(record.losses for record in records) >= 2
     assert sum(record.lost_s for record in records) > 0

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.object_store import ObjectStore
-from orchestrator.tracking.tracker import open_client
+from orchestrator.tracking.client import open_client
 from tests.command import SMOKE, Background, selmix
 from tests.fakes.servers import BUCKET, SECRET, MlflowServer, credentials, s3_server
 
@@ -115,7 +115,7 @@ def test_a_lost_journal_is_made_again(tmp_path: Path, whole: Path) -> None:
     killed = tmp_path / "killed"
 
     def finished() -> int:
-        folder = RunFolder(killed, "smoke")
+        folder = RunFolder.local(killed, "smoke")
         return (
             sum(record.state == "FINISHED" for record in folder.load_trials()) if folder.path.exists() else 0
         )

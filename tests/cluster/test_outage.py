@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.records.folder import RunFolder
-from orchestrator.tracking.tracker import open_client
+from orchestrator.tracking.client import open_client
 from tests.command import SMOKE, Background, selmix
 from tests.fakes.servers import ADMIN, MlflowServer, postgres, postgres_programs
 
@@ -41,7 +41,7 @@ def test_nothing_is_missing_after_an_outage(tmp_path: Path, monkeypatch: pytest.
         assert refused.code == 4
         assert "Traceback" not in refused.err
         environ = {"MLFLOW_TRACKING_URI": server.address} | user
-        folder = RunFolder(runs, "smoke")
+        folder = RunFolder.local(runs, "smoke")
 
         def finished() -> int:
             return sum(r.state == "FINISHED" for r in folder.load_trials()) if folder.path.is_dir() else 0

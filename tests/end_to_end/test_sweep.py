@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from orchestrator.records.folder import RunFolder
-from orchestrator.tracking.tracker import open_client
+from orchestrator.tracking.client import open_client
 from tests.command import SMOKE, selmix
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -75,7 +75,7 @@ def test_the_opponent_has_the_best_score(shown: dict[str, Any]) -> None:
 def test_the_start_head_is_that_of_the_baseline_to_the_bit(smoke_runs: Path) -> None:
     from selmix.weights import load_weights
 
-    folder = RunFolder(smoke_runs, "smoke")
+    folder = RunFolder.local(smoke_runs, "smoke")
     head = load_weights(folder.base_head("min_recall"))
     baseline = load_weights(folder.weights_path("min_recall/baseline/last_layer_on_train_plus_feedback", 0))
     assert torch.equal(baseline["head.weight"], head["weight"])
@@ -99,7 +99,7 @@ def test_show_and_mlflow_agree_number_for_number(smoke_runs: Path, shown: dict[s
 def test_rounds_in_mlflow_are_those_of_our_record(smoke_runs: Path, shown: dict[str, Any]) -> None:
     client = open_client(f"sqlite:///{smoke_runs}/mlflow.db")
     row = shown["trials"][0]
-    ours = RunFolder(smoke_runs, "smoke").rounds(row["trial_id"])
+    ours = RunFolder.local(smoke_runs, "smoke").rounds(row["trial_id"])
     history = client.get_metric_history(row["mlflow_run_id"], "select/min_recall")
     assert [(p.step, p.value) for p in history] == [(r["steps"], r["select"]["min_recall"]) for r in ours]
     assert [r["round"] for r in ours] == [0, 1, 2, 3]
@@ -132,7 +132,7 @@ def test_end_times_are_the_trials_own(smoke_runs: Path) -> None:
     for run in mlflow_runs(smoke_runs):
         trial_id = run.data.tags.get("selmix.trial_id")
         if trial_id is not None:
-            record = RunFolder(smoke_runs, "smoke").load_trial(trial_id)
+            record = RunFolder.local(smoke_runs, "smoke").load_trial(trial_id)
             assert (run.info.start_time, run.info.end_time) == (record.started_ms, record.ended_ms)
 
 
@@ -156,7 +156,7 @@ def test_another_store_is_refused(smoke_runs: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/other.db"
     done = selmix("launch", SMOKE, "--runs", smoke_runs, MLFLOW_TRACKING_URI=uri)
     assert done.code == 4
-    assert "must go on with the MLflow store" in done.err
+    assert "must resume with the MLflow store" in done.err
 
 
 def test_the_last_screen_answers_a_stranger(smoke_runs: Path) -> None:
@@ -164,9 +164,9 @@ def test_the_last_screen_answers_a_stranger(smoke_runs: Path) -> None:
     first = text.splitlines()[0]
     assert first.startswith(("min_recall: TIED", "min_recall: BETTER", "min_recall: WORSE"))
     for part in (
-        "asked",
+        "objective",
         "winner",
-        "is it real?",
+        "significance",
         "search",
         "next",
         "selmix pin smoke",
@@ -201,6 +201,7 @@ def test_pin_and_reproduce(smoke_runs: Path, tmp_path: Path) -> None:
     assert list(pin) == [
         "schema_version", "name", "created", "sweep", "objective", "trial_id", "is_winner", "seed", "round", "config",
         "protocol", "base", "digests", "select", "test", "replicates", "baselines", "verdict", "environment", "mlflow",
+        "method",
     ]  # fmt: skip
     assert set(pin["baselines"]) == BASELINES
     assert pin["verdict"]["test"]["against"] == pin["verdict"]["select"]["against"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from orchestrator.tracking.address import ui_command, ui_environment
+from orchestrator.tracking.ui import ui_command, ui_environment
 
 BUCKET = "bucket"
 KEY, SECRET = "storekey", "storesecret"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestrator.tracking.tracker import open_client
+from orchestrator.tracking.client import open_client
 
 
 def records(runs: Path) -> dict[str, dict[str, Any]]:

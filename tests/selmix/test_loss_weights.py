@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from orchestrator.spec.schema import load_spec
+from orchestrator.spec.checks import load_spec
 from selmix.config import FinetuneConfig
 from selmix.gain import gain_matrix
 from selmix.loss_weights import stratum_weights, uniform_samples, weighted_cross_entropy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.main import main
-from orchestrator.cluster.capacity import Capacity, Kind, Limits, Machine, fits, shortage
+from orchestrator.cluster.capacity import Capacity, Limits, Machine, fits, shortage
 from orchestrator.cluster.doctor import missing_here
 from orchestrator.cluster.node_checks import (
     clock_offset,
@@ -25,7 +26,7 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.run.drain import Drain
 from orchestrator.spec.sections import ResourceSection
 from tests.command import SMOKE
-from trainables.node import Probe, storage_problem, versions
+from trainables.node import AutoscalerConfig, NodeKind, NodeReport, Probe, storage_problem, versions
 
 ONE_GPU = Machine(4, 1)
 RUNS = "/shared/runs"
@@ -52,7 +53,7 @@ def test_trials_that_fit(resources: dict[str, Any], machines: list[Machine], exp
 
 
 def test_what_an_autoscaler_adds() -> None:
-    limits = Limits((Kind("small", ONE_GPU, 9), Kind("large", Machine(32, 8), 1)), most=3)
+    limits = Limits((NodeKind("small", 4, 1, 9), NodeKind("large", 32, 8, 1)), most=3)
     grown = Capacity((Machine(8, 0),), Machine(8, 0), limits)
     assert grown.trials(ResourceSection(gpu=1)) == 10  # one large, two small
     assert grown.at_once(ResourceSection(gpu=1), 4) == 4
@@ -73,10 +74,10 @@ def test_an_autoscaler_whose_limits_cannot_be_read() -> None:
 
 
 def test_what_the_head_tells() -> None:
-    told = {"kinds": [{"name": "gpu", "cpus": 4.0, "gpus": 1.0, "most": 2}], "most": 2}
-    assert capacity([node()], told).trials(ResourceSection(gpu=1)) == 2
-    assert capacity([node()], {"kinds": [], "most": 2}).limits is None
-    assert capacity([node()], {"unknown": "KubeRay"}).grows
+    limits = AutoscalerConfig((NodeKind("gpu", 4.0, 1.0, 2),), 2)
+    assert capacity([node()], limits).trials(ResourceSection(gpu=1)) == 2
+    assert capacity([node()], AutoscalerConfig((), 2)).limits is None
+    assert capacity([node()], AutoscalerConfig(unknown="KubeRay")).grows
     assert capacity([node()], None) == Capacity((Machine(2, 0),), Machine(2, 0))
 
 
@@ -87,12 +88,12 @@ def node() -> Node:
     return Node("0123456789abcdef", "10.0.0.7", "seven", True, Machine(2, 0))
 
 
-def answer(**told: Any) -> Answer:
-    report = {
-        "versions": versions(), "runs": None, "missing": [], "free_bytes": 2**40, "scratch": "/tmp/ray",
-        "scratch_share": 0.5, "autoscaler": None, "time_s": 1005.0,
-    }  # fmt: skip
-    return Answer(node(), report | told, None, 1000.0, 1010.0)
+def answer(**changed: Any) -> Answer:
+    report = NodeReport(
+        versions(), runs=None, missing=[], free_bytes=2**40, scratch="/tmp/ray", scratch_share=0.5, autoscaler=None,
+        time_s=1005.0,
+    )  # fmt: skip
+    return Answer(node(), replace(report, **changed), None, 1000.0, 1010.0)
 
 
 def test_a_node_without_a_problem() -> None:
@@ -100,7 +101,7 @@ def test_a_node_without_a_problem() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "says"),
+    ("changed", "says"),
     [
         ({"runs": "does not see what the driver wrote there"}, "delete in /shared/runs, does not see"),
         ({"versions": versions() | {"torch": "1.0"}}, "got torch 1.0 (driver: "),
@@ -112,8 +113,8 @@ def test_a_node_without_a_problem() -> None:
         ({"scratch_share": 0.97}, "/tmp/ray must be at most 95 % full, got 97 %"),
     ],
 )
-def test_a_node_s_problem(told: dict[str, Any], says: str) -> None:
-    (problem,) = node_problems(answer(**told), RUNS, versions())
+def test_a_node_s_problem(changed: dict[str, Any], says: str) -> None:
+    (problem,) = node_problems(answer(**changed), RUNS, versions())
     assert problem.startswith("node 10.0.0.7 (seven, 01234567): ")
     assert says in problem
     assert "; " in problem  # what to do
@@ -201,7 +202,7 @@ def test_every_problem_without_a_cluster(
 def test_signals_that_drain(number: signal.Signals, code: int, tmp_path: Path) -> None:
     lease: Any = SimpleNamespace(
         lost=False,
-        folder=RunFolder(tmp_path, "smoke"),
+        folder=RunFolder.local(tmp_path, "smoke"),
         holder=SimpleNamespace(token="t"),
     )
     before = signal.getsignal(number)
@@ -209,9 +210,9 @@ def test_signals_that_drain(number: signal.Signals, code: int, tmp_path: Path) -
     drain.listen()
     drain.at_once = False
     try:
-        assert not drain.asked()
+        assert not drain.is_requested()
         signal.raise_signal(number)
-        assert drain.asked()
+        assert drain.is_requested()
         assert drain.exit_code == code
     finally:
         drain.restore()

@@ -11,15 +11,14 @@ import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.cli.main import main
-from orchestrator.cluster import ray_session as cluster
 from orchestrator.cluster.address import check_reachable, driver_address, job_server, on_loopback_only
 from orchestrator.cluster.code_package import own_files, packed, sweep_package, user_files
 from orchestrator.cluster.job_server import JobExists, JobServer, auth_token
-from orchestrator.cluster.ray_session import Room
 from orchestrator.cluster.submit import (
     attend,
     cluster_folder,
@@ -29,8 +28,7 @@ from orchestrator.cluster.submit import (
 )
 from orchestrator.errors import PreflightError, UsageError
 from orchestrator.progress import Progress
-from orchestrator.provenance import SUBMISSION, environment
-from orchestrator.spec.sections import ResourceSection
+from orchestrator.provenance import SUBMISSION, GitState, environment
 from tests.command import SMOKE
 
 # -- addresses --------------------------------------------------------------------------------------------------
@@ -208,10 +206,10 @@ def test_the_token_is_looked_for_where_ray_does(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_submitted_driver_knows_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    git = {"commit": "c0ffee", "dirty": False}
+    git: dict[str, Any] = {"commit": "c0ffee", "dirty": False}
     monkeypatch.setenv(SUBMISSION, json.dumps({"package": "sha256:1", "git": git}))
-    assert environment(1)["git"] == git
-    assert environment(1)["package"] == "sha256:1"
+    assert environment(1).git == GitState(**git)
+    assert environment(1).package == "sha256:1"
 
 
 def test_a_runs_folder_as_the_cluster_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,39 +355,3 @@ def test_a_token_that_is_not_the_cluster_s(
     with pytest.raises(PreflightError, match="refused with 401; set RAY_AUTH_MODE=token") as refused:
         JobServer(fake[0]).check()
     assert "wr0ng" not in str(refused.value)
-
-
-# -- a share of the cluster -------------------------------------------------------------------------------------
-
-
-def test_a_sweep_s_share_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    alive = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "NodeManagerHostname": "a", "Alive": True}
-    monkeypatch.setattr("ray.nodes", lambda: [alive | {"Resources": {"CPU": 32.0, "GPU": 8.0}}])
-    assert Room(ResourceSection(), None)() == 32
-    assert Room(ResourceSection(max_cpus=6), None)() == 6
-    assert Room(ResourceSection(cpu=4, max_cpus=6), None)() == 1
-    assert Room(ResourceSection(gpu=0.5, max_gpus=2.0), None)() == 4
-    assert Room(ResourceSection(max_cpus=6), 2)() == 2
-    with pytest.raises(PreflightError, match="cpu 32 and gpu 8, max_cpus 2; lower"):
-        Room(ResourceSection(cpu=4, max_cpus=2), None)
-
-
-def test_room_grows_with_a_late_node_and_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    node = {
-        "NodeManagerAddress": "10.0.0.1", "NodeManagerHostname": "a", "Alive": True,
-        "Resources": {"GPU": 2.0, "CPU": 4.0},
-    }  # fmt: skip
-    nodes = [node | {"NodeID": "a"}]
-    monkeypatch.setattr("ray.nodes", lambda: nodes)
-    told: list[str] = []
-    room = Room(ResourceSection(gpu=1), None, told.append)
-    assert room() == 2
-    nodes.append(node | {"NodeID": "b"})
-    assert room() == 2  # not looked at again so soon
-    monkeypatch.setattr(cluster, "LOOK_AGAIN_S", -1.0)
-    assert room() == 4
-    assert told == []
-    nodes.clear()
-    assert [room(), room()] == [1, 1]
-    (text,) = told
-    assert text.startswith("waiting for a node: a trial must fit on the cluster, asks for cpu 1 and gpu 1")

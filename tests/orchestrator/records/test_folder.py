@@ -12,7 +12,7 @@ import pytest
 from orchestrator.errors import NotFound, PreflightError
 from orchestrator.records.folder import RunFolder, list_sweeps
 from orchestrator.records.lease import acquire, check_free, current_state, live_holder
-from orchestrator.records.types import SweepState, TrialRecord
+from orchestrator.records.types import Figure, SweepState, TrialRecord
 from orchestrator.run.preflight import changed_keys
 from orchestrator.verbs.show import show_document
 from tests.command import ROOT
@@ -20,7 +20,7 @@ from tests.command import ROOT
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    made = RunFolder(tmp_path / "runs", "s")
+    made = RunFolder.local(tmp_path / "runs", "s")
     made.create()
     made.save_state(SweepState(name="s", sweep_id="1" * 16))
     made.save_spec({"objectives": ["o"]})
@@ -35,7 +35,7 @@ def record(number: int = 0, **more: object) -> TrialRecord:
 
 
 def test_records_come_back_as_they_were_saved(folder: RunFolder) -> None:
-    whole = record(select={"m": {"value": 0.1, "low": 0.0, "high": 1.0}}, config={"lr": 0.1}, score=0.1 + 0.2)
+    whole = record(select={"m": Figure(0.1, 0.0, 1.0)}, config={"lr": 0.1}, score=0.1 + 0.2)
     folder.save_trial(whole)
     assert folder.load_trial(whole.trial_id) == whole
     assert folder.load_trials() == [whole]
@@ -61,16 +61,16 @@ def test_a_torn_line_costs_that_line_only(folder: RunFolder) -> None:
 
 
 def test_unknown_names_are_answered_with_the_closest(folder: RunFolder) -> None:
-    RunFolder(folder.runs, "smoke").create()
-    RunFolder(folder.runs, "smoke").save_state(SweepState(name="smoke", sweep_id="2"))
+    RunFolder.local(folder.store.root, "smoke").create()
+    RunFolder.local(folder.store.root, "smoke").save_state(SweepState(name="smoke", sweep_id="2"))
     with pytest.raises(NotFound, match="did you mean smoke"):
-        RunFolder.open(folder.runs, "smok")
+        RunFolder.open(folder.store, "smok")
     for name in ("..", "a/b", "", "nothing"):
         with pytest.raises(NotFound):
-            RunFolder.open(folder.runs, name)
+            RunFolder.open(folder.store, name)
     with pytest.raises(NotFound):
         folder.load_trial("o/../../trial-000")
-    assert [f.name for f in list_sweeps(folder.runs)] == ["s", "smoke"]
+    assert [f.name for f in list_sweeps(folder.store)] == ["s", "smoke"]
 
 
 def test_a_damaged_record_is_named(folder: RunFolder) -> None:
@@ -97,12 +97,12 @@ def test_one_driver_at_a_time(folder: RunFolder) -> None:
 def test_a_lease_dies_with_its_process(folder: RunFolder) -> None:
     code = (
         "import sys, time; from pathlib import Path; from orchestrator.records.lease import acquire; "
-        "from orchestrator.records.folder import RunFolder; acquire(RunFolder(Path(sys.argv[1]), 's')); "
+        "from orchestrator.records.folder import RunFolder; acquire(RunFolder.local(Path(sys.argv[1]), 's')); "
         "print('held', flush=True); time.sleep(60)"
     )
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(folder.runs)], stdout=subprocess.PIPE, env=environ
+        [sys.executable, "-c", code, str(folder.store.root)], stdout=subprocess.PIPE, env=environ
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
@@ -124,7 +124,7 @@ def test_a_lease_of_another_host_is_dead_after_a_minute(folder: RunFolder) -> No
             "heartbeat": time.time() - age_s,
             "token": "t",
         }
-        folder.lease_path.write_text(json.dumps(holder))
+        (folder.path / "lease.json").write_text(json.dumps(holder))
 
     held(30)
     with pytest.raises(PreflightError, match="elsewhere"):
@@ -138,24 +138,24 @@ def test_a_lease_that_was_taken_over_is_lost(folder: RunFolder) -> None:
     import time
 
     with acquire(folder, heartbeat_every_s=0.05) as lease:
-        taken = json.loads(folder.lease_path.read_text()) | {"token": "another"}
-        folder.lease_path.write_text(json.dumps(taken))
+        taken = json.loads((folder.path / "lease.json").read_text()) | {"token": "another"}
+        (folder.path / "lease.json").write_text(json.dumps(taken))
         end = time.monotonic() + 5
         while not lease.lost and time.monotonic() < end:
             time.sleep(0.02)
         assert lease.lost
-    assert folder.lease_path.exists()  # it is another's
+    assert (folder.path / "lease.json").exists()  # it is another's
 
 
 def test_what_a_killed_driver_left_running_is_interrupted(folder: RunFolder) -> None:
     folder.save_trial(record(state="RUNNING", started_ms=1))
     document = show_document(folder)
-    assert document["state"] == "stopped"
-    assert document["trials"][0]["state"] == "INTERRUPTED"
-    assert document["progress"]["running"] == 0
-    assert document["objectives"]["o"]["winner"] is None
+    assert document.state == "stopped"
+    assert document.trials[0].state == "INTERRUPTED"
+    assert document.progress.running == 0
+    assert document.objectives["o"].winner is None
     with acquire(folder):
-        assert show_document(folder)["trials"][0]["state"] == "RUNNING"
+        assert show_document(folder).trials[0].state == "RUNNING"
 
 
 def test_changed_keys_are_dotted() -> None:

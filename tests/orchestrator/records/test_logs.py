@@ -15,15 +15,16 @@ from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import acquire, live_holder
 from orchestrator.records.logs import append_log, follow, log_of, logs_document
+from orchestrator.records.stop_request import request_stop, stop_request
 from orchestrator.records.types import SweepState, TrialRecord
-from orchestrator.run.recorder import TrialBook
-from orchestrator.run.stop import request_stop, requested, stop_sweep
-from orchestrator.run.tune import BookCallback, ListSource, RunSearcher
+from orchestrator.run.outcome import RunOutcome
+from orchestrator.run.recorder import Recorder
+from orchestrator.verbs.stop import stop_sweep
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    made = RunFolder(tmp_path, "a")
+    made = RunFolder.local(tmp_path, "a")
     made.create()
     made.save_spec({"objectives": ["min_recall"]})
     made.save_state(SweepState("a", "1", state="stopped"))
@@ -34,7 +35,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def test_events_of_several_lines(folder: RunFolder) -> None:
     append_log(folder, folder.log_path, "one")
     append_log(folder, folder.log_path, "Traceback\n  File\n")
-    lines = logs_document(folder, None)["lines"]
+    lines = logs_document(folder, None).lines
     assert [line[26:] for line in lines[:2]] == ["one", "Traceback"]
     assert lines[2] == "      File"
     assert len(lines) == 3
@@ -42,7 +43,7 @@ def test_events_of_several_lines(folder: RunFolder) -> None:
 
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    append_log(RunFolder(tmp_path, "file"), tmp_path / "file" / "log", "lost")
+    append_log(RunFolder.local(tmp_path, "file"), tmp_path / "file" / "log", "lost")
 
 
 def test_the_log_of_a_trial(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +53,7 @@ def test_the_log_of_a_trial(folder: RunFolder, capsys: pytest.CaptureFixture[str
     assert log_of(folder, "trial-000") == log_of(folder, "min_recall/trial-000")
     with pytest.raises(NotFound, match="no trial 'min_recall/trial-001'"):
         log_of(folder, "trial-001")
-    runs = ["--runs", str(folder.runs)]
+    runs = ["--runs", str(folder.store.root)]
     assert main(["logs", "a", "trial-000", *runs, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["lines"][0].endswith("round 1")
     assert main(["logs", "a", "trial-000", *runs, "--json", "--follow"]) == 2
@@ -87,15 +88,15 @@ def test_quiet_progress_is_kept_too(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_a_request_is_for_one_holder(folder: RunFolder) -> None:
     with acquire(folder) as first:
-        assert requested(folder, first.holder.token) is None
+        assert stop_request(folder, first.holder.token) is None
         request_stop(folder, first.holder, cancel=True)
-        request = requested(folder, first.holder.token)
+        request = stop_request(folder, first.holder.token)
         assert request is not None
-        assert request["cancel"] is True
+        assert request.cancel is True
     with acquire(folder) as second:
-        assert requested(folder, second.holder.token) is None
+        assert stop_request(folder, second.holder.token) is None
     folder.stop_path.write_text("{")
-    assert requested(folder, second.holder.token) is None
+    assert stop_request(folder, second.holder.token) is None
 
 
 def test_stop_waits_for_the_driver(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,21 +108,18 @@ def test_stop_waits_for_the_driver(folder: RunFolder, capsys: pytest.CaptureFixt
     assert not folder.stop_path.exists()
     with acquire(folder), pytest.raises(PreflightError, match="must stop within 0 s"):
         stop_sweep(folder, 0.0, False, Progress(), lambda _: time.sleep(0.01))
-    assert main(["stop", "b", "--runs", str(folder.runs)]) == 8
+    assert main(["stop", "b", "--runs", str(folder.store.root)]) == 8
 
 
 def test_the_log_of_a_crash_has_its_traceback(folder: RunFolder) -> None:
-    tracker, trial = MagicMock(), MagicMock()
+    tracker = MagicMock()
     tracker.open_trial.return_value = "1"
-    book = TrialBook(folder, tracker, Progress(quiet=True), {}, {})
-    record = book.open(folder.load_trial("min_recall/trial-000"))
-    trial.config = {"trial_id": record.trial_id}
-    trial.get_error.return_value = ValueError('Traceback\n  File "x.py", line 7\nValueError: too hot')
-    searcher = RunSearcher(ListSource([record]), book, lambda: False, lambda: 1)
-    searcher.suggest(trial.trial_id)
-    BookCallback(book, searcher).on_trial_error(1, [], trial)
-    assert book.problems == []
+    recorder = Recorder(folder, tracker, Progress(quiet=True), {}, {})
+    record = recorder.open(folder.load_trial("min_recall/trial-000"))
+    error = ValueError('Traceback\n  File "x.py", line 7\nValueError: too hot')
+    recorder.on_failed(record.trial_id, RunOutcome.of_error(error))
+    assert recorder.problems == []
     assert folder.load_trial(record.trial_id).error == "ValueError: too hot"
-    lines = logs_document(folder, "trial-000")["lines"]
+    lines = logs_document(folder, "trial-000").lines
     assert '      File "x.py", line 7' in lines
     assert lines[-1].endswith("FAILED ValueError: too hot")

@@ -18,16 +18,21 @@ from optuna.distributions import FloatDistribution
 
 from orchestrator.errors import NotFound, PreflightError, UsageError
 from orchestrator.progress import Progress
-from orchestrator.records import lease_in_store as lease_store
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import acquire, current_state
+from orchestrator.records.lease_in_store import ClaimLease
+from orchestrator.records.lease_on_disk import Holder
 from orchestrator.records.logs import append_log, follow, log_of, logs_document
-from orchestrator.records.object_store import ObjectStore, runs_argument
+from orchestrator.records.object_store import ObjectStore
+from orchestrator.records.stop_request import stop_request
+from orchestrator.records.store import LocalStore
+from orchestrator.records.synced_folder import SyncedStore, open_store
 from orchestrator.records.types import SweepState, TrialRecord
-from orchestrator.run.preflight import tracking_of
-from orchestrator.run.stop import requested, stop_sweep
 from orchestrator.search.study import ObjectiveStudy
-from orchestrator.verbs.show import ls_document, show_document
+from orchestrator.tracking.address import tracking_of
+from orchestrator.verbs.ls import ls_document
+from orchestrator.verbs.show import show_document
+from orchestrator.verbs.stop import stop_sweep
 from tests.fakes.servers import BUCKET, KEY, SECRET, credentials, free_ports, s3_server
 
 
@@ -72,7 +77,7 @@ def test_the_address_may_say_everything_and_is_masked(endpoint: str) -> None:
     store.check("sweep")
     assert SECRET not in store.shown + repr(store)
     assert KEY not in store.shown
-    folder = RunFolder.at(store, "sweep")
+    folder = RunFolder.at(SyncedStore(store), "sweep")
     assert folder.shown == f"s3://{BUCKET}/said/sweep"
     lost = ObjectStore(given.replace(f"@{BUCKET}", "@nobody"), {})
     with pytest.raises(PreflightError, match="NO_SUCH_BUCKET") as refused:
@@ -100,10 +105,12 @@ def test_what_workers_are_handed_holds_no_credentials(endpoint: str, address: st
 
 
 def test_what_is_no_address_is_refused() -> None:
-    assert runs_argument("some/folder") == Path("some/folder")
+    local = open_store("some/folder")
+    assert isinstance(local, LocalStore)
+    assert local.root == Path("some/folder")
     for wrong in ("gs://bucket/x", "s3://", f"s3://{KEY}:{SECRET}@bucket/x?regoin=a"):
         with pytest.raises(UsageError, match="must be FOLDER or s3://") as refused:
-            runs_argument(wrong)
+            open_store(wrong)
         assert SECRET not in str(refused.value)
 
 
@@ -118,14 +125,14 @@ def test_a_store_that_does_not_answer_is_said_soon() -> None:
 def test_mlflow_must_be_named(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(PreflightError, match="MLFLOW_TRACKING_URI: must be set"):
-        tracking_of(store)
+        tracking_of(SyncedStore(store))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert tracking_of(store) == "http://127.0.0.1:5000"
+    assert tracking_of(SyncedStore(store)) == "http://127.0.0.1:5000"
 
 
 def test_records_are_the_same_from_another_head(endpoint: str, address: str) -> None:
-    def head() -> ObjectStore:
-        return ObjectStore(address, credentials(endpoint))
+    def head() -> SyncedStore:
+        return SyncedStore(ObjectStore(address, credentials(endpoint)))
 
     folder = RunFolder.at(head(), "s")
     folder.create()
@@ -136,30 +143,30 @@ def test_records_are_the_same_from_another_head(endpoint: str, address: str) -> 
     for k in range(2):
         folder.append_round("o/trial-000", {"round": k})
     folder.weights_path("o/trial-000").write_bytes(b"weights")
-    folder.publish(folder.weights_path("o/trial-000"))
+    folder.store.publish(folder.weights_path("o/trial-000"))
 
     other = RunFolder.open(head(), "s")
-    assert other.runs != folder.runs
+    assert other.store.root != folder.store.root
     assert other.load_trials() == [record]
     assert not other.weights_path("o/trial-000").exists()  # brought when it is needed
-    assert other.stored(other.weights_path("o/trial-000")).read_bytes() == b"weights"
+    assert other.store.current(other.weights_path("o/trial-000")).read_bytes() == b"weights"
     other.append_round("o/trial-000", {"round": 2})
     third = RunFolder.open(head(), "s")
     assert [row["round"] for row in third.rounds("o/trial-000")] == [0, 1, 2]
-    assert show_document(third)["trials"][0]["trial_id"] == "o/trial-000"
-    assert [line["sweep"] for line in ls_document(head())["sweeps"]] == ["s"]
+    assert show_document(third).trials[0].trial_id == "o/trial-000"
+    assert [row.sweep for row in ls_document(head()).sweeps] == ["s"]
     with pytest.raises(NotFound, match="did you mean s"):
         RunFolder.open(head(), "ss")
 
 
 def test_checkpoints_are_recorded_relative(store: ObjectStore, tmp_path: Path) -> None:
-    here, there = RunFolder(tmp_path / "here", "s"), RunFolder(tmp_path / "there", "s")
+    here, there = RunFolder.local(tmp_path / "here", "s"), RunFolder.local(tmp_path / "there", "s")
     recorded = here.relative_checkpoint(str(here.path.absolute() / "ray" / "000" / "c"))
     assert recorded == "ray/000/c"
     assert there.checkpoint_address(recorded) == str(there.path / "ray" / "000" / "c")
     old = str(tmp_path / "elsewhere" / "c")
     assert here.checkpoint_address(old) == old  # as records of before hold it
-    remote = RunFolder.at(store, "s")
+    remote = RunFolder.at(SyncedStore(store), "s")
     assert remote.relative_checkpoint(remote.checkpoint_address(recorded)) == recorded
     assert not remote.has_checkpoint(recorded)
     store.put("s/ray/000/c/trial.json", b"{}")
@@ -170,7 +177,8 @@ def test_checkpoints_are_recorded_relative(store: ObjectStore, tmp_path: Path) -
 
 def test_of_two_contenders_exactly_one_holds_the_lease(store: ObjectStore) -> None:
     def contend(sweep: str, token: str) -> bool:
-        return lease_store.claim(store, sweep, {"token": token}, lambda _: True, settle_s=1.2) is None
+        mine = Holder("elsewhere", 1, "x", time.time(), token)
+        return ClaimLease(store, sweep, settle_s=1.2).claim(mine) is None
 
     with ThreadPoolExecutor(40) as pool:
         told = [
@@ -184,9 +192,9 @@ def test_of_two_contenders_exactly_one_holds_the_lease(store: ObjectStore) -> No
 def test_the_lease_of_a_dead_driver_is_taken_over(
     endpoint: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease_store.claim, "__defaults__", (0.05,))
+    monkeypatch.setattr(ClaimLease.__init__, "__defaults__", (0.05,))
     store = ObjectStore(address, credentials(endpoint))
-    folder = RunFolder.at(store, "s")
+    folder = RunFolder.at(SyncedStore(store), "s")
     dead = {"host": "elsewhere", "pid": 1, "process_start": "x", "token": "dead"}
     store.put("s/lease/dead.json", json.dumps(dead | {"heartbeat": time.time() - 30}).encode())
     store.put("s/lease/dead.claim", b"dead")
@@ -196,8 +204,8 @@ def test_the_lease_of_a_dead_driver_is_taken_over(
     store.put("s/lease/dead.json", json.dumps(dead | {"heartbeat": time.time() - 61}).encode())
     with acquire(folder, heartbeat_every_s=0.05) as lease:
         assert current_state(folder, "running") == "running"
-        assert not lease_store.holds(store, "s", "dead")
-        lease_store.withdraw(store, "s", lease.holder.token)
+        assert store.get("s/lease/dead.claim") is None
+        folder.lease.withdraw(lease.holder)
         end = time.monotonic() + 5
         while not lease.lost and time.monotonic() < end:
             time.sleep(0.02)
@@ -207,11 +215,10 @@ def test_the_lease_of_a_dead_driver_is_taken_over(
 
 def test_logs_reach_the_store_and_go_on_from_another_head(endpoint: str, address: str) -> None:
     def head() -> RunFolder:
-        return RunFolder.at(ObjectStore(address, credentials(endpoint)), "s")
+        return RunFolder.at(SyncedStore(ObjectStore(address, credentials(endpoint))), "s")
 
     def log(folder: RunFolder, text: str) -> None:
         append_log(folder, folder.log_path, text)
-        assert folder.store is not None
         folder.store.flush()
 
     first = head()
@@ -221,25 +228,28 @@ def test_logs_reach_the_store_and_go_on_from_another_head(endpoint: str, address
     reader = head()
     pieces = follow(reader, log_of(reader, None), lambda _: log(first, "two"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lease_store.claim, "__defaults__", (0.05,))
+        patch.setattr(ClaimLease.__init__, "__defaults__", (0.05,))
         lease = acquire(first)
     assert next(pieces).endswith("one\n")
     assert next(pieces).endswith("two\n")
     lease.release()
     log(head(), "three")
-    assert [line.split()[-1] for line in logs_document(head(), None)["lines"]] == ["one", "two", "three"]
+    assert [line.split()[-1] for line in logs_document(head(), None).lines] == ["one", "two", "three"]
     with pytest.raises(NotFound, match=r"none/driver.log: there is no log"):
-        log_of(RunFolder.at(ObjectStore(address, credentials(endpoint)), "none"), None)
+        log_of(RunFolder.at(SyncedStore(ObjectStore(address, credentials(endpoint))), "none"), None)
 
 
-def test_what_the_store_does_not_take_is_written_later(store: ObjectStore, tmp_path: Path) -> None:
-    (tmp_path / "log").write_text("one")
-    store.put_later(tmp_path / "log", "s/log")
+def test_what_the_store_does_not_take_is_written_later(store: ObjectStore) -> None:
+    synced = SyncedStore(store)
+    log = synced.root / "s" / "log"
+    log.parent.mkdir()
+    log.write_text("one")
+    synced.publish_later(log)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ObjectStore, "put_file", refusing)
-        store.flush()
+        synced.flush()
     assert store.get("s/log") is None
-    store.flush()
+    synced.flush()
     assert store.get("s/log") == b"one"
 
 
@@ -250,26 +260,26 @@ def refusing(store: ObjectStore, local: Path, path: str) -> None:
 def test_a_stop_is_asked_for_and_seen_through_the_store(
     endpoint: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease_store.claim, "__defaults__", (0.05,))
-    driver = RunFolder.at(ObjectStore(address, credentials(endpoint)), "s")
+    monkeypatch.setattr(ClaimLease.__init__, "__defaults__", (0.05,))
+    driver = RunFolder.at(SyncedStore(ObjectStore(address, credentials(endpoint))), "s")
     driver.create()
     driver.save_state(SweepState(name="s", sweep_id="1"))
-    asker = RunFolder.open(ObjectStore(address, credentials(endpoint)), "s")
+    asker = RunFolder.open(SyncedStore(ObjectStore(address, credentials(endpoint))), "s")
     lease = acquire(driver)
     token = lease.holder.token
-    assert requested(driver, token) is None
+    assert stop_request(driver, token) is None
 
     def drained(_: float) -> None:
-        request = requested(driver, token)
+        request = stop_request(driver, token)
         assert request is not None
-        assert request["cancel"] is False
-        assert requested(driver, "another") is None
+        assert request.cancel is False
+        assert stop_request(driver, "another") is None
         driver.save_state(SweepState(name="s", sweep_id="1", state="stopped"))
         lease.release()
 
     assert stop_sweep(asker, 20, False, Progress(quiet=True), drained) == 0
     assert asker.load_state().state == "stopped"
-    assert requested(driver, token) is None
+    assert stop_request(driver, token) is None
 
 
 @pytest.mark.parametrize("method", ["tpe", "random"])

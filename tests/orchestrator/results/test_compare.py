@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from orchestrator.errors import SpecError
-from orchestrator.records.types import TrialRecord
-from orchestrator.results.compare import Comparison, comparison_caption, comparison_rows
-from orchestrator.spec.schema import SweepSpec, load_spec
+from orchestrator.records.types import Figure, TrialRecord
+from orchestrator.results.compare import ArmComparison
+from orchestrator.results.rows import ComparisonRow, ComparisonTable, Outcome
+from orchestrator.spec.checks import load_spec
 from tests.command import selmix
 
 TEXT = """\
@@ -64,82 +65,63 @@ def test_arms_of_a_file(tmp_path: Path) -> None:
     }
 
 
-def test_a_comparison_as_a_table() -> None:
-    told = {"trial_id": "min_recall/policy=uniform/trial-003", "score": 0.5, "difference": None,
-            "select": {"min_recall": {"value": 0.5, "low": 0.4, "high": 0.6}}}  # fmt: skip
-    rows = comparison_rows(
-        {"parameter": "policy", "reference": "softmax", "rows": [
-            {"value": "softmax", "tuned": None, "defaults": told},
-            {"value": "uniform", "tuned": told | {"outcome": "tied",
-                                           "difference": {"value": -0.1, "low": -0.2, "high": 0.0}},
-             "defaults": None}]},
-        "min_recall",
-    )  # fmt: skip
-    assert rows[1][1:4] == ("no finished finalist", "", "")
-    assert rows[2][1:4] == (" 50.0  [40.0, 60.0]", "-10.0 [-20.0, +0.0] tied", "policy=uniform/trial-003")
-    assert {len(row) for row in rows} == {6}
-
-
 class FixedJudge:
-    """A judge of three arms that says what it was asked."""
+    """A judge to whom all arms are tied; it keeps what it was asked."""
 
-    def __init__(self, spec: SweepSpec, trials: dict[str, TrialRecord]) -> None:
-        self.spec, self.trials = spec, trials
-        self.asked: list[list[str]] = []
+    def __init__(self) -> None:
+        self.questions: list[list[str]] = []
 
-    def difference(self, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> dict[str, float]:
+    def difference(self, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> Figure:
         gap = (ours[0].score or 0.0) - (theirs[0].score or 0.0)
-        return {"value": gap, "low": gap - 0.1, "high": gap + 0.1}
+        return Figure(gap, gap - 0.1, gap + 0.1)
 
     def outcomes(
         self, others: Mapping[str, Sequence[TrialRecord]], reference: Sequence[TrialRecord]
-    ) -> dict[str, str]:
-        self.asked.append([*others, "against", reference[0].trial_id])
+    ) -> dict[str, Outcome]:
+        self.questions.append([*others, "against", reference[0].trial_id])
         return dict.fromkeys(others, "tied")
 
 
-def arms_of(folder: Path, finished: dict[str, list[float]]) -> tuple[dict[str, Any], FixedJudge]:
-    """The comparison of sweeps whose arms have finalists of these scores, trial by trial."""
-    spec = load_spec(written(folder, TEXT.replace("[softmax, uniform]", "[softmax, uniform, balanced]")))
+def comparison(finished: dict[str, list[float]]) -> tuple[ComparisonTable, FixedJudge]:
+    """The comparison of arms whose finalists have these scores, trial by trial."""
+    arms = {f"policy={value}": {"policy": value} for value in ("softmax", "uniform", "balanced")}
     trials, finals = {}, {}
     for value, scores in finished.items():
         for number, score in enumerate(scores):
             name = f"min_recall/policy={value}/trial-{number:03d}"
             trials[name] = TrialRecord(name, "min_recall", "trial", number, seed=0, arm=f"policy={value}")
-            estimate = {"value": score, "low": score, "high": score}
             finals[name] = [TrialRecord(
                 f"{name}/seed-1", "min_recall", "replicate", number, seed=1, state="FINISHED", score=score,
-                select={"min_recall": estimate},
+                select={"min_recall": Figure(score, score - 0.1, score + 0.1)},
             )]  # fmt: skip
-    judge = FixedJudge(spec, trials)
-    document = Comparison(judge, finals).document()
-    assert document is not None
-    return document, judge
+    judge = FixedJudge()
+    return ArmComparison(judge, arms, trials, finals).table("policy"), judge
 
 
-def test_the_best_and_the_defaults_of_each_arm(tmp_path: Path) -> None:
-    document, judge = arms_of(tmp_path, {"softmax": [0.5, 0.6], "uniform": [0.7, 0.4], "balanced": []})
-    softmax, uniform, balanced = document["rows"]
-    assert (softmax["tuned"]["trial_id"][-3:], softmax["defaults"]["trial_id"][-3:]) == ("001", "000")
-    assert softmax["tuned"]["difference"] is softmax["tuned"]["outcome"] is None
-    assert uniform["tuned"]["difference"]["value"] == pytest.approx(0.1)
-    assert uniform["defaults"]["difference"]["value"] == pytest.approx(0.2)
-    assert uniform["tuned"]["outcome"] == "tied"
-    assert balanced == {"value": "balanced", "tuned": None, "defaults": None}
-    assert [asked[:2] for asked in judge.asked] == [["policy=uniform", "against"]] * 2
+def test_the_best_and_the_defaults_of_each_arm() -> None:
+    table, judge = comparison({"softmax": [0.5, 0.6], "uniform": [0.7, 0.4], "balanced": []})
+    softmax, uniform, balanced = table.rows
+    assert softmax.tuned is not None
+    assert softmax.defaults is not None
+    assert (softmax.tuned.trial_id[-3:], softmax.defaults.trial_id[-3:]) == ("001", "000")
+    assert softmax.tuned.difference is softmax.tuned.outcome is None
+    assert uniform.tuned is not None
+    assert uniform.defaults is not None
+    assert uniform.tuned.difference is not None
+    assert uniform.tuned.difference.value == pytest.approx(0.1)
+    assert uniform.defaults.difference is not None
+    assert uniform.defaults.difference.value == pytest.approx(0.2)
+    assert uniform.tuned.outcome == "tied"
+    assert balanced == ComparisonRow("balanced", None, None)
+    assert [question[:2] for question in judge.questions] == [["policy=uniform", "against"]] * 2
 
 
-def test_a_reference_without_finalists_leaves_no_difference(tmp_path: Path) -> None:
-    document, judge = arms_of(tmp_path, {"uniform": [0.7], "balanced": [0.6]})
-    assert document["rows"][0]["tuned"] is None
-    assert document["rows"][1]["tuned"]["difference"] is document["rows"][1]["tuned"]["outcome"] is None
-    assert judge.asked == []
-
-
-def test_what_stands_above_the_table() -> None:
-    rows = [{"value": value} for value in ("softmax", "uniform", "balanced")]
-    assert comparison_caption({"rows": rows}, 5).endswith("at 5 %, corrected for 2 comparisons:")
-    assert comparison_caption({"rows": rows[:2]}, 5).endswith("at 5 %:")
+def test_a_reference_without_finalists_leaves_no_difference() -> None:
+    table, judge = comparison({"uniform": [0.7], "balanced": [0.6]})
+    assert table.rows[0].tuned is None
+    assert table.rows[1].tuned is not None
+    assert table.rows[1].tuned.difference is table.rows[1].tuned.outcome is None
+    assert judge.questions == []
 
 
 @pytest.mark.ray
@@ -167,8 +149,8 @@ def test_a_sweep_that_compares(tmp_path: Path) -> None:
     assert gap["value"] == pytest.approx(values[1] - values[0], abs=1e-9)
     assert gap["low"] <= gap["value"] <= gap["high"]
     text = selmix("show", "arms", cwd=tmp_path).out
-    assert "minus softmax, points" in text
-    assert "compared  policy: softmax, uniform" in text
+    assert "minus softmax, pp" in text
+    assert re.search(r"ablation +policy: softmax, uniform", text)
     assert f"policy {document['objectives']['min_recall']['winner']['config']['policy']}, lr" in text
     assert compare["rows"][1]["tuned"]["outcome"] in ("better", "tied", "worse")
     assert selmix("launch", file, cwd=tmp_path).code == 0  # finished: nothing runs again

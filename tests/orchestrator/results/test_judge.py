@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.records.types import TrialRecord
+from orchestrator.records.types import TrialRecord, replicate_record
 from orchestrator.results.judge import finalists, leader_and_winner, opponent
-from orchestrator.run.tune import replicate_record
 
 
 def trial(number: int, score: float | None, same_as: int | None = None, **more: Any) -> TrialRecord:
@@ -55,7 +54,7 @@ def choose(
         finals, trials, lambda leader, others: [o for o in others if int(o[-3:]) in tied]
     )
     assert chosen is not None
-    return int(chosen[0][-3:]), [int(name[-3:]) for name in chosen[1]], int(chosen[2][-3:])
+    return int(chosen.leader[-3:]), [int(name[-3:]) for name in chosen.tied], int(chosen.winner[-3:])
 
 
 def test_among_the_tied_the_defaults_win() -> None:

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.credentials import masked
 from orchestrator.errors import PreflightError
-from orchestrator.tracking.address import check_tracking, masked, tracking_address
+from orchestrator.records.types import Figure
+from orchestrator.tracking.address import check_tracking, tracking_address
+from orchestrator.tracking.client import open_client, read_run
 from orchestrator.tracking.outbox import Verdict, judge
-from orchestrator.tracking.tracker import Tracker, open_client, read_run
-from orchestrator.tracking.values import checked_key, figures, frozen_params
+from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.values import checked_key, frozen_params, metrics_to_keep
 from tests.command import SMOKE, selmix
 from tests.fakes.servers import MlflowServer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-BEST = {"min_recall": {"value": 0.5, "low": 0.25, "high": 0.75}}
+BEST = {"min_recall": Figure(0.5, 0.25, 0.75)}
 
 
 def tracker_of(address: str, folder: Path, notes: list[str] | None = None, sweep_id: str = "s1") -> Tracker:
@@ -169,11 +172,11 @@ def test_no_credentials_are_shown(address: str, shown: str) -> None:
     assert masked(address) == shown
 
 
-def test_figures_that_mlflow_can_keep() -> None:
-    kept = figures({"a": 1.0, "b": float("inf"), "c": None, "d/low": 0.5})
+def test_metrics_that_mlflow_can_keep() -> None:
+    kept = metrics_to_keep({"a": 1.0, "b": float("inf"), "c": None, "d/low": 0.5})
     assert kept == {"a": 1.0, "d/low": 0.5}
     with pytest.raises(ValueError, match="at most 1, got 2"):
-        figures({"a": 1.0, "b": 2.0}, limit=1)
+        metrics_to_keep({"a": 1.0, "b": 2.0}, limit=1)
     for key in ("recall@5", "a=b", "", "a//b", "../x", "x" * 251):
         with pytest.raises(ValueError, match="MLflow key"):
             checked_key(key)

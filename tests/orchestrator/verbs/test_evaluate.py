@@ -143,8 +143,8 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     said = here("evaluate", table, "--objective", "min_recall")
     assert (said.code, said.err) == (0, "")
     assert said.out.startswith("min_recall ")
-    assert "resolved    no" in said.out
-    assert "post hoc    biases" in said.out
+    assert "resolved       no" in said.out
+    assert "post hoc       biases" in said.out
     document = here("evaluate", table, "--objective", "min_recall", "--json").document
     assert document["schema_version"] == 1
     assert document["rows"] == 90

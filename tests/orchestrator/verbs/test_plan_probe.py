@@ -10,29 +10,30 @@ import pytest
 import torch
 
 from orchestrator.spec.sections import ResourceSection
-from orchestrator.verbs.plan_probe import memory_of, memory_warnings, share_for
+from orchestrator.verbs.plan_probe import Memory, memory_of, memory_warnings, share_for
 
-GPU: dict[str, Any] = {"device": "cuda", "peak_bytes": 18 * 10**9, "device_bytes": 80 * 10**9, "fit": 4}
-CPU: dict[str, Any] = {"device": "cpu", "peak_bytes": 10**9, "device_bytes": 8 * 10**9, "fit": 8}
+GPU = Memory("cuda", peak_bytes=18 * 10**9, device_bytes=80 * 10**9, fit=4)
+SMALL_GPU = Memory("cuda", peak_bytes=10**11, device_bytes=80 * 10**9, fit=0)
+CPU = Memory("cpu", peak_bytes=10**9, device_bytes=8 * 10**9, fit=8)
 
 
 def test_the_peak_of_this_process() -> None:
     held = torch.ones(30_000_000)  # 120 MB
-    told = memory_of(torch.device("cpu"))
+    measured = memory_of(torch.device("cpu"))
     assert held.sum() == 30_000_000
-    assert told["peak_bytes"] >= 120_000_000
-    assert told["peak_bytes"] <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    assert told["fit"] == told["device_bytes"] // told["peak_bytes"]
+    assert measured.peak_bytes >= 120_000_000
+    assert measured.peak_bytes <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert measured.fit == measured.device_bytes // measured.peak_bytes
 
 
 @pytest.mark.parametrize(
-    ("memory", "asked", "at_once", "says"),
+    ("memory", "requested", "at_once", "says"),
     [
         (GPU, {"gpu": 0.25}, 4, None),
         (GPU, {"gpu": 0.2}, 5, "resources.gpu 0.2 is 16.0 of 80.0 GB; resources.gpu 0.25 is enough"),
         (GPU, {"gpu": 1}, 1, "4 trials would fit on a GPU: resources.gpu 0.25 packs them"),
         (GPU, {"gpu": 2}, 1, None),
-        (GPU | {"peak_bytes": 10**11, "fit": 0}, {"gpu": 1}, 1, "does not fit on this GPU: accumulate"),
+        (SMALL_GPU, {"gpu": 1}, 1, "does not fit on this GPU: accumulate"),
         (CPU, {}, 8, None),
         (
             CPU,
@@ -45,13 +46,13 @@ def test_the_peak_of_this_process() -> None:
     ],
 )
 def test_what_is_said_of_memory(
-    memory: dict[str, Any], asked: dict[str, Any], at_once: int, says: str | None
+    memory: Memory, requested: dict[str, Any], at_once: int, says: str | None
 ) -> None:
-    told = memory_warnings(memory, ResourceSection(**asked), at_once)
+    measured = memory_warnings(memory, ResourceSection(**requested), at_once)
     if says is None:
-        assert told == []
+        assert measured == []
     else:
-        (line,) = told
+        (line,) = measured
         assert re.search(says, line)
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.errors import Stopped
-from orchestrator.verbs.pretrain import stopped_by_signals
+from orchestrator.signals import Stopped, stopped_by_signals
 from selmix.augment import strong, weak
 from selmix.data.digits import DigitsConfig
 from selmix.data.splits import SweepData

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.spec.schema import load_spec
+from orchestrator.spec.checks import load_spec
 from orchestrator.verbs.recipes import copy_recipe, recipe_files, recipes_document
 from tests.command import here
 
@@ -21,9 +21,9 @@ def test_a_recipe_is_valid(name: str, tmp_path: Path) -> None:
 
 
 def test_what_recipes_say() -> None:
-    rows = recipes_document()["recipes"]
-    assert [row["recipe"] for row in rows] == NAMES
-    assert all(row["question"].endswith("?") for row in rows), rows
+    rows = recipes_document().recipes
+    assert [row.recipe for row in rows] == NAMES
+    assert all(row.question.endswith("?") for row in rows), rows
     for name, text in recipe_files().items():
         if "arXiv" in text:
             aim = " ".join(

@@ -1,0 +1,151 @@
+"""What becomes of a run that is interrupted: handed out again, or failed; whoever executes it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+
+from orchestrator.progress import Progress
+from orchestrator.records.folder import RunFolder
+from orchestrator.records.types import TrialRecord
+from orchestrator.run.execution import MAX_LOSSES, Assignment, Dispatcher, Takes
+from orchestrator.run.outcome import RunOutcome
+from orchestrator.run.recorder import Recorder
+from orchestrator.search.sources import ListSource
+
+WHOLE: Takes = {"cpu": 1.0, "gpu": 1.0}
+LOST = RunOutcome("lost", "its node died")
+SHORT = RunOutcome("out_of_memory", "OutOfMemoryError: CUDA out of memory")
+FINISHED = RunOutcome("finished", score=1.0)
+
+
+class Sweep:
+    """A dispatcher of one replicate, with its records on disk."""
+
+    def __init__(self, home: Path, exclusive: Takes | None = None) -> None:
+        tracker, self.stream = MagicMock(), io.StringIO()
+        tracker.open_trial.return_value = "1"
+        self.folder = RunFolder.local(home, "s")
+        self.folder.create()
+        self.record = TrialRecord("o/trial-000/seed-1", "o", "replicate", 0, seed=1)
+        self.recorder = Recorder(self.folder, tracker, Progress(quiet=True, stream=self.stream), {}, {})
+        self.draining = False
+        self.dispatcher = Dispatcher(
+            ListSource([self.record]), self.recorder, lambda: self.draining, lambda: exclusive
+        )
+
+    def next(self) -> Assignment:
+        assignment = self.dispatcher.next()
+        assert assignment is not None
+        return assignment
+
+    def end(self, outcome: RunOutcome) -> None:
+        self.dispatcher.end(self.record.trial_id, outcome)
+        assert self.recorder.problems == []
+
+    @property
+    def is_over(self) -> bool:
+        return self.dispatcher.next() is None and not self.dispatcher.under_way
+
+    @property
+    def stored(self) -> TrialRecord:
+        return self.folder.load_trial(self.record.trial_id)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path)
+
+
+def test_a_run_whose_node_died_resumes(sweep: Sweep) -> None:
+    assert sweep.next()["trial_id"] == sweep.record.trial_id
+    assert sweep.dispatcher.next() is None
+    assert not sweep.is_over  # the one that runs may come back
+    sweep.end(LOST)
+    assert (sweep.stored.state, sweep.stored.losses, sweep.stored.alone) == ("INTERRUPTED", 1, False)
+    assert "its node died; it resumes from its beginning" in sweep.stream.getvalue()
+    again = sweep.next()
+    assert (again["trial_id"], again["takes"]) == (sweep.record.trial_id, None)
+    sweep.end(FINISHED)
+    assert sweep.is_over
+
+
+def test_a_run_that_is_lost_again_and_again_fails(sweep: Sweep) -> None:
+    for number in range(MAX_LOSSES):
+        assert number == 0 or sweep.stored.state == "INTERRUPTED"
+        sweep.next()
+        sweep.end(LOST)
+    assert (sweep.stored.state, sweep.stored.losses) == ("FAILED", MAX_LOSSES - 1)
+    assert sweep.stored.error == "its node died"
+    assert sweep.is_over
+
+
+def test_a_checkpoint_in_between_begins_the_count_anew(sweep: Sweep) -> None:
+    for number in range(2 * MAX_LOSSES):
+        assert sweep.next()["trial_id"] == sweep.record.trial_id
+        checkpoint = sweep.folder.ray_path / "000" / f"checkpoint_{number}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "trial.json").write_text('{"finished": false, "cost_s": 1.0}')
+        sweep.recorder.on_checkpoint(sweep.record.trial_id, str(checkpoint.absolute()))
+        sweep.end(LOST)
+        assert sweep.stored.state == "INTERRUPTED"
+    assert str(sweep.next()["resume_from"]).endswith(f"checkpoint_{2 * MAX_LOSSES - 1}")
+    assert sweep.stored.losses == 2 * MAX_LOSSES
+
+
+def test_a_run_out_of_memory_is_tried_once_with_nothing_beside_it(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, exclusive=WHOLE)
+    assert sweep.next()["takes"] is None
+    sweep.end(SHORT)
+    assert (sweep.stored.state, sweep.stored.alone) == ("INTERRUPTED", True)
+    assert sweep.next()["takes"] == WHOLE
+    sweep.end(SHORT)
+    assert (sweep.stored.state, sweep.stored.losses) == ("FAILED", 1)
+    assert "out of memory" in str(sweep.stored.error)
+
+
+@pytest.mark.parametrize("outcome", [SHORT, RunOutcome("failed", "ValueError: no")])
+def test_what_cannot_be_helped_fails_at_once(sweep: Sweep, outcome: RunOutcome) -> None:
+    sweep.next()
+    sweep.end(outcome)
+    assert (sweep.stored.state, sweep.stored.losses) == ("FAILED", 0)
+
+
+def test_while_it_drains_nobody_failed(sweep: Sweep) -> None:
+    sweep.next()
+    sweep.draining = True
+    sweep.end(LOST)
+    assert sweep.stored.state == "RUNNING"  # the drain says INTERRUPTED
+    assert sweep.is_over
+
+
+def test_a_worker_that_dies_after_its_last_checkpoint_takes_nothing_with_it(sweep: Sweep) -> None:
+    sweep.next()
+    sweep.record.state = "FINISHED"  # the recorder had its outcome
+    sweep.end(LOST)
+    assert (sweep.record.state, sweep.record.losses) == ("FINISHED", 0)
+    assert sweep.is_over
+
+
+def test_a_second_word_about_a_run_changes_nothing(sweep: Sweep) -> None:
+    sweep.next()
+    sweep.end(RunOutcome("failed", "ValueError: no"))
+    sweep.end(LOST)
+    assert (sweep.stored.state, sweep.stored.error) == ("FAILED", "ValueError: no")
+
+
+class BrokenSource(ListSource):
+    """A source that cannot be asked, and does not listen."""
+
+    def tell(self, record: TrialRecord, score: float | None, violation: float) -> None:
+        raise OSError("journal is gone")
+
+
+def test_what_goes_wrong_is_noted_and_raises_nothing(sweep: Sweep) -> None:
+    dispatcher = Dispatcher(BrokenSource([sweep.record]), sweep.recorder, lambda: False)
+    assert dispatcher.next() is not None
+    dispatcher.end(sweep.record.trial_id, FINISHED)
+    assert sweep.recorder.problems == ["tell o/trial-000/seed-1: OSError('journal is gone')"]
