@@ -19,6 +19,9 @@ from orchestrator.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "sweeps" / "smoke.yaml"
+SLOW_SMOKE = ROOT / "tests" / "fixtures" / "smoke_on_digits.yaml"
+"""A sweep of the same name and keys, whose runs last long enough to be caught in the midst of one."""
+
 SMALL = ("search.num_trials=2", "selection.replicates=1", "parameters.steps.value=20")
 
 

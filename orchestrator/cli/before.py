@@ -6,11 +6,13 @@ import argparse
 import os
 import sys
 
+from orchestrator.cli.imports import heavy_imports
 from orchestrator.cli.output import emit
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    from orchestrator.verbs.evaluate import evaluate_table, evaluation_text
+    with heavy_imports():
+        from orchestrator.verbs.evaluate import evaluate_table, evaluation_text
 
     document = evaluate_table(options.table, options.objective, options.train_counts, options.cvar_fraction)
     emit(options, document, evaluation_text)
@@ -18,8 +20,9 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def validate(options: argparse.Namespace) -> int:
-    from orchestrator.spec.checks import load_spec
-    from orchestrator.verbs.validate import validate_document, validation_text
+    with heavy_imports():
+        from orchestrator.spec.checks import load_spec
+        from orchestrator.verbs.validate import validate_document, validation_text
 
     document = validate_document(load_spec(options.file, options.overrides), options.file)
     for warning in document.warnings:
@@ -29,8 +32,9 @@ def validate(options: argparse.Namespace) -> int:
 
 
 def data(options: argparse.Namespace) -> int:
-    from orchestrator.spec.checks import load_spec
-    from orchestrator.verbs.data import data_document, data_text, fail_on_problems, prepare_data
+    with heavy_imports():
+        from orchestrator.spec.checks import load_spec
+        from orchestrator.verbs.data import data_document, data_text, fail_on_problems, prepare_data
 
     spec = load_spec(options.file, options.overrides)
     if options.action == "prepare" and (archive := prepare_data(spec)) is not None:
@@ -42,16 +46,18 @@ def data(options: argparse.Namespace) -> int:
 
 
 def plan(options: argparse.Namespace) -> int:
-    from orchestrator.spec.checks import load_spec
-    from orchestrator.verbs.plan import plan_document, plan_text
+    with heavy_imports():
+        from orchestrator.spec.checks import load_spec
+        from orchestrator.verbs.plan import plan_document, plan_text
 
     emit(options, plan_document(load_spec(options.file, options.overrides), options.runs), plan_text)
     return 0
 
 
 def diagnose(options: argparse.Namespace) -> int:
-    from orchestrator.spec.checks import load_spec
-    from orchestrator.verbs.diagnose import diagnose, diagnosis_text
+    with heavy_imports():
+        from orchestrator.spec.checks import load_spec
+        from orchestrator.verbs.diagnose import diagnose, diagnosis_text
 
     document = diagnose(load_spec(options.file, options.overrides), options.objective, options.output)
     emit(options, document, diagnosis_text)
@@ -59,10 +65,11 @@ def diagnose(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    from orchestrator.cluster.address import Cluster, driver_address
-    from orchestrator.cluster.code_package import references_in, sweep_package
-    from orchestrator.cluster.doctor import Patience, doctor_document, doctor_text, raise_all
-    from orchestrator.spec.checks import load_spec
+    with heavy_imports():
+        from orchestrator.cluster.address import Cluster, driver_address
+        from orchestrator.cluster.code_package import references_in, sweep_package
+        from orchestrator.cluster.doctor import Patience, doctor_document, doctor_text, raise_all
+        from orchestrator.spec.checks import load_spec
 
     spec = None if options.file is None else load_spec(options.file, options.overrides)
     cluster = Cluster(driver_address(options.address, os.environ))

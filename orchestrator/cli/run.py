@@ -6,14 +6,16 @@ import argparse
 import contextlib
 import os
 
+from orchestrator.cli.imports import heavy_imports
 from orchestrator.cli.output import emit
 from orchestrator.errors import UsageError
 
 
 def pretrain(options: argparse.Namespace) -> int:
-    from orchestrator.progress import Progress
-    from orchestrator.spec.checks import load_spec
-    from orchestrator.verbs.pretrain import pretrain_base, pretrain_text
+    with heavy_imports():
+        from orchestrator.progress import Progress
+        from orchestrator.spec.checks import load_spec
+        from orchestrator.verbs.pretrain import pretrain_base, pretrain_text
 
     spec = load_spec(options.file, options.overrides)
     emit(options, pretrain_base(spec, options.output, options.runs, Progress(options.quiet)), pretrain_text)
@@ -33,9 +35,10 @@ def launch(options: argparse.Namespace) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from orchestrator.cluster.address import job_server
-    from orchestrator.cluster.submit import submit_sweep
-    from orchestrator.spec.checks import load_spec
+    with heavy_imports():
+        from orchestrator.cluster.address import job_server
+        from orchestrator.cluster.submit import submit_sweep
+        from orchestrator.spec.checks import load_spec
 
     return submit_sweep(
         load_spec(options.file, options.overrides), options.file, options.overrides, options.runs_text,
@@ -44,10 +47,11 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _launch(options: argparse.Namespace) -> int:
-    from orchestrator.cluster.address import Cluster, driver_address
-    from orchestrator.cluster.ray_session import ray_environment
-    from orchestrator.run.launch import launch_sweep
-    from orchestrator.spec.checks import load_spec
+    with heavy_imports():
+        from orchestrator.cluster.address import Cluster, driver_address
+        from orchestrator.cluster.ray_session import ray_environment
+        from orchestrator.run.launch import launch_sweep
+        from orchestrator.spec.checks import load_spec
 
     cluster = None if options.in_process else Cluster(driver_address(options.address, os.environ))
     # Before the file is read: that imports the user's modules, which may import Ray, which reads its environment then.

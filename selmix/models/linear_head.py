@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from selmix.models.initial import built_with
+
 
 class LinearHead(nn.Module):
     """Input (n, ...) flattened to features (n, d), logits (n, K)."""
@@ -23,14 +25,7 @@ class LinearHead(nn.Module):
 
 def linear_head(input_shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
     """A linear head over samples of ``input_shape``, with U(+-1/sqrt(d)) weights and zero biases."""
-    dim = math.prod(input_shape)
-    with torch.device("meta"):
-        model = LinearHead(dim, num_classes)
-    model = model.to_empty(device="cpu")
-    with torch.no_grad():
-        model.head.weight.uniform_(-(dim**-0.5), dim**-0.5, generator=generator)
-        model.head.bias.zero_()
-    return model
+    return built_with(lambda: LinearHead(math.prod(input_shape), num_classes), generator)
 
 
 class StandardisedHead(nn.Module):
@@ -65,13 +60,7 @@ def standardised_head(
     input_shape: tuple[int, ...], num_classes: int, generator: torch.Generator
 ) -> nn.Module:
     """A :class:`StandardisedHead` with U(+-1/sqrt(d)) weights and zero biases, its scale not fitted yet."""
-    dim = math.prod(input_shape)
-    with torch.device("meta"):
-        model = StandardisedHead(dim, num_classes)
-    model = model.to_empty(device="cpu")
-    with torch.no_grad():
-        model.mean.zero_()
-        model.scale.fill_(1.0)
-        model.head.weight.uniform_(-(dim**-0.5), dim**-0.5, generator=generator)
-        model.head.bias.zero_()
+    model = built_with(lambda: StandardisedHead(math.prod(input_shape), num_classes), generator)
+    model.mean.zero_()
+    model.scale.fill_(1.0)
     return model

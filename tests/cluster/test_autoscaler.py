@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.cluster.test_doctor import AUTOSCALING
-from tests.command import SMOKE, Background, environment, selmix
+from tests.command import SLOW_SMOKE, Background, environment, selmix
 from tests.fakes.nodes import Nodes
 
 pytestmark = [
@@ -73,7 +73,7 @@ def test_nodes_come_for_a_sweep(tmp_path: Path) -> None:
                 "selection.replicates=1",
                 "parameters.steps.value=400",
             )
-            launch = ("launch", SMOKE, *sweep, "--address", nodes.address, "--runs", runs)
+            launch = ("launch", SLOW_SMOKE, *sweep, "--address", nodes.address, "--runs", runs)
             most = 1
             with Background(*launch, log=tmp_path / "log", **nodes.variables) as driver:
                 while driver.process.poll() is None:

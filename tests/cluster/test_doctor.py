@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.command import SMOKE, selmix
+from tests.command import SLOW_SMOKE, selmix
 from tests.fakes.nodes import Nodes
 
 pytestmark = [
@@ -65,7 +65,7 @@ def test_a_cluster_without_a_problem_then_every_problem_at_once(nodes: Nodes, tm
     if not own_mounts():
         pytest.skip("needs a mount namespace of its own for one node")
     runs = tmp_path / "runs"
-    doctor = ("doctor", SMOKE, "--runs", runs, "--address", nodes.address)
+    doctor = ("doctor", SLOW_SMOKE, "--runs", runs, "--address", nodes.address)
     nodes.start_head("--num-cpus=1")
     fine = selmix(*doctor, **nodes.variables)
     assert fine.code == 0, fine.err
@@ -91,7 +91,7 @@ def test_a_cluster_without_a_problem_then_every_problem_at_once(nodes: Nodes, tm
     assert [sum(words in line for line in problems) for words in told] == [1, 1, 1, 1], problems
     assert len(problems) == 4
     started = time.monotonic()
-    launch = ("launch", SMOKE, "resources.gpu=2", "--runs", runs, "--address", nodes.address)
+    launch = ("launch", SLOW_SMOKE, "resources.gpu=2", "--runs", runs, "--address", nodes.address)
     refused = selmix(*launch, **nodes.variables)
     assert time.monotonic() - started < 20
     assert refused.code == 4
@@ -105,7 +105,7 @@ def test_what_an_autoscaler_may_add_counts(nodes: Nodes, tmp_path: Path) -> None
     nodes.start_head(
         "--num-cpus=1", f"--autoscaling-config={config}", RAY_FAKE_CLUSTER="1", AUTOSCALER_METRIC_PORT="0"
     )
-    doctor = ("doctor", SMOKE, "--runs", tmp_path / "runs", "--address", nodes.address, "--json")
+    doctor = ("doctor", SLOW_SMOKE, "--runs", tmp_path / "runs", "--address", nodes.address, "--json")
     fine = selmix(*doctor, "resources.gpu=1", **nodes.variables)
     assert fine.code == 0, fine.err
     assert fine.document["trials_at_once"] == 4  # two nodes of two GPUs: max_workers of all kinds is 2
@@ -114,7 +114,7 @@ def test_what_an_autoscaler_may_add_counts(nodes: Nodes, tmp_path: Path) -> None
 
 
 def test_this_machine(tmp_path: Path) -> None:
-    fine = selmix("doctor", SMOKE, "--runs", tmp_path / "runs")
+    fine = selmix("doctor", SLOW_SMOKE, "--runs", tmp_path / "runs")
     assert fine.code == 0, fine.err
     assert "a private one on this machine" in fine.out
     assert "everything is there" in fine.out

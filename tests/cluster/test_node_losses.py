@@ -13,7 +13,7 @@ import pytest
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import TrialRecord
 from orchestrator.tracking.client import open_client
-from tests.command import ROOT, SMOKE, Done, command, environment, selmix
+from tests.command import ROOT, SLOW_SMOKE, Done, command, environment, selmix
 from tests.fakes.hosts import Hosts, allowed
 
 pytestmark = [
@@ -44,7 +44,7 @@ class Launch:
 
     def __init__(self, hosts: Hosts, runs: Path, log: Path) -> None:
         self.runs, self.log = runs, log
-        arguments = command("launch", SMOKE, *SWEEP, "--address", hosts.address, "--runs", runs)
+        arguments = command("launch", SLOW_SMOKE, *SWEEP, "--address", hosts.address, "--runs", runs)
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 hosts.on("head", arguments), cwd=ROOT, env=environment(**hosts.variables), stdout=file, stderr=file

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.object_store import ObjectStore
 from orchestrator.tracking.client import open_client
-from tests.command import SMOKE, Background, selmix
+from tests.command import SLOW_SMOKE, Background, selmix
 from tests.fakes.servers import BUCKET, SECRET, MlflowServer, credentials, s3_server
 
 pytestmark = [
@@ -33,7 +33,7 @@ OWN = ("trial_id", "state", "seed", "round", "steps", "score", "config", "select
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of the sweep on a disk, never interrupted."""
     runs = tmp_path_factory.mktemp("whole")
-    told = selmix("launch", SMOKE, *SEQUENTIAL, "--runs", runs)
+    told = selmix("launch", SLOW_SMOKE, *SEQUENTIAL, "--runs", runs)
     assert told.code == 0, told.err
     return runs
 
@@ -58,7 +58,7 @@ def test_the_head_is_lost_with_its_disk(tmp_path: Path, whole: Path, mlflow_serv
     with s3_server() as endpoint, TemporaryDirectory() as first, TemporaryDirectory() as second:
         environ = credentials(endpoint) | {"MLFLOW_TRACKING_URI": mlflow_server}
         runs = f"s3://{BUCKET}/team"
-        refused = selmix("launch", SMOKE, "--runs", runs, **credentials(endpoint))
+        refused = selmix("launch", SLOW_SMOKE, "--runs", runs, **credentials(endpoint))
         assert refused.code == 4
         assert "MLFLOW_TRACKING_URI: must be set" in refused.err
 
@@ -66,7 +66,7 @@ def test_the_head_is_lost_with_its_disk(tmp_path: Path, whole: Path, mlflow_serv
             records = RunFolder.at(ObjectStore(runs, environ), "smoke").load_trials()
             return sum(record.state == "FINISHED" for record in records)
 
-        launch = ("launch", SMOKE, *SEQUENTIAL, "--runs", runs)
+        launch = ("launch", SLOW_SMOKE, *SEQUENTIAL, "--runs", runs)
         with Background(*launch, log=tmp_path / "log", TMPDIR=first, **environ) as driver:
             driver.wait_until(lambda: finished() >= 2, timeout=240)
             doubled = selmix(*launch, **environ)
@@ -120,12 +120,12 @@ def test_a_lost_journal_is_made_again(tmp_path: Path, whole: Path) -> None:
             sum(record.state == "FINISHED" for record in folder.load_trials()) if folder.path.exists() else 0
         )
 
-    with Background("launch", SMOKE, *SEQUENTIAL, "--runs", killed, log=tmp_path / "log") as driver:
+    with Background("launch", SLOW_SMOKE, *SEQUENTIAL, "--runs", killed, log=tmp_path / "log") as driver:
         driver.wait_until(lambda: finished() >= 2)
         driver.signal(signal.SIGKILL)
         driver.process.wait()
     (killed / "smoke" / "journal.log").unlink()
-    again = selmix("launch", SMOKE, *SEQUENTIAL, "--runs", killed)
+    again = selmix("launch", SLOW_SMOKE, *SEQUENTIAL, "--runs", killed)
     assert again.code == 0, again.err
     shown = [selmix("show", "smoke", "--runs", runs, "--json").document for runs in (whole, killed)]
     assert table(shown[0]) == table(shown[1])

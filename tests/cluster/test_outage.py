@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.records.folder import RunFolder
 from orchestrator.tracking.client import open_client
-from tests.command import SMOKE, Background, selmix
+from tests.command import SLOW_SMOKE, Background, selmix
 from tests.fakes.servers import ADMIN, MlflowServer, postgres, postgres_programs
 
 pytestmark = [
@@ -37,7 +37,7 @@ def test_nothing_is_missing_after_an_outage(tmp_path: Path, monkeypatch: pytest.
                 f"{server.address}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=30
             )
         user = {"MLFLOW_TRACKING_USERNAME": ADMIN, "MLFLOW_TRACKING_PASSWORD": ENTRANCE}
-        refused = selmix("launch", SMOKE, "--runs", runs, MLFLOW_TRACKING_URI=server.address)
+        refused = selmix("launch", SLOW_SMOKE, "--runs", runs, MLFLOW_TRACKING_URI=server.address)
         assert refused.code == 4
         assert "Traceback" not in refused.err
         environ = {"MLFLOW_TRACKING_URI": server.address} | user
@@ -46,7 +46,9 @@ def test_nothing_is_missing_after_an_outage(tmp_path: Path, monkeypatch: pytest.
         def finished() -> int:
             return sum(r.state == "FINISHED" for r in folder.load_trials()) if folder.path.is_dir() else 0
 
-        with Background("launch", SMOKE, *SWEEP, "--runs", runs, log=tmp_path / "log", **environ) as driver:
+        with Background(
+            "launch", SLOW_SMOKE, *SWEEP, "--runs", runs, log=tmp_path / "log", **environ
+        ) as driver:
             driver.wait_until(lambda: finished() >= 2)
             server.kill()
             before = finished()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.records.object_store import ObjectStore
-from tests.command import SMALL, SMOKE, Done, selmix
+from tests.command import SLOW_SMOKE, SMALL, Done, selmix
 from tests.fakes.job_head import job_head
 from tests.fakes.nodes import TOKEN
 from tests.fakes.servers import ADMIN, BUCKET, MlflowServer, credentials, s3_server
@@ -44,10 +44,10 @@ def test_no_secret_is_kept_anywhere(tmp_path: Path) -> None:
             in_address = server.address.replace("http://", f"http://{ADMIN}:{ENTRANCE}@")
             mine = store | head.variables | {"MLFLOW_TRACKING_URI": in_address}
             job = ("--submit", "--follow", "--address", head.server)
-            submitted = told_by("launch", SMOKE, *SMALL, *job, *runs, **mine)
+            submitted = told_by("launch", SLOW_SMOKE, *SMALL, *job, *runs, **mine)
             assert "its credentials stay here" in submitted.err
             theirs = store | head.variables | user | {"MLFLOW_TRACKING_URI": server.address}
-            told_by("launch", SMOKE, *SMALL, "name=driven", "--address", head.address, *runs, **theirs)
+            told_by("launch", SLOW_SMOKE, *SMALL, "name=driven", "--address", head.address, *runs, **theirs)
             told_by("doctor", "--address", head.address, *runs, **mine)
             for sweep in ("smoke", "driven"):
                 told_by("show", sweep, "--json", *runs, **mine)
@@ -56,7 +56,7 @@ def test_no_secret_is_kept_anywhere(tmp_path: Path) -> None:
             told_by("ls", *runs, **mine)
             told_by(
                 "launch",
-                SMOKE,
+                SLOW_SMOKE,
                 "name=refused",
                 *job,
                 "--runs",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.command import ROOT, SMALL, SMOKE, Background, selmix
+from tests.command import ROOT, SLOW_SMOKE, SMALL, Background, selmix
 from tests.fakes.job_head import Head, job_head
 
 pytestmark = [
@@ -41,11 +41,11 @@ def states(document: dict[str, Any]) -> set[str]:
 
 def test_two_sweeps_share_a_cluster_and_one_outlives_its_client(head: Head, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    submission = ("launch", SMOKE, *SMALL, "--submit", "--address", head.server, "--runs", runs)
+    submission = ("launch", SLOW_SMOKE, *SMALL, "--submit", "--address", head.server, "--runs", runs)
     staged = "resources.stage_above_mb=0"
     driven = (
         "launch",
-        SMOKE,
+        SLOW_SMOKE,
         *SMALL,
         "name=driven",
         "resources.max_cpus=1",
@@ -104,7 +104,7 @@ def head_log(head: Head, submission_id: str) -> str:
 def test_a_submitted_sweep_is_stopped_and_cancelled(head: Head, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     long = ("search.num_trials=50", "parameters.steps.value=2000", "name=long")
-    submission = ("launch", SMOKE, *long, "--submit", "--address", head.server, "--runs", runs)
+    submission = ("launch", SLOW_SMOKE, *long, "--submit", "--address", head.server, "--runs", runs)
     submitted = selmix(*submission, **head.variables)
     assert submitted.code == 0, submitted.err
     records = runs / "long" / "trials"
@@ -120,5 +120,5 @@ def test_a_submitted_sweep_is_stopped_and_cancelled(head: Head, tmp_path: Path) 
     assert selmix("stop", "long", "--cancel", "--runs", runs).code == 0
     shown = selmix("show", "long", "--runs", runs, "--json").document
     assert (shown["state"], states(shown)) == ("stopped", {"KILLED"})
-    assert selmix("launch", SMOKE, *long, "--runs", runs).code == 2
+    assert selmix("launch", SLOW_SMOKE, *long, "--runs", runs).code == 2
     assert selmix("stop", "none", "--runs", runs, cwd=ROOT).code == 8

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.command import SMOKE, Background, no_ray_of, selmix
+from tests.command import SLOW_SMOKE, Background, no_ray_of, selmix
 from tests.fakes.smoke import finished, records
 
 pytestmark = [
@@ -38,7 +38,7 @@ def rounds_of(runs: Path, trial: str) -> int:
 
 def test_a_sweep_on_two_workers_is_pinned_and_reproduced(tmp_path: Path) -> None:
     runs, pins = tmp_path / "runs", tmp_path / "pins"
-    done = selmix("launch", SMOKE, *TWO, "--runs", runs)
+    done = selmix("launch", SLOW_SMOKE, *TWO, "--runs", runs)
     assert done.code == 0, done.err
     shown: dict[str, Any] = selmix("show", "smoke", "--runs", runs, "--json").document
     assert {row["state"] for row in shown["trials"]} == {"FINISHED"}
@@ -47,7 +47,7 @@ def test_a_sweep_on_two_workers_is_pinned_and_reproduced(tmp_path: Path) -> None
     again = selmix("reproduce", "two", "--runs", runs, "--pins", pins, "--json")
     assert again.code == 0, again.out
     assert all(compared["equal"] for compared in again.document["compared"])
-    changed = selmix("launch", SMOKE, *TWO, "resources.workers=1", "--runs", runs)
+    changed = selmix("launch", SLOW_SMOKE, *TWO, "resources.workers=1", "--runs", runs)
     assert changed.code == 2
     assert "resources.workers (2 -> 1)" in changed.err
 
@@ -55,7 +55,7 @@ def test_a_sweep_on_two_workers_is_pinned_and_reproduced(tmp_path: Path) -> None
 def test_a_trial_whose_worker_dies_goes_on(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     overrides = (*TWO, "parameters.steps.value=100")
-    with Background("launch", SMOKE, *overrides, "--runs", runs, log=tmp_path / "log") as driver:
+    with Background("launch", SLOW_SMOKE, *overrides, "--runs", runs, log=tmp_path / "log") as driver:
         driver.wait_until(lambda: rounds_of(runs, "min_recall/trial-000") >= 1)
         os.kill(max(workers_of(driver)), signal.SIGKILL)
         assert driver.process.wait(timeout=240) == 0, driver.log.read_text()
@@ -67,7 +67,7 @@ def test_a_trial_whose_worker_dies_goes_on(tmp_path: Path) -> None:
     assert "min_recall/trial-000: RankLost: worker" in log
     assert "died: its process crashed or was ended from outside; it goes on from its beginning" in log
     undisturbed = tmp_path / "undisturbed"
-    assert selmix("launch", SMOKE, *overrides, "--runs", undisturbed).code == 0
+    assert selmix("launch", SLOW_SMOKE, *overrides, "--runs", undisturbed).code == 0
     digests = [
         {key: record["weights_digest"] for key, record in records(r).items()} for r in (runs, undisturbed)
     ]
@@ -90,7 +90,9 @@ def needs_the_machine(confusion):
 def test_a_run_out_of_memory_gets_the_machine_for_itself(tmp_path: Path) -> None:
     (tmp_path / "tight.py").write_text(TIGHT)
     file, runs = tmp_path / "tight.yaml", tmp_path / "runs"
-    text = SMOKE.read_text().replace("objectives: [min_recall]", "objectives: ['tight:needs_the_machine']")
+    text = SLOW_SMOKE.read_text().replace(
+        "objectives: [min_recall]", "objectives: ['tight:needs_the_machine']"
+    )
     file.write_text(text.replace("name: smoke", "name: tight"))
     small = (
         "search.num_trials=2",
@@ -108,13 +110,13 @@ def test_a_run_out_of_memory_gets_the_machine_for_itself(tmp_path: Path) -> None
 
 def test_ctrl_c_in_the_middle_of_a_trial_leaves_nothing_and_it_goes_on(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    with Background("launch", SMOKE, *LONG, "--runs", runs, log=tmp_path / "log") as driver:
+    with Background("launch", SLOW_SMOKE, *LONG, "--runs", runs, log=tmp_path / "log") as driver:
         driver.wait_until(lambda: rounds_of(runs, "min_recall/trial-000") > 5)
         driver.signal(signal.SIGINT)
         assert driver.process.wait(timeout=60) == 130
         assert no_ray_of(driver.process)
     assert {record["state"] for record in records(runs).values()} <= {"FINISHED", "INTERRUPTED"}
-    with Background("launch", SMOKE, *LONG, "--runs", runs, log=tmp_path / "log2") as driver:
+    with Background("launch", SLOW_SMOKE, *LONG, "--runs", runs, log=tmp_path / "log2") as driver:
         driver.wait_until(lambda: "min_recall/trial-000" in finished(runs))
         driver.signal(signal.SIGTERM)
         assert driver.process.wait(timeout=60) == 143

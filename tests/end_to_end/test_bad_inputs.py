@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from orchestrator.cli.main import main
-from tests.command import ROOT, SMOKE, Done, selmix
+from tests.command import ROOT, SLOW_SMOKE, SMOKE, Done, selmix
 
-FILE = SMOKE.read_text()
+FILE = SLOW_SMOKE.read_text()
 
 
 def begun_with(checkpoint: str | Path) -> str:

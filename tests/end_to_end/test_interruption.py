@@ -39,7 +39,7 @@ _LOOPBACK_6 = ("00000000000000000000000001000000", "0000000000000000FFFF00000100
 @pytest.mark.slow
 def test_ctrl_c_drains_and_a_second_launch_waits_its_turn(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    overrides = ("search.num_trials=20", "parameters.steps.value=200")
+    overrides = ("search.num_trials=20", "parameters.steps.value=1000")
     with Background("launch", SMOKE, *overrides, "--runs", runs, log=tmp_path / "log") as driver:
         driver.wait_until(lambda: len(finished(runs)) >= 1)
         assert reachable_from_outside(driver.process.pid) == set()

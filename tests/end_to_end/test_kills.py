@@ -11,6 +11,9 @@ from selmix.baselines import baselines_for
 from tests.command import SMOKE, Background, selmix
 from tests.fakes.smoke import finished, mlflow_runs, records
 
+LAUNCH = ("launch", SMOKE, "parameters.steps.value=600", "parameters.refresh_every={value: 200}")
+"""Runs of a second: long enough to be caught in the midst of one."""
+
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 
@@ -41,10 +44,14 @@ def table(runs: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_kill_9_in_every_phase(smoke_runs: Path, tmp_path: Path) -> None:
-    """Killed at half of the search, among the finalists and among the baselines, each time launched again."""
-    runs = tmp_path / "runs"
-    launch = ("launch", SMOKE, "--runs", runs)
+def test_kill_9_in_every_phase(tmp_path: Path) -> None:
+    """Killed at half of the search, among the finalists and among the baselines, each time launched again.
+
+    What it is compared with ran undisturbed, in one process.
+    """
+    runs, undisturbed = tmp_path / "runs", tmp_path / "undisturbed"
+    assert selmix(*LAUNCH, "--in-process", "--runs", undisturbed).code == 0
+    launch = (*LAUNCH, "--runs", runs)
     with Background(*launch, log=tmp_path / "log") as driver:
         driver.wait_until(lambda: len(finished(runs)) >= 2)
         driver.kill_driver()
@@ -65,4 +72,4 @@ def test_kill_9_in_every_phase(smoke_runs: Path, tmp_path: Path) -> None:
     ids = [run.data.tags.get("selmix.trial_id") for run in sent]
     assert len(ids) == len(set(ids)) == 1 + 8 + len(baselines_for(num_groups=0))
     assert {run.info.status for run in sent} == {"FINISHED"}
-    assert table(runs) == table(smoke_runs)
+    assert table(runs) == table(undisturbed)

@@ -232,7 +232,7 @@ def check_model(path: Path, pin: dict[str, Any]) -> None:
     from selmix.metrics import MetricContext, Predictions, evaluate_predictions
 
     model = package.load_pin(path)
-    assert model.class_names == tuple("0123456789")
+    assert model.class_names == tuple(f"gaussian{k}" for k in range(6))
     source = build_data_config(**pin["protocol"]["data"])
     test = source.load_test()
     with torch.no_grad():
