@@ -1,0 +1,172 @@
+"""Sweeps in this very process: run, pinned, resumed, drained, failed; and equal to the bit to one on Ray."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.records.folder import RunFolder
+from orchestrator.run.outcome import RunOutcome
+from orchestrator.run.recorder import Recorder
+from selmix.baselines import BASELINES, BaselineTask
+from selmix.baselines.task import Models
+from tests.command import SMOKE, Done, here
+from tests.fakes.smoke import mlflow_runs
+from trainables.host import RunHost
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # matters of MLflow's, on a store that begins empty
+
+SMALL = ("search.num_trials=2", "selection.replicates=1", "selection.finalists=1")
+
+
+def launch(runs: Path, *overrides: str, file: Path = SMOKE, cwd: Path | None = None) -> Done:
+    return here("launch", file, *overrides, "--in-process", "--runs", runs, cwd=cwd or runs.parent)
+
+
+def show(runs: Path, sweep: str = "smoke") -> dict[str, Any]:
+    return here("show", sweep, "--runs", runs, "--json").document
+
+
+def table(document: dict[str, Any]) -> dict[str, Any]:
+    """A result without clocks, costs and random identities."""
+    clocks = {"cost_s", "lost_s", "started_ms", "ended_ms", "mlflow_run_id", "against_is_cheaper"}
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: bare(each) for key, each in value.items() if key not in clocks}
+        return [bare(each) for each in value] if isinstance(value, list) else value
+
+    return {key: bare(document[key]) for key in ("trials", "objectives", "rows")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runs folder with a small sweep, run in this process."""
+    runs = tmp_path_factory.mktemp("undisturbed") / "runs"
+    done = launch(runs, *SMALL)
+    assert done.code == 0, done.err
+    assert "smoke in this process is under way" in done.err
+    return runs
+
+
+def test_the_smoke_sweep_is_that_of_ray_to_the_bit(smoke_runs: Path, tmp_path: Path) -> None:
+    done = launch(tmp_path / "runs", "search.max_concurrent_trials=1")
+    assert done.code == 0, done.err
+    here_now, on_ray = show(tmp_path / "runs"), show(smoke_runs)
+    assert len(on_ray["trials"]) == 8
+    assert table(here_now) == table(on_ray)
+    sent = [
+        sorted(run.data.tags["mlflow.runName"] for run in mlflow_runs(runs))
+        for runs in (tmp_path / "runs", smoke_runs)
+    ]
+    assert sent[0] == sent[1]
+    assert not (tmp_path / "runs" / "smoke" / "ray").exists()
+
+
+def test_it_is_pinned_and_reproduced(undisturbed: Path, tmp_path: Path) -> None:
+    where = ("--runs", undisturbed, "--pins", tmp_path)
+    assert here("pin", "smoke", "--name", "kept", *where).code == 0
+    done = here("reproduce", "kept", *where, "--json")
+    assert done.code == 0, done.out
+    assert all(row["equal"] for row in done.document["compared"])
+
+
+def test_a_drained_sweep_resumes_to_the_same_result(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = 0
+    on_round = Recorder.on_round
+
+    def interrupted(recorder: Recorder, trial_id: str, report: Any) -> None:
+        nonlocal rounds
+        on_round(recorder, trial_id, report)
+        rounds += 1
+        if rounds == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_round", interrupted)
+        done = launch(tmp_path / "runs", *SMALL)
+    assert done.code == 130
+    assert "stopping: what is finished is kept" in done.err
+    record = RunFolder.local(tmp_path / "runs", "smoke").load_trial("min_recall/trial-000")
+    assert record.state == "INTERRUPTED"
+    assert record.checkpoint is not None
+    assert show(tmp_path / "runs")["state"] == "stopped"
+    assert {run.info.status for run in mlflow_runs(tmp_path / "runs")} == {"KILLED"}
+    again = launch(tmp_path / "runs", *SMALL)
+    assert again.code == 0, again.err
+    log = here("logs", "smoke", "trial-000", "--runs", tmp_path / "runs").out
+    assert f"resumes from {record.checkpoint}" in log
+    assert table(show(tmp_path / "runs")) == table(show(undisturbed))
+    assert {run.info.status for run in mlflow_runs(tmp_path / "runs")} == {"FINISHED"}
+
+
+def too_hot(_host: RunHost) -> dict[str, Any]:
+    raise ValueError("too hot")
+
+
+def test_a_trial_that_raises_fails_with_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunHost, "step", too_hot)
+    runs, arguments = tmp_path / "runs", ("search.max_failed=0.5", *SMALL)
+    done = launch(runs, *arguments)
+    assert done.code == 5
+    assert "2 of 2 trials failed, search.max_failed allows 50 %: ValueError: too hot" in done.err
+    document = show(runs)
+    assert document["state"] == "failed"
+    assert [(row["state"], row["error"]) for row in document["trials"]] == [
+        ("FAILED", "ValueError: too hot")
+    ] * 2
+    assert 'raise ValueError("too hot")' in here("logs", "smoke", "trial-000", "--runs", runs).out
+    assert launch(runs, *arguments).code == 5  # it stays failed
+
+
+def test_the_failure_budget_outlasts_a_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of four may fail. One fails before the sweep is drained, one after: with that the search ends."""
+    runs, arguments = tmp_path / "runs", ("search.max_failed=0.25", *SMALL[1:])
+    on_failed = Recorder.on_failed
+
+    def draining(recorder: Recorder, trial_id: str, outcome: RunOutcome) -> None:
+        on_failed(recorder, trial_id, outcome)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(RunHost, "step", too_hot)
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_failed", draining)
+        assert launch(runs, *arguments).code == 143
+    assert [row["state"] for row in show(runs)["trials"]] == ["FAILED"]
+    assert launch(runs, *arguments).code == 5
+    # Without the memory of the first launch a third one would have begun.
+    assert [row["state"] for row in show(runs)["trials"]] == ["FAILED", "FAILED"]
+
+
+def test_a_baseline_that_raises_is_a_row_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BASELINES, "tau_normalisation", replace(BASELINES["tau_normalisation"], fit=cannot))
+    assert launch(tmp_path / "runs", *SMALL).code == 0
+    row = show(tmp_path / "runs")["objectives"]["min_recall"]["baselines"]["tau_normalisation"]
+    assert (row["state"], row["error"]) == ("FAILED", "ArithmeticError: singular")
+    assert "failed: ArithmeticError: singular" in here("show", "smoke", "--runs", tmp_path / "runs").out
+
+
+def cannot(_task: BaselineTask) -> Models:
+    raise ArithmeticError("singular")
+
+
+def test_what_needs_ray_is_refused(tmp_path: Path) -> None:
+    for arguments, words in (
+        (("resources.workers=2",), "--in-process: runs have one worker, got resources.workers 2"),
+        (("--address", "head:6379"), "--in-process runs the sweep here"),
+        (("--submit",), "--in-process runs the sweep here"),
+    ):
+        done = here("launch", SMOKE, "--in-process", *arguments, "--runs", tmp_path / "runs")
+        assert done.code == 2
+        assert words in done.err
+    assert not (tmp_path / "runs").exists()
