@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from orchestrator.errors import PreflightError
 from orchestrator.records.types import BaseFacts
@@ -22,15 +21,19 @@ from selmix.weights import State, load_checkpoint_into, load_weights, state_dige
 
 
 def check_checkpoint(spec: SweepSpec, data: SweepData) -> None:
-    """Check that what the base model begins with can be read and fits.
+    """Check that the weights which the base model begins with can be read and fit.
 
+    Args:
+        spec: of the sweep.
+        data: that the model is to take.
     Raises:
-        PreflightError: it does not.
+        PreflightError: they cannot be read, or do not fit the model.
     """
     if spec.pretrain.checkpoint is not None:
         _from_checkpoint(spec, data)
     if spec.recipe is not None:
         initial = initial_weights(spec)
+        # Making the trainer loads the weights into the network; nothing is trained yet.
         try:
             pretrainer(
                 spec.recipe, spec.model.config, data, spec.pretrain.seed, spec.pretrain.settings, initial
@@ -54,15 +57,16 @@ def initial_weights(spec: SweepSpec) -> State | None:
 
 
 def base_model(spec: SweepSpec, data: SweepData, stored: Path | None = None) -> tuple[State, BaseFacts]:
-    """Weights of the base model and what is known of it.
+    """Weights of the base model, and its facts.
 
     Args:
         spec: of the sweep.
         data: that it is trained on.
-        stored: where it lies if it was trained before; None: it is trained.
+        stored: file of its weights; where there is none, or None is given, it is trained.
     Raises:
         PreflightError: a checkpoint that cannot be used.
     """
+    # Of stored weights this is the time of reading them; their record has the cost of training.
     started = time.perf_counter()
     recipe = spec.recipe
     if recipe is None:
@@ -85,9 +89,9 @@ def balanced_head_of(config: ModelConfig, state: State, data: SweepData, rule: S
 
     Args:
         config: of the model.
-        state: its weights.
-        data: whose train and feedback it is fitted on.
-        rule: that tunes its weight decay on select.
+        state: weights of the base model.
+        data: the head is fitted on train and feedback.
+        rule: tunes the head's weight decay on select.
     """
     model = config.build(data.input_shape, data.num_classes)
     load_checkpoint_into(model, state)
@@ -101,6 +105,7 @@ def _from_checkpoint(spec: SweepSpec, data: SweepData) -> State:
         state = load_weights(path)
         load_checkpoint_into(model, state)
     except ValueError as error:
+        # An error of reading names the file already, one of fitting does not.
         raise PreflightError(
             f"pretrain.checkpoint: {path}: {str(error).removeprefix(f'{path}: ')}; model {spec.model.name} with "
             f"{data.num_classes} classes"

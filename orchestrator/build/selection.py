@@ -1,4 +1,4 @@
-"""Selection rules of a specification, the data that it asks for, and warnings of what will disappoint."""
+"""Selection rules of a specification, its data set, and warnings of settings that will disappoint."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def data_config(spec: SweepSpec) -> DataConfig:
 
 
 def selection_rules(spec: SweepSpec, num_classes: int) -> dict[str, SelectionRule]:
-    """Rule of each objective by name."""
+    """Selection rule of each objective by name."""
     return {objective: selection_rule(spec, objective, num_classes) for objective in spec.objectives}
 
 
 def selection_rule(spec: SweepSpec, objective: str, num_classes: int) -> SelectionRule:
-    """Rule that ranks rounds and trials of an objective, with the constraints that hold for it.
+    """Selection rule that ranks rounds and trials of an objective, with the constraints that hold for it.
 
     An objective ``X_min_coverage`` brings its constraint with it.
 
@@ -37,7 +37,13 @@ def selection_rule(spec: SweepSpec, objective: str, num_classes: int) -> Selecti
         Constraint(c.metric, c.at_least, c.at_most, tuple(sorted(c.where))) for c in spec.constraints
     ]
     known = known_objective(objective)
-    if known is not None and known.coverage is not None and known.coverage not in {c.metric for c in constraints}:
+    # A bound of the file's own on that coverage counts instead.
+    if (
+        known is not None
+        and known.coverage is not None
+        and known.coverage not in {c.metric for c in constraints}
+    ):
+        # The floor that the objective itself has inside the method, alpha / K.
         level = ObjectiveContext().settings.coverage_level
         constraints.append(Constraint(known.coverage, at_least=level / num_classes))
     return SelectionRule(
@@ -55,9 +61,10 @@ def is_constrained(spec: SweepSpec, objective: str) -> bool:
 
 
 def warnings_of(spec: SweepSpec) -> list[str]:
-    """Things that are allowed but will disappoint."""
+    """Warnings of settings that are allowed but will disappoint."""
     config: Any = data_config(spec)
     warnings = []
+    # Sizes of some data sets are read from their files, which need not be there to validate.
     try:
         warnings += _coarse_splits(config)
     except ValueError as error:
@@ -70,18 +77,20 @@ def warnings_of(spec: SweepSpec) -> list[str]:
 def _coarse_splits(config: Any) -> list[str]:
     """Warnings of splits too small to see differences on."""
     warnings: list[str] = []
+    # A file assigns the samples to the splits; the sizes of the configuration are not used.
     if getattr(config, "split", None) is not None:
-        return warnings  # the file says who is where; the sizes of the configuration say nothing
-    steps = 1.0 / config.select
-    if steps > COARSEST_STEP:
+        return warnings
+    step = 1.0 / config.select
+    if step > COARSEST_STEP:
         warnings.append(
-            f"data.select: {config.select} samples a class: a recall moves in steps of {100 * steps:.0f} points, "
-            "too coarse to rank by"
+            f"data.select: {config.select} samples per class: a recall moves in steps of {100 * step:.0f} percentage "
+            "points, too coarse to rank by"
         )
+    # A launch refuses 0 by itself.
     if 0 < config.feedback < 1.0 / COARSEST_STEP:
         warnings.append(
-            f"data.feedback: {config.feedback} samples a class: a recall moves in steps of "
-            f"{100 / config.feedback:.0f} points, the gain will follow noise"
+            f"data.feedback: {config.feedback} samples per class: a recall moves in steps of "
+            f"{100 / config.feedback:.0f} percentage points, the gain will follow noise"
         )
     fewer = [
         name
