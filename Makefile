@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+TOOLS := $(VENV)/.tools
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: sweep test slow long check install clean
+.PHONY: sweep test ci long check lint types schemas screens install clean
 
 sweep: $(READY)
 	$(BIN)/selmix launch sweeps/digits_min_recall.yaml
@@ -13,23 +15,42 @@ sweep: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+# Everything but what needs minutes each, in one session.
+ci: $(READY)
+	$(BIN)/python -m pytest -m 'not long' --durations=25
 
 long: $(READY)
 	$(BIN)/python -m pytest -n 0 -m long
 
-check: $(READY)
+check: lint types
+
+# Needs a linter and pytest only, so that it answers before torch is installed.
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 0 -q tests/test_architecture.py
+
+types: $(READY)
+	$(BIN)/mypy
+
+# What is generated and kept: the JSON Schemas of all documents, and the golden screens of the tests.
+schemas: $(READY)
+	$(BIN)/python schemas/generate.py
+
+screens: $(READY)
+	$(BIN)/python -m pytest -n 0 -q tests/screens --update-screens
 
 install: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+
+$(TOOLS): constraints.txt | $(VENV)/bin/python
+	$(PIP) ruff pytest pytest-xdist pytest-timeout
+	@touch $@
+
+$(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -14,7 +14,7 @@ Document = dict[str, Any]
 """A JSON object."""
 
 SCHEMA_VERSION = 1
-"""Of every document: keys and values of enumerations are added, none changes its meaning."""
+"""Version of every document: keys and values of enumerations may be added under it, none changes its meaning."""
 
 
 def to_document(value: Any) -> Document:
@@ -24,7 +24,7 @@ def to_document(value: Any) -> Document:
 
 
 def from_document(kind: type[T], document: Mapping[str, Any]) -> T:
-    """A dataclass from a JSON object; keys that it does not have are left out: they are a later version's.
+    """A dataclass from a JSON object; keys of a later version, which it does not have, are left out.
 
     Raises:
         ValueError: a key is missing or of another type.

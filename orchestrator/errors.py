@@ -19,11 +19,12 @@ class UsageError(SelmixError):
 
 
 class SpecError(SelmixError):
-    """The sweep file is invalid; every problem at once."""
+    """The sweep file is invalid; its message has every problem, one per line."""
 
     exit_code = 3
 
     def __init__(self, problems: Sequence[str]) -> None:
+        # A list too, for readers that report each problem by itself.
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 

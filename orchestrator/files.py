@@ -1,4 +1,4 @@
-"""Files that are either the old or the new whole, whatever is killed when."""
+"""Files that are whole at any instant, the old or the new one, whatever is killed when."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     with writing(path), written_aside(path) as aside, aside.open("wb") as file:
         file.write(content)
         file.flush()
+        # A rename may reach the disk before the content: after a power cut the file would be empty.
         os.fsync(file.fileno())
 
 
@@ -47,11 +48,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def drop_torn_line_(file: IO[bytes]) -> None:
-    """Cut what follows the last newline of a file open for reading and appending, in place."""
+    """Cut the bytes after the last newline of a file open for reading and appending, in place."""
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         return
     file.seek(size - 1)
+    # The one writer ends every line, so only a killed one leaves this; else the file is never read as a whole.
     if file.read(1) != b"\n":
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
@@ -60,24 +62,28 @@ def drop_torn_line_(file: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, advice: str = "choose another --runs folder") -> Iterator[None]:
-    """Turn what the system says while ``path`` is written into a message with the path and exit code 4.
+    """Turn an error of the system while ``path`` is written into a message with the path and exit code 4.
 
     Args:
         path: shown in the message.
-        advice: what the user can do about it: whose folder it is decides.
+        advice: shown in the message: what the user can do depends on whose folder it is.
+    Raises:
+        PreflightError: the system refused.
     """
     try:
         yield
     except OSError as error:
+        # Not every OSError comes from the system with a number; such a one has no strerror.
         raise PreflightError(f"{path}: must be writable: {error.strerror or error}; {advice}") from error
 
 
 def check_writable(path: Path, advice: str = "choose another --runs folder") -> None:
-    """Try that ``path`` could be made and written; nothing is left behind.
+    """Check that ``path`` can be made and written; nothing is left behind.
 
     Raises:
         PreflightError: it could not.
     """
+    # Folders that are missing would be made in the nearest one that exists: that one must be writable.
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     with writing(path, advice), tempfile.TemporaryFile(dir=existing):
         pass

@@ -1,4 +1,4 @@
-"""One HTTP request, as every probe of a server makes it: in seconds, with credentials in headers of their own."""
+"""One HTTP request, as every probe of a server makes it: within seconds, with credentials in headers of their own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer of a server, also one that is an error."""
+    """Answer of a server, also one that is an error.
+
+    Attributes:
+        status: of HTTP.
+        body: as it came.
+    """
 
     status: int
     body: bytes
@@ -36,7 +41,7 @@ class Answer:
 
     @property
     def last_line(self) -> str:
-        """Last line of its text, which is where a traceback says what went wrong."""
+        """Last line of its text, where a traceback has the error."""
         lines = [line for line in self.body.decode(errors="replace").splitlines() if line.strip()]
         return lines[-1].strip() if lines else "no reason given"
 
@@ -47,10 +52,11 @@ class Request:
 
     Attributes:
         address: ``http(s)://[USER:PASSWORD@]HOST[:PORT][/PREFIX]``; its credentials are not sent by themselves.
-        path: below it.
-        method: GET where nothing else is said.
+        path: below the address.
+        method: of HTTP.
         body: sent with it; None: nothing is.
-        headers: of the body. secret_headers: not repeated after a redirect.
+        headers: of the body.
+        secret_headers: not repeated after a redirect.
     """
 
     address: str
@@ -65,28 +71,31 @@ def ask(request: Request, timeout_s: float, tls: ssl.SSLContext | None = None) -
     """Send a request.
 
     Args:
-        request: what to ask for.
+        request: address, method, headers and body.
         timeout_s: of the connection and of every read.
-        tls: of https; None: the system's own.
+        tls: settings of https; None: the system's own.
     Raises:
-        Unreachable: nothing answers, or what answers does not speak HTTP.
+        Unreachable: nothing answers, or the answer is no HTTP.
     """
     parts = urlsplit(request.address)
+    # urllib takes USER:PASSWORD@ for a part of the host's name.
     host = parts.netloc.rpartition("@")[2]
     url = urlunsplit((parts.scheme, host, f"{parts.path.rstrip('/')}{request.path}", "", ""))
     prepared = urllib.request.Request(
         url, data=request.body, method=request.method, headers=dict(request.headers)
     )
+    # A redirect may lead to another host, which must not see the credentials.
     for name, value in request.secret_headers.items():
         prepared.add_unredirected_header(name, value)
     try:
         with urllib.request.urlopen(prepared, timeout=timeout_s, context=tls) as answer:
             return Answer(int(answer.status), answer.read())
+    # urllib raises an answer of 400 and more; to a probe it is an answer.
     except urllib.error.HTTPError as error:
         with error:
             return Answer(error.code, error.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
-        # ValueError: codecs refuse host names that the parser let through.
+        # ValueError: codecs refuse host names that the parser let through. The cause may quote credentials.
         raise Unreachable(scrubbed(str(getattr(error, "reason", error)), request.address)) from None
 
 
@@ -103,5 +112,5 @@ def basic(user: str, password: str) -> str:
 
 def proxy_hint() -> str:
     """Advice where a proxy is set: one that does not know the server makes a local one look refused."""
-    names = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
-    return ", set NO_PROXY for its host" if any(os.environ.get(name) for name in names) else ""
+    variables = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
+    return ", set NO_PROXY for its host" if any(os.environ.get(name) for name in variables) else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def closest(got: object, valid: Iterable[str]) -> str:
-    """``did you mean X?``, or what there is."""
+    """``did you mean X?``, or the list of valid names where none is close."""
     names = list(valid)
     near = difflib.get_close_matches(str(got), names, 1)
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(names) or 'none'}"
@@ -18,15 +18,17 @@ def as_yaml(value: Any) -> str:
     """A plain value as a sweep file would have it."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    # repr: the text '1' and the number 1 are different problems.
     return "nothing" if value is None else repr(value)
 
 
 def is_number(value: object, whole: bool = False) -> bool:
-    """True for a number as a sweep file has it: booleans are none."""
+    """True if ``value`` is a number as a sweep file has it: booleans are none."""
+    # To Python a boolean is an integer.
     return not isinstance(value, bool) and isinstance(value, int if whole else int | float)
 
 
 def first_line(error: BaseException) -> str:
-    """First line of what an error says, or its kind where it says nothing."""
+    """First line of an error's message, or its kind where the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else repr(error)

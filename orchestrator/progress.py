@@ -10,7 +10,7 @@ from typing import TextIO
 
 
 class Progress:
-    """Counts runs of a phase and estimates how long the rest may take.
+    """Counter of the runs of a phase, with an estimate of the time that is left.
 
     Args:
         quiet: True for warnings only.
@@ -29,11 +29,11 @@ class Progress:
         self._done_before = 0
 
     def __getstate__(self) -> dict[str, object]:
-        # Tune pickles what hangs on its callbacks; a stream cannot travel and a copy has nobody to speak to.
+        # Tune pickles its callbacks with all that they refer to; a stream cannot be pickled, and a copy has no reader.
         return {"_quiet": True, "_keep": None}
 
     def keep(self, write: Callable[[str], None]) -> None:
-        """Hand every event to ``write`` too, also when quiet: the sweep's log."""
+        """Pass every event to ``write`` too, which keeps the sweep's log, also when quiet."""
         self._keep = write
 
     def phase(self, name: str, total: int, done: int = 0) -> None:
@@ -41,7 +41,8 @@ class Progress:
 
         Args:
             name: of the phase.
-            total: runs of it. done: of these, before it began.
+            total: runs of it.
+            done: those of them that had ended before it began.
         """
         self._phase, self._total, self._done, self._done_before = name, total, done, done
         self._failed = self._running = 0
@@ -69,13 +70,15 @@ class Progress:
             score: of its chosen round; None where it has none.
             seconds: of work.
         """
+        # Runs that a drain or a cancellation ends may never have started in this launch.
         self._running = max(0, self._running - 1)
         self._done += 1
         self._failed += state == "FAILED"
         if score is not None and (self._best is None or score > self._best):
             self._best = score
-        figure = "" if score is None else f"  score {100 * score:5.1f}"
-        line = f"  {self._done:>3}/{self._total} {name}  {state.lower()}{figure}  {seconds:.1f} s"
+        shown_score = "" if score is None else f"  score {100 * score:5.1f}"
+        line = f"  {self._done:>3}/{self._total} {name}  {state.lower()}{shown_score}  {seconds:.1f} s"
+        # On a terminal the live line has the counts; a line per run would push it away.
         if self._live:
             self._keep(line)
             self._draw()
@@ -96,12 +99,14 @@ class Progress:
     @property
     def eta_s(self) -> float | None:
         """Seconds that the rest of the phase may take; None before the first run ended."""
+        # Runs that had ended before this phase began took none of its time.
         fresh = self._done - self._done_before
         if fresh <= 0:
             return None
         return (time.monotonic() - self._started) / fresh * max(0, self._total - self._done)
 
     def _write(self, text: str) -> None:
+        # Else the end of a longer live line would stand behind the text.
         self._clear()
         self._stream.write(text + "\n")
         self._stream.flush()
@@ -119,6 +124,7 @@ class Progress:
         parts += [f"{self._failed} failed"] if self._failed else []
         parts += [] if self._best is None else [f"best score {100 * self._best:.1f}"]
         parts += [] if eta is None else [f"about {eta:.0f} s left"]
+        # One column less than the terminal has: a line that wraps cannot be taken back by a carriage return.
         line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1]
         self._clear()
         self._stream.write(line)

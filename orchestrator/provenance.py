@@ -17,12 +17,17 @@ PACKAGES = (
 )  # fmt: skip
 
 SUBMISSION = "SELMIX_SUBMISSION"
-"""Variable of a submitted driver: a JSON object of what it was submitted with."""
+"""Environment variable of a submitted driver: its :class:`Submission` as a JSON object."""
 
 
 @dataclass(frozen=True)
 class GitState:
-    """Commit of a checkout, and True in ``dirty`` if it was changed since; None where there is no checkout."""
+    """State of a checkout.
+
+    Attributes:
+        commit: checked out; None where there is no checkout.
+        dirty: True if a file of it was changed since; None likewise.
+    """
 
     commit: str | None = None
     dirty: bool | None = None
@@ -30,7 +35,13 @@ class GitState:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Processor by name, its cores, and the GPUs that torch sees."""
+    """Hardware of a machine.
+
+    Attributes:
+        cpu: name of the processor.
+        cores: logical ones.
+        gpu: names of the GPUs that torch sees.
+    """
 
     cpu: str | None = None
     cores: int | None = None
@@ -39,15 +50,17 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Environment:
-    """What decides the bits of a result, and what else may explain them.
+    """Code, packages and machine of a result: they decide its bits, or may explain them.
 
     Attributes:
-        git: of the code. package: digest of the code that a cluster was sent; None: it ran as installed.
+        git: state of the checkout that the code is from.
+        package: digest of the code that a cluster was sent; None: it ran as installed.
         packages: name -> version; None where it is not installed.
-        python, platform: of the interpreter and its system.
+        python: version of the interpreter.
+        platform: system that it runs on.
         hardware: of the machine.
         torch_threads: of a trial; one and two give different bits.
-        method: number of the method's arithmetic, raised whenever bits of a fit or of limits change.
+        method: number of the method's arithmetic, raised whenever bits of a fit or of a confidence bound change.
     """
 
     git: GitState = GitState()
@@ -73,12 +86,14 @@ class Environment:
 
 @dataclass(frozen=True)
 class Submission:
-    """What a driver was submitted with, as it is told of it and as its sweep records it.
+    """Code and job of a submitted driver, as it receives them and as its sweep records them.
 
     Attributes:
-        package: digest of its code. package_bytes: size of that.
-        submission_id, job_server: of its job; None where it was not submitted as one.
-        git: of the checkout that it was submitted from.
+        package: digest of its code.
+        package_bytes: size of its code.
+        submission_id: of its job; None where it was not submitted as one.
+        job_server: that took the job; None likewise.
+        git: state of the checkout that it was submitted from.
     """
 
     package: str | None = None
@@ -89,7 +104,7 @@ class Submission:
 
 
 def submission() -> Submission | None:
-    """What this process was submitted with; None where it was not."""
+    """The submission of this process; None where it was not submitted."""
     given = json.loads(os.environ.get(SUBMISSION) or "null")
     return from_document(Submission, given) if isinstance(given, dict) and given else None
 
@@ -103,6 +118,7 @@ def environment(threads: int) -> Environment:
     from selmix import METHOD
 
     submitted = submission()
+    # A node of a cluster has the code without its checkout: the machine that submitted it knows the commit.
     return Environment(
         git=(submitted and submitted.git) or git_state(),
         package=submitted.package if submitted else None,
@@ -120,11 +136,13 @@ def git_state() -> GitState:
     for folder in (Path.cwd(), Path(__file__).resolve().parent):
         commit = _git(folder, "rev-parse", "HEAD")
         if commit is not None:
+            # Runs, results and data lie in a checkout as untracked files, and change no code.
             return GitState(commit, bool(_git(folder, "status", "--porcelain", "--untracked-files=no")))
     return GitState()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    # Without git, or on a file system that hangs, a sweep runs all the same: the commit stays unknown.
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
@@ -142,6 +160,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> str:
+    # On Linux platform.processor() is empty, or names the architecture only.
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(errors="replace").splitlines():
@@ -151,6 +170,7 @@ def _cpu() -> str:
 
 
 def _gpus() -> list[str]:
+    # Records import this module, and are read without torch.
     import torch
 
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

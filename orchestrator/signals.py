@@ -1,4 +1,4 @@
-"""Signals that ask a command to stop and to keep what is done, and the exit codes that go with them."""
+"""Signals that ask a command to stop and to keep its finished work, and the exit codes that go with them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""SIGUSR1 is what batch systems send before the time limit; left alone it would kill the process."""
+"""Batch systems send SIGUSR1 before the time limit; left alone it would kill the process."""
 
 
 def exit_code_after(number: int) -> int:
     """130 after Ctrl-C, 143 after any other signal."""
+    # 128 + the signal's number, as a shell reports it.
     return 128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks to stop; what is done is kept."""
+    """A signal asks to stop; finished work is kept."""
 
     def __init__(self, number: int) -> None:
         super().__init__()

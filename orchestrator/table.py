@@ -17,7 +17,7 @@ LABEL = 15
 """Columns that the labels of a paragraph take."""
 
 _PIECE = re.compile(r"[^\s_+/,=]*[\s_+/,=]?")
-"""Where a cell may be broken: after a blank, and after the signs that join the words of a name."""
+"""Piece of a cell: it may be broken after a blank, and after the signs that join the words of a name."""
 
 
 class Interval(Protocol):
@@ -32,24 +32,25 @@ class Interval(Protocol):
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal that stdout is, or as COLUMNS says; None where it goes elsewhere: lines stay whole."""
+    """Columns of the terminal that stdout is, or COLUMNS; None where it goes elsewhere: lines stay whole."""
+    # A file or a pipe has no width, unless COLUMNS is set.
     if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit():
         return None
     return max(40, shutil.get_terminal_size().columns)
 
 
-def estimate(figure: Interval) -> str:
+def estimate(interval: Interval) -> str:
     """``91.7 [79.2, 95.8]`` in %."""
-    return f"{100 * figure.value:.1f} [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
+    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
-def difference(figure: Interval) -> str:
+def difference(interval: Interval) -> str:
     """``+1.2 [-3.0, +5.4]`` in percentage points."""
-    return f"{100 * figure.value:+.1f} [{100 * figure.low:+.1f}, {100 * figure.high:+.1f}]"
+    return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
 
 
 def percent(value: float) -> str:
-    """``91.7``."""
+    """``91.7`` of 0.917."""
     return f"{100 * value:.1f}"
 
 
@@ -59,17 +60,18 @@ def short(trial_id: str) -> str:
 
 
 def paragraph(label: str, text: str, width: int | None, indent: int = LABEL) -> str:
-    """A label, and a text beside it that goes on below itself.
+    """A label, and a text beside it that continues below its first line.
 
     Args:
-        label: at the left; "" for a text that goes on from the last one.
+        label: at the left; "" for a text that continues the last one.
         text: is broken between words.
-        width: of the terminal; None: the text stays on one line.
+        width: columns of the terminal; None: the text stays on one line.
         indent: columns of the label.
     """
     head = f"{label:<{indent}}"
     if width is None:
         return f"{head}{text}".rstrip()
+    # Ids of trials and negative numbers hold hyphens: they must not be torn.
     return textwrap.fill(
         text, max(width, indent + 20), initial_indent=head, subsequent_indent=" " * indent,
         break_long_words=False, break_on_hyphens=False,
@@ -77,7 +79,7 @@ def paragraph(label: str, text: str, width: int | None, indent: int = LABEL) -> 
 
 
 def sentence(text: str, width: int | None) -> str:
-    """A text from the left edge on."""
+    """A text that begins at the left edge."""
     return paragraph("", text, width, indent=0)
 
 
@@ -99,8 +101,8 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int |
 
     Args:
         columns: titles and alignment.
-        rows: a cell a column.
-        width: of the terminal; None: every row stays on one line.
+        rows: one cell per column.
+        width: columns of the terminal; None: every row stays on one line.
     """
     cells = [[column.title for column in columns], *(list(row) for row in rows)]
     widths = _widths(columns, cells, width)
@@ -112,15 +114,17 @@ def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: in
     widths = [max(len(row[k]) for row in cells) for k in range(len(columns))]
     if width is None:
         return widths
-    least = []
+    minima = []
     for k, column in enumerate(columns):
         title, *values = (row[k] for row in cells)
         # Below its longest piece a cell cannot be broken any more; of a column of numbers only the title can.
         unbroken = [*_pieces(title), *(values if column.right else [p for v in values for p in _pieces(v)])]
-        least.append(max(map(len, unbroken), default=0))
-    room = width - INDENT - GAP * (len(columns) - 1)
-    while sum(widths) > room:
-        spare = [(widths[k] - least[k], widths[k], k) for k in range(len(columns)) if widths[k] > least[k]]
+        minima.append(max(map(len, unbroken), default=0))
+    available = width - INDENT - GAP * (len(columns) - 1)
+    # By single columns, so that long texts end up equally wide.
+    while sum(widths) > available:
+        spare = [(widths[k] - minima[k], widths[k], k) for k in range(len(columns)) if widths[k] > minima[k]]
+        # No cell can be broken any more: the lines stay too long.
         if not spare:
             break
         widths[max(spare, key=lambda each: each[1])[2]] -= 1

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 METHOD = 1
-"""Number of the method's arithmetic: raised whenever bits of a fit or of limits change."""
+"""Version of the method's arithmetic, raised by every change of the bits of a fit or of a confidence bound."""
 
 __all__ = ["METHOD", "__version__", "load_pin"]
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: `import selmix` must stay light, the command line reads the version from it.
+    # Imported on demand: the command line reads the version from here and must not wait for torch.
     if name == "load_pin":
         from selmix.pinned import load_pin
 

@@ -1,4 +1,4 @@
-"""The model that every trial starts from, under the name that Python code imports it by."""
+"""The start model of every trial, under the name that Python code imports it by."""
 
 from __future__ import annotations
 

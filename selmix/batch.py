@@ -1,4 +1,4 @@
-"""What one SGD step is made on: a batch of pairs, or of samples whose loss is weighted."""
+"""One batch of an SGD step: pairs of samples to mix, or samples whose losses are weighted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from selmix.sampler import PairSampler
 
 
 class Samples(Protocol):
-    """Where the second samples of pairs are read."""
+    """Source of the partner samples of pairs."""
 
     def batch(self, index: Tensor) -> Tensor: ...
 
@@ -30,9 +30,11 @@ class Batch:
     """Samples of one step.
 
     Attributes:
-        labels: shape (n,). inputs: shape (n, ...).
-        others, coefficients: what the inputs are mixed with, shape (n, ...), and lam, shape (n,); None: not mixed.
-        weights: of the samples' losses, shape (n,); None: alike.
+        labels: class of each sample, shape (n,).
+        inputs: shape (n, ...).
+        others: partner samples that the inputs are mixed with, shape (n, ...); None if nothing is mixed.
+        coefficients: lam, the weight of ``inputs`` in the mixture, shape (n,); None if nothing is mixed.
+        weights: weight of each sample's loss, shape (n,); None for equal weights.
     """
 
     labels: Tensor
@@ -42,9 +44,10 @@ class Batch:
     weights: Tensor | None = None
 
     def parts(self, count: int) -> list[Batch]:
-        """``count`` batches of equal size, which divides n, in order."""
+        """Split into ``count`` batches of equal size, in order; ``count`` must divide n."""
         if count == 1:
             return [self]
+        # A field that is None is left out, so that every part has the default None too.
         columns = {name: value.chunk(count) for name, value in vars(self).items() if value is not None}
         return [Batch(**{name: chunks[i] for name, chunks in columns.items()}) for i in range(count)]
 
@@ -54,6 +57,7 @@ class Batch:
             logits = view.logits(self.inputs)
         else:
             logits = mixed_logits(view, self.inputs, self.others, self.coefficients, layer)
+        # Against the label of the first sample alone, also for mixed samples: that is the loss that the gain is of.
         if self.weights is None:
             return F.cross_entropy(logits, self.labels)
         return weighted_cross_entropy(logits, self.labels, self.weights)
@@ -63,10 +67,21 @@ def pair_batch(
     pool: Split, second: Samples, sampler: PairSampler, config: FinetuneConfig, generator: torch.Generator,
     world: World = ALONE,
 ) -> Batch:  # fmt: skip
-    """Pairs drawn by the sampler's policy: the first from ``pool``, with its label, the other from ``second``.
+    """Draw a batch of pairs by the sampler's policy.
 
-    Every rank of a world draws the whole batch and keeps its rows: only these are read and decoded.
+    Every rank of a world draws the whole batch and keeps its own rows: only these are read and decoded.
+
+    Args:
+        pool: source of the first samples, which carry the labels.
+        second: source of the partner samples.
+        sampler: draws the indices of both.
+        config: ``batch_size``, ``augment`` and the mixing coefficient's settings are read.
+        generator: source of all draws, on the CPU.
+        world: the ranks that share the batch.
+    Returns:
+        This rank's rows; without partners where the settings mix nothing.
     """
+    # The order of the draws (indices, augmentation, coefficients) is part of a run's bits.
     first, other = (world.part(index) for index in sampler.draw(config.batch_size, generator))
     inputs = _augmented(pool.batch(first), config, generator, world)
     if not config.mixes:
@@ -79,9 +94,14 @@ def pair_batch(
 def weighted_batch(
     pool: Split, weights: Tensor, config: FinetuneConfig, generator: torch.Generator, world: World = ALONE
 ) -> Batch:
-    """Samples of the pool drawn alike, each with its weight; ``weights``: of every sample of the pool, shape (n,).
+    """Draw a batch of samples uniformly from the pool, each with its weight.
 
-    Ranks share it as they do in :func:`pair_batch`.
+    Args:
+        pool: the samples to draw from.
+        weights: weight of the loss of every sample of the pool, shape (n,).
+        config: ``batch_size`` and ``augment`` are read.
+        generator: source of all draws, on the CPU.
+        world: the ranks that share the batch, as in :func:`pair_batch`.
     """
     drawn = world.part(uniform_samples(len(pool), config.batch_size, generator)).to(weights.device)
     inputs = _augmented(pool.batch(drawn), config, generator, world)

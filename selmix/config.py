@@ -1,7 +1,7 @@
-"""The settings of the method: one frozen dataclass whose fields are the parameters of a sweep file.
+"""Settings of the method: one frozen dataclass whose fields are the parameters of a sweep file.
 
-The defaults are trial 0 of every sweep. Every field is read by the method; which of them act under a given
-objective and given other settings is said by :meth:`FinetuneConfig.acting`, the identity of a trial.
+The defaults are trial 0 of every sweep. Every field is read by the method; :meth:`FinetuneConfig.acting` selects those
+that have an effect under a given objective and the other settings. They identify a trial.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ SECONDS = ("labelled", "pseudo", "oracle")
 SCHEDULES = ("constant", "linear", "cosine", "exponential", "step")
 LR_SCHEDULES = ("constant", "cosine")
 DEFAULT_EFFECTIVE_PAIRS = 0.6
-DEFAULT_TEMPERATURE = (
-    0.03  # where a file names `temperature`: about effective_pairs 0.6 in a first round on digits
-)
+# Default where a sweep file names `temperature`: about effective_pairs 0.6 in the first round on digits.
+DEFAULT_TEMPERATURE = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,45 +32,56 @@ class FinetuneConfig:
     """Settings of one fine-tuning run.
 
     Attributes:
-        start: ``given``: the base model as it is; ``balanced_head``: with its classifier first re-trained
-            class-balanced on train + feedback.
-        draw_from: the samples that the pairs are drawn from.
-        second: where the partner samples of pairs come from: ``labelled`` (the same pool), ``pseudo`` (unlabelled
-            samples under the current model's labels) or ``oracle`` (under their true labels, for ablation only).
-        pseudo_threshold: confidence that a pseudo-label needs. pseudo_every: rounds between two labellings.
-        temperature: of the softmax policy, in units of gain; excludes ``effective_pairs``.
-        effective_pairs: target of exp(H(P)) / (number of pairs with positive gain), in (0, 1]; the temperature
-            is solved for. None stands for 0.6 where no temperature is set.
-        temperature_schedule, temperature_final: schedule over the rounds of whichever of the two is set, and
-            its last value (None: a tenth of the first).
+        start: ``given`` for the base model unchanged; ``balanced_head`` to retrain its classifier first,
+            class-balanced, on train + feedback.
+        draw_from: splits that pairs are drawn from, ``train+feedback`` or ``train``.
+        second: source of the partner samples of pairs: ``labelled`` (the same pool), ``pseudo`` (unlabelled samples
+            under the current model's labels) or ``oracle`` (under their true labels, for ablation only).
+        pseudo_threshold: confidence that a pseudo-label needs, in [0, 1).
+        pseudo_every: rounds between two labellings.
+        temperature: temperature of the softmax policy, in units of gain; excludes ``effective_pairs``.
+        effective_pairs: target of exp(H(P)) / (number of pairs with positive gain), in (0, 1], for which the
+            temperature is solved. None means 0.6 if no temperature is set.
+        temperature_schedule: schedule over the steps of whichever of the two is set.
+        temperature_final: last value of that schedule; None for a tenth of the first.
         warmup_rounds: rounds with uniform pairs before the policy acts.
-        refresh_every: SGD steps a round. refresh_growth: factor on it from round to round, >= 1.
-        policy: pairs by ``softmax`` of the gain, ``greedy`` (the ``top_k`` of highest gain alike), ``proportional`` to
-            the gain, ``epsilon`` (softmax, mixed with a share ``epsilon`` of uniform pairs), ``loss_weight`` (uniform
-            samples, nothing mixed, each loss weighted by the softmax over the strata), ``uniform``, or ``balanced``
-            (i = j, every stratum alike).
-        top_k: pairs of the greedy policy. epsilon: uniform share of the epsilon policy, in [0, 1].
-        gain_formula: ``exact``, or ``released_code``, the published code's departure from it, for comparison.
+        refresh_every: SGD steps per round.
+        refresh_growth: factor on ``refresh_every`` from round to round, >= 1.
+        policy: distribution of the pairs: ``softmax`` of the gain, ``greedy`` (uniform over the ``top_k`` of highest
+            gain), ``proportional`` to the gain, ``epsilon`` (softmax, mixed with a share ``epsilon`` of uniform
+            pairs), ``loss_weight`` (uniform samples, nothing mixed, each loss weighted by the softmax over the
+            strata), ``uniform``, or ``balanced`` (i = j, uniform over the strata).
+        top_k: number of pairs of the greedy policy.
+        epsilon: uniform share of the epsilon policy, in [0, 1].
+        gain_formula: ``exact``, or ``released_code`` for the published code's deviation from it, for comparison.
         gain_with_bias: estimate the gain of a step of the head's bias too.
-        gain_plateau: stop when the expected gain of a pair, sum P G, falls below this share of the largest so far
-            (None: never).
+        gain_plateau: stop when the expected gain of a pair, sum P G, falls below this share of the largest so far;
+            None for never.
         confusion_smoothing: counts added to each cell of C before it is differentiated.
         confusion_average: weight of the past rounds' C, in [0, 1).
-        mixup_layer: ``input``, ``features`` (what the classifier sees) or the name of a submodule.
-        coefficient_min: lower end of U[., 1], the mixing coefficient; 1 mixes nothing.
-        augment: of the samples that are trained on: ``none`` or ``weak`` (a shift, and a flip of colour images).
-        lr, backbone_lr_scale, momentum, weight_decay, lr_schedule, batch_size, steps: of SGD; the backbone
-            learns at ``lr * backbone_lr_scale``.
-        patience_rounds: stop after so many rounds without a better selection score (None: never).
+        mixup_layer: ``input``, ``features`` (the classifier's input) or the name of a submodule.
+        coefficient_min: lower end of U[., 1], the mixing coefficient's distribution; 1 mixes nothing.
+        augment: augmentation of the training samples: ``none`` or ``weak`` (a shift, and a flip of colour images).
+        lr: learning rate of the head.
+        backbone_lr_scale: factor on ``lr`` for the backbone; 0 freezes it.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD.
+        lr_schedule: schedule of the learning rate over the steps, ``constant`` or ``cosine`` to 0.
+        batch_size: samples (or pairs) per SGD step.
+        steps: SGD steps of the run.
+        patience_rounds: stop after this many rounds without a better selection score; None for never.
         diagnose: correlate the gain with real steps in every round; changes nothing else.
-        precision: of the forward and backward pass, ``float32`` or ``bfloat16`` (autocast; the weights and the
-            estimate stay as they are). channels_last: memory format of images and convolutions.
-        accumulate: parts that a batch is run through in, one after the other; their gradients add up to the batch's.
-        multiplier_lr, multiplier_decay: eta and beta of the worst-case multipliers.
-        constraint_temperature, constraint_max: tau and lambda_max of the constraint multipliers.
+        precision: precision of the forward and backward pass, ``float32`` or ``bfloat16`` (autocast; the weights and
+            the estimate keep theirs).
+        channels_last: use the channels-last memory format for images and convolutions.
+        accumulate: parts that a batch is processed in, one after the other; their gradients add up to the batch's.
+        multiplier_lr: eta of the worst-case multipliers.
+        multiplier_decay: beta of the worst-case multipliers.
+        constraint_temperature: tau of the constraint multipliers.
+        constraint_max: lambda_max of the constraint multipliers.
 
     Raises:
-        ValueError: lists every setting that is out of its range, one a line.
+        ValueError: lists every setting that is out of its range, one per line.
     """
 
     start: str = "balanced_head"
@@ -116,7 +126,9 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         if self.temperature is None and self.effective_pairs is None:
+            # The dataclass is frozen: a plain assignment would raise.
             object.__setattr__(self, "effective_pairs", DEFAULT_EFFECTIVE_PAIRS)
+        # Raised together, so that one attempt shows everything that must be corrected.
         problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_pairs()]
         if problems:
             raise ValueError("\n".join(problems))
@@ -155,9 +167,11 @@ class FinetuneConfig:
                 "temperature, effective_pairs: at most one may be set, got "
                 f"{self.temperature!r} and {self.effective_pairs!r}; leave one out"
             )
+        # The schedule then ends at a share of the pairs. A final value that is no number is reported elsewhere.
         final, target = self.temperature_final, self.effective_pairs
         if target is not None and isinstance(final, int | float) and final > 1:
             problems.append(f"temperature_final: with effective_pairs it must be at most 1, got {final!r}")
+        # Only for numbers in range: a remainder by 0, or by a text, would raise an error of its own.
         parts = self.accumulate
         if not self._wrong_numbers() and self.batch_size % parts:
             problems.append(f"accumulate: must divide batch_size {self.batch_size}, got {parts}")
@@ -165,64 +179,69 @@ class FinetuneConfig:
 
     @property
     def mixup_coefficient(self) -> float:
-        """Mean of U[coefficient_min, 1], the coefficient that the gain is estimated for; 1 where nothing is mixed."""
+        """Mean of U[coefficient_min, 1], the coefficient that the gain is estimated for; 1 if nothing is mixed."""
         return (1.0 + self.coefficient_min) / 2.0 if self.mixes else 1.0
 
     @property
     def pair_policy(self) -> Policy:
-        """The entry of :data:`selmix.policy.POLICIES`."""
+        """Entry of :data:`selmix.policy.POLICIES` that ``policy`` names."""
         return POLICIES[self.policy]
 
     @property
     def mixes(self) -> bool:
-        """True if a partner sample weighs anything."""
+        """True if partner samples have a weight in the mixture."""
         return self.pair_policy.mixes and self.coefficient_min < 1.0
 
     def deviations(self) -> dict[str, str]:
-        """Settings that deviate from the method, for comparison only: name -> what it stands for.
+        """Settings that deviate from the method, for comparison only: name -> meaning.
 
-        Empty for the method itself, and where the deviating setting does not act.
+        Empty for the method itself, and if the deviating setting has no effect.
         """
-        found = {}
+        meanings = {}
         if self.second == "oracle" and self.mixes:
-            found["second"] = "true labels of the unlabelled samples"
+            meanings["second"] = "true labels of the unlabelled samples"
         if self.gain_formula == "released_code" and self.pair_policy.targeted:
-            found["gain_formula"] = "the gain of the released code"
-        return found
+            meanings["gain_formula"] = "the gain of the released code"
+        return meanings
 
     def flat(self) -> dict[str, Any]:
-        """Every setting by name, as a trial's ``config`` has them."""
+        """Every setting by name, as they are stored in a trial's ``config``."""
         return dataclasses.asdict(self)
 
     def acting(self, objective: str, constrained: bool = False) -> dict[str, Any]:
-        """The settings that have an effect under ``objective``: the identity of a trial.
+        """Settings that have an effect under ``objective``: the identity of a trial.
 
         Args:
-            objective: name of the objective (a user's own function: its name).
-            constrained: whether a constraint acts inside the method.
+            objective: name of the objective, or of a user's own function.
+            constrained: True if a constraint acts inside the method.
         """
         values = self.flat()
+        # The diagnosis observes the run and draws from a generator of its own.
         idle = {"diagnose"}
-        # They change a result by rounding alone: a trial made before there were any is the same trial.
+        # Left out at their plain values, so that trials recorded without these keys keep their identity.
         idle |= {
             name for name, plain in (("channels_last", False), ("accumulate", 1)) if values[name] == plain
         }
         idle |= {name for policy in POLICIES.values() for name in policy.reads} - set(self.pair_policy.reads)
         if self.second != "pseudo":
             idle |= {"pseudo_threshold", "pseudo_every"}
+        # Without mixing no partner sample is read, so neither its source nor the layer matters.
         if not self.mixes:
             idle |= {"mixup_layer", "second", "pseudo_threshold", "pseudo_every"}
         if not self.pair_policy.mixes:
             idle.add("coefficient_min")
+        # Without the gain, neither C nor the objective steers the run.
         if not self.pair_policy.targeted:
             idle |= {"warmup_rounds", "confusion_smoothing", "confusion_average"}
             idle |= {"gain_formula", "gain_with_bias", "gain_plateau"}
             idle |= {"multiplier_lr", "multiplier_decay", "constraint_temperature", "constraint_max"}
         if self.temperature_schedule == "constant":
             idle.add("temperature_final")
+        # Only objectives that are a minimum have worst-case multipliers.
         known = known_objective(objective)
         if known is None or known.worst_of is None:
             idle |= {"multiplier_lr", "multiplier_decay"}
+        # These multipliers belong to bounds: those of a constraint, or the coverage bound of an objective.
         if not constrained and (known is None or known.coverage is None):
             idle |= {"constraint_temperature", "constraint_max"}
         return {name: value for name, value in values.items() if name not in idle}
@@ -231,12 +250,13 @@ class FinetuneConfig:
 def _is_valid(value: object, whole: bool, optional: bool, holds: Any) -> bool:
     if value is None:
         return optional
+    # bool is a subclass of int: `steps: true` must not pass as 1.
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return False
     return math.isfinite(value) and bool(holds(value))
 
 
-# name -> (whole number, may be None, rule in words, rule)
+# name -> (whole number, may be None, rule in words, predicate)
 _NUMBER_RULES: dict[str, tuple[bool, bool, str, Any]] = {
     "temperature": (False, True, "a number > 0", lambda v: v > 0),
     "effective_pairs": (False, True, "a number in (0, 1]", lambda v: 0 < v <= 1),
@@ -267,4 +287,4 @@ _NUMBER_RULES: dict[str, tuple[bool, bool, str, Any]] = {
 }
 
 WHOLE_NUMBERS = frozenset(name for name, (whole, *_) in _NUMBER_RULES.items() if whole)
-"""The parameters that are counted, not measured."""
+"""Parameters that take whole numbers only."""

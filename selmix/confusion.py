@@ -19,6 +19,8 @@ def confusion_counts(strata: Tensor, predictions: Tensor, num_strata: int, num_c
     Args:
         strata: true strata, shape (n,), integers in [0, num_strata).
         predictions: predicted classes, shape (n,), integers in [0, num_classes).
+        num_strata: S.
+        num_classes: K.
     Returns:
         Counts, shape (S, K), int64.
     Raises:
@@ -29,27 +31,29 @@ def confusion_counts(strata: Tensor, predictions: Tensor, num_strata: int, num_c
             "strata and predictions must be vectors of one length, "
             f"got shapes {tuple(strata.shape)} and {tuple(predictions.shape)}"
         )
-    for what, values, limit in (("strata", strata, num_strata), ("predictions", predictions, num_classes)):
+    for name, values, limit in (("strata", strata, num_strata), ("predictions", predictions, num_classes)):
         if values.numel() and (int(values.min()) < 0 or int(values.max()) >= limit):
             raise ValueError(
-                f"{what} must lie in [0, {limit}), got {int(values.min())} to {int(values.max())}"
+                f"{name} must lie in [0, {limit}), got {int(values.min())} to {int(values.max())}"
             )
+    # One flat index for each (stratum, class) cell: bincount takes a single dimension, and counts in int64.
     cells = strata.long() * num_classes + predictions.long()
     return torch.bincount(cells, minlength=num_strata * num_classes).view(num_strata, num_classes)
 
 
 def joint_confusion(counts: Tensor) -> Tensor:
-    """C, the share of the held-out samples in each cell.
+    """Joint confusion matrix C: the share of the held-out samples in each cell.
 
     Args:
         counts: shape (S, K), >= 0.
     Returns:
         Shape (S, K), float64, sums to 1.
     Raises:
-        ValueError: there is no sample at all.
+        ValueError: the counts hold no sample.
     """
     counts = counts.double()
     total = counts.sum()
+    # Written as `not >`, so that NaN is refused too.
     if not float(total) > 0:
         raise ValueError(
             f"a confusion matrix needs at least one sample, got counts that sum to {float(total)}"
@@ -58,21 +62,21 @@ def joint_confusion(counts: Tensor) -> Tensor:
 
 
 def smooth_confusion(counts: Tensor, amount: float = 0.5) -> Tensor:
-    """C with ``amount`` counts added to every cell and each row scaled back to the stratum's prior.
+    """Add ``amount`` counts to every cell of C and scale each row back to its stratum's prior.
 
     At hard counts a class with zero recall has C[i, i] = 0, hence a gradient of zero (min recall) or NaN (G- and
-    H-mean) through the softmax parametrisation: the very class one cares for would get no gain.
+    H-mean) through the softmax parametrisation: the class that needs gain most would get none.
 
     Args:
         counts: shape (S, K), counts (or averaged counts) >= 0, each row with at least one sample.
-        amount: > 0.
+        amount: counts to add to each cell, > 0.
     Returns:
         Shape (S, K), float64; row sums are those of ``joint_confusion(counts)``.
     Raises:
         ValueError: ``amount`` is not positive or a row is empty (the message names the rows).
     """
     if not amount > 0:
-        raise ValueError(f"smoothing must be > 0 counts a cell, got {amount}")
+        raise ValueError(f"smoothing must be > 0 counts per cell, got {amount}")
     rows = counts.double().sum(dim=1, keepdim=True)
     if bool((rows <= 0).any()):
         empty = torch.nonzero(rows.squeeze(1) <= 0).flatten().tolist()
@@ -87,7 +91,7 @@ def recalls(confusion: Tensor, labels: Tensor | None = None) -> Tensor:
 
     Args:
         confusion: joint matrix or counts, shape (..., S, K).
-        labels: class of each stratum, shape (S,); None where strata are classes.
+        labels: class of each stratum, shape (S,); None if strata are classes.
     Returns:
         Shape (..., S); NaN for a stratum without samples.
     """
@@ -100,35 +104,38 @@ def recalls(confusion: Tensor, labels: Tensor | None = None) -> Tensor:
 
 
 def class_confusion(confusion: Tensor, labels: Tensor | None = None) -> Tensor:
-    """C with the strata of each class added up.
+    """Sum the rows of C over the strata of each class.
 
     Args:
-        confusion: shape (S, K). labels: class of each stratum, shape (S,); None where strata are classes.
+        confusion: shape (S, K).
+        labels: class of each stratum, shape (S,); None if strata are classes.
     Returns:
         Shape (K, K).
     """
     if labels is None:
         return confusion
+    # Out of place: objectives of classes take their gradient through this sum.
     total = confusion.new_zeros(confusion.shape[1], confusion.shape[1])
     return total.index_add(0, labels.to(confusion.device), confusion)
 
 
 def precisions(confusion: Tensor) -> Tensor:
-    """C_kk over the column sum, shape (K,); 0 for a class that is never predicted."""
+    """Precision of each class, C_kk over its column sum, shape (..., K); 0 for a class that is never predicted."""
     columns = confusion.sum(dim=-2)
+    # Not clamp_min(1): the columns of a C that sums to 1 lie below 1 themselves.
     return confusion.diagonal(dim1=-2, dim2=-1) / torch.where(columns > 0, columns, 1.0)
 
 
 def coverage(confusion: Tensor) -> Tensor:
-    """Share of the samples that are predicted as each class: the column sums of C, shape (..., K)."""
+    """Coverage of each class, the share of the samples that are predicted as it: column sums of C, shape (..., K)."""
     return confusion.sum(dim=-2)
 
 
 def logit_gradient(objective: Callable[[Tensor], Tensor], confusion: Tensor) -> Tensor:
-    """D = d psi / d C~ at unconstrained logits C~ with C[i, l] = pi_i softmax(C~[i])_l.
+    """Gradient D = d psi / d C~ at unconstrained logits C~ with C[i, l] = pi_i softmax(C~[i])_l.
 
-    With g = d psi / d C (by autograd), ``D[i, l] = C[i, l] (g[i, l] - sum_j g[i, j] C[i, j] / pi_i)``. Any
-    held-out prior pi is right. Nothing is smoothed here: the caller hands over the smoothed C.
+    With g = d psi / d C (by autograd), ``D[i, l] = C[i, l] (g[i, l] - sum_j g[i, j] C[i, j] / pi_i)``. It holds for
+    any held-out prior pi. Nothing is smoothed here: the caller passes the smoothed C.
 
     Args:
         objective: function of a joint confusion matrix, (S, K) tensor -> scalar to maximise.
@@ -137,16 +144,18 @@ def logit_gradient(objective: Callable[[Tensor], Tensor], confusion: Tensor) -> 
         D, shape (S, K), float64, detached; each row sums to 0.
     Raises:
         ValueError: the objective is no finite scalar that depends on C, or has a gradient that is not finite.
-    Source: SelMix (arXiv:2403.18301). Departs from the released code, whose hand-derived gradients hold for a
+    Source: SelMix (arXiv:2403.18301). Deviates from the released code, whose hand-derived gradients hold for a
         uniform prior only.
     """
     matrix = confusion.detach().double().requires_grad_(True)
+    # Gradients on, even if the caller has switched them off.
     with torch.enable_grad():
         value = objective(matrix)
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
             raise ValueError(
                 f"an objective must return a scalar tensor that depends on the matrix, got {value!r}"
             )
+        # A value of shape (1,) is a scalar too; autograd.grad wants one without dimensions or an explicit gradient.
         (gradient,) = torch.autograd.grad(value.reshape(()), matrix)
     if not bool(torch.isfinite(value)) or not bool(torch.isfinite(gradient).all()):
         raise ValueError(
@@ -155,5 +164,6 @@ def logit_gradient(objective: Callable[[Tensor], Tensor], confusion: Tensor) -> 
         )
     matrix = matrix.detach()
     prior = matrix.sum(dim=1, keepdim=True)
+    # The softmax's Jacobian takes from each row its mean gradient: an equal shift of a row's logits changes nothing.
     mean = (gradient * matrix).sum(dim=1, keepdim=True) / prior
     return matrix * (gradient - mean)

@@ -1,4 +1,4 @@
-"""Files that are either the old or the new whole, whatever is killed when."""
+"""Atomic writes: a file holds either its old or its new content, even if the writer is killed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A new file beside ``path``, to be written in the block and renamed over ``path`` if the block ends well.
+    """Yield a new file beside ``path`` and rename it over ``path`` if the block succeeds.
 
-    It lies in the same folder, because a rename does not cross file systems, and is removed where the block fails. The
-    folder is made.
+    The new file lies in the same folder, because a rename does not cross file systems, and is removed if the block
+    fails. The folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    # Only the name is needed: the block opens the file by itself.
     os.close(handle)
     aside = Path(name)
     try:
         yield aside
-        aside.chmod(0o644)  # mkstemp's 0600 would lock colleagues on shared storage out
+        # mkstemp makes the file 0600, which would lock out colleagues on shared storage.
+        aside.chmod(0o644)
         aside.replace(path)
+    # BaseException: an interrupt must not leave the part file behind either.
     except BaseException:
+        # The error that led here is the one to report, not a failure to clean up.
         with contextlib.suppress(OSError):
             aside.unlink()
         raise

@@ -1,4 +1,4 @@
-"""The algorithm: rounds of estimating the gain on feedback and SGD steps on pairs drawn by it."""
+"""The algorithm: rounds that estimate the gain on feedback, then take SGD steps on pairs drawn by it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ from selmix.sampler import PairSampler
 from selmix.schedules import scheduled
 from selmix.statistics.selection import Constraint
 
-FIRST_ORDER = 10.0  # the diagnosis steps at a tenth of the rate: a full step on one pair is not first-order
+# Divisor of the learning rate for the diagnosis: a full step on a single pair is not first-order.
+FIRST_ORDER = 10.0
 
 __all__ = ["FinetuneConfig", "Finetuner", "NonFinite", "Round"]
 
 
 class Finetuner:
-    """Fine-tunes a classifier for an objective, round by round.
+    """Fine-tune a classifier for an objective, round by round.
 
     Args:
         view: the model; changed in place, on the device of the data.
@@ -47,14 +48,14 @@ class Finetuner:
         feedback: held-out samples of every stratum, for C, prototypes, gain and multipliers.
         objective: a name of OBJECTIVES or a callable of C (and the context).
         config: the settings.
-        context: what the objective may know beside C; multiplier settings are taken from ``config``.
+        context: further inputs of the objective; the multipliers' settings are taken from ``config``.
         generator: source of all randomness of the run, on the CPU.
         constraints: bounds that act inside the method.
-        unlabelled: where the second samples come from, if ``config.second`` says so.
-        world: the ranks that train together; every one is given the same arguments, its own place aside.
+        unlabelled: source of the partner samples if ``config.second`` is not ``labelled``.
+        world: the ranks that train together; all of them get the same arguments, except for their own ``world``.
     Raises:
-        ValueError: settings that ask for unlabelled samples or groups where there are none, or for both, or a batch
-            that the ranks cannot share.
+        ValueError: the settings need unlabelled samples or groups that the data lack, or combine both, or the ranks
+            cannot share a batch.
     """
 
     def __init__(
@@ -85,10 +86,12 @@ class Finetuner:
         self.num_classes = view.head.out_features
         self.num_strata = self.num_classes * max(1, context.num_groups)
         self.sampler = PairSampler(self._strata(pool), self.num_strata)
-        self._weights: Tensor | None = None  # of each sample of the pool, where the gain weighs the loss
-        self.second = self._second(unlabelled)
+        # Loss weight of each sample of the pool, under a policy that weighs losses instead of drawing pairs.
+        self._weights: Tensor | None = None
+        self.second = self._partner_pool(unlabelled)
         view.compute_in_(Arithmetic(config.precision, config.channels_last))
         self.optimizer = sgd(view, config)
+        # After sgd, which freezes parameters: the replica exchanges gradients of those that need one when it is made.
         self._stepped = world.replicated(view)
         self.round_number = 0
         self.steps_done = 0
@@ -96,20 +99,27 @@ class Finetuner:
         self._prototypes: Tensor | None = None
         self._memory = FeedbackMemory(objective, self.context, config)
 
-    def _second(self, unlabelled: Split | None) -> UnlabelledPool | None:
+    def _partner_pool(self, unlabelled: Split | None) -> UnlabelledPool | None:
         if self.config.second == "labelled" or not self.config.mixes:
             return None
         if unlabelled is None:
-            raise ValueError(f"second: {self.config.second} needs unlabelled data, there are none")
+            raise ValueError(
+                f"second: {self.config.second} needs unlabelled data, there are none; use second: labelled"
+            )
         if self.context.num_groups:
-            raise ValueError("second samples without labels have no group; use second: labelled with groups")
+            raise ValueError(
+                "second: must be labelled under an objective or constraint of groups, because unlabelled samples have "
+                f"no group, got {self.config.second!r}"
+            )
         return UnlabelledPool(unlabelled, self.config)
 
     def run_round(self) -> Round:
-        """One round: estimate C and z, weigh the pairs by their gain, then SGD steps on pairs drawn by P.
+        """Run one round: estimate C and z, weigh the pairs by their gain, take SGD steps on pairs drawn by P.
 
+        Returns:
+            The estimate, the policy and the diagnostics of the round, with a reason to stop if it was the last.
         Raises:
-            NonFinite: a value of the estimate or the training loss is not finite.
+            NonFinite: a logit of the estimate or the training loss is not finite.
         """
         strata = self._strata(self.feedback)
         counts, prototypes = estimate(self.view, self.feedback.inputs, strata, self.num_strata, self.world)
@@ -119,6 +129,7 @@ class Finetuner:
         gain = self._gain(objective, smoothed, prototypes)
         self.round_number += 1
         if self.second is not None:
+            # Before the policy: new pseudo-labels change which pairs can be drawn.
             if self.second.due(self.round_number):
                 self.second.file(self.view, self.world)
                 self.sampler = self.second.sampler(self.pool.labels, self.num_strata)
@@ -130,11 +141,13 @@ class Finetuner:
             policy = policy_of_round(
                 self.config, gain, self._drawable(), self.sampler.counts, self.round_number, progress, scalars
             )
+        # An outcome of the run, not an error: the caller reads it from the report.
         except NoPositiveGain:
             return self._report(counts, gain, None, context, scalars, "no_positive_gain")
         if gain is not None and self._on_plateau(float((policy * gain).sum()), scalars):
             return self._report(counts, gain, policy, context, scalars, "gain_plateau")
         self._diagnose(objective, gain, policy, prototypes, scalars)
+        # Two sums stand for P and the head. Ranks that differ must stop before they exchange gradients.
         self.world.check_alike(policy.double().square().sum(), self.view.head.weight.double().sum())
         self._draw_by(policy)
         scalars["loss"] = self._train(self._round_length())
@@ -144,16 +157,19 @@ class Finetuner:
     # -- the estimate -------------------------------------------------------------------------------------
 
     def _strata(self, split: Split) -> Tensor:
-        """Stratum of each sample: its class, or its (class, group) cell where an objective of groups acts."""
+        """Stratum of each sample: its class, or its (class, group) cell if groups play a part in the method."""
         if not self.context.num_groups:
             return split.labels
         if split.groups is None:
-            raise ValueError("an objective of groups needs a split with groups")
+            raise ValueError(
+                "an objective or constraint of groups needs a split with groups, got one without"
+            )
         return strata_of(split.labels, split.groups, self.context.num_groups)
 
     def _gain(
         self, objective: Callable[[Tensor], Tensor], confusion: Tensor, prototypes: Tensor
     ) -> Tensor | None:
+        # Uniform and balanced pairs are drawn without the gain: its cost is saved.
         if not self.config.pair_policy.targeted:
             return None
         head = self.view.head
@@ -164,7 +180,7 @@ class Finetuner:
         )  # fmt: skip
 
     def _on_plateau(self, expected: float, scalars: dict[str, float]) -> bool:
-        """Whether the expected gain of a pair fell below its share of the largest so far."""
+        """True if the expected gain of a pair fell below its share of the largest so far."""
         scalars["expected_gain"] = expected
         self._largest_gain = max(self._largest_gain, expected)
         share = self.config.gain_plateau
@@ -178,31 +194,34 @@ class Finetuner:
         if self._prototypes is not None:
             scalars["prototype_drift"] = prototype_drift(self._prototypes, prototypes)
         self._prototypes = prototypes
+        # Both samples of a pair come from the pool here; with unlabelled partners these are not the pairs of the run.
         if not self.config.diagnose or gain is None or self.second is not None:
             return
         labels = self.context.labels if self.context.labels is not None else torch.arange(self.num_classes)
-        told = gain_fidelity(
+        fidelity = gain_fidelity(
             self.view, self.pool, self._strata(self.pool), self.feedback, self._strata(self.feedback), objective,
             gain, labels, self.config.mixup_coefficient, self.config.lr / FIRST_ORDER, self._drawable(),
-            torch.Generator().manual_seed(self.round_number),  # of its own: the run stays what it is without
+            # A generator of its own: the diagnosis must not shift the draws of the run.
+            torch.Generator().manual_seed(self.round_number),
         )  # fmt: skip
-        scalars["gain_spearman"], scalars["gain_pearson"] = told.spearman, told.pearson
+        scalars["gain_spearman"], scalars["gain_pearson"] = fidelity.spearman, fidelity.pearson
 
     def _drawable(self) -> Tensor:
-        """Pairs that may be drawn, shape (S, S); strata, on the diagonal, where nothing is paired."""
+        """Mask of the pairs that can be drawn, shape (S, S); without pairing, of the strata, on the diagonal."""
         pairs = self.sampler.drawable
         return pairs if self.config.pair_policy.mixes else torch.diag(pairs.diagonal())
 
     # -- the steps ----------------------------------------------------------------------------------------
 
     def _draw_by(self, policy: Tensor) -> None:
-        """Let P decide the steps to come: it draws their pairs, or weighs their losses."""
+        """Set P for the coming steps: it draws their pairs, or weighs their losses."""
         if not self.config.pair_policy.mixes:
             self._weights = stratum_weights(policy, self.sampler.counts)[self._strata(self.pool)]
         else:
             self.sampler.set_policy(policy)
 
     def _round_length(self) -> int:
+        # From the number of the round, not from the last length: rounding does not add up, and a resumed run agrees.
         grown = self.config.refresh_every * self.config.refresh_growth ** (self.round_number - 1)
         return min(round(grown), self.config.steps - self.steps_done)
 
@@ -211,27 +230,31 @@ class Finetuner:
         return scheduled(self.config.lr_schedule, self.config.lr, 0.0, progress)
 
     def _train(self, steps: int) -> float:
-        """``steps`` SGD steps on pairs drawn by P; returns their mean loss."""
+        """Take ``steps`` SGD steps on pairs drawn by P; returns their mean loss."""
         freeze_batchnorm_(self.view.model)
+        # Summed on the device: reading the loss as a number would wait for the GPU in every step.
         total = torch.zeros((), device=self.pool.inputs.device)
-        # Dropout and the like draw from torch's own stream: give them a seed of this run's and rank's, and the
-        # caller the stream back as it was.
+        # Dropout and the like draw from torch's global generator: it is seeded from this run's generator, on each rank
+        # differently, and restored for the caller.
         seed = int(torch.randint(2**62, (), generator=self.generator)) + self.world.rank
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for _ in range(steps):
                 total += self._step()
         mean = float(self.world.sum_(total)) / self.world.size / max(steps, 1)
+        # NaN is unequal to itself.
         if not mean == mean or abs(mean) == float("inf"):
             raise NonFinite("loss")
         return mean
 
     def _step(self) -> Tensor:
         lr = self._learning_rate()
+        # Set by hand, as a function of the step: there is no scheduler whose state a checkpoint must carry.
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         self.optimizer.zero_grad(set_to_none=True)
         *others, last = self._draw().parts(self.config.accumulate)
+        # Gradients are exchanged once per step, with the last part.
         with self.world.alone(self._stepped):
             losses = [self._add_gradient(part) for part in others]
         losses.append(self._add_gradient(last))
@@ -246,7 +269,8 @@ class Finetuner:
         return pair_batch(self.pool, others, self.sampler, self.config, self.generator, self.world)
 
     def _add_gradient(self, part: Batch) -> Tensor:
-        """Backward pass of one part of a batch; returns its share of the batch's loss."""
+        """Run the backward pass of one part of a batch; returns its share of the batch's loss."""
+        # Divided here, so that the gradients of the parts add up to that of the batch's mean loss.
         loss = part.loss(self._stepped, self.config.mixup_layer) / self.config.accumulate
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
@@ -274,7 +298,7 @@ class Finetuner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a run needs to go on bit-equal: tensors, numbers and dicts of them."""
+        """State from which a run resumes bit-equal: tensors, numbers and dicts of them."""
         return {
             "model": self.view.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -288,13 +312,14 @@ class Finetuner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict()`` of a finetuner with the same model, data and config."""
+        """Resume from the :meth:`state_dict` of a fine-tuner with the same model, data and config."""
         self.view.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.round_number, self.steps_done = state["round_number"], state["steps_done"]
         self._largest_gain, self._prototypes = state["largest_gain"], state["prototypes"]
         self._memory.load_state_dict(state["memory"])
+        # No labels: the state was saved before the first labelling, which the next round makes.
         if self.second is not None and state["second"]["labels"] is not None:
             self.second.load_state_dict(state["second"])
             self.sampler = self.second.sampler(self.pool.labels, self.num_strata)

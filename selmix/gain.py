@@ -1,6 +1,6 @@
-"""The gain of every pair of strata: first-order change of the objective per unit step on its mixup loss.
+"""Gain of every pair of strata: first-order change of the objective per unit step on the pair's mixup loss.
 
-Closed form in three matrix products; no tensor of the size S x S x K is ever built.
+Closed form in three matrix products; no tensor of size S x S x K is ever built.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 GAIN_FORMULAS = ("exact", "released_code")
-_SMALLEST_NORMALISER = 1e-250  # below it the products are near float64's subnormal numbers
+# Below this the products come near float64's subnormal numbers, which have fewer digits.
+_MIN_NORMALISER = 1e-250
+# Bounds the memory of the pairs that are recomputed: as many rows of K entries at a time.
 _PAIRS_AT_ONCE = 4096
 
 
@@ -23,7 +25,7 @@ def gain_matrix(
     formula: str = "exact",
     with_bias: bool = False,
 ) -> Tensor:
-    """G[i, j] = sum_{q, l} D[q, l] <m_ij, z_q> (1{l = label[i]} - p_ij[l]).
+    """Gain G[i, j] = sum_{q, l} D[q, l] <m_ij, z_q> (1{l = label[i]} - p_ij[l]).
 
     m_ij = lam z_i + (1 - lam) z_j is the mixed prototype and p_ij = softmax(W m_ij + b). A step on the
     cross-entropy of (m_ij, label[i]) in W moves the logits of stratum q by <V_l, z_q>, and the objective by G.
@@ -33,19 +35,20 @@ def gain_matrix(
 
     Args:
         prototypes: z, mean penultimate feature of each stratum, shape (S, d).
-        weight, bias: the linear classifier W and b, shapes (K, d) and (K,).
+        weight: W of the linear classifier, shape (K, d).
+        bias: b of the linear classifier, shape (K,).
         logit_gradient: D = d psi / d C~, shape (S, K).
         mixup_coefficient: lam in [0, 1], the mean of the coefficient's distribution.
-        labels: class of each stratum, shape (S,); None where strata are classes (then S = K).
-        formula: ``exact``, or ``released_code``: what the published code computes, with <z_i, z_q> in the label term,
-            right at i = j only; for comparison.
-        with_bias: estimate a step of W and b together: Z Z^T + 1 stands for Z Z^T.
+        labels: class of each stratum, shape (S,); None if strata are classes (then S = K).
+        formula: ``exact``, or ``released_code`` for the formula of the published code, with <z_i, z_q> in the label
+            term, which is right at i = j only; for comparison.
+        with_bias: estimate a step of W and b together: Z Z^T + 1 replaces Z Z^T.
     Returns:
         G, shape (S, S), float64, on the device of ``prototypes``.
     Raises:
-        ValueError: shapes that do not fit, a label out of range, a coefficient outside [0, 1], or an entry that
-            is not finite.
-    Source: SelMix (arXiv:2403.18301). Departs from the released code, whose label term takes <z_i, z_q> for
+        ValueError: the shapes do not fit, a label is out of range, the coefficient lies outside [0, 1], an entry is
+            not finite, or the formula is unknown.
+    Source: SelMix (arXiv:2403.18301). Deviates from the released code, whose label term takes <z_i, z_q> for
         <m_ij, z_q>. The bias is trained too but left out of the estimate unless ``with_bias``, as in the paper.
     """
     _check(prototypes, weight, bias, logit_gradient, mixup_coefficient, labels)
@@ -57,16 +60,18 @@ def gain_matrix(
     logits = z @ w.T
     first = lam * logits
     second = (1.0 - lam) * logits + b
-    # A row's shift cancels in the softmax; subtracting the maximum keeps the exponentials in range.
+    # The shift of a row cancels in the softmax; subtracting the maximum keeps the exponentials in range.
     e = (first - first.amax(dim=1, keepdim=True)).exp()
     f = (second - second.amax(dim=1, keepdim=True)).exp()
     a = (z @ z.T + float(with_bias)) @ d
     index = torch.arange(len(z), device=z.device) if labels is None else labels.to(z.device).long()
     a_label = a[:, index]  # [q, i] = A[q, label[i]]
     normaliser = e @ f.T
+    # In place: a matrix over all pairs takes half a gigabyte at S = 8,142.
     expected = ((lam * e * a) @ f.T).addmm_(e, (f * a).T, alpha=1.0 - lam).div_(normaliser)
     _mend_underflow_(expected, normaliser, first, second, a, lam)
     own = a_label.diagonal().unsqueeze(1)  # A[i, label[i]]
+    # The published code's label term reads the prototype of i alone, not the mixed one.
     if formula == "released_code":
         return own.expand_as(expected) - expected
     return (lam * own + (1.0 - lam) * a_label.T).sub_(expected)
@@ -75,12 +80,17 @@ def gain_matrix(
 def _mend_underflow_(
     expected: Tensor, normaliser: Tensor, first: Tensor, second: Tensor, a: Tensor, lam: float
 ) -> None:
-    """Compute the pairs again whose factors underflow (logits hundreds apart), by the softmax itself.
+    """Recompute, by the softmax itself, the pairs whose factors underflow (logits hundreds apart).
 
     Args:
-        expected, normaliser: shape (S, S). first, second, a: shape (S, K).
+        expected: sum_l p_ij[l] (lam A[i, l] + (1 - lam) A[j, l]), shape (S, S); changed in place.
+        normaliser: E F^T, shape (S, S).
+        first: logits of the first prototype times lam, shape (S, K).
+        second: logits of the other times 1 - lam, plus the bias, shape (S, K).
+        a: A, shape (S, K).
+        lam: the mixup coefficient.
     """
-    rows, columns = torch.nonzero(normaliser < _SMALLEST_NORMALISER, as_tuple=True)
+    rows, columns = torch.nonzero(normaliser < _MIN_NORMALISER, as_tuple=True)
     for i, j in zip(torch.split(rows, _PAIRS_AT_ONCE), torch.split(columns, _PAIRS_AT_ONCE), strict=True):
         p = torch.softmax(first[i] + second[j], dim=1)
         expected[i, j] = (p * (lam * a[i] + (1.0 - lam) * a[j])).sum(dim=1)

@@ -1,7 +1,7 @@
-"""Fidelity of the gain: its correlation with what a real step on each pair changes.
+"""Fidelity of the gain: its correlation with the change that a real step on each pair makes.
 
-The gain is a first-order estimate at class prototypes. Here a real step is taken on mixed samples of a pair, in the
-classifier, and the objective of the soft confusion (mean softmax by stratum) is taken before and after.
+The gain is a first-order estimate at class prototypes. Here the classifier takes a real step on mixed samples of a
+pair, and the objective of the soft confusion (mean softmax by stratum) is computed before and after it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from torch import Tensor
 from selmix.data.splits import Split
 from selmix.model import ClassifierView, predict
 
-MOST_PAIRS = 200
-SAMPLES = 32  # of a stratum, for a step
+MAX_PAIRS = 200
+# Samples per stratum, and mixed samples per step.
+SAMPLES = 32
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Predicted against real change.
+    """Predicted and real change of the objective, by pair.
 
     Attributes:
-        spearman, pearson: correlation over the pairs; NaN where all changes are alike.
-        pairs: shape (p, 2). predicted, actual: gain and change of the objective, shape (p,).
+        spearman: rank correlation over the pairs; NaN if either side is constant.
+        pearson: linear correlation over the pairs; NaN if either side is constant.
+        pairs: the pairs (i, j), shape (p, 2).
+        predicted: gain of each pair, shape (p,).
+        actual: change of the objective by a step on each pair, shape (p,).
     """
 
     spearman: float
@@ -50,34 +54,38 @@ def gain_fidelity(
     drawable: Tensor,
     generator: torch.Generator,
 ) -> Fidelity:
-    """Correlation of the gain with the real change, over all pairs or 200 of them drawn at random.
+    """Correlate the gain with the real change, over all pairs or 200 of them drawn at random.
 
     Args:
         view: the model; it is not changed.
-        pool, strata: samples to step on and the stratum of each.
-        feedback, feedback_strata: samples that the change is measured on, and the stratum of each.
+        pool: samples to step on.
+        strata: stratum of each of them, shape (n,).
+        feedback: samples that the change is measured on.
+        feedback_strata: stratum of each of them.
         objective: psi, of the joint confusion (S, K).
         gain: G, shape (S, S).
         labels: class of each stratum, shape (S,).
         coefficient: lam of the mixture.
         step: size of the SGD step.
         drawable: pairs that can be drawn, shape (S, S), bool.
-        generator: of pairs and samples, on the CPU.
+        generator: source of the drawn pairs and samples, on the CPU.
     """
     pairs = torch.nonzero(drawable.cpu())
-    if len(pairs) > MOST_PAIRS:
-        pairs = pairs[torch.randperm(len(pairs), generator=generator)[:MOST_PAIRS]]
+    if len(pairs) > MAX_PAIRS:
+        pairs = pairs[torch.randperm(len(pairs), generator=generator)[:MAX_PAIRS]]
+    # The backbone stays as it is in these steps, so that features are computed once for all of them.
     features = _features_of(view, pool, strata, torch.unique(pairs).tolist(), generator)
-    held, _ = predict(view, feedback.inputs)
+    feedback_features, _ = predict(view, feedback.inputs)
     weight, bias = view.head.weight.detach(), view.head.bias.detach()
-    before = objective(_soft_confusion(held @ weight.T + bias, feedback_strata, len(gain)))
+    before = objective(_soft_confusion(feedback_features @ weight.T + bias, feedback_strata, len(gain)))
     changes = []
     for i, j in pairs.tolist():
         mixed = _mixed(features[i], features[j], coefficient, generator)
-        wrong = torch.softmax(mixed @ weight.T + bias, dim=1)
-        wrong[:, labels[i]] -= 1.0
-        moved = weight - step * wrong.T @ mixed / len(mixed)
-        after = objective(_soft_confusion(held @ moved.T + bias, feedback_strata, len(gain)))
+        # One SGD step on the cross-entropy, written out: its gradient in the logits is softmax minus label.
+        residual = torch.softmax(mixed @ weight.T + bias, dim=1)
+        residual[:, labels[i]] -= 1.0
+        stepped = weight - step * residual.T @ mixed / len(mixed)
+        after = objective(_soft_confusion(feedback_features @ stepped.T + bias, feedback_strata, len(gain)))
         changes.append(float(after - before))
     actual = torch.tensor(changes, dtype=torch.float64)
     predicted = gain.cpu()[pairs[:, 0], pairs[:, 1]].double()
@@ -85,13 +93,15 @@ def gain_fidelity(
 
 
 def policy_entropy(policy: Tensor) -> float:
-    """H(P) in nats."""
+    """Entropy H(P) in nats."""
+    # 0 log 0 counts as 0.
     positive = policy[policy > 0]
     return float(-(positive * positive.log()).sum())
 
 
 def prototype_drift(before: Tensor, after: Tensor) -> float:
-    """Mean distance that the prototypes moved, over their mean norm before."""
+    """Mean distance that the prototypes moved, divided by their mean norm before."""
+    # Prototypes may all be 0, as features after a ReLU may.
     norm = before.norm(dim=1).mean().clamp_min(1e-12)
     return float((after - before).norm(dim=1).mean() / norm)
 
@@ -115,16 +125,18 @@ def _mixed(first: Tensor, second: Tensor, coefficient: float, generator: torch.G
 
 
 def _soft_confusion(logits: Tensor, strata: Tensor, num_strata: int) -> Tensor:
-    """Mean softmax of each stratum times its share, shape (S, K), float64."""
+    """Soft confusion: mean softmax of each stratum times the stratum's share, shape (S, K), float64."""
     shares = F.softmax(logits.double(), dim=1)
     total = torch.zeros(num_strata, logits.shape[1], dtype=torch.float64, device=logits.device)
     return total.index_add(0, strata, shares) / len(strata)
 
 
 def _correlations(predicted: Tensor, actual: Tensor) -> tuple[float, float]:
-    """Spearman's and Pearson's correlation; NaN where one side does not vary."""
+    """Spearman's and Pearson's correlation; NaN if one side does not vary."""
+    # Imported on demand: fine-tuning without the diagnosis needs no scipy.
     from scipy.stats import pearsonr, spearmanr
 
+    # scipy would warn of constant values and return NaN too.
     if len(torch.unique(predicted)) < 2 or len(torch.unique(actual)) < 2:
         return float("nan"), float("nan")
     x, y = predicted.numpy(), actual.numpy()

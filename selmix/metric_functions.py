@@ -1,7 +1,7 @@
-"""The formulas of the metrics, each written once: on recalls, or on a confusion matrix of counts or of shares.
+"""Formulas of the metrics, each written once: on recalls, or on a confusion matrix of counts or of shares.
 
 They take any number of leading dimensions, so that bootstrap resamples are evaluated at once, and they are
-differentiable, so that the objectives of the method are the same formulas.
+differentiable, so that the objectives of the method share them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from torch import Tensor
 from selmix.confusion import coverage, precisions
 from selmix.definitions import DEFAULT_HEAD_FRACTION, Definitions, cvar_of_recalls
 
+# Many-shot classes have more than 100 training samples, few-shot classes fewer than 20.
 MANY_SHOT, FEW_SHOT = 100, 20
 
 
 @dataclass(frozen=True)
 class MetricContext:
-    """Knowledge that a metric may need beside the confusion matrix.
+    """Inputs that a metric may need in addition to the confusion matrix.
 
     Attributes:
         train_counts: training samples of each class, shape (K,).
-        definitions: numbers that the metrics with parameters take.
-        num_groups: A, of data with a group attribute; 0: there is none.
-        labels: class of each stratum, shape (S,), where recalls are those of strata; None: strata are classes.
-        given_tail: mask of the tail classes, shape (K,), bool; None: told by the training counts.
+        definitions: parameters of the metrics that have some.
+        num_groups: A, of data with a group attribute; 0 if there is none.
+        labels: class of each stratum, shape (S,); None if strata are classes.
+        given_tail: mask of the tail classes, shape (K,), bool; None to derive it from the training counts.
     """
 
     train_counts: Tensor
@@ -45,31 +46,34 @@ class MetricContext:
         return tail_classes(len(self.train_counts), self.train_counts, self.definitions.head_fraction)
 
     def of_strata(self, per_class: Tensor) -> Tensor:
-        """Values of classes, shape (K,), as those of the strata, shape (S,)."""
+        """Expand values of the classes, shape (K,), to the strata, shape (S,)."""
         return per_class if self.labels is None else per_class[self.labels.to(per_class.device)]
 
 
 CountsMetric = Callable[[Tensor, MetricContext], Tensor]
+"""Counts or shares (..., K, K) and context -> values (...)."""
+
 RecallsMetric = Callable[[Tensor, Tensor, MetricContext], Tensor]
+"""Recalls (..., S), prior (..., S) and context -> values (...)."""
 
 
 def tail_classes(
     num_classes: int, train_counts: Tensor | None = None, head_fraction: float = DEFAULT_HEAD_FRACTION
 ) -> Tensor:
-    """Mask of the tail: all but the first ceil(head_fraction K) classes by training count, at least one class.
+    """Mask of the tail: all classes but the ceil(head_fraction K) with the most training samples, at least one.
 
     Args:
         num_classes: K.
-        train_counts: shape (K,); None: the classes stand in order already.
+        train_counts: shape (K,); None if the classes are in order already.
         head_fraction: share of the classes that are the head.
     Returns:
         Shape (K,), bool.
     """
-    # Less a hair: 0.55 * 100 is 55.00000000000001 in binary, and 55 as it is written.
+    # Less 1e-9, because 0.55 * 100 is 55.00000000000001 in binary: a fraction counts as it is written.
     head = min(math.ceil(head_fraction * num_classes - 1e-9), num_classes - 1)
     order = torch.arange(num_classes)
     if train_counts is not None:
-        # Stable, so that classes of equal count are dealt in index order on every machine.
+        # Stable, so that classes of equal count stay in index order on every machine.
         order = torch.argsort(train_counts.cpu(), descending=True, stable=True)
     tail = torch.zeros(num_classes, dtype=torch.bool)
     tail[order[head:]] = True
@@ -77,62 +81,153 @@ def tail_classes(
 
 
 def mean_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Mean of the recalls."""
+    """Mean of the recalls.
+
+    Args:
+        values: recalls, shape (..., S).
+        prior: pi, not read.
+        context: not read.
+    Returns:
+        Shape (...).
+    """
     return values.mean(dim=-1)
 
 
 def min_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Smallest recall."""
+    """Smallest recall.
+
+    Args:
+        values: recalls, shape (..., S).
+        prior: pi, not read.
+        context: not read.
+    Returns:
+        Shape (...).
+    """
     return values.amin(dim=-1)
 
 
 def min_head_tail_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Smaller of the mean recalls of head and tail."""
+    """Smaller of the mean recalls of head and tail.
+
+    Args:
+        values: recalls, shape (..., S).
+        prior: pi, not read.
+        context: ``tail`` and ``labels`` are read.
+    Returns:
+        Shape (...).
+    """
     tail = context.of_strata(context.tail)
     return torch.minimum(values[..., ~tail].mean(dim=-1), values[..., tail].mean(dim=-1))
 
 
 def g_mean(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Geometric mean of the recalls, (prod_i recall_i)^(1 / S); 0 where a recall is 0."""
+    """Geometric mean of the recalls, (prod_i recall_i)^(1 / S); 0 if a recall is 0.
+
+    Args:
+        values: recalls, shape (..., S).
+        prior: pi, not read.
+        context: not read.
+    Returns:
+        Shape (...).
+    """
+    # A recall of 0 needs no branch: its logarithm is -inf, and the exponential of that is 0.
     return values.log().mean(dim=-1).exp()
 
 
 def h_mean(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Harmonic mean of the recalls, S / sum_i (1 / recall_i); 0 where a recall is 0."""
+    """Harmonic mean of the recalls, S / sum_i (1 / recall_i); 0 if a recall is 0.
+
+    Args:
+        values: recalls, shape (..., S).
+        prior: pi, not read.
+        context: not read.
+    Returns:
+        Shape (...).
+    """
+    # A recall of 0 needs no branch: its reciprocal is inf, and the reciprocal of that is 0.
     return values.reciprocal().mean(dim=-1).reciprocal()
 
 
 def q_mean(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """1 - sqrt(mean_i (1 - recall_i)^2), with the subgradient 0 where every recall is 1."""
+    """Q-mean, 1 - sqrt(mean_i (1 - recall_i)^2), with the subgradient 0 if every recall is 1.
+
+    Args:
+        values: recalls, shape (..., S).
+        prior: pi, not read.
+        context: not read.
+    Returns:
+        Shape (...).
+    """
     mean_square = (1.0 - values).square().mean(dim=-1)
-    # A square root has no gradient at 0: it is taken of 1 there, and what it gives is not used.
+    # The square root has no gradient at 0: there the root of 1 is taken instead, and its value dropped.
     missed = mean_square > 0
     root = torch.where(missed, mean_square, 1.0).sqrt()
     return 1.0 - torch.where(missed, root, 0.0)
 
 
 def accuracy(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Share of the samples that are right."""
+    """Share of the samples that are predicted correctly.
+
+    Args:
+        values: recalls, shape (..., S).
+        prior: pi, share of the samples in each stratum, shape (..., S).
+        context: not read.
+    Returns:
+        Shape (...).
+    """
     return (values * prior).sum(dim=-1)
 
 
 def balanced_error(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """1 - mean recall."""
+    """1 - mean recall.
+
+    Args:
+        values: recalls, shape (..., S).
+        prior: pi, not read.
+        context: not read.
+    Returns:
+        Shape (...).
+    """
     return 1.0 - values.mean(dim=-1)
 
 
 def recall_gap(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Largest recall minus the smallest."""
+    """Largest recall minus the smallest.
+
+    Args:
+        values: recalls, shape (..., S).
+        prior: pi, not read.
+        context: not read.
+    Returns:
+        Shape (...).
+    """
     return values.amax(dim=-1) - values.amin(dim=-1)
 
 
 def cvar_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Mean of the worst ``cvar_fraction`` of the recalls: less noisy than their minimum."""
+    """Mean of the worst ``cvar_fraction`` of the recalls: less noisy than their minimum.
+
+    Args:
+        values: recalls, shape (..., S).
+        prior: pi, not read.
+        context: ``definitions.cvar_fraction`` is read.
+    Returns:
+        Shape (...).
+    """
     return cvar_of_recalls(values, context.definitions.cvar_fraction)
 
 
 def weighted_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
-    """Mean of the recalls with ``recall_weights``, a stratum with the weight of its class; NaN without weights."""
+    """Mean of the recalls with ``recall_weights``, a stratum with the weight of its class; NaN without weights.
+
+    Args:
+        values: recalls, shape (..., S).
+        prior: pi, not read.
+        context: ``definitions.recall_weights`` and ``labels`` are read.
+    Returns:
+        Shape (...).
+    """
+    # NaN in the shape and on the device of a value: metrics that are NaN are not reported.
     if context.definitions.recall_weights is None:
         return values.sum(dim=-1) * math.nan
     weights = torch.tensor(context.definitions.recall_weights, dtype=values.dtype, device=values.device)
@@ -141,7 +236,7 @@ def weighted_recall(values: Tensor, prior: Tensor, context: MetricContext) -> Te
 
 
 def shot_recall(least: float, most: float) -> RecallsMetric:
-    """Mean recall of the classes with so many training samples, as a metric."""
+    """Make the metric that is the mean recall of the classes with ``least`` to ``most`` training samples."""
 
     def metric(values: Tensor, prior: Tensor, context: MetricContext) -> Tensor:
         chosen = context.of_strata((context.train_counts >= least) & (context.train_counts <= most))
@@ -154,7 +249,7 @@ def shot_recall(least: float, most: float) -> RecallsMetric:
 
 
 def macro_f1(counts: Tensor, context: MetricContext) -> Tensor:
-    """Mean over the classes of 2 C_kk / (row sum + column sum)."""
+    """Macro F1: mean over the classes of 2 C_kk / (row sum + column sum)."""
     hits = counts.diagonal(dim1=-2, dim2=-1)
     return (2.0 * hits / (counts.sum(dim=-1) + counts.sum(dim=-2))).mean(dim=-1)
 
@@ -173,12 +268,13 @@ def cost(counts: Tensor, context: MetricContext) -> Tensor:
 
 
 def shares(counts: Tensor) -> Tensor:
-    """Share of the samples that is predicted as each class, shape (..., K)."""
+    """Share of the samples that are predicted as each class, shape (..., K)."""
+    # Divided by the sum, so that counts and shares give the same.
     return coverage(counts) / counts.sum(dim=(-2, -1)).unsqueeze(-1)
 
 
 def min_coverage(counts: Tensor, context: MetricContext) -> Tensor:
-    """Smallest share of the samples that is predicted as one class."""
+    """Smallest coverage: the smallest share of the samples that are predicted as one class."""
     return shares(counts).amin(dim=-1)
 
 

@@ -1,6 +1,6 @@
-"""The metric keys of the product, listed once: the same words in sweep files, MLflow, tables and pins.
+"""Metrics by key, listed once: the same keys in sweep files, MLflow, tables and pins.
 
-Every metric is a fraction computed on raw counts. Those of counts take any number of leading dimensions, so that
+Every metric is a fraction computed on raw counts. Metrics of counts take any number of leading dimensions, so that
 bootstrap resamples are evaluated at once.
 """
 
@@ -57,22 +57,22 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: an entry of :data:`METRICS` is all that a new one needs beside its formula.
+    """One metric: a new metric needs its formula and an entry of :data:`METRICS`.
 
-    Exactly one of the four ``of_*`` is set: what the metric is computed from.
+    Exactly one of the four ``of_*`` is set: the formula, by what the metric is computed from.
 
     Attributes:
-        key: its name.
-        of_recalls: recalls (..., S), prior (S,) and context -> (...), where recalls and prior are enough.
-        of_counts: counts or shares (..., K, K) and context -> (...), where they are not.
+        key: name of the metric.
+        of_recalls: recalls (..., S), prior (..., S) and context -> (...), if recalls and prior are enough.
+        of_counts: counts or shares (..., K, K) and context -> (...), if the whole matrix is needed.
         of_cells: counts of (class, group) cells (..., K A, K) and A -> (...), for a metric of groups.
-        of_predictions: predictions -> value, for what a confusion matrix does not give.
+        of_predictions: predictions -> value, for a metric that a confusion matrix does not determine.
         minimise: True if less is better.
         linear: True if it is a weighted mean of the recalls (or 1 minus one).
-        least_of: C (S, K) and context -> the values that the metric is the least of, shape (G,), and the number of
-            classes behind each, shape (G,): a floor on the metric is a floor on each. None: it is no such minimum.
-        needs: the field of Definitions without which it is not defined; None: it needs none.
-        by_train_counts: True if the training counts decide which classes it is of.
+        least_of: C (S, K) and context -> the values that the metric is the minimum of, shape (G,), and the number of
+            classes behind each, shape (G,): a floor on the metric is a floor on each. None if it is no such minimum.
+        needs: field of Definitions without which the metric is not defined; None if it needs none.
+        by_train_counts: True if the training counts decide which classes the metric is of.
     """
 
     key: str
@@ -88,25 +88,28 @@ class Metric:
 
     @property
     def sign(self) -> float:
-        """1 where higher is better, -1 where less is."""
+        """Sign of the metric in a score: 1 if higher is better, -1 if less is."""
         return -1.0 if self.minimise else 1.0
 
     def of(self, counts: Tensor, context: MetricContext) -> Tensor:
-        """The metric of counts (..., K, K), of a metric of groups (..., K A, K); shape (...).
+        """Compute the metric from counts (..., K, K), or (..., K A, K) for a metric of groups; shape (...).
 
         Raises:
-            ValueError: counts do not give this metric.
+            ValueError: counts do not determine this metric.
         """
+        # In float64: ratios of counts should not depend on the dtype that the counts come in.
         return self.of_matrix(counts.double(), context)
 
     def of_matrix(self, confusion: Tensor, context: MetricContext) -> Tensor:
-        """The metric of a confusion matrix on any scale, counts or shares, in the matrix's own precision.
+        """Compute the metric from a confusion matrix on any scale, counts or shares, in the matrix's own dtype.
 
         Args:
-            confusion: shape (..., S, K), rows strata where ``context.labels`` says so.
-            context: what the metric may need beside it.
+            confusion: shape (..., S, K); the rows are strata if ``context.labels`` is set, else classes.
+            context: further inputs of the metric.
+        Returns:
+            Shape (...).
         Raises:
-            ValueError: a confusion matrix does not give this metric.
+            ValueError: a confusion matrix does not determine this metric.
         """
         if self.of_recalls is not None:
             rows = confusion.sum(dim=-1)
@@ -122,11 +125,13 @@ class Metric:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Answers of a model on a split.
+    """Predictions of a model on a split.
 
     Attributes:
-        labels, predicted: shape (n,), int64. confidence: of the predicted class, shape (n,), float32.
-        groups: of each sample, shape (n,), int64; None where the data have none.
+        labels: true class of each sample, shape (n,), int64.
+        predicted: predicted class of each sample, shape (n,), int64.
+        confidence: softmax probability of the predicted class, shape (n,), float32.
+        groups: group of each sample, shape (n,), int64; None if the data have none.
     """
 
     labels: Tensor
@@ -136,7 +141,13 @@ class Predictions:
 
     @classmethod
     def from_logits(cls, labels: Tensor, logits: Tensor, groups: Tensor | None = None) -> Predictions:
-        """Predictions on the CPU from logits of shape (n, K)."""
+        """Make predictions, on the CPU, from logits.
+
+        Args:
+            labels: true class of each sample, shape (n,).
+            logits: shape (n, K).
+            groups: group of each sample, shape (n,); None if the data have none.
+        """
         confidence, predicted = torch.softmax(logits.float(), dim=1).max(dim=1)
         return cls(labels.cpu(), predicted.cpu(), confidence.cpu(), None if groups is None else groups.cpu())
 
@@ -146,15 +157,15 @@ class Predictions:
         return self.labels == self.predicted
 
     def take(self, index: Tensor) -> Predictions:
-        """The samples at ``index``, which may repeat some."""
+        """Select the samples at ``index``, which may repeat some."""
         groups = None if self.groups is None else self.groups[index]
         return Predictions(self.labels[index], self.predicted[index], self.confidence[index], groups)
 
     def value(self, metric: Metric, context: MetricContext) -> float:
-        """A metric of these predictions.
+        """Compute a metric of these predictions.
 
         Raises:
-            ValueError: a metric of groups, and the data have none.
+            ValueError: a metric of groups on data without groups.
         """
         if metric.of_predictions is not None:
             return metric.of_predictions(self)
@@ -165,10 +176,10 @@ class Predictions:
         return confusion_counts(self.labels, self.predicted, num_classes, num_classes)
 
     def counts_for(self, key: str, context: MetricContext) -> Tensor:
-        """The counts that a metric is of: (K, K), or those of the cells, (K A, K).
+        """Count as a metric needs it: by class, shape (K, K), or by (class, group) cell, shape (K A, K).
 
         Raises:
-            ValueError: a metric of groups, and the data have none.
+            ValueError: a metric of groups on data without groups.
         """
         classes, groups = len(context.train_counts), context.num_groups
         if METRICS[key].of_cells is None:
@@ -178,29 +189,30 @@ class Predictions:
         return confusion_counts(self.strata(groups), self.predicted, classes * groups, classes)
 
     def strata(self, num_groups: int) -> Tensor:
-        """(class, group) cell of each sample, shape (n,); its class where the data have no groups."""
+        """(class, group) cell of each sample, shape (n,); its class if the data have no groups."""
         if self.groups is None:
             return self.labels
         return strata_of(self.labels, self.groups, num_groups)
 
 
 def least_recall(confusion: Tensor, context: MetricContext) -> tuple[Tensor, Tensor]:
-    """Recall of each class, and one class behind each."""
+    """Recall of each class, and 1, the number of classes behind each."""
     return _one_each(recalls(class_confusion(confusion, context.labels)))
 
 
 def least_cell_recall(confusion: Tensor, context: MetricContext) -> tuple[Tensor, Tensor]:
-    """Recall of each (class, group) cell."""
+    """Recall of each (class, group) cell, and 1, the number of classes behind each."""
     return _one_each(recalls(confusion, context.labels))
 
 
 def least_precision(confusion: Tensor, context: MetricContext) -> tuple[Tensor, Tensor]:
-    """Precision of each class."""
+    """Precision of each class, and 1, the number of classes behind each."""
     return _one_each(precisions(class_confusion(confusion, context.labels)))
 
 
 def least_coverage(confusion: Tensor, context: MetricContext) -> tuple[Tensor, Tensor]:
-    """Coverage of each class."""
+    """Coverage of each class, and 1, the number of classes behind each."""
+    # Column sums: the strata of a class need not be added up first.
     return _one_each(shares(confusion))
 
 
@@ -211,10 +223,11 @@ def least_head_tail_coverage(confusion: Tensor, context: MetricContext) -> tuple
 
 
 def head_and_tail(confusion: Tensor, context: MetricContext) -> Tensor:
-    """Rows: head and tail, entries 1 / |g| on the group's classes, shape (2, K); an empty group is left out."""
+    """Averaging matrix of head and tail, shape (2, K): entries 1 / |g| on a group's classes; no row if it is empty."""
     tail = context.tail
     members = torch.stack([~tail, tail]).to(confusion)
     sizes = members.sum(dim=1, keepdim=True)
+    # The row of an empty group is 0 / 0.
     return (members / sizes)[sizes.squeeze(1) > 0]
 
 
@@ -229,8 +242,10 @@ def calibration_error(predictions: Predictions) -> float:
         Mean over the samples of |share correct - mean confidence| of their bin.
     """
     correct, confidence = predictions.correct, predictions.confidence
+    # Stable, so that equal confidences fall into the same bins on every machine.
     order = torch.argsort(confidence, stable=True)
     gaps = (correct[order].double() - confidence[order].double()).tensor_split(CALIBRATION_BINS)
+    # The sum of a bin's gaps, divided by n, is the bin's share of the samples times its mean gap.
     return float(sum(abs(gap.sum()) for gap in gaps) / len(order))
 
 
@@ -266,13 +281,14 @@ METRICS: dict[str, Metric] = {
         Metric("calibration_error", of_predictions=calibration_error, minimise=True),
     )
 }  # fmt: skip
+"""Key -> metric, in the order in which metrics are reported."""
 
 
 def metric_named(key: str) -> Metric:
-    """The metric of that name.
+    """Look up a metric by its key.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: there is no such metric; the message lists all keys.
     """
     if key not in METRICS:
         raise ValueError(f"unknown metric {key!r}; there are {', '.join(METRICS)}")
@@ -280,20 +296,22 @@ def metric_named(key: str) -> Metric:
 
 
 def compute_metric(key: str, counts: Tensor, context: MetricContext) -> Tensor:
-    """One metric of counts, shape (...).
+    """Compute one metric from counts.
 
     Args:
-        key: of METRICS.
-        counts: shape (..., K, K).
-        context: what the metric may need beside them.
+        key: a key of METRICS.
+        counts: shape (..., K, K), or (..., K A, K) for a metric of groups.
+        context: further inputs of the metric.
+    Returns:
+        Shape (...).
     Raises:
-        ValueError: no such metric, or one that counts do not give.
+        ValueError: there is no such metric, or counts do not determine it.
     """
     return metric_named(key).of(counts, context)
 
 
 def evaluate_predictions(predictions: Predictions, context: MetricContext) -> dict[str, float]:
-    """Every metric that the data allow, by key, in the order of METRICS.
+    """Compute every metric that the data allow, by key, in the order of METRICS.
 
     Raises:
         ValueError: a class has no sample.
@@ -310,4 +328,5 @@ def evaluate_predictions(predictions: Predictions, context: MetricContext) -> di
             values[key] = float(metric.of(counts, context))
         elif predictions.groups is not None and context.num_groups:
             values[key] = float(metric.of(predictions.counts_for(key, context), context))
+    # NaN: a metric without its definition, or of classes that the data do not have (such as few-shot ones).
     return {key: value for key, value in values.items() if not math.isnan(value)}

@@ -1,4 +1,4 @@
-"""A classifier seen as a backbone and a linear head, for any module that ends in one."""
+"""View of a classifier as a backbone and a linear head, for any module that ends in one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from selmix.precision import Arithmetic
 
 
 class ClassifierView:
-    """Finds the classifier of a module: the ``nn.Linear`` that is named, or its last one.
+    """View of a module with its classifier: the ``nn.Linear`` of a given name, or the last one.
 
     Args:
-        head: name of the classifier in the module; None: the last ``nn.Linear``.
+        model: the module.
+        head: name of the classifier in the module; None for the last ``nn.Linear``.
     Attributes:
-        model: the module. head: its classifier. head_name: the classifier's name in it.
-        arithmetic: how its forward pass is computed; see :meth:`compute_in_`.
-        network: what a forward pass calls: the module, or what exchanges its gradients with other ranks.
+        model: the module.
+        head: the classifier.
+        head_name: name of the classifier in the module.
+        arithmetic: precision and memory format of the forward pass; see :meth:`compute_in_`.
+        network: callable of a forward pass: the module, or a wrapper that exchanges its gradients with other ranks.
     Raises:
         ValueError: the module has no ``nn.Linear``, none of that name, or one without a bias.
     """
@@ -35,29 +38,32 @@ class ClassifierView:
         self.model = model
         self.head_name = head if head is not None else list(linear)[-1]
         self.head = linear[self.head_name]
+        # The estimate of the gain reads the bias, and `start: balanced_head` sets it.
         if self.head.bias is None:
             raise ValueError(f"the classifier {self.head_name!r} must have a bias; build it with bias=True")
         self.arithmetic = Arithmetic()
         self.network: Callable[[Tensor], Tensor] = model
 
     def compute_in_(self, arithmetic: Arithmetic) -> None:
-        """Compute every forward pass through this view so from now on."""
+        """Use ``arithmetic`` in every later forward pass through this view."""
         arithmetic.lay_out_(self.model)
         self.arithmetic = arithmetic
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Logits of a batch, shape (n, K); float32 where the forward pass is in less."""
+        """Compute the logits of a batch, shape (n, K); float32 if the forward pass is in a lower precision."""
         with self.arithmetic.autocast(inputs.device):
             logits = self.network(self.arithmetic.laid_out(inputs))
         return self.arithmetic.full(logits)
 
     def layers(self) -> list[str]:
-        """Names at which samples can be mixed: ``input``, ``features`` and the submodules before the head."""
+        """Names of the layers at which samples can be mixed: ``input``, ``features``, every submodule but the head."""
+        # The empty name is that of the module itself.
         inner = [name for name, _ in self.model.named_modules() if name and name != self.head_name]
         return ["input", "features", *inner]
 
     def features_and_logits(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """What the classifier sees, shape (n, d), and what it says, shape (n, K)."""
+        """Compute the features, the classifier's input, shape (n, d), and the logits, shape (n, K)."""
+        # By a hook on the head, which works for any module, however its forward method is written.
         caught: list[Tensor] = []
         handle = self.head.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
         try:
@@ -68,7 +74,16 @@ class ClassifierView:
 
 
 def predict(view: ClassifierView, inputs: Inputs, batch_size: int = 512) -> tuple[Tensor, Tensor]:
-    """Features (n, d) and logits (n, K) in evaluation mode, without gradients; the mode is put back."""
+    """Compute features and logits in evaluation mode, without gradients; the mode is restored.
+
+    Args:
+        view: the model.
+        inputs: n inputs.
+        batch_size: inputs per forward pass.
+    Returns:
+        Features, shape (n, d), and logits, shape (n, K).
+    """
+    # Kept for each module: frozen batch normalisation is in another mode than the rest.
     modes = [(module, module.training) for module in view.model.modules()]
     view.model.eval()
     try:
@@ -81,13 +96,14 @@ def predict(view: ClassifierView, inputs: Inputs, batch_size: int = 512) -> tupl
 
 
 def freeze_batchnorm_(model: nn.Module) -> None:
-    """Training mode for the module, evaluation mode for its batch normalisation: the statistics stay frozen."""
+    """Set the module to training mode and its batch normalisation to evaluation mode: the statistics stay frozen."""
     model.train()
     for module in model.modules():
+        # A private name, but the only base class that torch's batch normalisations of all dimensions share.
         if isinstance(module, nn.modules.batchnorm._NormBase):
             module.eval()
 
 
 def head_state(view: ClassifierView) -> dict[str, Any]:
-    """``weight`` (K, d) and ``bias`` (K,) of the classifier, copied."""
+    """Copy of the classifier's ``weight`` (K, d) and ``bias`` (K,)."""
     return {"weight": view.head.weight.detach().clone(), "bias": view.head.bias.detach().clone()}

@@ -1,9 +1,9 @@
-"""The objectives: psi(C) to maximise, each an entry of one table, the nine published ones and more.
+"""Objectives: psi(C) to maximise, each an entry of one table, the nine published ones and more.
 
-An objective names its metric: psi is the metric's own formula, or, where the metric is a minimum, the Lagrangian of
-that minimum. All take the joint confusion matrix C, shape (S, K), and an :class:`ObjectiveContext`; what is not given
-in the context takes the published value. A user's own callable, of C alone or of C and the context, works wherever a
-name does (:func:`bind_objective`).
+An objective names its metric: psi is the metric's own formula or, if the metric is a minimum, the Lagrangian of that
+minimum. All take the joint confusion matrix C, shape (S, K), and an :class:`ObjectiveContext`; fields that the context
+leaves out take the published values. A user's own callable, of C alone or of C and the context, works wherever a name
+does (:func:`bind_objective`).
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ObjectiveContext:
-    """Knowledge that an objective may need beside C.
+    """Inputs that an objective may need in addition to C.
 
     Attributes:
-        labels: class of each stratum, shape (S,); None where strata are classes.
+        labels: class of each stratum, shape (S,); None if strata are classes.
         train_counts: training samples of each class, shape (K,); orders classes into head and tail.
-        tail: mask of the tail classes, shape (K,), bool; None: the last classes by training count.
+        tail: mask of the tail classes, shape (K,), bool; None for the last classes by training count.
         multipliers: m of the worst-case objectives, one per stratum (a group's multiplier divided by its size; for
-            min_precision one per class), detached; None: computed from C.
-        coverage_multipliers: mu of the coverage terms, one per class (likewise divided), detached; None: computed
-            from C.
-        floor: what each class's (or group's mean) coverage must reach; None: coverage_level / K.
-        num_groups: A, where the strata are (class, group) cells; 0: they are classes.
-        settings: of the multipliers. definitions: what objectives with parameters take.
+            min_precision one per class), detached; None to compute them from C.
+        coverage_multipliers: mu of the coverage terms, one per class (likewise divided), detached; None to compute
+            them from C.
+        floor: coverage that each class (or each group, in the mean) must reach; None for coverage_level / K.
+        num_groups: A, if the strata are (class, group) cells; 0 if they are classes.
+        settings: settings of the multipliers.
+        definitions: parameters of the objectives that have some.
     """
 
     labels: Tensor | None = None
@@ -58,24 +59,26 @@ class ObjectiveContext:
     definitions: Definitions = field(default_factory=Definitions)
 
     def for_metrics(self, num_classes: int) -> MetricContext:
-        """The same knowledge as a metric takes it; classes without training counts stand in order."""
+        """Context of a metric with the same contents; classes without training counts count as ordered."""
         counts = self.train_counts if self.train_counts is not None else torch.ones(num_classes)
         return MetricContext(counts, self.definitions, self.num_groups, self.labels, self.tail)
 
 
 Parts = tuple[Tensor, Tensor | None]
-"""Values, shape (n,), and groups of them, shape (G, n), whose rows hold 1 / |g|; None: each value is a group."""
+"""Values, shape (n,), and groups of them, shape (G, n), whose rows hold 1 / |g|; None if each value is a group."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """One objective: an entry of :data:`OBJECTIVES` is all that a new one needs beside its metric.
+    """One objective: a new objective needs its metric and an entry of :data:`OBJECTIVES`.
 
     Attributes:
-        metric: key of METRICS that it is judged by; psi is that metric's formula, negated where less is better.
-        worst_of: C and context -> what the metric is the least of. psi is then sum_i m_i value_i with m on the simplex
-            and held constant: the Lagrangian of the minimum. None: the formula itself is differentiated.
-        coverage: key of the coverage metric that psi is subject to; None: psi is free.
+        metric: key of METRICS that the objective is judged by; psi is that metric's formula, negated if less is
+            better.
+        worst_of: C and context -> the values that the metric is the minimum of. psi is then sum_i m_i value_i with m
+            on the simplex and held constant: the Lagrangian of the minimum. None if the formula itself is
+            differentiated.
+        coverage: key of the coverage metric that psi is subject to; None if psi is unconstrained.
     """
 
     metric: str
@@ -84,22 +87,22 @@ class Objective:
 
     @property
     def definition(self) -> Metric:
-        """The metric itself."""
+        """Entry of METRICS that ``metric`` names."""
         return METRICS[self.metric]
 
     @property
     def of_groups(self) -> bool:
-        """True if it is one of (class, group) cells."""
+        """True if the objective is one of (class, group) cells."""
         return self.definition.of_cells is not None
 
     def __call__(self, confusion: Tensor, context: ObjectiveContext | None = None) -> Tensor:
-        """psi of C, a scalar to maximise.
+        """Compute psi of C, a scalar to maximise.
 
         Args:
             confusion: C, shape (S, K).
-            context: what it may need; None: the published values.
+            context: further inputs; None for the published values.
         Raises:
-            ValueError: the context lacks a definition or the groups that it needs.
+            ValueError: the context lacks a definition or the groups that the objective needs.
         """
         context = context or ObjectiveContext()
         if self.coverage is None:
@@ -117,6 +120,7 @@ class Objective:
         if self.worst_of is not None:
             values, groups = self.worst_of(confusion, context)
             multipliers = context.multipliers
+            # A run carries them over its rounds and passes them; otherwise they follow from this C alone.
             if multipliers is None:
                 least = values if groups is None else groups @ values
                 multipliers = worst_case_multipliers(least, context.settings)
@@ -127,19 +131,21 @@ class Objective:
             raise ValueError(f"{self.metric} needs {metric.needs}; none are given")
         if self.of_groups and not context.num_groups:
             raise ValueError(f"{self.metric} needs data with a group attribute")
+        # psi is maximised, so a metric to be minimised changes its sign.
         value = metric.of_matrix(confusion, context.for_metrics(confusion.shape[1]))
         return -value if metric.minimise else value
 
 
 def stratum_recalls(confusion: Tensor, context: ObjectiveContext) -> Parts:
-    """Recall of each stratum: of each class, or of each cell where the strata are (class, group) cells."""
+    """Recall of each stratum: of each class, or of each (class, group) cell."""
     return recalls(confusion, context.labels), None
 
 
 def head_tail_recalls(confusion: Tensor, context: ObjectiveContext) -> Parts:
-    """Recall of each stratum, and head and tail as groups of strata: a stratum belongs where its class does."""
+    """Recall of each stratum, and head and tail as groups of strata: a stratum is in the group of its class."""
     groups = head_and_tail(confusion, context.for_metrics(confusion.shape[1]))
     if context.labels is not None:
+        # The rows are averages over classes: as averages over strata they need other weights.
         members = (groups > 0).to(groups)[:, context.labels.to(groups.device)]
         groups = members / members.sum(dim=1, keepdim=True)
     return recalls(confusion, context.labels), groups
@@ -158,12 +164,14 @@ def coverage_floor(confusion: Tensor, context: ObjectiveContext) -> float:
 
 
 def coverage_multipliers(confusion: Tensor, context: ObjectiveContext, by_group: bool) -> Tensor:
-    """mu_j = m_g / |g| of each class j, shape (K,), from its (group's mean) coverage; detached.
+    """Multipliers mu_j = m_g / |g| of each class j, from its coverage or its group's mean coverage; detached.
 
     Args:
         confusion: C, shape (S, K).
         context: floor, head and tail, and settings are read.
-        by_group: True for the mean coverages of head and tail, False for each class's own.
+        by_group: True for the mean coverages of head and tail, False for that of each class.
+    Returns:
+        Shape (K,).
     """
     covered = coverage(confusion.detach())
     floor = coverage_floor(confusion, context)
@@ -173,6 +181,7 @@ def coverage_multipliers(confusion: Tensor, context: ObjectiveContext, by_group:
     return constraint_multipliers(groups @ covered, floor, context.settings) @ groups
 
 
+# The nine published ones come first: PUBLISHED is a slice of this table.
 OBJECTIVES: dict[str, Objective] = {
     "mean_recall": Objective("mean_recall"),
     "min_recall": Objective("min_recall", stratum_recalls),
@@ -190,20 +199,20 @@ OBJECTIVES: dict[str, Objective] = {
     "macro_f1": Objective("macro_f1"),
     "min_precision": Objective("min_precision", class_precisions),
     "worst_group_recall": Objective("worst_group_recall", stratum_recalls),
-    # By their subgradients, at the groups that are furthest apart.
+    # Differentiated by their subgradients, at the groups that are furthest apart.
     "equal_opportunity_gap": Objective("equal_opportunity_gap"),
     "equalized_odds_gap": Objective("equalized_odds_gap"),
     "demographic_parity_gap": Objective("demographic_parity_gap"),
 }
 PUBLISHED = tuple(OBJECTIVES)[:9]
-"""The objectives of the paper; the golden files have these."""
+"""Objectives of the paper, for which there are golden files."""
 
 AnyObjective = str | Callable[..., Tensor]
-"""A name of :data:`OBJECTIVES`, ``module:function``, or a callable of C (and the context)."""
+"""Name of :data:`OBJECTIVES`, ``module:function``, or a callable of C (and the context)."""
 
 
 def known_objective(objective: AnyObjective) -> Objective | None:
-    """The entry of that name; None for a function of the user's own."""
+    """Look up an objective by its name; None for a function of the user's own."""
     if isinstance(objective, Objective):
         return objective
     return OBJECTIVES.get(objective) if isinstance(objective, str) else None
@@ -216,10 +225,12 @@ def is_of_groups(objective: AnyObjective) -> bool:
 
 
 def metric_of_objective(objective: str) -> str:
-    """The metric that an objective, or a metric as one, is judged by: its plain value, without multipliers.
+    """Key of the metric that an objective is judged by: its plain value, without multipliers.
 
+    Args:
+        objective: name of an objective, or of a metric, which is judged by itself.
     Raises:
-        ValueError: no metric goes with that name; the message lists those there are.
+        ValueError: no metric belongs to that name; the message lists all metrics.
     """
     if is_reference(objective):
         raise ValueError(f"{objective} is a function of C: name the metric that it is judged by")
@@ -231,10 +242,13 @@ def metric_of_objective(objective: str) -> str:
 
 
 def bind_objective(objective: AnyObjective, context: ObjectiveContext) -> Callable[[Tensor], Tensor]:
-    """A function of C alone from a name, ``module:function``, or a callable (of C, or of C and the context).
+    """Bind an objective to its context; the result is a function of C alone.
 
+    Args:
+        objective: a name, ``module:function``, or a callable of C, or of C and the context.
+        context: the context to bind.
     Raises:
-        ValueError: no objective has that name; the message lists those there are.
+        ValueError: no objective has that name; the message lists all names.
     """
     chosen: Callable[..., Tensor]
     if not isinstance(objective, str):
@@ -246,11 +260,14 @@ def bind_objective(objective: AnyObjective, context: ObjectiveContext) -> Callab
     else:
         raise ValueError(f"unknown objective {objective!r}; there are {', '.join(OBJECTIVES)}")
     if context.num_groups and not is_of_groups(chosen):
-        # Over the classes: what their metrics are of.
+        # The strata are cells, for the sake of a constraint; the objective is one of classes, so groups are added up.
         plain = dataclasses.replace(context, labels=None, num_groups=0)
         inner, groups = bind_objective(chosen, plain), context.num_groups
         return lambda confusion: inner(class_counts(confusion, groups))
-    parameters = inspect.signature(chosen).parameters
-    if "context" in parameters or len(parameters) > 1:
+    _, *others = inspect.signature(chosen).parameters.values()
+    if any(other.name == "context" for other in others):
+        return lambda confusion: chosen(confusion, context=context)
+    # Under another name the context is what must be given; a default of the user's own is a setting, not the context.
+    if others and others[0].default is others[0].empty and others[0].kind is not others[0].VAR_KEYWORD:
         return lambda confusion: chosen(confusion, context)
     return lambda confusion: chosen(confusion)

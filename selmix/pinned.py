@@ -1,4 +1,4 @@
-"""A pinned model, loaded from its lock file and the weights beside it."""
+"""Loading of a pinned model from its lock file and the weights beside it."""
 
 from __future__ import annotations
 
@@ -11,32 +11,39 @@ from selmix.weights import load_checkpoint_into, load_weights, state_digest
 
 
 def load_pin(path: str | Path) -> nn.Module:
-    """The model of a pin, in evaluation mode, on the CPU.
+    """Load the model of a pin, in evaluation mode, on the CPU.
 
     Args:
-        path: of the pin, such as ``pins/x.yaml``; the weights lie beside it as ``x.safetensors``.
+        path: path of the pin, such as ``pins/x.yaml``; the weights lie beside it as ``x.safetensors``.
     Returns:
-        The module, with ``class_names``, a tuple of K texts.
+        The module, with ``class_names``, a tuple of K strings.
     Raises:
-        ValueError: no pin there, no weights beside it, or weights with another digest than the pin's.
+        ValueError: there is no pin, there are no weights beside it, or the weights have another digest than the pin's.
     """
+    # Imported on demand: the method itself needs torch and numpy only.
     import yaml
 
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: must be a pin, there is none")
+        raise ValueError(f"{path}: must be a pin, there is none; write one with `selmix pin`")
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(document, dict) or not {"protocol", "digests"} <= document.keys():
-        raise ValueError(f"{path}: must be a pin written by `selmix pin`")
-    protocol = document["protocol"]
+        raise ValueError(f"{path}: must be a pin written by `selmix pin`, with the keys protocol and digests")
+    protocol, digests = document["protocol"], document["digests"]
+    lacking = [f"protocol.{key}" for key in ("class_names", "model", "input_shape") if key not in protocol]
+    lacking += [] if "weights" in digests else ["digests.weights"]
+    if lacking:
+        raise ValueError(f"{path}: must be a whole pin, it lacks {', '.join(lacking)}")
     names = tuple(str(name) for name in protocol["class_names"])
     state = load_weights(path.with_suffix(".safetensors"))
+    # Checked before they are used: weights that were replaced or edited are not those of the pin.
     digest = state_digest(state)
-    if digest != document["digests"]["weights"]:
+    if digest != digests["weights"]:
         raise ValueError(
-            f"{path.with_suffix('.safetensors')}: must have digest {document['digests']['weights']}, got {digest}"
+            f"{path.with_suffix('.safetensors')}: must have digest {digests['weights']}, got {digest}"
         )
     model = ModelConfig(**protocol["model"]).build(tuple(protocol["input_shape"]), len(names))
     load_checkpoint_into(model, state)
-    model.class_names = names  # type: ignore[assignment]  # nn.Module's __setattr__ is typed for tensors and modules
+    # The error to ignore: nn.Module's __setattr__ is typed for tensors and modules.
+    model.class_names = names  # type: ignore[assignment]
     return model.eval()

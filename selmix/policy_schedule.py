@@ -1,4 +1,4 @@
-"""The policy of a round: which one the settings ask for, and how sharp it is by now."""
+"""Policy of a round: the one that the settings name, at the sharpness that its schedule has reached."""
 
 from __future__ import annotations
 
@@ -26,52 +26,57 @@ def policy_of_round(
     progress: float,
     scalars: dict[str, float],
 ) -> Tensor:
-    """P of a round, shape (S, S); adds its diagnostics to ``scalars``.
+    """Compute P of a round; adds its diagnostics to ``scalars``.
 
-    That of ``loss_weight`` is diagonal: without mixing G[i, j] is the same for every j, and a pair is a stratum.
+    The policy ``loss_weight`` is diagonal: without mixing G[i, j] is the same for every j, and a pair is a stratum.
 
     Args:
         config: the policy and its settings.
-        gain: G, shape (S, S); None where the policy does not look at it.
-        drawable: pairs that can be drawn, shape (S, S), bool.
+        gain: G, shape (S, S); None if the policy does not read it.
+        drawable: mask of the pairs that can be drawn, shape (S, S), bool.
         counts: samples of each stratum, shape (S,).
-        round_number: from 1.
-        progress: share of the steps that is done, in [0, 1].
-        scalars: diagnostics of the round by name.
+        round_number: number of the round, from 1.
+        progress: share of the steps that are done, in [0, 1].
+        scalars: diagnostics of the round by name; changed in place.
+    Returns:
+        P, shape (S, S), float64.
     Raises:
         NoPositiveGain: a policy of the gain has no pair to draw.
     """
 
+    # A function, so that a temperature is solved for and reported only under the policies that use it.
     def softmax() -> Tensor:
-        policy, scalars["temperature"] = _softmax(config, given.known_gain, drawable, progress)
+        policy, scalars["temperature"] = _softmax(config, inputs.known_gain, drawable, progress)
         return policy
 
-    given = PolicyInputs(gain, drawable, softmax, config.top_k, config.epsilon)
+    inputs = PolicyInputs(gain, drawable, softmax, config.top_k, config.epsilon)
     if gain is not None:
         scalars["positive_pairs"] = float(((gain > 0) & drawable).sum())
+    # Policies that do not read the gain have nothing to warm up for.
     if gain is not None and round_number <= config.warmup_rounds:
         policy = _warm(config, drawable, counts)
     else:
-        policy = POLICIES[config.policy].pairs(given)
+        policy = POLICIES[config.policy].pairs(inputs)
     scalars["policy_perplexity"] = policy_perplexity(policy)
     if "positive_pairs" in scalars:
-        # The share that the setting `effective_pairs` asks for, as it was reached.
+        # The share that was reached, of which `effective_pairs` is the target. Warm-up may have no positive pair.
         scalars["effective_pairs_share"] = scalars["policy_perplexity"] / max(scalars["positive_pairs"], 1.0)
     return policy
 
 
 def _warm(config: FinetuneConfig, drawable: Tensor, counts: Tensor) -> Tensor:
-    """Before the gain acts: uniform pairs, or equal weights, which leave the strata their shares of the pool."""
+    """Policy of the rounds before the gain acts: uniform pairs, or equal loss weights."""
+    # P(i) = the stratum's share of the pool gives every sample the weight 1.
     if not POLICIES[config.policy].mixes:
         return torch.diag(counts.double() / counts.sum())
     return uniform_policy(drawable)
 
 
 def _softmax(config: FinetuneConfig, gain: Tensor, drawable: Tensor, progress: float) -> tuple[Tensor, float]:
-    """P and the temperature that it has."""
+    """Softmax policy at the schedule's level, and its temperature."""
     start = config.temperature if config.temperature is not None else config.effective_pairs
     if start is None:
-        raise AssertionError("FinetuneConfig sets effective_pairs where no temperature is given")
+        raise AssertionError("FinetuneConfig must set temperature or effective_pairs, got neither")
     final = config.temperature_final if config.temperature_final is not None else start / 10.0
     level = scheduled(config.temperature_schedule, start, final, progress)
     if config.temperature is not None:

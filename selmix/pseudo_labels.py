@@ -1,4 +1,4 @@
-"""Second samples of the pairs from unlabelled data, under pseudo-labels of the current model."""
+"""Partner samples of the pairs from unlabelled data, under pseudo-labels of the current model."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from selmix.sampler import PairSampler
 
 
 class UnlabelledPool:
-    """Unlabelled samples, filed under the class that the model gives them with enough confidence.
+    """Unlabelled samples, filed under the class that the model predicts for them with enough confidence.
 
-    Departs from the released code, which files them under their true labels; ``second: oracle`` does that here.
+    Deviates from the released code, which files them under their true labels; ``second: oracle`` does that here.
 
     Args:
-        samples: their labels are read for ``oracle`` only.
+        samples: the samples; their labels are read under ``oracle`` only.
         config: ``second``, ``pseudo_threshold`` and ``pseudo_every`` are read.
     Raises:
-        ValueError: ``oracle`` where the true labels are not known.
+        ValueError: ``oracle`` for samples whose true labels are not known.
     """
 
     def __init__(self, samples: Split, config: FinetuneConfig) -> None:
@@ -32,17 +32,20 @@ class UnlabelledPool:
                 "second: oracle needs the true labels of the unlabelled samples, these have none"
             )
         self.samples, self._config = samples, config
-        self._labels: Tensor | None = None  # pseudo-labels, -1 where the model is not sure enough
-        self._places = torch.empty(0, dtype=torch.int64)  # of the samples that are filed
+        # Label of each sample, -1 if it is not filed; None before the first labelling.
+        self._labels: Tensor | None = None
+        # Indices of the filed samples.
+        self._places = torch.empty(0, dtype=torch.int64)
 
     def due(self, round_number: int) -> bool:
-        """Whether the samples are to be filed anew before this round, counted from 1."""
+        """True if the samples must be filed again before this round, counted from 1."""
         if self._labels is None:
             return True
+        # True labels do not change from round to round.
         return self._config.second == "pseudo" and (round_number - 1) % self._config.pseudo_every == 0
 
     def file(self, view: ClassifierView, world: World = ALONE) -> None:
-        """File every sample under its label of now; each rank of the world looks at its part of them."""
+        """File every sample under its current label; each rank of the world labels its part of them."""
         if self._config.second == "oracle":
             self._set(self.samples.labels)
             return
@@ -53,22 +56,25 @@ class UnlabelledPool:
 
     @property
     def used(self) -> int:
-        """Samples that are filed."""
+        """Number of samples that are filed."""
         return len(self._places)
 
     def sampler(self, first: Tensor, num_classes: int) -> PairSampler:
-        """Pairs of a labelled sample and a filed one."""
+        """Build a sampler of pairs of a labelled sample, with classes ``first``, and a filed one."""
+        # In the order of `_places`, because `batch` looks up there the indices that the sampler draws.
         labels = self._filed()
         return PairSampler(first, num_classes, labels[labels >= 0])
 
     def batch(self, index: Tensor) -> Tensor:
-        """Inputs of the filed samples at ``index``, as the sampler draws it."""
+        """Read the inputs of the filed samples at ``index``, which counts filed samples only."""
         return self.samples.batch(self._places[index.to(self._places.device)])
 
     def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint: the labels, between two labellings the only thing that cannot be recomputed."""
         return {"labels": self._labels}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from a :meth:`state_dict`."""
         labels = state["labels"]
         if labels is not None:
             self._set(labels.to(self.samples.labels.device))
@@ -79,5 +85,5 @@ class UnlabelledPool:
 
     def _filed(self) -> Tensor:
         if self._labels is None:
-            raise RuntimeError("file must be called first")
+            raise RuntimeError("no sample is filed yet; call file() before sampler()")
         return self._labels

@@ -1,4 +1,4 @@
-"""What a round of fine-tuning leaves behind."""
+"""Report of a round of fine-tuning."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from torch import Tensor
 
 
 class NonFinite(ArithmeticError):
-    """A loss, logit or gradient stopped being finite; the message says which."""
+    """A loss or logit is not finite; the message names it."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round estimated and did; matrices are on the CPU.
+    """Estimates and diagnostics of one round; matrices are on the CPU.
 
     Attributes:
-        number: from 1. steps: SGD steps done at its end.
+        number: number of the round, from 1.
+        steps: SGD steps done at its end.
         confusion: C of the feedback split at its start, shape (S, K), unsmoothed.
-        gain: G, shape (S, S); None where the policy does not read it.
-        policy: P, shape (S, S); None where no pair had positive gain.
-        multipliers: m, shape (S,), of worst-case objectives.
+        gain: G, shape (S, S); None if the policy does not read it.
+        policy: P, shape (S, S); None if no pair could be drawn.
+        multipliers: m of a worst-case objective, shape (S,); None for other objectives.
         scalars: loss (mean over the steps), temperature, policy_perplexity (exp(H(P))), positive_pairs, lr,
-            objective (psi of the averaged, smoothed C).
-        stop_reason: why the run ends here (``steps``, ``no_positive_gain``, ``gain_plateau``), None while it goes on.
+            objective (psi of the averaged, smoothed C), and further diagnostics by name.
+        stop_reason: reason for the run to end here (``steps``, ``no_positive_gain``, ``no_pseudo_labels`` or
+            ``gain_plateau``); None while the run continues.
     """
 
     number: int

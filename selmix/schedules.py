@@ -1,23 +1,25 @@
-"""Courses over the rounds or steps: of the policy's sharpness and of the learning rate."""
+"""Schedules over the steps of a run, for the policy's sharpness and for the learning rate."""
 
 from __future__ import annotations
 
 import math
 
-STEP_DROPS = 3  # `step` goes from the first to the last value in so many equal factors
+# Number of drops of a `step` schedule, all by the same factor.
+STEP_DROPS = 3
 
 
 def scheduled(kind: str, start: float, final: float, progress: float) -> float:
-    """Value of a schedule.
+    """Compute the value of a schedule.
 
     Args:
         kind: constant, linear, cosine, exponential or step.
-        start, final: first and last value, > 0 (``final`` is not read by constant).
+        start: first value, > 0.
+        final: last value, > 0 for exponential and step; not read by constant.
         progress: share of the run that is done, in [0, 1].
     Returns:
-        ``start`` at 0 and ``final`` at 1 (constant: ``start``).
+        ``start`` at 0 and ``final`` at 1; always ``start`` for constant.
     Raises:
-        ValueError: an unknown kind, or progress outside [0, 1].
+        ValueError: the kind is unknown, or progress lies outside [0, 1].
     """
     if not 0.0 <= progress <= 1.0:
         raise ValueError(f"progress must lie in [0, 1], got {progress}")
@@ -30,6 +32,7 @@ def scheduled(kind: str, start: float, final: float, progress: float) -> float:
     if kind == "exponential":
         return float(start * (final / start) ** progress)
     if kind == "step":
+        # Equal stages, one more than drops; at progress 1 the floor would be one beyond the last.
         stage = min(math.floor(progress * (STEP_DROPS + 1)), STEP_DROPS)
         return float(start * (final / start) ** (stage / STEP_DROPS))
     raise ValueError(f"schedule must be constant, linear, cosine, exponential or step, got {kind!r}")

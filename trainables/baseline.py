@@ -1,4 +1,4 @@
-"""One baseline from its task to plain files and figures: what a worker runs."""
+"""One baseline from its task to plain files and metrics, as a worker runs it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ from trainables.shared import Shared, keep_to_share
 
 @dataclass(frozen=True)
 class BaselineJob:
-    """One baseline of one objective, as a worker is handed it.
+    """Task of a worker: one baseline of one objective.
 
     Attributes:
-        name: of the baseline. objective: of the sweep.
-        config: the winner's flat settings. winner_weights: files of its replicates, seed by seed.
-        seeds: of the replicates. folder: where the files go.
+        name: of the baseline.
+        objective: of the sweep.
+        config: the winner's flat settings.
+        winner_weights: files of its replicates, seed by seed.
+        seeds: of the replicates.
+        folder: address of the folder for its files.
     """
 
     name: str
@@ -40,7 +43,7 @@ class BaselineJob:
     folder: str
 
     def parts(self) -> list[BaselineJob]:
-        """One for each seed, which may be fitted side by side, where the baseline runs once on each."""
+        """Jobs of one seed each, which may be fitted side by side, where the baseline is fitted seed by seed."""
         if not BASELINES[self.name].by_seed:
             return [self]
         return [
@@ -51,14 +54,20 @@ class BaselineJob:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Result of fitting, and when that began (milliseconds since the epoch)."""
+    """Result of fitting, and its start in milliseconds since the epoch."""
 
     result: BaselineResult
     started_ms: int
 
 
 def fit_baseline(shared: Shared, job: BaselineJob, gpu: float) -> Fitted:
-    """Fit a baseline, or one of its parts; ``gpu`` is what this worker was given."""
+    """Fit a baseline, or one of its parts.
+
+    Args:
+        shared: of the sweep.
+        job: the baseline, or a part of it.
+        gpu: GPUs of this worker, or its share of one.
+    """
     torch.set_num_threads(shared.threads)
     keep_to_share(gpu)
     started_ms = int(time.time() * 1000)
@@ -67,13 +76,19 @@ def fit_baseline(shared: Shared, job: BaselineJob, gpu: float) -> Fitted:
 
 @dataclass(frozen=True)
 class BaselineReport:
-    """What a baseline gave: the files lie where its job said.
+    """Metrics of a baseline; its files are in the folder of its job.
 
     Attributes:
-        select: metric -> value with its interval; over replicates their mean.
-        score: mean over its models. weights_digest: of all of them.
-        labels, cost_s, reference, note, rung, correction: see :class:`selmix.baselines.Baseline`.
-        seeds: that it ran on; empty where nothing is random.
+        select: metric -> value with its interval; with several models their mean.
+        score: mean over its models.
+        weights_digest: of all its models.
+        labels: see :class:`selmix.baselines.BaselineResult`.
+        cost_s: see :class:`selmix.baselines.BaselineResult`.
+        reference: see :class:`selmix.baselines.BaselineResult`.
+        note: see :class:`selmix.baselines.BaselineResult`.
+        rung: see :class:`selmix.baselines.Baseline`.
+        correction: see :class:`selmix.baselines.Baseline`.
+        seeds: of its models; empty where nothing is random.
         feasible: True if its mean meets the constraints of the search.
         started_ms: milliseconds since the epoch.
     """
@@ -93,7 +108,7 @@ class BaselineReport:
 
 
 def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> BaselineReport:
-    """Judge the models of a baseline on select and write each as ``weights-I.safetensors``, ``predictions-I.npz``.
+    """Evaluate the models of a baseline on select and write each as ``weights-I.safetensors``, ``predictions-I.npz``.
 
     Args:
         shared: of the sweep.
@@ -101,6 +116,7 @@ def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> BaselineR
         fits: of the job's parts, in order.
     """
     torch.set_num_threads(shared.threads)
+    # The winner's weights are needed to fit only, and are not fetched again.
     task, result = _task(shared, replace(job, winner_weights=[])), joined([fit.result for fit in fits])
     select, estimates, scores = task.data.select, [], []
     with written(shared.filesystem, job.folder) as home:
@@ -123,23 +139,25 @@ def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> BaselineR
         note=result.note,
         rung=BASELINES[job.name].rung,
         correction=BASELINES[job.name].correction,
-        seeds=list(job.seeds) if len(result.states) > 1 else [],
+        seeds=list(job.seeds) if BASELINES[job.name].by_seed else [],
         feasible=task.selection.violation(values) == 0.0,
+        # Parts may run side by side, and begin in any order.
         started_ms=min(fit.started_ms for fit in fits),
     )
 
 
 def _task(shared: Shared, job: BaselineJob) -> BaselineTask:
+    # Fetched copies are deleted when the block ends; by then the weights are in memory.
     with contextlib.ExitStack() as stack:
-        near = [stack.enter_context(fetched(shared.filesystem, path)) for path in job.winner_weights]
+        local_paths = [stack.enter_context(fetched(shared.filesystem, path)) for path in job.winner_weights]
         return BaselineTask(
             shared.on_device(), shared.bases[job.objective], job.objective, shared.rules[job.objective],
-            tuple(job.seeds), FinetuneConfig(**job.config), tuple(load_weights(path) for path in near),
+            tuple(job.seeds), FinetuneConfig(**job.config), tuple(load_weights(path) for path in local_paths),
         )  # fmt: skip
 
 
 def joint_digest(digests: Sequence[str]) -> str:
-    """The digest of one model, or one over those of several."""
+    """Digest of one model, or one digest over those of several."""
     if len(digests) == 1:
         return digests[0]
     return f"sha256:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"

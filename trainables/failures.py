@@ -1,11 +1,11 @@
-"""Failures of the ranks of a trial. Imports no Ray, so that whoever sorts failures needs none."""
+"""Failures of the ranks of a trial. Imports no Ray, so that code that sorts failures needs none."""
 
 from __future__ import annotations
 
 
 class RankFailed(RuntimeError):
-    """A rank of a trial died or raised; the message says which, and of what."""
+    """A rank of a trial died or raised; the message names the rank and the cause."""
 
 
 class RankLost(RankFailed):
-    """A rank died under its trial, which can resume elsewhere."""
+    """A rank died with its process or node; the trial can resume elsewhere."""

@@ -1,4 +1,4 @@
-"""The Tune trainable around one fine-tuning run: one ``step()`` is one round."""
+"""Tune trainable around one fine-tuning run: one ``step()`` is one round."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ from trainables.shared import Shared
 
 
 class FinetuneTrainable(tune.Trainable):
-    """Runs ``config["config"]`` under ``config["objective"]`` from ``config["seed"]``.
+    """Fine-tuning of ``config["config"]`` under ``config["objective"]`` from ``config["seed"]``.
 
-    ``config`` holds ``trial_id`` (ours), ``takes`` (``cpu`` and ``gpu`` of a worker, where that is not what all runs
-    take) and what :meth:`trainables.host.RunHost.start` takes. The run is in this process where ``shared`` is given,
-    and on the workers of ``ranks`` otherwise; both are used again from run to run that takes the same.
+    ``config`` holds the sweep's own ``trial_id``, ``takes`` (``cpu`` and ``gpu`` of a worker, where they differ from
+    those of all runs) and the keys of :meth:`trainables.host.RunHost.start`. The run is in this process where
+    ``shared`` is given, and on the workers of ``ranks`` otherwise; both are reused by runs that take the same.
     """
 
     def setup(
         self, config: dict[str, Any], shared: Shared | None = None, ranks: RankPlan | None = None
     ) -> None:
+        """Start the first run.
+
+        Args:
+            config: see the class.
+            shared: of the sweep, for runs in this process.
+            ranks: of a trial, for runs on several workers.
+        Raises:
+            ValueError: neither ``shared`` nor ``ranks``.
+        """
         takes = config.get("takes") or {}
         if ranks is not None:
             self._host: RunHost | RankGroup = RankGroup(replace(ranks, **takes))
@@ -33,8 +42,9 @@ class FinetuneTrainable(tune.Trainable):
         self._host.start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Start another run in the same processes: nothing of the last one is kept but the data."""
+        """Start another run in the same processes; only the data of the last one are kept."""
         self._host.start(new_config)
+        # Tune fails a trial on a reused actor that does not confirm its reset.
         return True
 
     def step(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs in this process, one after the other: what a trial does, whoever asks for it."""
+"""Runs in this process, one after the other, for Tune, for a rank, or for a sweep without Ray."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from trainables.shared import Shared, keep_to_share
 
 
 class RunHost:
-    """Holds the data of a sweep, and one run at a time.
+    """Host of one run at a time, with the data of a sweep.
 
     Args:
-        world: the ranks that train together; the first one saves. gpu: of this worker, where not that of ``shared``.
+        shared: of the sweep.
+        world: ranks that train together; the first one saves.
+        gpu: of this worker; with None that of ``shared``.
     """
 
     def __init__(self, shared: Shared, world: World = ALONE, gpu: float | None = None) -> None:
@@ -29,12 +31,13 @@ class RunHost:
         self._shared, self._data, self._world = shared, shared.on_device(), world
 
     def start(self, config: dict[str, Any]) -> None:
-        """Begin a run, or go on with one: nothing of the last one is kept but the data.
+        """Start or resume a run; only the data of the last one are kept.
 
         Args:
-            config: ``objective``, ``seed``, ``config`` (the flat settings) and, for a run that goes on,
-                ``resume_from`` (a checkpoint folder).
+            config: ``objective``, ``seed``, ``config`` (the flat settings) and, for a run that is resumed,
+                ``resume_from`` (the address of a checkpoint folder).
         """
+        # The number of threads decides bits, so every run sets it.
         torch.set_num_threads(self._shared.threads)
         objective = config["objective"]
         self._run = Run(
@@ -48,11 +51,18 @@ class RunHost:
                 self.load(str(folder))
 
     def step(self) -> dict[str, Any]:
-        """One round, and what Tune is told of it."""
+        """Run one round.
+
+        Returns:
+            Its report for Tune and the recorder; ``row`` is None where a value that is not finite ended the run.
+        Raises:
+            FloatingPointError: the start model is not finite.
+        """
         started = time.perf_counter()
         report = self._run.step()
         self._cost_s += time.perf_counter() - started
         best = self._run.best
+        # The start model is evaluated first, so that a run without any score failed on it.
         if best is None:
             raise FloatingPointError(f"the start model is not finite ({self._run.stop_reason})")
         finished = self._run.finished
@@ -66,29 +76,31 @@ class RunHost:
             "failed": self._run.failed,
             "finished": finished,
             "cost_s": self._cost_s,
+            # Keys of Tune: the first ends the trial, the second saves it.
             "done": finished,
             "should_checkpoint": finished or due,
         }  # fmt: skip
 
     def save(self, checkpoint: str) -> None:
-        """Write what :meth:`load` needs, and the outcome of a run that is finished."""
+        """Write the state for :meth:`load`, and the outcome of a finished run."""
         folder = Path(checkpoint)
         self._run.save(folder)
         if self._run.finished:
             write_outcome(folder, self._run)
+        # Last, and read by the driver: a finished run has its outcome beside it.
         (folder / "trial.json").write_text(
             json.dumps({"cost_s": self._cost_s, "finished": self._run.finished})
         )
         self._saved_at = time.monotonic()
 
     def load(self, checkpoint: str) -> None:
-        """Go on from :meth:`save`."""
+        """Resume from :meth:`save`."""
         folder = Path(checkpoint)
         self._run.load(folder)
         self._cost_s = float(json.loads((folder / "trial.json").read_text())["cost_s"])
 
     def close(self) -> None:
-        """Nothing outlives this process."""
+        """Do nothing: a run in this process holds nothing that outlives it."""
 
 
 def _row(report: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Report of a node of a cluster: a Ray task pinned to it. Imports neither torch nor what trains."""
+"""Report of a node of a cluster, from a Ray task pinned to it. Imports neither torch nor training code."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("ray", "torch", "numpy", "scipy", "scikit-learn")
-"""Whose versions must agree: what travels between nodes, and what decides bits."""
+"""Packages whose versions must agree, as their objects travel between nodes or they decide bits."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Question to a node.
+    """Request to a node.
 
     Attributes:
-        runs: the runs folder by its absolute path, or an address in ``filesystem``.
-        filesystem: pyarrow's, of an object store; None: ``runs`` is a path.
-        written: name of the file in it that the driver wrote. token: its content.
+        runs: absolute path of the runs folder, or its address in ``filesystem``.
+        filesystem: pyarrow's, of an object store; with None ``runs`` is a path.
+        written: name of the driver's file in the runs folder.
+        token: content of that file.
         paths: files or folders that trials read.
     """
 
@@ -35,7 +36,14 @@ class Probe:
 
 @dataclass(frozen=True)
 class NodeKind:
-    """Nodes of one type that an autoscaler may start, ``most`` of them."""
+    """Nodes of one type that an autoscaler may start.
+
+    Attributes:
+        name: of the type.
+        cpus: of a node.
+        gpus: of a node.
+        most: maximum number of nodes.
+    """
 
     name: str
     cpus: float
@@ -48,8 +56,9 @@ class AutoscalerConfig:
     """Limits of an autoscaler.
 
     Attributes:
-        kinds: of nodes that it may start. most: nodes of all together.
-        unknown: why the limits cannot be read; None where they were.
+        kinds: types of nodes that it may start.
+        most: maximum number of nodes of all types together.
+        unknown: reason why the limits cannot be read; None where they were.
     """
 
     kinds: tuple[NodeKind, ...] = ()
@@ -59,14 +68,15 @@ class AutoscalerConfig:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """Answer of a node.
+    """Report of a node.
 
     Attributes:
         versions: of Python, selmix and PACKAGES.
-        runs: why the runs folder could not be used; None where it could.
+        runs: reason why the runs folder could not be used; None where it could.
         missing: paths that trials read and that are not there.
         free_bytes: of the runs folder; None in an object store, or where there is no such folder.
-        scratch: Ray's folder. scratch_share: of its disk that is used; None where there is none.
+        scratch: Ray's folder; None where there is none.
+        scratch_share: used share of its disk; None where there is no such folder.
         autoscaler: limits of the one that runs on this node; None where there is none.
         time_s: this node's clock, read last.
     """
@@ -82,7 +92,7 @@ class NodeReport:
 
 
 def node_report(probe: Probe) -> NodeReport:
-    """Everything that a driver asks of a node."""
+    """Collect the report of this node for the driver."""
     folder, share = scratch()
     return NodeReport(
         versions=versions(),
@@ -92,6 +102,7 @@ def node_report(probe: Probe) -> NodeReport:
         scratch=folder,
         scratch_share=share,
         autoscaler=autoscaler_config(),
+        # Last, as the rest takes time and the driver compares clocks.
         time_s=time.time(),
     )
 
@@ -113,7 +124,8 @@ def _version(package: str) -> str | None:
 
 
 def storage_problem(probe: Probe) -> str | None:
-    """The reason why a worker here could not use the runs folder; None where it sees, writes, reads and deletes."""
+    """Reason why a worker here could not use the runs folder; None where it can see, write, read and delete."""
+    # A name of its own: all nodes are probed in one folder.
     own = f"{probe.written}-{platform.node()}-{os.getpid()}"
     try:
         if _read(probe, probe.written) != probe.token.encode():
@@ -153,16 +165,17 @@ def _delete(probe: Probe, name: str) -> None:
 
 
 def free_bytes(probe: Probe) -> int | None:
-    """Free in the runs folder; None in an object store, or where the folder is not there."""
+    """Free bytes of the runs folder; None in an object store, or where the folder is not there."""
     if probe.filesystem is not None or not Path(probe.runs).is_dir():
         return None
     return shutil.disk_usage(probe.runs).free
 
 
 def scratch() -> tuple[str | None, float | None]:
-    """The folder where Ray keeps packages, logs and what spills from memory, and how much of its disk is used."""
+    """Folder of Ray's packages, logs and spilled objects, and the used share of its disk."""
     import ray
 
+    # Ray has no public call for its session folder.
     node = ray._private.worker._global_node
     folder = node.get_session_dir_path() if node is not None else None
     if folder is None or not Path(folder).is_dir():
@@ -174,8 +187,8 @@ def scratch() -> tuple[str | None, float | None]:
 def autoscaler_config() -> AutoscalerConfig | None:
     """Limits of the autoscaler that runs on this node; None where it has none.
 
-    Ray keeps that in no place that a driver can ask: it is in the file that the monitor was started with (``ray up``,
-    ``ray start --autoscaling-config``). KubeRay's autoscaler is a container of its own.
+    A driver cannot query them: they are in the file that Ray's monitor was started with (``ray up``, ``ray start
+    --autoscaling-config``). KubeRay's autoscaler is a container of its own.
     """
     import ray
 
@@ -183,26 +196,30 @@ def autoscaler_config() -> AutoscalerConfig | None:
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             arguments = command.read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process ended meanwhile
             continue
+        # A machine may run several clusters; the processes of this one name its address.
         if f"--gcs-address={cluster}" not in arguments:
             continue
         for argument in arguments:
             if argument.startswith("--autoscaling-config="):
                 return read_autoscaler_config(Path(argument.partition("=")[2]).expanduser())
+    # Its limits lie in another container; only that they exist is known here.
     if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE") == "1":
         return AutoscalerConfig(unknown="KubeRay")
     return None
 
 
 def read_autoscaler_config(path: Path) -> AutoscalerConfig:
-    """Limits in a file of Ray's cluster launcher."""
+    """Read the limits in a file of Ray's cluster launcher; one that cannot be read leaves them unknown."""
     import yaml
 
     try:
         config = yaml.safe_load(path.read_text())
         head, types = config.get("head_node_type"), config["available_node_types"]
+        # As the launcher's defaults for the large clouds.
         most = int(config.get("max_workers", 2))
+        # Without its resources a type of node cannot be compared with a trial.
         kinds = tuple(
             NodeKind(
                 name, float(kind["resources"].get("CPU", 0)), float(kind["resources"].get("GPU", 0)),

@@ -1,4 +1,4 @@
-"""What a finished run leaves behind as plain files: chosen weights, predictions on select, and its figures."""
+"""Outcome of a finished run as plain files: chosen weights, predictions on select, and metrics."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from selmix.weights import save_weights, state_digest
 
 WEIGHTS = "weights.safetensors"
 PREDICTIONS = "predictions.npz"
-ROUNDS = "rounds.parquet"
-FIGURES = "figures.json"
+# The driver reads this file by its name, from a checkpoint of any age.
+OUTCOME = "figures.json"
 
 
 def write_outcome(folder: Path, run: Run) -> None:
-    """Write the chosen round of a finished run: weights, predictions on select, and their figures.
+    """Write the chosen round of a finished run: weights, predictions on select, and their metrics.
 
     Raises:
         RuntimeError: the run has no evaluated round.
@@ -31,21 +31,22 @@ def write_outcome(folder: Path, run: Run) -> None:
         raise RuntimeError("the run has no evaluated round; step it first")
     save_weights(folder / WEIGHTS, best.state)
     write_predictions(folder / PREDICTIONS, best.predictions)
-    figures = figures_of(best.predictions, run.metric_context) | {
+    outcome = select_metrics(best.predictions, run.metric_context) | {
         "weights_digest": state_digest(best.state), "round": best.round, "steps": best.steps, "score": best.score,
         "feasible": best.feasible, "stop_reason": run.stop_reason, "failed": run.failed,
     }  # fmt: skip
-    (folder / FIGURES).write_text(json.dumps(figures))
+    (folder / OUTCOME).write_text(json.dumps(outcome))
 
 
-def figures_of(predictions: Predictions, context: MetricContext) -> dict[str, Any]:
-    """Metric -> value with its interval, as plain numbers under ``select``."""
+def select_metrics(predictions: Predictions, context: MetricContext) -> dict[str, Any]:
+    """Metrics with their intervals, as plain numbers under ``select``."""
     return {
         "select": {key: asdict(estimate) for key, estimate in all_intervals(predictions, context).items()}
     }
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Labels, predicted classes, confidences and groups as one compressed numpy archive."""
+    """Write labels, predicted classes, confidences and groups as one compressed numpy archive."""
+    # Data without groups have no such array.
     arrays = {name: tensor.cpu().numpy() for name, tensor in vars(predictions).items() if tensor is not None}
     np.savez_compressed(path, **arrays)

@@ -1,6 +1,6 @@
-"""The ranks of a trial on several workers: actors in the trial's own placement group, one bundle each.
+"""Ranks of a trial on several workers: actors in the trial's own placement group, one bundle each.
 
-The actor that Tune knows takes no part in the training: it steps all ranks at once and waits for whichever speaks
+The actor that Tune knows takes no part in the training: it steps all ranks at once and waits for whichever is done
 first, so that a rank that dies is noticed while the others still wait for it in a collective.
 """
 
@@ -19,16 +19,20 @@ from trainables.failures import RankFailed, RankLost
 from trainables.host import RunHost
 from trainables.shared import Shared, device_of
 
-_GRACE_S = 3.0  # in which a rank that died is known to Ray, after the others lost their connection to it
+# Time in which Ray learns of a rank that died, after the others lost their connection to it.
+_GRACE_S = 3.0
 
 
 @dataclass(frozen=True)
 class RankPlan:
-    """How a trial is spread.
+    """Plan of the ranks of a trial.
 
     Attributes:
-        shared: a :class:`trainables.shared.Shared` in the object store. workers: ranks of a trial.
-        cpu, gpu: of a rank. timeout_s: how long a rank waits for one that hangs.
+        shared: a :class:`trainables.shared.Shared` in the object store.
+        workers: ranks of a trial.
+        cpu: of a rank.
+        gpu: of a rank.
+        timeout_s: time that a rank waits for one that hangs.
     """
 
     shared: ray.ObjectRef[Shared]
@@ -49,13 +53,13 @@ class Rank:
         return f"process {os.getpid()} on {_node_address()}"
 
     def listen(self) -> tuple[str, int]:
-        """Where the others find rank 0."""
+        """Open the store of rank 0; its address and port for the other ranks."""
         address = _node_address()
         self._store = listening_store(address, self._plan.workers, self._plan.timeout_s)
         return address, self._store.port
 
     def join(self, address: str, port: int) -> None:
-        """Meet the other ranks, and read the data."""
+        """Join the other ranks, and read the data."""
         plan, first = self._plan, self._rank == 0
         store = self._store if first else store_at(address, port, plan.workers, plan.timeout_s)
         world = join_world(
@@ -67,8 +71,9 @@ class Rank:
         self._host.start(config)
 
     def step(self) -> dict[str, Any] | None:
-        """A round with the others; rank 0 reports it."""
+        """Run a round with the other ranks; rank 0 reports it."""
         report = self._host.step()
+        # One report is enough to send: all ranks compute the same.
         return report if self._rank == 0 else None
 
     def save(self, checkpoint: str) -> None:
@@ -81,7 +86,7 @@ class Rank:
 class RankGroup:
     """All ranks of a trial as one; used like a :class:`trainables.host.RunHost`.
 
-    Made inside the actor of a trial, whose placement group has one bundle a rank. Any failure of a rank ends all.
+    Made inside the actor of a trial, whose placement group has one bundle per rank. Any failure of a rank ends all.
     """
 
     def __init__(self, plan: RankPlan) -> None:
@@ -89,6 +94,7 @@ class RankGroup:
         if group is None:
             raise RuntimeError("the ranks of a trial need its placement group; start it by Tune")
         actor: Any = ray.remote(Rank)
+        # No restarts: a rank cannot rejoin a process group, the trial resumes as a whole.
         self._actors: list[Any] = [
             actor.options(
                 num_cpus=plan.cpu, num_gpus=plan.gpu, max_restarts=0,
@@ -96,6 +102,7 @@ class RankGroup:
             ).remote(rank, plan)
             for rank in range(plan.workers)
         ]  # fmt: skip
+        # Empty at first, as the first call may fail already.
         self._places = ["" for _ in self._actors]
         self._places = self._all("whereabouts")
         address, port = self._first("listen")
@@ -129,26 +136,34 @@ class RankGroup:
         )
 
     def _results(self, waiting: dict[Any, int]) -> list[Any]:
-        """What the ranks answer, by rank.
+        """Results of the ranks, in the order of the ranks.
 
+        Args:
+            waiting: reference -> rank.
         Raises:
             RankFailed: as soon as one of them fails; the others are ended.
         """
-        answers: dict[int, Any] = {}
+        results: dict[int, Any] = {}
         while waiting:
             (reference, *_), _ = ray.wait(list(waiting))
             rank = waiting.pop(reference)
             try:
-                answers[rank] = ray.get(reference)
+                results[rank] = ray.get(reference)
             except ray.exceptions.RayError as error:
                 failed = self._cause(rank, error, waiting)
                 self.close()
-                # Nothing but the message: Tune takes an error that comes of a dead actor for its own one's death.
+                # Without its cause: Tune would take the error of a dead rank for the death of its own actor.
                 raise failed from None
-        return [answers[rank] for rank in sorted(answers)]
+        return [results[rank] for rank in sorted(results)]
 
     def _cause(self, rank: int, error: Exception, waiting: dict[Any, int]) -> RankFailed:
-        """Whose fault it was: where a rank died, the others only lost their connection to it."""
+        """Failure of the rank at fault: where one died, the others only lost their connection to it.
+
+        Args:
+            rank: the first to fail.
+            error: of that rank.
+            waiting: reference -> rank, of those that have not returned.
+        """
         ready, _ = (
             ray.wait(list(waiting), num_returns=len(waiting), timeout=_GRACE_S) if waiting else ([], [])
         )

@@ -1,4 +1,4 @@
-"""Folders and files that workers share: on a path that all of them see, or in an object store."""
+"""Folders and files that workers share, on a common path or in an object store."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 @contextlib.contextmanager
 def fetched(filesystem: Any, address: str) -> Iterator[Path]:
-    """A file or folder as a local path while it is read.
+    """Fetch a file or folder to a local path for the duration of the block.
 
     Args:
-        filesystem: pyarrow's; None: ``address`` is a local path already.
+        filesystem: pyarrow's; with None ``address`` is a local path already.
+        address: of the file or folder.
     """
     if filesystem is None:
         yield Path(address)
@@ -22,6 +23,7 @@ def fetched(filesystem: Any, address: str) -> Iterator[Path]:
     from pyarrow.fs import copy_files
 
     with tempfile.TemporaryDirectory(prefix="selmix-") as scratch:
+        # Under its own name: weights are read by the suffix of their file.
         local = Path(scratch) / address.rpartition("/")[2]
         copy_files(address, str(local), source_filesystem=filesystem)
         yield local
@@ -29,7 +31,7 @@ def fetched(filesystem: Any, address: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def written(filesystem: Any, address: str) -> Iterator[Path]:
-    """A folder to write files to; they are at ``address`` once the block has ended without an error."""
+    """Folder to write files to; they are at ``address`` once the block has ended without an error."""
     if filesystem is None:
         Path(address).mkdir(parents=True, exist_ok=True)
         yield Path(address)

@@ -1,4 +1,4 @@
-"""What every trial of a sweep reads from the object store."""
+"""Values that every trial of a sweep reads from the object store."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ FAKE_GPUS = "SELMIX_FAKE_GPUS"
 
 @dataclass(frozen=True)
 class Shared:
-    """What every trial of a sweep reads from the object store.
+    """Values that every trial of a sweep reads from the object store.
 
     Attributes:
         data: train, feedback and select, on the CPU, or the file where they are staged; never the test split.
-        bases: objective -> the start models. rules: objective -> how its rounds are ranked.
+        bases: objective -> the start models.
+        rules: objective -> the rule that ranks its rounds.
         threads: torch threads of a trial's worker; one and two give different bits.
-        gpu: of a worker; 0: on the CPU. Others run on the first GPU they see, a share below 1 keeps to its memory.
-        filesystem: pyarrow's, where checkpoints and baselines lie; None: this machine's.
-        checkpoint_every_s: least time between two checkpoints of a trial that goes on.
+        gpu: of a worker; with 0 it runs on the CPU, otherwise on the first GPU that it sees, and a share below 1 keeps
+            to its memory.
+        filesystem: pyarrow's, of checkpoints and baselines; None for that of this machine.
+        checkpoint_every_s: minimum time between two checkpoints of a trial that has not finished.
     """
 
     data: SweepData | StagedData
@@ -42,25 +44,26 @@ class Shared:
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
 
     def on_device(self) -> SweepData:
-        """The data where trials run.
+        """Load the data onto the device of the trials.
 
         Raises:
-            RuntimeError: staged data that arrived differ from those that were staged.
+            RuntimeError: a copy of staged data differs from the data that were staged.
         """
         data = self.data.opened(self.filesystem) if isinstance(self.data, StagedData) else self.data
         return data.to(device_of(self.gpu))
 
 
 def device_of(gpu: float) -> torch.device:
-    """Where a worker trains that was given ``gpu`` of a GPU.
+    """Device of a worker that has ``gpu`` of a GPU.
 
     Raises:
-        RuntimeError: torch sees none; a run must not fall back to the CPU in silence.
+        RuntimeError: torch sees no GPU; a run must not fall back to the CPU in silence.
     """
     if not gpu:
         return torch.device("cpu")
     if torch.cuda.is_available():
         return torch.device("cuda")
+    # After CUDA: the variable must not keep a real GPU idle.
     if os.environ.get(FAKE_GPUS) == "1":
         return torch.device("cpu")
     raise RuntimeError(
@@ -70,9 +73,10 @@ def device_of(gpu: float) -> torch.device:
 
 
 def keep_to_share(gpu: float) -> None:
-    """Let this process take its share of the GPU's memory and no more: it runs out alone, and not its neighbours.
+    """Limit this process to its share of the GPU's memory, so that others on that GPU do not run out with it.
 
-    The CUDA context, some 0.4 GB, is beside that: torch limits what its own allocator takes.
+    The CUDA context, some 0.4 GB, comes on top: torch limits its own allocator only.
     """
+    # A worker may have several GPUs, but a fraction of one cannot exceed 1.
     if device_of(gpu).type == "cuda":
         torch.cuda.set_per_process_memory_fraction(min(1.0, gpu))

@@ -13,6 +13,7 @@ from selmix.data.splits import SweepData
 from selmix.data.stored import load_data
 from selmix.files import written_aside
 
+# Bytes read at a time: the file may exceed the memory of a node.
 _BLOCK = 1 << 22
 
 
@@ -21,8 +22,9 @@ class StagedData:
     """A file of :func:`selmix.data.stored.save_data`.
 
     Attributes:
-        address: a path, or an address in an object store. digest: ``sha256:...`` of the file.
-        copied: whether nodes copy it to their own disks; otherwise it is mapped where it lies.
+        address: a path, or an address in an object store.
+        digest: ``sha256:...`` of the file.
+        copied: True if nodes copy it to their own disks; otherwise it is mapped where it lies.
     """
 
     address: str
@@ -30,22 +32,24 @@ class StagedData:
     copied: bool
 
     def opened(self, filesystem: Any, scratch: Path | None = None) -> SweepData:
-        """The data, from this node's copy.
+        """Load the data from this node's copy.
 
         Args:
-            filesystem: pyarrow's; None: ``address`` is a path. scratch: for the copy; None: Ray's session.
+            filesystem: pyarrow's; with None ``address`` is a path.
+            scratch: folder for the copy; with None that of Ray's session.
         Raises:
-            RuntimeError: what arrived is not what was staged.
+            RuntimeError: the copy differs from the file that was staged.
         """
         if not self.copied:
             return load_data(Path(self.address))
         folder = (scratch or _session_folder()) / "selmix-data"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / self.digest.removeprefix("sha256:")
-        with (folder / f"{path.name}.lock").open(
-            "w"
-        ) as lock:  # given back when its holder ends, however it ends
+        # The workers of a node start at once, and one of them copies. The kernel releases the lock however its holder
+        # ends.
+        with (folder / f"{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            # Renamed into place after a check of its digest, so that a file that is there is whole.
             if not path.is_file():
                 self._copy(filesystem, path)
         return load_data(path)
@@ -57,10 +61,11 @@ class StagedData:
                 for block in _blocks(filesystem, self.address):
                     total.update(block)
                     file.write(block)
-            found = f"sha256:{total.hexdigest()}"
-            if found != self.digest:
+            digest = f"sha256:{total.hexdigest()}"
+            # Within the block, so that a wrong copy is never renamed into place.
+            if digest != self.digest:
                 raise RuntimeError(
-                    f"{self.address}: the data staged for this sweep must be {self.digest[:19]}, got {found[:19]}; "
+                    f"{self.address}: the data staged for this sweep must be {self.digest[:19]}, got {digest[:19]}; "
                     "launch again to stage them anew"
                 )
 
@@ -72,10 +77,13 @@ def _blocks(filesystem: Any, address: str) -> Iterator[bytes]:
 
 
 def _session_folder() -> Path:
-    """Of the Ray node that this process is a worker of: on the node's own disk, and gone with the cluster."""
+    """Session folder of the Ray node of this worker: on the node's own disk, and gone with the cluster."""
     import ray
 
+    # Ray has no public call for its session folder.
     node = ray._private.worker._global_node
     if node is None:
-        raise RuntimeError("this process is no worker of Ray: say where the copy is to lie")
+        raise RuntimeError(
+            "staged data: this process must be a worker of Ray, it is none; pass a scratch folder"
+        )
     return Path(node.get_session_dir_path())

@@ -1,1 +1,1 @@
-"""The command line: arguments only."""
+"""Command line: parses arguments and calls the verbs."""

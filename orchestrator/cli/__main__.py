@@ -1,4 +1,4 @@
-"""``python -m orchestrator.cli``: the command line of an installation without scripts."""
+"""``python -m orchestrator.cli``: command line of an installation without scripts."""
 
 from __future__ import annotations
 

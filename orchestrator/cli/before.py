@@ -1,4 +1,4 @@
-"""The verbs that come before a sweep, and those on a table alone; heavy imports inside the verb that needs them."""
+"""Verbs before a sweep, and those on a table alone; each imports what it needs itself, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def validate(options: argparse.Namespace) -> int:
         from orchestrator.verbs.validate import validate_document, validation_text
 
     document = validate_document(load_spec(options.file, options.overrides), options.file)
+    # On stderr, so that stdout has the one line or document that a script reads.
     for warning in document.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     emit(options, document, validation_text)
@@ -40,6 +41,7 @@ def data(options: argparse.Namespace) -> int:
     if options.action == "prepare" and (archive := prepare_data(spec)) is not None:
         sys.stderr.write(f"extracted {archive}\n")
     document = data_document(spec)
+    # Printed first: the counts help to understand the problems.
     emit(options, document, data_text)
     fail_on_problems(document)
     return 0
@@ -73,11 +75,13 @@ def doctor(options: argparse.Namespace) -> int:
 
     spec = None if options.file is None else load_spec(options.file, options.overrides)
     cluster = Cluster(driver_address(options.address, os.environ))
+    # Nodes of a cluster are checked with the code that a launch would send them.
     if not cluster.is_private:
         content = b"" if options.file is None else options.file.read_bytes()
         package = sweep_package(content, () if spec is None else references_in(spec.resolved()))
         cluster = Cluster(cluster.address, package)
     document = doctor_document(spec, options.runs, cluster, Patience(options.nodes, options.wait))
+    # Printed before the problems are raised: what is there is worth seeing, too.
     emit(options, document, doctor_text)
     raise_all(document.problems)
     return 0

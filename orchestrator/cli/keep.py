@@ -1,4 +1,4 @@
-"""The verbs that keep results and repeat them; heavy imports inside the verb that needs them."""
+"""Verbs that keep results and reproduce them; each imports what it needs itself, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def reproduce(options: argparse.Namespace) -> int:
 
     document = reproduce_pin(options.pins, options.name, options.runs)
     emit(options, document, reproduction_text)
+    # On stderr too: with --json, stdout alone would leave a failure in a log unexplained.
     for problem in document.problems:
         sys.stderr.write(f"selmix: {options.name}: {problem}\n")
     return document.exit_code

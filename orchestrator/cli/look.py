@@ -1,4 +1,4 @@
-"""The verbs that look at sweeps; heavy imports inside the verb that needs them."""
+"""Verbs that show sweeps; each imports what it needs itself, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.errors import UsageError
 def cp(options: argparse.Namespace) -> int:
     from orchestrator.verbs.recipes import copy_recipe
 
-    out(str(copy_recipe(options.recipe, options.folder)))
+    out(str(copy_recipe(options.recipe, options.folder, options.objective)))
     return 0
 
 
@@ -46,12 +46,15 @@ def logs(options: argparse.Namespace) -> int:
     folder = RunFolder.open(options.runs, options.sweep)
     if options.follow:
         if options.json:
-            raise UsageError("logs: --follow continues, --json prints one document; give one of them")
+            raise UsageError(
+                "logs: --follow prints until the sweep ends, --json one document; choose one of them"
+            )
         for piece in follow(folder, log_of(folder, options.trial)):
             out(piece)
+            # A pipe is buffered in blocks: without this a reader would wait for some kilobytes of log.
             sys.stdout.flush()
         return 0
-    # A log keeps its lines: what a trial printed is not ours to wrap.
+    # A log keeps its lines: the output of a trial is not wrapped to the terminal.
     emit(options, logs_document(folder, options.trial), lambda document, _width: "\n".join(document.lines))
     return 0
 

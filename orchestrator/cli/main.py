@@ -1,4 +1,4 @@
-"""The command line: its verbs, its help page, and the exit codes of errors.
+"""Command line: verbs, help page, and exit codes of errors.
 
 stdout carries results only; progress and errors go to stderr. Flags and overrides may come in any order.
 """
@@ -24,34 +24,35 @@ usage: selmix VERB [ARGUMENTS] [--help]
 Name the metric that matters and the checkpoint you have; get back the fine-tuned model that is best for it.
 
   selmix launch sweeps/digits_min_recall.yaml            run a sweep, or resume it
-  selmix show digits_min_recall                          what won, by how much, against what
+  selmix show digits_min_recall                          the winner, and how it compares with the baselines
 
-at once      evaluate TABLE   a metric from labels and scores alone: value, interval, is it resolved
+no sweep     evaluate TABLE   a metric from labels and scores alone, and whether the samples suffice for it
 before       validate FILE    check a sweep file, all problems at once
-             data check FILE  counts by class and split, digests, what is wrong
+             data check FILE  counts by class and split, digests, problems
              data prepare FILE  extract the official archive that you have, then check
-             plan FILE        trials, time and disk it will take; touches nothing
-             diagnose FILE    does the gain predict real steps on these data? heat maps of C, G and P
-             doctor [FILE]    is everything there, on this machine or on every node of a cluster?
-run          pretrain FILE    train a base model by the file's recipe; again: resume
-             launch FILE      run the sweep; again: resume it. --address, --submit: on a cluster;
+             plan FILE        estimate trials, time and disk; writes nothing
+             diagnose FILE    does the predicted gain match real training steps on these data?
+             doctor [FILE]    check this machine, or every node of a cluster, for what a sweep needs
+run          pretrain FILE    train a base model by the file's recipe, or resume it
+             launch FILE      run the sweep, or resume it. --address, --submit: on a cluster;
                              --in-process: without Ray
              stop SWEEP       stop it, wherever it runs
-look         ls               the sweeps of a runs folder; ls --recipes: sweep files to begin with
-             cp RECIPE        write one of these here
+inspect      ls               list the sweeps of a runs folder; ls --recipes: sweep files to start from
+             cp RECIPE        copy one of these here
              show SWEEP       result of a sweep
-             logs SWEEP       what its driver said, or one trial; --follow
-             ui               open MLflow on the right store
+             logs SWEEP       log of its driver, or of one trial; --follow
+             ui               open MLflow on the store of these sweeps
 keep         pin SWEEP        write the winner's lock file; opens the test split
-             pins             the pins of a folder
+             pins             list the pins of a folder
              reproduce NAME   train again from a pin and compare number by number
 
 FILE may be followed by overrides: selmix launch FILE search.num_trials=8 parameters.lr.max=0.05
-exit codes: 0 fine, 2 usage, 3 invalid sweep file, 4 preflight failed, 5 too many failed trials, 6 no feasible
-trial, 7 not reproduced, 8 no such sweep or pin, 130/143 after a clean drain
+exit codes: 0 success, 2 usage, 3 invalid sweep file, 4 preflight check failed, 5 too many failed trials,
+6 no feasible trial, 7 not reproduced, 8 no such sweep or pin, 130/143 stopped by a signal, resumable
 """
 
 
+# Functions that make a parser, and not parsers: only that of the requested verb is built.
 VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
     "evaluate": (options.evaluate, before.evaluate),
     "validate": (options.validate, before.validate),
@@ -74,7 +75,7 @@ VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code."""
+    """Run one verb and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         sys.stdout.write(USAGE)
@@ -88,13 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in VERBS:
         sys.stderr.write(f"selmix: unknown verb {name!r}; {closest(name, VERBS)}\n")
         return 2
-    # As `python -m` would have it: functions of the user's own lie beside the sweep file's folder or in it.
+    # As with `python -m`: a sweep file may name functions of the user's own, in modules of the working folder.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     parser, verb = VERBS[name]
+    # Intermixed, because overrides may stand between flags. argparse prints its own message before it exits.
     try:
         parsed = parser().parse_intermixed_args(rest)
-    except SystemExit as stop:  # argparse has said why
+    except SystemExit as stop:
         return int(stop.code or 0)
     return _guarded(verb, parsed)
 
@@ -104,6 +106,7 @@ def _guarded(verb: Verb, parsed: argparse.Namespace) -> int:
         if "runs" in parsed:
             from orchestrator.records.synced_folder import open_store
 
+            # The text too: a driver that is submitted to a cluster opens the folder there.
             parsed.runs_text, parsed.runs = parsed.runs, open_store(parsed.runs)
         return verb(parsed)
     except SelmixError as error:
@@ -113,6 +116,7 @@ def _guarded(verb: Verb, parsed: argparse.Namespace) -> int:
         sys.stderr.write("selmix: interrupted\n")
         return stop.exit_code if isinstance(stop, Stopped) else 130
     except BrokenPipeError:
-        # The reader of our output went away (`selmix show x | head`): not our error.
+        # The reader of the output ended first, as in `selmix show x | head`: no error. Python would complain at its
+        # exit that it cannot flush stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -1,4 +1,4 @@
-"""What verbs print: stdout carries results only."""
+"""Output of the verbs: stdout carries results only."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def out(text: str) -> None:
 
 
 def emit(options: argparse.Namespace, document: T, text: Callable[[T, int | None], str]) -> None:
-    """Print a document: as JSON where ``--json`` was given, else as text of the terminal's width.
+    """Print a document: as JSON with ``--json``, else as text in the width of the terminal.
 
     Args:
-        options: of the command line.
-        document: a dataclass.
-        text: document and width -> text.
+        options: options of the command line.
+        document: dataclass to print.
+        text: (document, width) -> text.
     """
     out(json.dumps(to_document(document), indent=1) if options.json else text(document, terminal_width()))
 
 
 def colour() -> bool:
-    """True if stdout is a terminal that is to have colours."""
+    """True if stdout is a terminal and the user has not switched colours off (https://no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

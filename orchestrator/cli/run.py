@@ -1,4 +1,4 @@
-"""The verbs that run and stop sweeps; heavy imports inside the verb that needs them."""
+"""Verbs that run and stop sweeps; each imports what it needs itself, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def pretrain(options: argparse.Namespace) -> int:
 def launch(options: argparse.Namespace) -> int:
     if options.in_process and (options.submit or options.address is not None):
         raise UsageError(
-            "launch: --in-process runs the sweep here, without Ray; leave --address and --submit out, or it"
+            "launch: --in-process runs the sweep without a cluster; remove it, or remove --address and --submit"
         )
     if options.follow and not options.submit:
         raise UsageError(
-            "launch: --follow goes with --submit; without it the sweep is driven, and followed, from here"
+            "launch: --follow needs --submit; without --submit the sweep runs, and prints its progress, in this process"
         )
     return _submit(options) if options.submit else _launch(options)
 
@@ -54,7 +54,7 @@ def _launch(options: argparse.Namespace) -> int:
         from orchestrator.spec.checks import load_spec
 
     cluster = None if options.in_process else Cluster(driver_address(options.address, os.environ))
-    # Before the file is read: that imports the user's modules, which may import Ray, which reads its environment then.
+    # Set before the file is read: that imports the user's modules, and Ray reads its environment when it is imported.
     with contextlib.nullcontext() if cluster is None else ray_environment(cluster):
         spec = load_spec(options.file, options.overrides)
         return launch_sweep(spec, options.file, options.runs, cluster, options.quiet)

@@ -1,1 +1,1 @@
-"""Where a sweep runs: this machine or a Ray cluster, and what it has."""
+"""Ray for a sweep, on this machine or on a cluster: addresses, nodes, capacity, code and jobs."""

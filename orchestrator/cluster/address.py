@@ -20,11 +20,12 @@ REACH_TIMEOUT_S = 3.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a sweep runs: resolved once, and handed on.
+    """Ray cluster of a sweep, resolved once and handed on.
 
     Attributes:
-        address: ``HOST:PORT`` of a running cluster's head, or ``auto``; empty: a private Ray on this machine.
-        package: code that the nodes of a running cluster are sent; None: they use their own, or the submitted job's.
+        address: ``HOST:PORT`` of a running cluster's head, or ``auto``; empty for a private Ray on this machine.
+        package: code that is sent to the nodes of a running cluster. None where they use their own, or the submitted
+            job's.
     """
 
     address: str = ""
@@ -32,12 +33,12 @@ class Cluster:
 
     @property
     def is_private(self) -> bool:
-        """True for a Ray of our own, which ends with the driver."""
+        """True if the sweep has a Ray of its own, which ends with the driver."""
         return not self.address
 
     @property
     def shown(self) -> str:
-        """The address without credentials; empty for a private one."""
+        """Address without credentials; empty for a private Ray."""
         return masked(self.address)
 
     def __str__(self) -> str:
@@ -45,77 +46,89 @@ class Cluster:
 
 
 def driver_address(given: str | None, environ: Mapping[str, str]) -> str:
-    """The cluster that a driver joins: ``--address``, else RAY_ADDRESS; empty for a private one on this machine.
+    """Address of the cluster that a driver joins: ``--address``, else RAY_ADDRESS.
 
     Args:
         given: value of ``--address``; None where it was not given.
-        environ: RAY_ADDRESS is read.
+        environ: environment, of which RAY_ADDRESS is read.
+    Returns:
+        ``HOST:PORT`` or ``auto``; empty for a private Ray on this machine.
     Raises:
-        UsageError: not of the form ``HOST:PORT`` (of the head), ``auto`` or ``local``.
+        UsageError: the address is not of the form ``HOST:PORT`` (of the head), ``auto`` or ``local``.
     """
-    what = "--address" if given is not None else "RAY_ADDRESS"
+    source = "--address" if given is not None else "RAY_ADDRESS"
     address = (environ.get("RAY_ADDRESS", "") if given is None else given).strip()
+    # An empty RAY_ADDRESS is as good as none; an empty --address may be a shell variable that is not set: refused.
     if address in {"", "local"} and (given is None or given == "local"):
         return ""
     if address == "auto" or HEAD.fullmatch(address):
         return address
     if address.startswith("ray://"):
         raise UsageError(
-            f"{what}: must be the head's HOST:6379, got {masked(address)}: Ray Client would run the search where the "
+            f"{source}: must be the head's HOST:6379, got {masked(address)}: Ray Client would run the search where the "
             "sweep's records are not; or let the driver run there: --submit --address http://HOST:8265"
         )
+    # Ray's own job commands read the job server from RAY_ADDRESS, so that it may hold one.
     if address.startswith(SERVERS):
         raise UsageError(
-            f"{what}: must be the head's HOST:6379, got the job server {masked(address)}; add --submit to run the "
+            f"{source}: must be the head's HOST:6379, got the job server {masked(address)}; add --submit to run the "
             "driver there"
         )
-    raise UsageError(f"{what}: must be HOST:PORT of the cluster's head, got {masked(address)!r}")
+    raise UsageError(
+        f"{source}: must be HOST:PORT of the cluster's head, auto or local, got {masked(address)!r}; correct it, or "
+        "leave it out to run on this machine"
+    )
 
 
 def job_server(given: str | None, environ: Mapping[str, str]) -> str:
-    """The job server: ``--address``, else RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or the one on this machine.
+    """Address of the job server: ``--address``, else RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or that of this machine.
 
+    Args:
+        given: value of ``--address``; None where it was not given.
+        environ: environment, of which the two variables are read.
     Returns:
         ``http(s)://...`` with its credentials: show :func:`masked` only.
     Raises:
-        UsageError: not an ``http(s)://`` address.
+        UsageError: the address is not an ``http(s)://`` one.
     """
-    what, address = "--address", given
+    source, address = "--address", given
     if address is None:
+        # In the order in which Ray's own job commands read them.
         names = [name for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if environ.get(name, "").strip()]
-        what = names[0] if names else ""
-        address = environ[what] if names else OWN_JOB_SERVER
+        source = names[0] if names else ""
+        address = environ[source] if names else OWN_JOB_SERVER
     address = address.strip().rstrip("/")
+    # urlsplit raises ValueError for an unbalanced bracket, as in ``http://[``.
     try:
         usable = address.startswith(SERVERS) and bool(urlsplit(address).hostname)
     except ValueError:
         usable = False
     if not usable:
         raise UsageError(
-            f"{what}: with --submit it must be the job server, http://HOST:8265, got {masked(address)!r}"
+            f"{source}: with --submit it must be the job server, http://HOST:8265, got {masked(address)!r}"
         )
     return address
 
 
 def on_loopback_only(address: str) -> bool:
-    """True if a cluster listens on loopback alone, as under Ray's switch for one machine.
+    """True if a cluster listens on loopback only, as under Ray's switch for one machine.
 
     Ray takes a loopback address for this machine's outward one, where such a cluster does not answer: a driver that
     joins it needs the same switch.
     """
-    found = HEAD.fullmatch(address)
-    if found is None or found[1] not in {"localhost", "127.0.0.1", "[::1]"}:
+    match = HEAD.fullmatch(address)
+    if match is None or match[1] not in {"localhost", "127.0.0.1", "[::1]"}:
         return False
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(
-                ("192.0.2.1", 9)
-            )  # sends nothing: it asks which of our addresses a packet would leave by
+            # Connecting a datagram socket sends nothing: it picks the address that a packet would leave by.
+            probe.connect(("192.0.2.1", 9))
             outward = probe.getsockname()[0]
         except OSError:
+            # There is no route outward, so there is only loopback to listen on.
             return True
     try:
-        with socket.create_connection((outward, int(found[2])), timeout=REACH_TIMEOUT_S):
+        with socket.create_connection((outward, int(match[2])), timeout=REACH_TIMEOUT_S):
             return False
     except OSError:
         return True
@@ -124,15 +137,18 @@ def on_loopback_only(address: str) -> bool:
 def check_reachable(address: str) -> None:
     """Check that something answers at the head's port; Ray itself would try for minutes.
 
+    Args:
+        address: of the cluster; ``auto`` and a private Ray have nothing to be checked.
     Raises:
-        PreflightError: nothing does within three seconds.
+        PreflightError: nothing answers within three seconds.
     """
-    found = HEAD.fullmatch(address)
-    if found is None:
+    match = HEAD.fullmatch(address)
+    if match is None:
         return
+    # A port above 65535 is an OverflowError; a time-out has no strerror.
     try:
-        port = int(found[2])
-        with socket.create_connection((found[1].strip("[]"), port), timeout=REACH_TIMEOUT_S):
+        port = int(match[2])
+        with socket.create_connection((match[1].strip("[]"), port), timeout=REACH_TIMEOUT_S):
             pass
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -8,21 +8,27 @@ from dataclasses import dataclass
 from orchestrator.spec.sections import ResourceSection
 from trainables.node import NodeKind
 
+# Shares are decimal fractions (0.1, 0.3): without it a quotient just below a whole number loses a worker.
 _EPS = 1e-9
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Resources that one node offers to Ray."""
+    """Resources that a node offers to Ray."""
 
     cpus: float
     gpus: float
 
     def bundles(self, resources: ResourceSection) -> int:
-        """Workers of a trial that it holds at once; a share of a GPU lies on one GPU."""
+        """Number of workers that the machine holds at once.
+
+        Args:
+            resources: of a worker.
+        """
         by_cpu = int(self.cpus / resources.cpu + _EPS)
         if not resources.gpu:
             return by_cpu
+        # Ray places a share of a GPU on one GPU, so what is left of each GPU is lost: 0.6 fits once, not 1.67 times.
         if resources.gpu < 1:
             return min(by_cpu, int(self.gpus) * int(1 / resources.gpu + _EPS))
         return min(by_cpu, int(self.gpus / resources.gpu + _EPS))
@@ -30,13 +36,18 @@ class Machine:
 
 @dataclass(frozen=True)
 class Limits:
-    """Nodes that an autoscaler may bring beside the head: their kinds, and ``most`` of all together."""
+    """Limits of an autoscaler: the kinds of nodes that it may add to the head, and ``most`` of all together."""
 
     kinds: tuple[NodeKind, ...]
     most: int
 
     def best(self, resources: ResourceSection) -> list[Machine]:
-        """The machines that hold the most workers, as many as may be."""
+        """Machines that together hold the most workers, up to the limits.
+
+        Args:
+            resources: of a worker.
+        """
+        # Machines hold workers independently of each other, so taking the largest first is optimal.
         machines = [
             Machine(kind.cpus, kind.gpus) for kind in self.kinds for _ in range(min(kind.most, self.most))
         ]
@@ -48,9 +59,10 @@ class Capacity:
     """Machines of a cluster, and how far it may grow.
 
     Attributes:
-        machines: alive now. head: the one of them that stays when the cluster shrinks.
-        limits: of its autoscaler; None: it has none, or they are not known.
-        grows: it has an autoscaler whose limits cannot be read.
+        machines: nodes that are alive.
+        head: the one of them that stays when the cluster shrinks; None where it is not known.
+        limits: of the autoscaler; None where there is none, or its limits are not known.
+        grows: True if there is an autoscaler whose limits cannot be read.
     """
 
     machines: tuple[Machine, ...]
@@ -59,19 +71,26 @@ class Capacity:
     grows: bool = False
 
     def trials(self, resources: ResourceSection) -> int:
-        """Trials that run at once when the cluster has grown as far as it may."""
+        """Number of trials that run at once when the cluster has grown as far as it may."""
         now = fits(resources, self.machines)
         if self.limits is None:
             return now
         head = [] if self.head is None else [self.head]
+        # The nodes alive may be of other kinds than the autoscaler would choose, and hold more than it could add.
         return max(now, fits(resources, [*head, *self.limits.best(resources)]))
 
-    def at_once(self, resources: ResourceSection, most: int | None) -> int:
-        """Trials to ask for at once, ``most`` at most; one that does not fit yet makes an autoscaler start nodes."""
+    def at_once(self, resources: ResourceSection, max_trials: int | None) -> int:
+        """Number of trials to start at once.
+
+        Args:
+            resources: of a trial.
+            max_trials: upper bound; None for as many as fit.
+        """
         known = self.trials(resources)
-        if most is None:
+        if max_trials is None:
             return known
-        return most if self.grows else min(known, most)
+        # Limits that cannot be read bound nothing: a trial that waits for a node is what makes an autoscaler add one.
+        return max_trials if self.grows else min(known, max_trials)
 
     def __str__(self) -> str:
         cpus, gpus = sum(m.cpus for m in self.machines), sum(m.gpus for m in self.machines)
@@ -93,7 +112,13 @@ class Capacity:
 
 
 def fits(resources: ResourceSection, machines: Iterable[Machine]) -> int:
-    """Trials, with all their workers, that run at once on these machines, within the sweep's own bounds."""
+    """Number of trials, with all their workers, that run at once on these machines.
+
+    Args:
+        resources: of a trial, with the bounds of the whole sweep (``max_cpus``, ``max_gpus``).
+        machines: that the trials may use.
+    """
+    # The workers of a trial may lie on different nodes, so nodes are summed before they are divided into trials.
     trials = sum(machine.bundles(resources) for machine in machines) // resources.workers
     if resources.max_cpus is not None:
         trials = min(trials, int(resources.max_cpus / (resources.cpu * resources.workers) + _EPS))
@@ -103,30 +128,37 @@ def fits(resources: ResourceSection, machines: Iterable[Machine]) -> int:
 
 
 def exclusive_resources(resources: ResourceSection, machines: Iterable[Machine]) -> ResourceSection | None:
-    """Resources of a trial beside whose workers nothing else of Ray runs: whole GPUs, or else all CPUs.
+    """Resources of an exclusive trial: whole GPUs, or else all CPUs, so that Ray places nothing beside its workers.
 
     Args:
-        resources: that it takes otherwise.
-        machines: alive now.
+        resources: of the trial otherwise.
+        machines: nodes that are alive.
     Returns:
-        None where it has no neighbours as it is, or can get no more.
+        The resources; None where the trial is exclusive as it is, or can get no more.
     """
     machines = list(machines)
     if resources.gpu:
+        # A trial with GPUs is taken to be short of GPU memory; one on whole GPUs is exclusive there already.
         wider = [resources.model_copy(update={"gpu": 1})] if resources.gpu < 1 else []
     else:
-        most = int(max((machine.cpus for machine in machines), default=0))
-        wider = [resources.model_copy(update={"cpu": cpus}) for cpus in range(most, resources.cpu, -1)]
+        max_cpus = int(max((machine.cpus for machine in machines), default=0))
+        # From all CPUs downwards: with several workers or under ``max_cpus`` a whole node may be more than fits.
+        wider = [resources.model_copy(update={"cpu": cpus}) for cpus in range(max_cpus, resources.cpu, -1)]
     return next((each for each in wider if fits(each, machines) >= 1), None)
 
 
 def shortage(resources: ResourceSection, capacity: Capacity) -> str | None:
-    """The reason why not even one trial can run on a cluster, whatever it waits for; None where one can."""
+    """Reason why not even one trial can ever run on a cluster; None where one can.
+
+    Args:
+        resources: of a trial.
+        capacity: of the cluster.
+    """
     if capacity.trials(resources) >= 1:
         return None
     bounded = [name for name in ("max_cpus", "max_gpus") if getattr(resources, name) is not None]
     bounds = "".join(f", {name} {getattr(resources, name):g}" for name in bounded)
     return (
-        f"resources: a trial must fit on the cluster, asks for cpu {resources.cpu:g} and gpu {resources.gpu:g} with "
+        f"resources: a trial must fit on the cluster, requests cpu {resources.cpu:g} and gpu {resources.gpu:g} with "
         f"{resources.workers} worker(s), {capacity}{bounds}; lower resources.workers, resources.cpu or resources.gpu"
     )

@@ -1,7 +1,7 @@
-"""``selmix doctor``: is everything there that a sweep needs, on every node; all problems at once.
+"""``selmix doctor``: check that a sweep has everything it needs, on every node, and report all problems at once.
 
-The same checks of the nodes come before every launch on a cluster, where what is missing on one node would otherwise
-show as a failed trial, or as a sweep that waits for ever.
+The same checks of the nodes run before every launch on a cluster, where a gap on one node would otherwise show as a
+failed trial, or as a sweep that waits for ever.
 """
 
 from __future__ import annotations
@@ -39,14 +39,17 @@ LOOK_EVERY_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorDocument:
-    """What was found, and what is missing.
+    """Findings of ``selmix doctor``, and everything that is missing.
 
     Attributes:
-        cluster: address without credentials; None: a private one.
-        runs, tracking_uri: as they are used.
-        nodes: a row each. capacity: in words; None where nobody could be asked.
-        trials_at_once: of the sweep; None where none is named.
-        problems: one line each: where, what must hold, what was got, what to do.
+        schema_version: of the JSON document.
+        cluster: address without credentials; None for a private Ray.
+        runs: the runs folder in use.
+        tracking_uri: address of MLflow in use, without credentials; empty where it is not usable.
+        nodes: one row per node.
+        capacity: of the cluster, in words; None where no cluster could be reached.
+        trials_at_once: number of trials of the sweep that run at once; None where no sweep is named.
+        problems: one line per problem, which says where it is, what must hold, what was got and what to do.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -61,7 +64,7 @@ class DoctorDocument:
 
 @dataclass(frozen=True)
 class Patience:
-    """How many nodes must be alive, and how long to wait for them."""
+    """Number of nodes that must be alive, and seconds to wait for them."""
 
     nodes: int = 1
     wait_s: float = 0.0
@@ -69,7 +72,13 @@ class Patience:
 
 @dataclass(frozen=True)
 class Examination:
-    """What the nodes of a cluster told."""
+    """Reports of the nodes of a cluster, and what they add up to.
+
+    Attributes:
+        nodes: one row per node.
+        capacity: of the cluster, in words.
+        trials_at_once: number of trials of the sweep that run at once; None where no sweep is named.
+    """
 
     nodes: list[NodeRow]
     capacity: str
@@ -79,16 +88,17 @@ class Examination:
 def doctor_document(
     spec: SweepSpec | None, store: Store, cluster: Cluster, patience: Patience = Patience()
 ) -> DoctorDocument:
-    """Everything that can be known to be missing.
+    """Check storage, MLflow, data and cluster, and collect everything that is missing.
 
     Args:
-        spec: of a sweep that is to run; None: the cluster alone.
+        spec: specification of a sweep that is to run; None to examine the cluster only.
         store: the runs folder.
         cluster: to be examined.
-        patience: with its nodes.
+        patience: with the nodes of the cluster.
     """
     problems: list[str] = []
-    address, found = "", None
+    address, examination = "", None
+    # Each check in a block of its own: a refusal ends its block and not the checks after it.
     with _collected(problems):
         store.check("doctor")
     with _collected(problems):
@@ -97,27 +107,27 @@ def doctor_document(
     if spec is not None:
         problems += missing_here(spec)
     with _collected(problems):
-        found = examine(spec, store, cluster, problems, patience)
+        examination = examine(spec, store, cluster, problems, patience)
     return DoctorDocument(
         cluster=cluster.shown or None,
         runs=_shown(store),
         tracking_uri=masked(address),
-        nodes=[] if found is None else found.nodes,
-        capacity=None if found is None else found.capacity,
-        trials_at_once=None if found is None else found.trials_at_once,
+        nodes=[] if examination is None else examination.nodes,
+        capacity=None if examination is None else examination.capacity,
+        trials_at_once=None if examination is None else examination.trials_at_once,
         problems=problems,
     )
 
 
 def check_cluster(spec: SweepSpec, store: Store, cluster: Cluster) -> None:
-    """Check what must hold on the nodes before a sweep may start there; nothing of it is left behind.
+    """Check what must hold on the nodes before a sweep may start there; leaves nothing behind.
 
     Args:
-        spec: of the sweep.
+        spec: specification of the sweep.
         store: the runs folder.
-        cluster: that it is to run on.
+        cluster: that the sweep is to run on.
     Raises:
-        PreflightError: with every problem, a line each.
+        PreflightError: something is missing; the message has one line per problem.
     """
     problems: list[str] = []
     with _collected(problems):
@@ -126,17 +136,19 @@ def check_cluster(spec: SweepSpec, store: Store, cluster: Cluster) -> None:
 
 
 def raise_all(problems: Sequence[str]) -> None:
-    """Refuse where there are problems.
+    """Raise all problems as one error.
 
+    Args:
+        problems: one line per problem; nothing is raised where there are none.
     Raises:
-        PreflightError: with all of them.
+        PreflightError: there is a problem; the message has all of them.
     """
     if problems:
         raise PreflightError("\n".join(problems))
 
 
 def missing_here(spec: SweepSpec) -> list[str]:
-    """Files that the sweep file names and this machine does not have."""
+    """Problems of files that the sweep file names and this machine does not have, one line per file."""
     named = {f"data.{key}": path for key, path in paths_of(spec).items()}
     for key in ("checkpoint", "init"):
         value = getattr(spec.pretrain, key)
@@ -156,60 +168,65 @@ def examine(
     problems: list[str],
     patience: Patience = Patience(),
 ) -> Examination:
-    """Connect, and ask every node.
+    """Connect to a cluster, and collect the report of every node.
 
     Args:
-        spec: of a sweep that is to run; None: the cluster alone.
+        spec: specification of a sweep that is to run; None to examine the cluster only.
         store: the runs folder.
         cluster: to be examined.
-        problems: what is found is added.
-        patience: with its nodes.
+        problems: list to which every problem is added.
+        patience: with the nodes of the cluster.
     Raises:
-        PreflightError: there is no cluster to be asked.
+        PreflightError: the cluster cannot be reached.
     """
     from orchestrator.cluster.ray_session import connected, ray_environment
 
-    _until(patience.wait_s, lambda: _problem(lambda: check_reachable(cluster.address)) is None)
+    _wait_until(patience.wait_s, lambda: _problem(lambda: check_reachable(cluster.address)) is None)
+    # Once more without catching, so that the refusal reaches the caller.
     check_reachable(cluster.address)
     with ray_environment(cluster), connected(cluster):
-        from orchestrator.cluster.nodes import alive_nodes, ask, capacity
+        # This module imports Ray, which reads its environment while it is imported.
+        from orchestrator.cluster.nodes import alive_nodes, capacity, query_nodes
 
-        _until(patience.wait_s, lambda: len(alive_nodes()) >= patience.nodes)
+        _wait_until(patience.wait_s, lambda: len(alive_nodes()) >= patience.nodes)
         nodes = alive_nodes()
+        # The nodes that are alive are examined all the same.
         if len(nodes) < patience.nodes:
             problems.append(
                 f"Ray cluster at {cluster.shown}: {patience.nodes} nodes must be alive, got {len(nodes)} within "
                 f"{patience.wait_s:g} s; look at the logs of those that are missing"
             )
         with _probe(store, () if spec is None else paths_that_trials_read(spec), problems) as probe:
-            answers = ask(nodes, probe)
+            answers = query_nodes(nodes, probe)
     expected, shown = versions(), _shown(store)
     limits = [answer.report.autoscaler for answer in answers if answer.report is not None]
-    found: Capacity = capacity(nodes, next((each for each in limits if each is not None), None))
+    # Nodes without an autoscaler report None.
+    available: Capacity = capacity(nodes, next((each for each in limits if each is not None), None))
     for answer in answers:
         problems += node_problems(answer, shown, expected)
     if spec is None:
         at_once = None
     else:
-        at_once = found.at_once(spec.resources, spec.search.max_concurrent_trials)
-        short = shortage(spec.resources, found)
+        at_once = available.at_once(spec.resources, spec.search.max_concurrent_trials)
+        short = shortage(spec.resources, available)
         problems += [] if short is None else [short]
-    return Examination([node_row(answer, shown, expected) for answer in answers], str(found), at_once)
+    return Examination([node_row(answer, shown, expected) for answer in answers], str(available), at_once)
 
 
 def _shown(store: Store) -> str:
-    """The runs folder as a message names it to a reader on another machine."""
+    """Name of the runs folder in messages about other machines: a relative path would not be found there."""
     return store.shown if "://" in store.shown else str(store.root.absolute())
 
 
 @contextlib.contextmanager
 def _probe(store: Store, paths: tuple[str, ...], problems: list[str]) -> Iterator[Probe]:
-    """A file in the runs folder that the nodes are to see; gone with the block, and with it what they left."""
+    """Put a file in the runs folder for the nodes to read; it goes with the block, as does what they left."""
+    # A fresh token each time: a node that still sees the file of an earlier check is no proof of shared storage.
     token = secrets.token_hex(16)
     name = f".probe-{token[:12]}"
     with contextlib.ExitStack() as stack:
         folder = store.address_of(store.root)
-        # The nodes are asked all the same: their other problems are to be known at once.
+        # A runs folder that cannot be written does not end the check: the nodes' other problems are wanted at once.
         with _collected(problems):
             folder = stack.enter_context(store.probe(name, token.encode()))
         yield Probe(folder, store.filesystem(), name, token, paths)
@@ -217,10 +234,11 @@ def _probe(store: Store, paths: tuple[str, ...], problems: list[str]) -> Iterato
 
 @contextlib.contextmanager
 def _collected(problems: list[str]) -> Iterator[None]:
-    """Turn a refusal inside into lines of ``problems``."""
+    """Turn a refusal inside the block into lines of ``problems``."""
     try:
         yield
     except PreflightError as error:
+        # Two checks may meet the same problem.
         problems += [line for line in str(error).splitlines() if line not in problems]
 
 
@@ -232,14 +250,20 @@ def _problem(check: Callable[[], None]) -> str | None:
     return None
 
 
-def _until(seconds: float, holds: Callable[[], bool]) -> None:
+def _wait_until(seconds: float, holds: Callable[[], bool]) -> None:
     end = time.monotonic() + seconds
     while not holds() and time.monotonic() < end:
         time.sleep(min(LOOK_EVERY_S, max(0.0, end - time.monotonic())))
 
 
 def doctor_text(document: DoctorDocument, width: int | None) -> str:
-    """The document as a table, without its problems: those go to stderr."""
+    """Render the document as a table, without its problems: those go to stderr.
+
+    Args:
+        document: of the check.
+        width: columns of the terminal; None for no limit.
+    """
+    # Without nodes the capacity is not known, and there is no table.
     where = document.cluster or "a private one on this machine"
     lines = [
         paragraph("cluster", f"{where}: {document.capacity}" if document.capacity else where, width),

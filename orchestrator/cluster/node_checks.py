@@ -1,4 +1,4 @@
-"""Problems of a node, from its report."""
+"""Checks of a node's report: the problems of the node, and its row in the document of ``selmix doctor``."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ if TYPE_CHECKING:
     from orchestrator.spec.schema import SweepSpec
 
 MAX_CLOCK_OFFSET_S = 5.0
-"""A lease is taken to be dead after a minute, and time stamps go into records."""
+"""Well below the minute after which a lease counts as dead; time stamps go into records too."""
 
 MIN_FREE_BYTES = 2**30
 MAX_SCRATCH_SHARE = 0.95
-"""Ray makes no objects on a disk that is fuller."""
+"""Share of a disk in use above which Ray makes no objects on it."""
 
 PATH_KEYS = ("path", "root", "train_list", "held_list", "test_list")
 DECODED_BY_TRIALS = ("image_folder", "image_list")
-"""Data whose files are read where they are used; of all others the driver hands the numbers over."""
+"""Data whose files the trials read themselves; of all other data the driver sends the numbers."""
 
 
 def node_problems(answer: Answer, runs: str, expected: dict[str, str | None]) -> list[str]:
-    """Problems of a node, a line each; none where all is well.
+    """Problems of a node, one line per problem.
 
     Args:
         answer: of the node.
-        runs: the runs folder as it is shown.
-        expected: versions of the driver.
+        runs: name of the runs folder in messages.
+        expected: package -> version that the driver has.
     """
     node, report = answer.node, answer.report
+    # Without a report nothing else is known of the node.
     if report is None:
         return [
-            f"{node}: must answer a task, got: {answer.problem}; look at Ray's logs there, at its disk, and whether "
-            f"{runs} hangs there"
+            f"{node}: must answer a task, got: {answer.problem}; look at Ray's logs there, at its disk, and check that "
+            f"{runs} does not hang there"
         ]
     problems = []
     if report.runs is not None:
+        # A store has an address and no mount.
         advice = (
             "let every node reach the store, with rights to read, write and delete"
             if "://" in runs
@@ -60,32 +62,41 @@ def node_problems(answer: Answer, runs: str, expected: dict[str, str | None]) ->
             f"{node}: its clock must be within {MAX_CLOCK_OFFSET_S:g} s of the driver's, got {apart:+.1f} s; "
             "synchronise it (NTP)"
         )
+    # None for an object store, which has no disk to fill.
     free = report.free_bytes
     if free is not None and free < MIN_FREE_BYTES:
         problems.append(
             f"{node}: {runs} must have {MIN_FREE_BYTES / 2**30:g} GB free, got {free / 2**30:.2f} GB; "
-            "make room, or choose another --runs"
+            "free some space, or choose another --runs"
         )
+    # None where Ray has no folder of its own.
     share = report.scratch_share
     if share is not None and share > MAX_SCRATCH_SHARE:
         problems.append(
             f"{node}: the disk of Ray's folder {report.scratch} must be at most {100 * MAX_SCRATCH_SHARE:g} % "
-            f"full, got {100 * share:.0f} %: Ray makes no objects there; make room, or start Ray with another "
-            "--temp-dir"
+            f"full, got {100 * share:.0f} %: Ray makes no objects there; free some space, or start Ray "
+            "with another --temp-dir"
         )
     return problems
 
 
 @dataclass(frozen=True)
 class NodeRow:
-    """A node as `selmix doctor` shows it.
+    """Node as ``selmix doctor`` shows it.
 
     Attributes:
-        node_id, address, host, head: who it is. cpus, gpus: that it offers.
-        versions: of packages there. agrees: how they compare with the driver's.
-        runs: ``ok``, ``not usable`` or ``no answer``. free_bytes: there.
-        clock_s: seconds that its clock is ahead at least.
-        problems: a line each.
+        node_id: Ray's id of the node.
+        address: IP address.
+        host: host name.
+        head: True for the head of the cluster.
+        cpus: number that the node offers to Ray.
+        gpus: number that the node offers to Ray.
+        versions: package -> version on the node; None for a package that is not installed.
+        agrees: the packages whose version differs from the driver's, in words.
+        runs: state of the runs folder there: ``ok``, ``not usable`` or ``no answer``.
+        free_bytes: free space in the runs folder; None in an object store, or where there is no report.
+        clock_s: seconds that the node's clock is ahead at least; None where there is no report.
+        problems: one line per problem.
     """
 
     node_id: str
@@ -103,12 +114,12 @@ class NodeRow:
 
 
 def node_row(answer: Answer, runs: str, expected: dict[str, str | None]) -> NodeRow:
-    """A node of the document.
+    """Build the row of a node.
 
     Args:
         answer: of the node.
-        runs: the runs folder as it is shown.
-        expected: versions of the driver.
+        runs: name of the runs folder in messages.
+        expected: package -> version that the driver has.
     """
     node, report = answer.node, answer.report
     agrees, usable = "no answer", "no answer"
@@ -126,9 +137,13 @@ def node_row(answer: Answer, runs: str, expected: dict[str, str | None]) -> Node
 def disagreements(
     versions: dict[str, str | None], expected: dict[str, str | None]
 ) -> list[tuple[str, str | None, str | None]]:
-    """Packages of other versions: ``(package, got, expected)``.
+    """Packages whose version differs from the driver's, as ``(package, got, expected)``.
 
-    Of Python the first two numbers count, of a package not how it was built (+cpu).
+    Python is compared by its first two numbers, a package without its build tag (``+cpu``).
+
+    Args:
+        versions: package -> version on the node.
+        expected: package -> version that the driver has.
     """
     return [
         (name, versions.get(name), want)
@@ -140,24 +155,29 @@ def disagreements(
 def _comparable(name: str, version: str | None) -> str | None:
     if version is None:
         return None
+    # Builds for CPU and for GPU are one version of a package, and patch releases one version of Python.
     return ".".join(version.split(".")[:2]) if name == "python" else version.partition("+")[0]
 
 
 def clock_offset(answer: Answer) -> float | None:
-    """Seconds that a node's clock is ahead at least: its reading lies between two of the driver's, or it is wrong."""
+    """Seconds that a node's clock is ahead of the driver's at least; None where there is no report.
+
+    The node read its clock between two readings of the driver's: only what lies outside of them is an offset.
+    """
     if answer.report is None:
         return None
     read = answer.report.time_s
-    return min(0.0, read - answer.asked_s) + max(0.0, read - answer.answered_s)
+    # One of the two terms is zero, as ``sent_s <= received_s``.
+    return min(0.0, read - answer.sent_s) + max(0.0, read - answer.received_s)
 
 
 def paths_of(spec: SweepSpec) -> dict[str, str]:
-    """Files and folders that ``data`` names, by key."""
+    """Files and folders that the section ``data`` names: key -> path."""
     return {key: str(spec.data[key]) for key in PATH_KEYS if isinstance(spec.data.get(key), str)}
 
 
 def paths_that_trials_read(spec: SweepSpec) -> tuple[str, ...]:
-    """Data files and folders that every node must see, absolute."""
+    """Absolute paths of the data files and folders that every node must see."""
     if spec.data["name"] not in DECODED_BY_TRIALS:
         return ()
     return tuple(str(Path(path).absolute()) for path in paths_of(spec).values())

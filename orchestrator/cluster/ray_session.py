@@ -18,30 +18,41 @@ from orchestrator.errors import PreflightError
 from orchestrator.messages import first_line
 
 _QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # with it and ``verbose=0`` Tune prints nothing of a success
+    "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
+    # Ray's default, stated: a worker without GPUs keeps its CUDA_VISIBLE_DEVICES.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TQDM": "0",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # pages of raylet logs on stdout for every node that dies: we say it in a line
+    # Ray prints pages of raylet logs for every node that dies; the recorder warns with one line per run.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+    # Json, csv and event files of Tune would repeat our records.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # our searcher says how many; an autoscaler is to see all that wait at once
+    # With a searcher of our own Tune lets one trial wait at a time. Our searcher limits their number, and an
+    # autoscaler is to see all that wait at once.
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver drains by its own handler
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # tracebacks go to the runs' own logs
+    # Nothing reads Tune's snapshots, so their frequency needs no warning.
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
 
 @contextlib.contextmanager
 def ray_environment(cluster: Cluster) -> Iterator[None]:
-    """What Ray reads of the environment, most of it while it is imported: enter this before."""
+    """Set the environment variables that Ray reads; enter before Ray is imported, which reads most of them.
+
+    Args:
+        cluster: that the driver is to connect to.
+    """
+    # Defaults only: what the user has set stays.
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     _let_workers_import()
     if cluster.is_private or on_loopback_only(cluster.address):
-        # Ray's own switch for one machine, on by default on two systems: without it every server of a private
+        # Ray's own switch for one machine, on by default on Windows and macOS: without it every server of a private
         # cluster listens on all interfaces, whatever address `ray.init` is given.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    # What it starts would join the cluster that the variable names, whichever one this driver was told to use.
+    # Processes that Ray starts would join the cluster that RAY_ADDRESS names, whichever one this driver uses.
     before = os.environ.pop("RAY_ADDRESS", None)
     try:
         with _own_token() if cluster.is_private else contextlib.nullcontext():
@@ -53,7 +64,8 @@ def ray_environment(cluster: Cluster) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_token() -> Iterator[None]:
-    """A token for a private cluster, in a file of its own: Ray would make one in the home folder."""
+    """Make a token for a private cluster, in a file of its own: Ray would make one in the home folder."""
+    # A user who configures authentication brings the token.
     names = ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
     if any(name in os.environ for name in names):
         yield
@@ -71,24 +83,31 @@ def _own_token() -> Iterator[None]:
 
 @contextlib.contextmanager
 def connected(cluster: Cluster) -> Iterator[None]:
-    """Ray, for as long as the block lasts; a private cluster listens on loopback.
+    """Start a private Ray, which listens on loopback, or connect to a cluster, for as long as the block lasts.
 
+    Args:
+        cluster: to connect to.
     Raises:
-        PreflightError: Ray does not start, or nobody answers at the address.
+        PreflightError: Ray does not start, or the cluster does not take this driver.
     """
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if cluster.is_private:
+            # A plain ray.init would try to join any other cluster of this machine that is alive.
             with _no_drain_signal_for_children():
                 ray.init(address="local", include_dashboard=False, **quiet)
         else:
             with _shipped(cluster.package) as environment:
                 ray.init(address=cluster.address, runtime_env=environment, **quiet)
     except Exception as error:  # a boundary: Ray raises many kinds here
-        where = "Ray on this machine" if cluster.is_private else f"Ray cluster at {cluster.shown}"
-        raise PreflightError(f"{where}: must start, got: {first_line(error)}") from error
+        if cluster.is_private:
+            step, advice = "Ray on this machine: must start", "look at Ray's own logs"
+        else:
+            step = f"Ray cluster at {cluster.shown}: must accept this driver"
+            advice = "check the address, the cluster's Ray version and its token"
+        raise PreflightError(f"{step}, got: {first_line(error)}; {advice}") from error
     try:
         yield
     finally:
@@ -97,10 +116,11 @@ def connected(cluster: Cluster) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shipped(package: Package | None) -> Iterator[dict[str, str] | None]:
-    """The runtime environment that brings a package to the nodes: workers begin in it and import from it."""
+    """Build the runtime environment that sends a package to the nodes: workers start in it and import from it."""
     if package is None:
         yield None
         return
+    # Ray uploads the file while it connects, so it may go with the block.
     with tempfile.TemporaryDirectory(prefix="selmix-") as folder:
         path = Path(folder) / package.file_name
         path.write_bytes(package.content)
@@ -109,10 +129,10 @@ def _shipped(package: Package | None) -> Iterator[dict[str, str] | None]:
 
 @contextlib.contextmanager
 def _no_drain_signal_for_children() -> Iterator[None]:
-    """Let what is started inside ignore SIGTERM and SIGUSR1, as Ray sees to it for SIGINT.
+    """Let processes that are started inside the block ignore SIGTERM and SIGUSR1, as Ray does for SIGINT.
 
-    A signal to the whole process group (Slurm's, `timeout`'s) would take the cluster away from under the driver, and
-    Ray ends a driver whose cluster is gone at once, before it could drain. The mask is inherited; ours is put back.
+    A signal to the whole process group (Slurm's, `timeout`'s) would end the cluster under the driver, and Ray ends a
+    driver whose cluster is gone at once, before it could drain. Children inherit the mask; the driver's is restored.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     try:

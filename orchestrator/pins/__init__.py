@@ -1,1 +1,1 @@
-"""Results that are kept and repeated."""
+"""Pins: results that are kept and reproduced."""

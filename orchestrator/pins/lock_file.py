@@ -1,4 +1,4 @@
-"""A pin as a document: a lock file of a result, with a digest of each of its sections."""
+"""Pin: the lock file of a result, with a digest of each of its sections."""
 
 from __future__ import annotations
 
@@ -25,12 +25,18 @@ REQUIRED = (
     "protocol", "base", "digests", "select", "test", "replicates", "baselines", "verdict", "environment", "mlflow",
 )  # fmt: skip
 OPTIONAL = ("method",)
-"""Keys that were added since: a pin without them is whole."""
+"""Keys that earlier versions did not write: a pin without them is complete."""
 
 
 @dataclass(frozen=True)
 class PinnedSweep:
-    """The sweep that a pin comes from."""
+    """The sweep that a pin comes from.
+
+    Attributes:
+        name: name of the sweep.
+        sweep_id: random id, made at its first launch.
+        file_digest: digest of the resolved sweep file.
+    """
 
     name: str
     sweep_id: str
@@ -42,10 +48,18 @@ class Protocol:
     """Data, model and selection of a pin, with what a reproduction needs beside the configuration.
 
     Attributes:
-        data, model, pretrain, constraints, metrics, selection: sections of the sweep file, resolved.
-        class_names, input_shape: of the data.
-        search_seed: of the sweep. threads: of torch. workers: of a trial; pins of before there were several lack it.
-        tolerance: of a reproduction on another stack, in words.
+        data: resolved section of the sweep file.
+        class_names: names of the classes, in their order.
+        input_shape: shape of a sample.
+        model: resolved section of the sweep file.
+        pretrain: resolved section of the sweep file.
+        constraints: resolved section of the sweep file.
+        metrics: resolved section of the sweep file.
+        selection: resolved section of the sweep file, with the metric and the seed that it amounts to.
+        search_seed: ``search.seed`` of the sweep file.
+        threads: torch threads of a trial.
+        workers: workers of a trial; pins of earlier versions lack it and had one.
+        tolerance: tolerance of a reproduction on another stack, in words.
     """
 
     data: Document
@@ -64,7 +78,15 @@ class Protocol:
 
 @dataclass(frozen=True)
 class PinnedBaseline:
-    """A baseline beside the pinned model, on select and on test."""
+    """A baseline beside the pinned model.
+
+    Attributes:
+        select: metrics on select, with intervals.
+        test: metrics on test, with intervals.
+        labels: labelled splits that it has used.
+        reference: True if it has another cost or other information than the trials.
+        cost_s: seconds of work.
+    """
 
     select: Metrics
     test: Metrics
@@ -78,7 +100,9 @@ class PinnedVerdict:
     """A verdict on one split.
 
     Attributes:
-        outcome: of the paired comparison. against: name of the baseline. difference: pinned minus baseline.
+        outcome: outcome of the paired comparison.
+        against: name of the baseline.
+        difference: pinned model minus baseline, higher is better.
         optimistic: True if both sides were chosen on these samples.
     """
 
@@ -90,7 +114,7 @@ class PinnedVerdict:
 
 @dataclass(frozen=True)
 class PinnedVerdicts:
-    """Verdicts on both splits; that on test is the one to quote. None where there was no baseline, or no winner."""
+    """Verdicts on both splits; the one on test is to be quoted. None where there was no baseline, or no winner."""
 
     select: PinnedVerdict | None
     test: PinnedVerdict | None
@@ -98,7 +122,15 @@ class PinnedVerdicts:
 
 @dataclass(frozen=True)
 class Registered:
-    """Where MLflow keeps the pinned model."""
+    """Place of the pinned model in MLflow.
+
+    Attributes:
+        tracking_uri: address of MLflow, without credentials.
+        run_id: run of the trial.
+        model: name of the registered model.
+        version: version of that model.
+        alias: alias of that version.
+    """
 
     tracking_uri: str
     run_id: str
@@ -112,15 +144,27 @@ class Pin:
     """A pinned result.
 
     Attributes:
-        name, created: of the pin. sweep, objective, trial_id, seed, round, config: what is pinned.
-        is_winner: False for a trial that was named by hand.
-        protocol: what it was made by. base: of the base model.
-        digests: of splits, weights, sections and the pin itself.
-        select, test: metric -> value with its interval.
+        schema_version: version of the document.
+        name: name of the pin.
+        created: time of its creation.
+        sweep: the sweep that it comes from.
+        objective: objective of the pinned trial.
+        trial_id: the pinned trial.
+        is_winner: False for a trial that ``--trial`` named.
+        seed: seed of the trial.
+        round: chosen round of the trial.
+        config: flat settings of the trial.
+        protocol: everything else that a reproduction needs.
+        base: source and digest of the base model.
+        digests: digests of splits, weights, sections and the pin itself.
+        select: metric -> value on select, with its interval.
+        test: metric -> value on test, with its interval.
         replicates: split, seeds, and metric -> mean, low, high over fresh seeds.
-        baselines: by name. verdict: on both splits.
-        environment: that it was made in. mlflow: where it is registered.
-        method: number of the arithmetic that made it.
+        baselines: name -> baseline.
+        verdict: verdicts on both splits.
+        environment: stack that it was made on.
+        mlflow: place in MLflow.
+        method: version of the method's arithmetic; a change of it changes bits.
     """
 
     schema_version: int
@@ -147,49 +191,53 @@ class Pin:
 
     @property
     def metric(self) -> str:
-        """The metric that it was selected by."""
+        """Metric that the trial was selected by."""
         return str(self.protocol.selection["metric"])
 
 
 def pin_path(pins: Path, name: str) -> Path:
-    """Path of the pin of that name; its weights lie beside it as ``NAME.safetensors``."""
+    """Path of a pin; its weights lie beside it as ``NAME.safetensors``."""
     return pins / f"{name}.yaml"
 
 
 def weights_beside(path: Path) -> Path:
-    """The weights of a pin."""
+    """Path of the weights of a pin."""
     return path.with_suffix(".safetensors")
 
 
 def sealed(document: Mapping[str, Any]) -> Document:
-    """The document in order, with the digests of its sections and of itself."""
+    """Sort the keys of a document and add the digests of its sections and of itself."""
     ordered = {key: document[key] for key in (*REQUIRED, *OPTIONAL) if key in document or key in REQUIRED}
+    # Without the digests of an earlier sealing, so that a document that is sealed again comes out the same.
     digests = {key: value for key, value in ordered["digests"].items() if key not in ("sections", "pin")}
     sections = {key: digest(value) for key, value in ordered.items() if key != "digests"}
+    # The digest of the pin covers those of the sections: editing a section together with its digest breaks it, too.
     ordered["digests"] = digests | {"sections": sections, "pin": digest(digests | {"sections": sections})}
     return ordered
 
 
 def broken_sections(document: Mapping[str, Any]) -> list[str]:
-    """Names of what was edited since the pin was written, in its order."""
+    """Names of the sections that were edited since the pin was written, in its order."""
+    # Checked by hand, because an edited pin may have lost its form.
     digests = document.get("digests")
     if not isinstance(digests, Mapping) or not isinstance(digests.get("sections"), Mapping):
         return ["digests"]
     sections: Mapping[str, Any] = digests["sections"]
     unsealed = {key: value for key, value in digests.items() if key != "pin"}
     broken = ["digests"] if digest(unsealed) != digests.get("pin") else []
-    # A key that was sealed and is gone was taken out, also an optional one.
+    # A key that has a digest and is gone was removed by hand, also an optional one; one without a digest was added.
     keys = [key for key in dict.fromkeys([*REQUIRED, *sections, *document]) if key != "digests"]
     return broken + [key for key in keys if key not in document or digest(document[key]) != sections.get(key)]
 
 
 def digest(value: Any) -> str:
-    """``sha256:...`` of a plain value."""
+    """Digest ``sha256:...`` of a plain value."""
     return f"sha256:{hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()}"
 
 
 def write_pin(path: Path, document: Mapping[str, Any]) -> None:
     """Write a sealed pin in block style, keys in order."""
+    # Block style with one key per line, so that a diff shows which number changed.
     head = (
         "# Written by `selmix pin`; checked by `selmix reproduce`. Edit nothing: each section has a digest.\n"
     )
@@ -200,20 +248,25 @@ def write_pin(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def read_pin(pins: Path, name: str) -> Document:
-    """A pin by name, as a plain document.
+    """Read a pin as a plain document.
 
+    Args:
+        pins: folder of the pins.
+        name: name of the pin.
     Raises:
-        NotFound: there is none. PreflightError: it is no pin.
+        NotFound: there is no such pin.
+        PreflightError: the file cannot be read or is no pin.
     """
     path = pin_path(pins, name)
     if not path.is_file():
-        known = sorted(found.stem for found in pins.glob("*.yaml"))
+        known = sorted(file.stem for file in pins.glob("*.yaml"))
         near = get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
         raise NotFound(f"{path}: no such pin; {hint}")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        # The first line names the place; the rest of a YAML error quotes the file.
         raise PreflightError(f"{path}: must be a readable pin: {str(error).splitlines()[0]}") from error
     if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
         raise PreflightError(f"{path}: must be a pin of schema_version {SCHEMA_VERSION}")
@@ -221,21 +274,39 @@ def read_pin(pins: Path, name: str) -> Document:
 
 
 def typed_pin(path: Path, document: Document) -> Pin:
-    """A plain document as a pin.
+    """Convert a plain document to a pin.
 
+    Args:
+        path: file that it was read from, for messages.
+        document: content of the file.
     Raises:
         PreflightError: a key is missing or of another type.
     """
     try:
         return from_document(Pin, document)
     except ValueError as error:
+        # Lines 1 and 2 of pydantic's message name the first key and what is wrong with it; line 0 counts the problems.
         reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise PreflightError(f"{path}: must be a whole pin: {reason}") from error
+        raise PreflightError(f"{path}: must be a complete pin: {reason}") from error
 
 
 @dataclass(frozen=True)
 class PinRow:
-    """A pin in a line; of one that cannot be read, its name and the problem alone."""
+    """Summary of a pin.
+
+    Attributes:
+        name: name of the pin.
+        problem: reason why it cannot be read; then every other attribute is None.
+        created: time of its creation.
+        sweep: name of its sweep.
+        objective: objective of the pinned trial.
+        trial_id: the pinned trial.
+        is_winner: False for a trial that ``--trial`` named.
+        metric: metric that it was selected by.
+        test: that metric on test, with its interval.
+        verdict: verdict on test; None where there was no baseline.
+        edited: sections that were edited since the pin was written.
+    """
 
     name: str
     problem: str | None = None
@@ -252,14 +323,14 @@ class PinRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PinsDocument:
-    """The pins of a folder, by name."""
+    """Pins of a folder, sorted by name."""
 
     schema_version: int = SCHEMA_VERSION
     pins: list[PinRow]
 
 
 def pins_document(pins: Path) -> PinsDocument:
-    """The pins of a folder; one that cannot be read is listed with its problem."""
+    """Summarise the pins of a folder; one that cannot be read is listed with its problem."""
     return PinsDocument(pins=[_pin_row(pins, path) for path in sorted(pins.glob("*.yaml"))])
 
 
@@ -276,11 +347,12 @@ def _pin_row(pins: Path, path: Path) -> PinRow:
 
 
 def pins_text(document: PinsDocument, width: int | None) -> str:
-    """One row a pin."""
+    """Table of the pins, one row per pin."""
     if not document.pins:
         return sentence("no pins yet; selmix pin SWEEP --name NAME writes one", width)
     rows = []
     for pin in document.pins:
+        # One damaged pin must not hide the others.
         if pin.problem is not None or pin.test is None or pin.trial_id is None:
             rows.append((pin.name, pin.problem or "", "", "", "", "", ""))
             continue
@@ -288,9 +360,10 @@ def pins_text(document: PinsDocument, width: int | None) -> str:
         outcome = ""
         if verdict is not None:
             outcome = f"{verdict.outcome} vs {verdict.against}, {difference(verdict.difference)} pp"
+        # An edited pin is no evidence: that stands where its date of creation would.
         edited = f"EDITED: {', '.join(pin.edited)}" if pin.edited else str(pin.created)
-        what = short(pin.trial_id) + ("" if pin.is_winner else " (not the winner)")
-        rows.append((pin.name, str(pin.sweep), what, str(pin.metric), estimate(pin.test), outcome, edited))
+        trial = short(pin.trial_id) + ("" if pin.is_winner else " (not the winner)")
+        rows.append((pin.name, str(pin.sweep), trial, str(pin.metric), estimate(pin.test), outcome, edited))
     columns = (
         Column("pin"), Column("sweep"), Column("trial"), Column("metric"), Column("test, %", right=True),
         Column("verdict on test"), Column("created"),

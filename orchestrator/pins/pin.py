@@ -1,4 +1,4 @@
-"""``selmix pin``: a winner becomes a lock file, a weights file and a registered model. Opens the test split."""
+"""``selmix pin``: keep a winner as a lock file, a weights file and a registered model. Opens the test split."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ from orchestrator.records.types import Figure, TrialRecord
 from orchestrator.results.rows import ObjectiveResult, load_results
 from orchestrator.spec.schema import spec_from_resolved
 from orchestrator.tracking.address import check_tracking, tracking_of
-from selmix import METHOD
 from selmix.files import written_aside
 
 if TYPE_CHECKING:
@@ -45,18 +44,20 @@ if TYPE_CHECKING:
     from selmix.metrics import Predictions
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# MLflow reserves these aliases for versions; refused here, before the test split is opened.
 ALIAS_TAKEN = re.compile(r"v\d+|latest", re.IGNORECASE)
 ADVICE = "choose another --pins folder"
 
 
 @dataclass(frozen=True)
 class PinRequest:
-    """What is to be pinned.
+    """Arguments of ``selmix pin``.
 
     Attributes:
-        sweep: its name. name: of the pin.
-        objective: whose winner; None where the sweep has one.
-        trial_id: this trial instead of the winner; None: the winner.
+        sweep: name of the sweep.
+        name: name of the pin.
+        objective: objective whose winner is pinned; may be None where the sweep has only one.
+        trial_id: trial to pin instead of the winner.
         force: True to replace a pin of that name.
     """
 
@@ -73,32 +74,38 @@ def pin_sweep(store: Store, pins: Path, request: PinRequest) -> Path:
     Args:
         store: the runs folder.
         pins: folder of the pins.
-        request: what is to be pinned.
+        request: sweep, trial and name of the pin.
     Returns:
-        The pin's path.
+        Path of the pin.
     Raises:
-        UsageError: a name that is taken or not allowed, no objective where there are several, no finished sweep.
-        NotFound: no such sweep or trial. NoFeasibleTrial: the objective has no winner.
-        PreflightError: MLflow, the pins folder or the sweep's files are not there.
+        UsageError: the name is taken or not allowed, the objective is not given where there are several, or the sweep
+            is not finished.
+        NotFound: there is no such sweep or trial.
+        NoFeasibleTrial: the objective has no winner.
+        PreflightError: MLflow, the pins folder or files of the sweep cannot be used.
     """
     folder = RunFolder.open(store, request.sweep)
     path = _free_path(pins, request)
     objective, trial, result = _chosen(folder, request)
+    # All these checks come before the test split is opened, because each opening is on record.
     check_writable(path, ADVICE)
     address = tracking_of(store)
     check_tracking(address)
     if trial.mlflow_run_id is None:
         raise PreflightError(
-            f"{trial.trial_id} has no run at {masked(address)} yet; launch the sweep again to send it"
+            f"{trial.trial_id}: must have a run in MLflow at {masked(address)}, got none; launch the sweep again to "
+            "send it"
         )
     weights = _weights_of(folder, trial)
-    from orchestrator.pins.test_split import open_test  # torch is imported from here on
+    # Imported late: it brings torch, which takes seconds that the checks above need not wait for.
+    from orchestrator.pins.test_split import open_test
 
     spec = spec_from_resolved(folder.load_spec())
     test = open_test(spec, f"pin {request.name}", folder)
     document = _document(folder, test, request.name, trial, result, objective)
     document["mlflow"] = to_document(_register(address, document, trial, weights))
     document["created"] = utc_now()
+    # Weights first, the pin last: a pin that exists is complete.
     with writing(path, ADVICE), written_aside(weights_beside(path)) as aside:
         shutil.copyfile(weights, aside)
     write_pin(path, sealed(document))
@@ -112,15 +119,28 @@ def _free_path(pins: Path, request: PinRequest) -> Path:
             f"--name: must be letters, digits, '.', '_' or '-', the first a letter or digit, got {name!r}"
         )
     if ALIAS_TAKEN.fullmatch(name):
-        raise UsageError(f"--name: {name} is a name that MLflow keeps for its own aliases; choose another")
+        raise UsageError(
+            f"--name: must not be one of MLflow's own aliases (v1, v2, ..., latest), got {name!r}; choose another"
+        )
     path = pin_path(pins, name)
     if path.exists() and not request.force:
-        raise UsageError(f"{path}: exists; choose another --name, or --force to replace it")
+        raise UsageError(f"{path}: exists; choose another --name, or replace it with --force")
+    for other in sorted(pins.glob("*.yaml")):
+        if other != path and _alias(other.stem) == _alias(name):
+            raise UsageError(
+                f"--name: {name} would take the alias of the pin {other.stem} in MLflow, which knows no dots; choose "
+                "another"
+            )
     return path
 
 
+def _alias(name: str) -> str:
+    """The name of a pin as MLflow's alias, which may hold no dot."""
+    return name.replace(".", "-")
+
+
 def _chosen(folder: RunFolder, request: PinRequest) -> tuple[str, TrialRecord, ObjectiveResult]:
-    """Objective, trial, and the result that it stands in."""
+    """Objective and trial to pin, and the result of that objective."""
     objective, trial_id = request.objective, request.trial_id
     results = load_results(folder)
     decided = {} if results is None else results.objectives
@@ -128,23 +148,28 @@ def _chosen(folder: RunFolder, request: PinRequest) -> tuple[str, TrialRecord, O
         record = folder.load_trial(trial_id)
         if record.state != "FINISHED" or record.kind == "baseline":
             raise UsageError(
-                f"--trial: must be a finished trial or replicate, {trial_id} is a {record.state} {record.kind}"
+                f"--trial: must be a finished trial or replicate, got {trial_id}: {record.kind}, {record.state}"
             )
         if objective not in (None, record.objective):
             raise UsageError(
-                f"--trial: {trial_id} is a trial of {record.objective}, --objective says {objective}"
+                f"--trial: must be a trial of --objective {objective}, got {trial_id}, one of {record.objective}"
             )
         return record.objective, record, decided.get(record.objective, ObjectiveResult())
     objectives = folder.load_spec().get("objectives", [])
     if objective is None and len(objectives) > 1:
-        raise UsageError(f"--objective: must be named, {folder.name} has {', '.join(objectives)}")
+        raise UsageError(f"--objective: must be given, {folder.name} has several: {', '.join(objectives)}")
     objective = objective or objectives[0]
     if objective not in objectives:
-        raise UsageError(f"--objective: {folder.name} has {', '.join(objectives)}, got {objective!r}")
+        raise UsageError(
+            f"--objective: must be one of {', '.join(objectives)}, the objectives of {folder.name}, got {objective!r}"
+        )
+    # A trial that --trial names may be pinned at any time; a winner is decided when the sweep is finished.
     state = folder.load_state()
     now = current_state(folder, state.state)
     if now != "finished":
-        raise UsageError(f"{folder.name} is {now}: it has no winner yet; launch it again, or name a --trial")
+        raise UsageError(
+            f"{folder.name}: must be finished to have a winner, got {now}; launch it again, or name a trial: --trial ID"
+        )
     result = decided.get(objective, ObjectiveResult())
     if result.winner is None:
         raise NoFeasibleTrial(f"{folder.name}: {objective} has no winner: {state.problem}")
@@ -152,17 +177,17 @@ def _chosen(folder: RunFolder, request: PinRequest) -> tuple[str, TrialRecord, O
 
 
 def _weights_of(folder: RunFolder, trial: TrialRecord) -> Path:
-    """The weights of a trial, checked before test is opened for them."""
+    """Path of the weights of a trial, checked before the test split is opened for them."""
     from selmix.weights import load_weights, state_digest
 
     path = folder.store.current(folder.weights_path(trial.trial_id))
     try:
-        found = state_digest(load_weights(path))
+        digest = state_digest(load_weights(path))
     except ValueError as error:
         raise PreflightError(str(error)) from error
-    if found != trial.weights_digest:
+    if digest != trial.weights_digest:
         raise PreflightError(
-            f"{path}: must be the weights of the trial, digest {found}, recorded {trial.weights_digest}"
+            f"{path}: must be the weights of {trial.trial_id}, digest {trial.weights_digest}, got {digest}"
         )
     return path
 
@@ -175,27 +200,29 @@ def _document(
     result: ObjectiveResult,
     objective: str,
 ) -> Document:
-    """The pin of a trial; its creation time and its place in MLflow are still to come."""
+    """The pin of a trial, still without its time of creation and its place in MLflow."""
     from orchestrator.pins.test_split import mean_metrics, metrics_of
     from orchestrator.results.judge import Judge, in_order
     from selmix.weights import load_weights
 
     state = folder.load_state()
     if state.data is None or state.base is None or state.environment is None:
-        raise PreflightError(f"{folder.shown}: must have been run, its record holds no data yet")
+        raise PreflightError(f"{folder.shown}: must have been launched, its record has no data yet")
     if test.digest != state.data.digests["test"]:
         raise PreflightError(
-            f"{folder.shown}: the test split is not that of the sweep: digest {test.digest}, recorded "
-            f"{state.data.digests['test']}"
+            f"{folder.shown}: the test split must be that of the sweep, digest {state.data.digests['test']}, got "
+            f"{test.digest}; restore the data"
         )
     judge = Judge(folder, test.spec, objective)
     is_winner = result.winner is not None and result.winner.trial_id == trial.trial_id
+    # A trial that --trial names may have no replicates: it then stands for itself.
     replicates = judge.finals().get(trial.trial_id, []) or [trial]
     on_test = [p for record in replicates for p in test.of_files(folder.weights_files(record.trial_id))]
     baselines = {b.name: b for b in in_order(folder.load_baselines(objective)) if b.state == "FINISHED"}
     baseline_tests = {
         key: test.of_files(folder.weights_files(record.trial_id)) for key, record in baselines.items()
     }
+    # The pinned model is that of the trial itself; its replicates only measure the spread over seeds.
     weights = load_weights(folder.weights_path(trial.trial_id))
     pin = Pin(
         schema_version=SCHEMA_VERSION,
@@ -224,7 +251,8 @@ def _document(
         verdict=_verdicts(result, is_winner, on_test, baseline_tests, judge),
         environment=state.environment,
         mlflow=Registered("", "", "", "", ""),
-        method=METHOD,
+        # Of the sweep, not of this version: it decides the bits of what was trained.
+        method=state.method,
     )  # fmt: skip
     return to_document(pin)
 
@@ -241,6 +269,7 @@ def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
         pretrain=resolved["pretrain"],
         constraints=resolved["constraints"],
         metrics=resolved["metrics"],
+        # The metric and seed that the sweep file left to their defaults, so that a pin does not depend on these.
         selection=resolved["selection"] | {"metric": judge.rule.metric, "seed": judge.rule.seed},
         search_seed=test.spec.search.seed,
         threads=test.spec.resources.cpu,
@@ -252,7 +281,7 @@ def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
 def _replicates(
     replicates: Sequence[TrialRecord], on_test: Sequence[Predictions], trial: TrialRecord, judge: Judge
 ) -> Document:
-    """Seeds, and metric -> mean, low, high on test over them; none for a trial that was not replicated."""
+    """Seeds of the replicates, and metric -> mean, low, high on test; no metrics for a trial without replicates."""
     from orchestrator.pins.test_split import mean_metrics
 
     if list(replicates) == [trial]:
@@ -269,12 +298,13 @@ def _verdicts(
     baselines: dict[str, list[Predictions]],
     judge: Judge,
 ) -> PinnedVerdicts:
-    """Against the opponent that was chosen on select, on both splits."""
+    """Verdicts on both splits, against the opponent that was chosen on select."""
     from selmix.statistics.comparison import outcome, paired_difference
 
     on_select = result.verdict
     if on_select is None:
         return PinnedVerdicts(None, None)
+    # The same opponent on test: the best of several baselines on test would be biased upwards.
     gap = paired_difference(judge.rule.metric, on_test, baselines[on_select.against], judge.context)
     test = PinnedVerdict(outcome(gap), on_select.against, Figure(**asdict(gap)))
     select = PinnedVerdict(on_select.outcome, on_select.against, on_select.difference, optimistic=True)
@@ -282,11 +312,11 @@ def _verdicts(
 
 
 def _register(address: str, document: Document, trial: TrialRecord, weights: Path) -> Registered:
-    """Put the model into MLflow's registry: weights and settings as plain files, under the alias of the pin."""
+    """Register the model in MLflow: weights and settings as plain files, under the name of the pin as alias."""
     from orchestrator.tracking.client import register_model
 
     sweep, name = document["sweep"]["name"], document["name"]
-    alias = name.replace(".", "-")  # MLflow takes no dot in an alias
+    alias = _alias(name)
     tags = {"selmix.weights_digest": document["digests"]["weights"], "selmix.pin": name}
     kept = ("objective", "trial_id", "seed", "round", "config", "protocol", "digests")
     run_id = str(trial.mlflow_run_id)

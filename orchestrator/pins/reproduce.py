@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compared:
-    """One digest or number of a pin beside what was got.
+    """One digest or number of a pin beside the one of the reproduction.
 
     Attributes:
-        what: its place in the pin. pinned, got: both values.
-        equal: True if they are the same. passes: True if the difference is within tolerance.
+        what: its place in the pin.
+        pinned: value in the pin.
+        got: value of the reproduction.
+        equal: True if they are the same.
+        passes: True if the difference is within tolerance.
     """
 
     what: str
@@ -38,7 +41,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class StackDifference:
-    """A part of the stack that decides bits, then and here."""
+    """A part of the stack that decides bits and differs: its value in the pin, and here."""
 
     pinned: Any
     here: Any
@@ -46,12 +49,16 @@ class StackDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceDocument:
-    """A comparison with a pin.
+    """Comparison of a reproduction with its pin.
 
     Attributes:
-        pin: its name. reproduced: True if everything is as it must be.
-        same_stack: True if everything that decides bits is as it was. stack_differences: what is not.
-        problems: one line each. compared: entry by entry.
+        schema_version: version of the document.
+        pin: name of the pin.
+        reproduced: True if there are no problems.
+        same_stack: True if everything that decides bits is as it was.
+        stack_differences: part of the stack -> its two values, where they differ.
+        problems: differences outside the tolerance, one line each.
+        compared: every digest and number that was compared.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -69,23 +76,26 @@ class ReproduceDocument:
 
 
 def reproduce_pin(pins: Path, name: str, store: Store) -> ReproduceDocument:
-    """Repeat what a pin says.
+    """Train again from a pin and compare.
 
     On an equal stack every digest and number must be equal. On another one, or where the method's arithmetic has
-    changed since, the stored weights are evaluated and the training is repeated, both within the pin's own intervals.
+    changed since, the stored weights are evaluated and the training is repeated; both must lie within the pin's own
+    intervals.
 
     Args:
         pins: folder of the pins.
-        name: of the pin.
-        store: where the opening of the test split is recorded, if the pin's sweep lies there.
+        name: name of the pin.
+        store: runs folder; the opening of the test split is recorded in the pin's sweep, if that lies there.
     Raises:
-        NotFound: no such pin. PreflightError: it cannot be read, or a checkpoint that it names is gone.
+        NotFound: there is no such pin.
+        PreflightError: the pin cannot be read, or a checkpoint that it names is gone.
     """
     path, document = pin_path(pins, name), read_pin(pins, name)
+    # An edited pin is not trained: its result would be compared with numbers that nobody measured.
     broken = broken_sections(document)
     if broken:
         problems = [
-            f"{section}: was edited since the pin was written (its digest differs)" for section in broken
+            f"{section}: was edited since the pin was written, its digest differs" for section in broken
         ]
         return _document(name, {}, [], problems)
     pin = typed_pin(path, document)
@@ -109,14 +119,14 @@ def _document(
 
 
 class _Comparison:
-    """Everything of a pin that can be compared, in the order of the pin."""
+    """Reproduction of a pin, compared entry by entry in the order of the pin."""
 
     def __init__(self, pin: Pin, same_stack: bool) -> None:
         self.pin, self.same_stack = pin, same_stack
-        self.found: list[Compared] = []
+        self.compared: list[Compared] = []
 
     def run(self, weights: Path, store: Store) -> list[Compared]:
-        """Compare; where the training does not finish, what came before it."""
+        """Train and compare; if the training fails, only the entries before it."""
         from orchestrator.build.base_model import balanced_head_of, base_model, torch_threads
         from orchestrator.build.data import load_data
         from orchestrator.build.selection import selection_rule
@@ -127,6 +137,7 @@ class _Comparison:
         from selmix.weights import load_weights, state_digest
 
         pin, spec = self.pin, _spec(self.pin)
+        # Missing weights count as a difference; the training is compared all the same.
         stored = load_weights(weights) if weights.is_file() else None
         self._equal(weights.name, pin.digests["weights"], None if stored is None else state_digest(stored))
         test = open_test(spec, f"reproduce {pin.name}", _own_folder(pin, store))
@@ -136,6 +147,7 @@ class _Comparison:
                 self._equal(f"digests/{split}", pin.digests[split], data.digests[split])
             self._equal("digests/test", pin.digests["test"], test.digest)
             state, base = base_model(spec, data)
+            # Trained weights may have other bits on another stack; the data must be the same everywhere.
             self._equal("digests/base", pin.digests["base"], base.digest, must=self.same_stack)
             rule = selection_rule(spec, pin.objective, data.num_classes)
             head = balanced_head_of(spec.model.config, state, data, rule)
@@ -144,11 +156,12 @@ class _Comparison:
                 rule,
             )  # fmt: skip
             run = finetune_on_workers(spec.resources.workers, request)
+            # On the same stack equal weights give equal predictions: evaluating the stored ones would add nothing.
             if stored is not None and not self.same_stack:
                 self._stored(spec, stored, data.select, test, run.metric_context)
             if run.best is None or run.failed:
-                self.found.append(Compared("training", "finished", run.stop_reason, False, False))
-                return self.found
+                self.compared.append(Compared("training", "finished", run.stop_reason, False, False))
+                return self.compared
             self._equal("round", pin.round, run.best.round, must=self.same_stack)
             self._equal(
                 "digests/weights", pin.digests["weights"], state_digest(run.best.state), must=self.same_stack
@@ -156,10 +169,10 @@ class _Comparison:
             self._metrics("select", pin.select, metrics_of(run.best.predictions, run.metric_context))
             on_test = metrics_of(test.predictions(run.best.state), run.metric_context)
             self._metrics("test", pin.test, on_test)
-        return self.found
+        return self.compared
 
     def _stored(self, spec: SweepSpec, stored: Any, select: Any, test: OpenedTest, context: Any) -> None:
-        """The pinned weights themselves, evaluated here: what another stack makes of the very same model."""
+        """Evaluate the pinned weights here: the same model on another stack, apart from the training."""
         from orchestrator.pins.test_split import metrics_of, predictions_on
 
         on_select = metrics_of(predictions_on(spec, stored, select), context)
@@ -168,23 +181,25 @@ class _Comparison:
         self._metrics("stored weights/test", self.pin.test, on_test)
 
     def _equal(self, what: str, pinned: Any, got: Any, must: bool = True) -> None:
-        self.found.append(Compared(what, pinned, got, pinned == got, pinned == got or not must))
+        self.compared.append(Compared(what, pinned, got, pinned == got, pinned == got or not must))
 
     def _metrics(self, where: str, pinned: Metrics, got: Metrics) -> None:
-        for metric, figure in pinned.items():
+        for metric, estimate in pinned.items():
             for part in ("value", "low", "high"):
-                then = getattr(figure, part)
-                value = getattr(got[metric], part) if metric in got else None
-                inside = part != "value" or (value is not None and figure.low <= value <= figure.high)
-                passes = value == then if self.same_stack else value is not None and inside
-                self.found.append(Compared(f"{where}/{metric}/{part}", then, value, value == then, passes))
+                before = getattr(estimate, part)
+                now = getattr(got[metric], part) if metric in got else None
+                # The tolerance is the pin's interval; the ends of the new interval only need to exist.
+                inside = part != "value" or (now is not None and estimate.low <= now <= estimate.high)
+                passes = now == before if self.same_stack else now is not None and inside
+                self.compared.append(Compared(f"{where}/{metric}/{part}", before, now, now == before, passes))
 
 
 def _spec(pin: Pin) -> SweepSpec:
-    """The specification that a pin's protocol amounts to."""
+    """Specification of a sweep with the protocol of a pin."""
     from orchestrator.spec.schema import spec_from_resolved
 
     protocol = pin.protocol
+    # The seed of the selection is resolved from search.seed and is no key of the sweep file.
     selection = {key: value for key, value in protocol.selection.items() if key != "seed"}
     return spec_from_resolved({
         "version": 1, "name": pin.sweep.name, "data": protocol.data, "model": protocol.model,
@@ -195,7 +210,8 @@ def _spec(pin: Pin) -> SweepSpec:
 
 
 def _own_folder(pin: Pin, store: Store) -> RunFolder | None:
-    """The folder of the pin's sweep, where it lies in this runs folder; None: the pin travels without its sweep."""
+    """Folder of the pin's sweep; None where the sweep is not in this runs folder."""
+    # By id and not by name alone: another sweep may have the name, whose record this opening does not belong to.
     try:
         folder = RunFolder.open(store, pin.sweep.name)
         return folder if folder.load_state().sweep_id == pin.sweep.sweep_id else None
@@ -204,7 +220,7 @@ def _own_folder(pin: Pin, store: Store) -> RunFolder | None:
 
 
 def reproduction_text(document: ReproduceDocument, width: int | None) -> str:
-    """The comparison in some lines; the first is the answer."""
+    """Text of a comparison; its first line is the answer."""
     lines = []
     if document.reproduced:
         same = sum(c.equal for c in document.compared)
@@ -215,10 +231,10 @@ def reproduction_text(document: ReproduceDocument, width: int | None) -> str:
         lines.append(sentence(f"{document.pin}: reproduced; {how} {counts}", width))
     else:
         count = len(document.problems)
-        lines.append(sentence(f"{document.pin}: not reproduced; {count} differ", width))
+        lines.append(sentence(f"{document.pin}: not reproduced; {count} differences", width))
         lines += [paragraph("  differs", problem, width) for problem in document.problems]
     for key, both in document.stack_differences.items():
-        lines.append(paragraph("  other stack", f"{key} was {both.pinned}, here {both.here}", width))
+        lines.append(paragraph("  other stack", f"{key}: pinned {both.pinned}, here {both.here}", width))
     drifted = [c.what for c in document.compared if not c.equal and c.passes]
     if drifted:
         lines.append(paragraph("  drifted", f"within tolerance: {', '.join(drifted)}", width))

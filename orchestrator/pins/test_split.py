@@ -1,4 +1,4 @@
-"""The test split: opened by one function, on record, and evaluated on."""
+"""The test split: opened by one function, which records it, and evaluated on."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from selmix.weights import load_checkpoint_into, load_weights
 
 @dataclass(frozen=True)
 class OpenedTest:
-    """The test split of a sweep, opened: whatever is evaluated on it goes through here.
+    """The test split of a sweep, opened; every evaluation on it goes through this class.
 
     Attributes:
-        spec: of the sweep.
-        split: the samples.
+        spec: specification of the sweep.
+        split: samples.
     """
 
     spec: SweepSpec
@@ -40,22 +40,23 @@ class OpenedTest:
         return self.split.digest()
 
     def predictions(self, state: Mapping[str, Tensor]) -> Predictions:
-        """Answers of a model with these weights."""
+        """Predictions of a model with these weights."""
         return predictions_on(self.spec, state, self.split)
 
     def of_files(self, weights: Sequence[Path]) -> list[Predictions]:
-        """Answers of every model of these files."""
+        """Predictions of every model of these files."""
         return [self.predictions(load_weights(path)) for path in weights]
 
 
 def open_test(spec: SweepSpec, by: str, folder: RunFolder | None) -> OpenedTest:
-    """Open the test split; counted before it is read.
+    """Open the test split and record the opening in the sweep.
 
     Args:
-        spec: of the sweep.
+        spec: specification of the sweep.
         by: the command that opens it, for the record.
-        folder: of the sweep; None where a pin travels without it.
+        folder: records of the sweep; None where a pin is reproduced without its sweep.
     """
+    # Recorded before it is read: an opening that fails half way counts too.
     if folder is not None:
         state = folder.load_state()
         state.test_openings.append(Opening(utc_now(), by))
@@ -64,14 +65,15 @@ def open_test(spec: SweepSpec, by: str, folder: RunFolder | None) -> OpenedTest:
 
 
 def predictions_on(spec: SweepSpec, state: Mapping[str, Tensor], split: Split) -> Predictions:
-    """Answers of a sweep's model on a split.
+    """Predictions of a sweep's model on a split.
 
     Args:
-        spec: of the sweep.
-        state: weights.
-        split: the samples.
+        spec: specification of the sweep.
+        state: weights of the model.
+        split: samples.
     """
     source = data_config(spec)
+    # As many threads as in a trial: another number gives other bits.
     with torch_threads(spec.resources.cpu):
         model = spec.model.config.build(source.input_shape, len(source.class_names))
         load_checkpoint_into(model, state)
@@ -80,11 +82,11 @@ def predictions_on(spec: SweepSpec, state: Mapping[str, Tensor], split: Split) -
 
 
 def metrics_of(predictions: Predictions, context: MetricContext) -> Metrics:
-    """Every metric that the data allow, with its interval."""
+    """Every metric that the data allow, each with its interval."""
     return {key: Figure(**asdict(estimate)) for key, estimate in all_intervals(predictions, context).items()}
 
 
 def mean_metrics(models: Sequence[Predictions], context: MetricContext) -> Metrics:
-    """Every metric as a mean over models, with its interval."""
+    """Mean of every metric over several models, each with its interval."""
     each = [all_intervals(predictions, context) for predictions in models]
     return {key: Figure(**asdict(mean_over_replicates([e[key] for e in each]))) for key in each[0]}

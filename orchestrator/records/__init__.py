@@ -1,1 +1,1 @@
-"""What lies on disk or in a bucket: a sweep's own records, its lease and its logs."""
+"""Records of a sweep on disk or in a bucket: its documents, its lease and its logs."""

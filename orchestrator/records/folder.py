@@ -1,7 +1,7 @@
-"""Our own record of a sweep: plain files under ``runs/NAME/``.
+"""The product's own record of a sweep: plain files under ``runs/NAME/``.
 
-The records, not MLflow and not Ray, are what selection, pins and a resume read, so they must survive a ``kill -9`` at
-any instant: documents are written aside and renamed, and the one file that is appended to (``rounds.jsonl``) is read so
+Selection, pins and a resume read these records, not MLflow and not Ray, so they must survive a ``kill -9`` at any
+instant: documents are written aside and renamed, and the one file that is appended to (``rounds.jsonl``) is read so
 that a torn last line costs that line only. Nothing heavy is imported: ``selmix show`` must answer at once on a machine
 without Ray, MLflow or torch in memory.
 """
@@ -28,15 +28,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DOCUMENTS = (".json", ".yaml")
+"""Endings of the documents of a sweep's folder."""
+
 BESIDES = ("ray/", "lease/")
-"""What of a sweep's folder is no document of ours."""
+"""Subfolders of other files, some of which have the same endings."""
 
 Round = dict[str, Any]
 """One row of ``rounds.jsonl``: round, steps, time_ms, score, feasible, select and scalars."""
 
 
 class RunFolder(RunPaths):
-    """``runs/NAME/``: the only reads and writes of what lies there.
+    """``runs/NAME/``, which nothing else reads or writes.
 
     Args:
         store: where the runs lie.
@@ -67,6 +69,7 @@ class RunFolder(RunPaths):
         Raises:
             NotFound: there is no such sweep, or the folder of that name is not one.
         """
+        # A name that leads out of the runs folder is not looked up at all.
         inside = name not in {"", ".", ".."} and "/" not in name and os.sep not in name
         folder = cls.at(store, name) if inside else cls(store, name)
         if inside and folder.state_path.is_file():
@@ -74,8 +77,8 @@ class RunFolder(RunPaths):
         known = store.sweep_names()
         near = get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known) or 'none'}"
-        what = "is not the folder of a sweep" if inside and folder.path.exists() else "does not exist"
-        raise NotFound(f"{folder.shown}: {what} (no sweep.json){hint}")
+        problem = "is not the folder of a sweep" if inside and folder.path.exists() else "does not exist"
+        raise NotFound(f"{folder.shown}: {problem} (no sweep.json){hint}")
 
     @property
     def shown(self) -> str:
@@ -84,7 +87,7 @@ class RunFolder(RunPaths):
 
     @property
     def lease(self) -> LeaseBackend:
-        """What the sweep's lease is kept by."""
+        """Keeper of the sweep's lease."""
         return self.store.lease(self.name)
 
     def create(self) -> None:
@@ -115,6 +118,7 @@ class RunFolder(RunPaths):
             PreflightError: its file is damaged.
         """
         path = self.store.current(self.state_path, anew=True)  # another process may have written it
+        # Raises, with the names that there are.
         if not path.is_file():
             RunFolder.open(self.store, self.name)
         state: SweepState = self._typed(path, SweepState.from_document)
@@ -124,7 +128,7 @@ class RunFolder(RunPaths):
         self._write_json(self.spec_path, spec)
 
     def load_spec(self) -> Document:
-        """The resolved sweep file as plain values (file and overrides); {} before it was written."""
+        """The resolved sweep file as plain values (file and overrides); {} before the first launch wrote it."""
         return read_json(self.spec_path) if self.spec_path.is_file() else {}
 
     def save_file(self, file: Path) -> None:
@@ -143,6 +147,7 @@ class RunFolder(RunPaths):
             PreflightError: its file is damaged.
         """
         path = self.record_path(trial_id)
+        # An id has slashes, and must not lead out of the folder.
         if ".." in trial_id.split("/") or not path.is_file():
             raise NotFound(f"{self.shown}: no trial {trial_id!r}; `selmix show {self.name}` lists them")
         return self._record(path)
@@ -152,7 +157,7 @@ class RunFolder(RunPaths):
         return self._records("trials")
 
     def load_baselines(self, objective: str | None = None) -> list[TrialRecord]:
-        """Every baseline's record, in order of objective and name."""
+        """Every baseline's record, in order of objective and name; ``objective``: those of one only."""
         return [r for r in self._records("baselines") if objective in {None, r.objective}]
 
     def _records(self, kind: str) -> list[TrialRecord]:
@@ -181,6 +186,7 @@ class RunFolder(RunPaths):
         try:
             return read(document)
         except ValueError as error:
+            # pydantic's first line counts the problems; the next two name a key and its problem.
             reason = " ".join(line.strip() for line in str(error).splitlines()[1:3]) or str(error)
             raise PreflightError(f"{path}: must be a whole record: {reason}") from error
 
@@ -191,7 +197,7 @@ class RunFolder(RunPaths):
     # -- rounds and arrays --------------------------------------------------------------------------------
 
     def append_round(self, trial_id: str, row: Mapping[str, Any]) -> None:
-        """Add one line to ``rounds.jsonl``, first dropping what a killed process left half written."""
+        """Add one line to ``rounds.jsonl``, first dropping a line that a killed process left half written."""
         path = self.store.current(self.rounds_path(trial_id))
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -212,6 +218,7 @@ class RunFolder(RunPaths):
         for number, line in enumerate(lines[:-1], start=1):  # after the last newline: nothing, or a torn line
             try:
                 row = json.loads(line)
+                # A run that resumed from a checkpoint has written the rounds after it again.
                 rows[int(row["round"])] = row
             except (ValueError, KeyError, TypeError) as error:
                 raise PreflightError(f"{path}:{number}: must be a JSON row with 'round': {error}") from error
@@ -230,6 +237,7 @@ class RunFolder(RunPaths):
 
         loaded = []
         for path in self._numbered(trial_id, "predictions", ".npz"):
+            # Without pickles, so that nothing in a file is ever run.
             with numpy.load(path, allow_pickle=False) as arrays:
                 loaded.append({key: arrays[key] for key in arrays.files})
         return loaded
@@ -238,8 +246,9 @@ class RunFolder(RunPaths):
         """``NAME.ENDING``, or ``NAME-0.ENDING``, ``NAME-1.ENDING``, ... in order."""
         folder = self.trial_folder(trial_id)
         self.store.pull(folder, (ending,))
-        found = folder.glob(f"{name}*{ending}")
-        return sorted(found, key=lambda path: int(path.stem.partition("-")[2] or 0))
+        files = folder.glob(f"{name}*{ending}")
+        # As texts, 10 would stand before 2.
+        return sorted(files, key=lambda path: int(path.stem.partition("-")[2] or 0))
 
     # -- checkpoints --------------------------------------------------------------------------------------
 
@@ -248,10 +257,11 @@ class RunFolder(RunPaths):
         return self.store.address_of(path)
 
     def checkpoint_address(self, checkpoint: str) -> str:
-        """Where a recorded checkpoint lies now.
+        """Address of a recorded checkpoint.
 
         Checkpoints are recorded relative to this folder: another driver may see it under another path.
         """
+        # The absolute path of an older record stays as it is when it is joined.
         return self.store.address_of(self.path / checkpoint)
 
     def relative_checkpoint(self, address: str) -> str:
@@ -260,6 +270,7 @@ class RunFolder(RunPaths):
 
     def has_checkpoint(self, checkpoint: str) -> bool:
         """True if a recorded checkpoint is whole."""
+        # The trainable writes this file last.
         return self.store.exists(self.path / checkpoint / "trial.json")
 
     def fetch_checkpoint(self, address: str, names: Sequence[str], home: Path) -> None:
@@ -276,12 +287,12 @@ class RunFolder(RunPaths):
             self.store.copy(self.path / self.relative_checkpoint(address) / name, home / name)
 
     def unused_ray_path(self) -> Path:
-        """A folder for checkpoints that no launch used: an old one's name would mix its runs into the new."""
+        """A folder for checkpoints that no launch has used: Ray would mix the runs of an old one into the new one's."""
         used = [int(name) for name in self.store.subfolders(self.ray_path) if name.isdigit()]
         return self.ray_path / f"{1 + max(used, default=-1):03d}"
 
     def drop(self, relative: str) -> None:
-        """Remove a checkpoint or all of Ray's files; what is gone already is fine."""
+        """Remove a checkpoint or all of Ray's files; those that are gone already are fine."""
         self.store.discard_tree(self.path / relative)
 
 

@@ -1,4 +1,4 @@
-"""Who drives a sweep: a lease, so that two launches never run one sweep at the same time."""
+"""The lease of a sweep, held by its one driver: two launches never run one sweep at the same time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from orchestrator.files import writing
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease_on_disk import Holder, process_start
 
+# Six of them within the minute after which a holder counts as dead: single ones may fail.
 HEARTBEAT_EVERY_S = 10.0
 
 
 class Lease:
-    """A lease that is held: renewed by a thread until :meth:`release`, or until somebody else took it.
+    """A lease that is held: a thread renews it until :meth:`release`, or until another host takes it over.
 
     Args:
         folder: of the sweep.
@@ -33,6 +34,7 @@ class Lease:
         self._every_s = every_s
         self._stop = threading.Event()
         self._lost = threading.Event()
+        # A daemon: a process that crashes must not be kept alive by its own heartbeat.
         self._thread = threading.Thread(target=self._renew, name="selmix-lease", daemon=True)
         self._thread.start()
 
@@ -46,6 +48,7 @@ class Lease:
         if self._stop.is_set():
             return
         self._stop.set()
+        # A beat under way would take the withdrawn lease for lost, or leave a heartbeat behind.
         self._thread.join()
         self.folder.lease.withdraw(self.holder)
 
@@ -75,7 +78,7 @@ def acquire(folder: RunFolder, heartbeat_every_s: float = HEARTBEAT_EVERY_S) -> 
     Returns:
         The lease; use it as a context manager or call :meth:`Lease.release`.
     Raises:
-        PreflightError: another driver is alive (the message says who), or the folder cannot be written.
+        PreflightError: another driver is alive (the message names it), or the folder cannot be written.
     """
     with writing(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -83,7 +86,7 @@ def acquire(folder: RunFolder, heartbeat_every_s: float = HEARTBEAT_EVERY_S) -> 
     mine = Holder(socket.gethostname(), pid, process_start(pid) or "", time.time(), secrets.token_hex(8))
     other = folder.lease.claim(mine)
     if other is not None:
-        raise _held(folder, other)
+        raise _refused(folder, other)
     return Lease(folder, mine, heartbeat_every_s)
 
 
@@ -91,14 +94,15 @@ def check_free(folder: RunFolder) -> None:
     """Check that nobody drives this sweep now; takes nothing and writes nothing.
 
     Raises:
-        PreflightError: another driver is alive; the message says who.
+        PreflightError: another driver is alive; the message names it.
     """
     holder = live_holder(folder)
     if holder is not None:
-        raise _held(folder, holder)
+        raise _refused(folder, holder)
 
 
-def _held(folder: RunFolder, holder: Holder) -> PreflightError:
+def _refused(folder: RunFolder, holder: Holder) -> PreflightError:
+    # Clocks of hosts differ by some seconds, so a heartbeat may lie in the future.
     age_s = max(0.0, time.time() - holder.heartbeat)
     return PreflightError(
         f"{folder.shown}: must have one driver at a time, held by process {holder.pid} on {holder.host} "
@@ -107,7 +111,7 @@ def _held(folder: RunFolder, holder: Holder) -> PreflightError:
 
 
 def live_holder(folder: RunFolder) -> Holder | None:
-    """The driver that runs this sweep now, or None."""
+    """The driver that runs this sweep now; None where there is none."""
     holder = folder.lease.holder()
     return holder if holder is not None and holder.is_alive() else None
 

@@ -31,8 +31,10 @@ class Holder:
     """Content of a lease.
 
     Attributes:
-        host, pid, process_start: of the driver.
-        heartbeat: seconds since the epoch.
+        host: that the driver runs on.
+        pid: of the driver.
+        process_start: see :func:`process_start`.
+        heartbeat: of the last renewal, in seconds since the epoch.
         token: one per acquisition.
     """
 
@@ -49,7 +51,7 @@ class Holder:
         return (time.time() if now is None else now) - self.heartbeat < STALE_AFTER_S
 
     def beaten(self) -> Holder:
-        """The same with a heartbeat of now."""
+        """The same holder with a new heartbeat."""
         return replace(self, heartbeat=time.time())
 
 
@@ -57,14 +59,14 @@ class LeaseBackend(Protocol):
     """Keeps the lease of one sweep."""
 
     def claim(self, mine: Holder) -> Holder | None:
-        """Contend for the lease; None where it is held now, else who holds it.
+        """Contend for the lease; None where ``mine`` holds it now, else its holder.
 
         Raises:
             PreflightError: the runs folder cannot be written.
         """
 
     def renew(self, mine: Holder) -> bool:
-        """Say that the holder lives; False where somebody else took the lease over.
+        """Write a new heartbeat; False where another holder took the lease over.
 
         Raises:
             PreflightError: the runs folder cannot be written just now.
@@ -116,8 +118,8 @@ class DiskLease:
             return None
 
     def _is_held_by(self, mine: Holder) -> bool:
-        found = self.holder()
-        return found is not None and found.token == mine.token
+        current = self.holder()
+        return current is not None and current.token == mine.token
 
     def _write(self, holder: Holder) -> None:
         write_json(self.path, to_document(holder))
@@ -129,6 +131,7 @@ class DiskLease:
         with writing(path):
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
+            # Some network file systems have no locks, and refuse here.
             with writing(path):
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
@@ -137,7 +140,8 @@ class DiskLease:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process started, in the system's own words; None if there is no such process (or a zombie)."""
+    """Start of a process, in the system's own words; None if there is no such process (or it is a zombie)."""
+    # macOS has no /proc.
     if not Path("/proc/self/stat").exists():
         shown = subprocess.run(
             ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
@@ -148,8 +152,9 @@ def process_start(pid: int) -> str | None:
     except OSError:
         return None
     values = stat.rpartition(")")[2].split()  # the command in parentheses may hold blanks and parentheses
+    # Fields 3 and 22 of proc(5).
     state, ticks_since_boot = values[0], values[19]
-    if state in "ZX":  # killed, and its parent has not asked for the exit code yet
+    if state in "ZX":  # killed, and its parent has not collected the exit code yet
         return None
     return f"{_boot()}:{ticks_since_boot}"
 

@@ -1,6 +1,6 @@
-"""An object store, ``s3://bucket/prefix``, spoken to through pyarrow.
+"""An object store, ``s3://bucket/prefix``, through pyarrow.
 
-An object is whole or not there, so the order of writes means remotely what it means on a disk.
+An object is whole or not there, so the order of writes has the same meaning as on a disk.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 5.0, 20.0
 ATTEMPTS = 3
 MAX_CONCURRENT = 16
 QUERY = ("scheme", "region", "endpoint_override")
+# Weights are copied in pieces of 4 MiB, never held in memory as a whole.
 _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One object: its path below the address, and when the store took it, in seconds of the store's clock."""
+    """One object: its path below the address, and the time of its write, in seconds of the store's clock."""
 
     path: str
     time_s: float
@@ -39,10 +40,11 @@ class ObjectStore:
     """Objects below one address; paths are relative to it, with ``/``.
 
     Args:
-        address: ``s3://[KEY:SECRET@]bucket[/prefix][?region=&scheme=&endpoint_override=]``; what it leaves out is
-            taken from ``environ`` (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, ...), secrets better so.
+        address: ``s3://[KEY:SECRET@]bucket[/prefix][?region=&scheme=&endpoint_override=]``.
+        environ: environment variables (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, ...) for the parts that the
+            address leaves out; secrets belong here.
     Raises:
-        UsageError: no such address.
+        UsageError: it is no such address.
     """
 
     def __init__(self, address: str, environ: Mapping[str, str]) -> None:
@@ -51,12 +53,13 @@ class ObjectStore:
         parts = urlsplit(address)
         place = parts.netloc.rpartition("@")[2]
         query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        # A misspelt key would be ignored, and another server be written to.
         unknown = sorted(set(query) - set(QUERY))
         if parts.scheme != "s3" or not place or unknown:
-            what = f"unknown {', '.join(unknown)}" if unknown else "no bucket"
+            problem = f"unknown {', '.join(unknown)}" if unknown else "no bucket"
             raise UsageError(
                 f"--runs: must be FOLDER or s3://bucket/prefix with {', '.join(QUERY)} as query, got {self.shown!r} "
-                f"({what})"
+                f"({problem})"
             )
         self.root = f"{place}/{parts.path.strip('/')}".rstrip("/")
         self._options = s3_options(parts.username, parts.password, query, environ)
@@ -66,13 +69,14 @@ class ObjectStore:
     @property
     def filesystem(self) -> Any:
         """pyarrow's file system, with the credentials in it: for this process only."""
+        # Threads share the store: the lease's, the watch's, and those of `fetch_all`.
         with self._lock:
             if self._filesystem is None:
                 self._filesystem = self._connect(ATTEMPTS)
             return self._filesystem
 
     def for_workers(self) -> Any:
-        """The same without credentials, to be pickled: whoever reads it has its own, in its environment.
+        """The same without credentials, to be pickled: workers have their own, in their environment.
 
         Ray and Tune write what they pickle to logs and snapshots, on disks and in the bucket itself.
 
@@ -105,15 +109,15 @@ class ObjectStore:
         """Write an object whole.
 
         Raises:
-            PreflightError: the store does not take it (as in every method below).
+            PreflightError: the store refuses, or does not answer (as in every method below).
         """
-        with self._speaking("write", path), self.filesystem.open_output_stream(self.full(path)) as stream:
+        with self._naming("write", path), self.filesystem.open_output_stream(self.full(path)) as stream:
             stream.write(content)
 
     def put_file(self, local: Path, path: str) -> None:
         """Write a local file as an object."""
         with (
-            self._speaking("write", path),
+            self._naming("write", path),
             local.open("rb") as file,
             self.filesystem.open_output_stream(self.full(path)) as stream,
         ):
@@ -123,7 +127,7 @@ class ObjectStore:
     def get(self, path: str) -> bytes | None:
         """The content of an object; None where there is none."""
         try:
-            with self._speaking("read", path), self.filesystem.open_input_stream(self.full(path)) as stream:
+            with self._naming("read", path), self.filesystem.open_input_stream(self.full(path)) as stream:
                 content: bytes = stream.read()
                 return content
         except FileNotFoundError:
@@ -133,7 +137,7 @@ class ObjectStore:
         """Copy an object to a local file, whole or not at all; False where there is none."""
         try:
             with (
-                self._speaking("read", path),
+                self._naming("read", path),
                 self.filesystem.open_input_stream(self.full(path)) as stream,
                 written_aside(local) as aside,
                 aside.open("wb") as file,
@@ -153,13 +157,14 @@ class ObjectStore:
         """Every object below a path, by path; [] where there is none."""
         from pyarrow.fs import FileSelector, FileType
 
-        with self._speaking("list", path):
-            found = self.filesystem.get_file_info(
+        with self._naming("list", path):
+            infos = self.filesystem.get_file_info(
                 FileSelector(self.full(path), allow_not_found=True, recursive=True)
             )
-        kept = [info for info in found if info.type == FileType.File]
+        # S3 has no folders; pyarrow lists the prefixes between slashes as such.
+        files = [info for info in infos if info.type == FileType.File]
         stored = [
-            Stored(info.path.removeprefix(f"{self.root}/"), (info.mtime_ns or 0) / 1e9) for info in kept
+            Stored(info.path.removeprefix(f"{self.root}/"), (info.mtime_ns or 0) / 1e9) for info in files
         ]
         return sorted(stored, key=lambda item: item.path)
 
@@ -167,33 +172,34 @@ class ObjectStore:
         """Names of the folders directly below a path."""
         from pyarrow.fs import FileSelector, FileType
 
-        with self._speaking("list", path):
-            found = self.filesystem.get_file_info(FileSelector(self.full(path), allow_not_found=True))
-        return sorted(info.base_name for info in found if info.type == FileType.Directory)
+        with self._naming("list", path):
+            infos = self.filesystem.get_file_info(FileSelector(self.full(path), allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == FileType.Directory)
 
     def delete(self, path: str) -> None:
         """Remove an object; one that is not there is fine."""
-        with contextlib.suppress(FileNotFoundError), self._speaking("delete", path):
+        with contextlib.suppress(FileNotFoundError), self._naming("delete", path):
             self.filesystem.delete_file(self.full(path))
 
     def delete_tree(self, path: str) -> None:
         """Remove everything below a path."""
-        with contextlib.suppress(FileNotFoundError), self._speaking("delete", path):
+        with contextlib.suppress(FileNotFoundError), self._naming("delete", path):
             self.filesystem.delete_dir(self.full(path))
 
     def check(self, path: str) -> None:
-        """Try to write, read and delete one byte below a path, with one attempt each and a limit over all.
+        """Check that one byte can be written, read and deleted below a path: one attempt each, a time limit over all.
 
         Raises:
             PreflightError: one of them failed, or took longer than ``CHECK_TIMEOUT_S``.
         """
+        # The timeouts of the single requests add up to more than a minute where a server hangs.
         name = f"{path}/.probe-{os.getpid()}"
         problem = within(CHECK_TIMEOUT_S, lambda: self._probe(name))
         if problem is not None:
             raise self._failed(problem)
 
     def _probe(self, name: str) -> str | None:
-        """The step that failed, and of what; None where all went well."""
+        """The step that failed and its object; None where all went well."""
         step = "connect"
         try:
             filesystem = self._connect(1)
@@ -203,7 +209,7 @@ class ObjectStore:
             step = f"read {name}"
             with filesystem.open_input_stream(self.full(name)) as stream:
                 if stream.read() != b"x":
-                    return "what was written does not read back"
+                    return f"{name} reads back with another content"
             step = f"delete {name}"
             filesystem.delete_file(self.full(name))
         except OSError as error:
@@ -211,15 +217,16 @@ class ObjectStore:
         return None
 
     @contextlib.contextmanager
-    def _speaking(self, act: str, path: str) -> Iterator[None]:
+    def _naming(self, step: str, path: str) -> Iterator[None]:
         """Turn a failure into a message that names the step and the object."""
         try:
             yield
+        # A missing object is an answer and no failure: callers return None, False, or go without it.
         except FileNotFoundError:
             raise
         except OSError as error:
             raise self._failed(
-                f"cannot {act} {path or 'it'}: {error}"
+                f"cannot {step} {path or 'it'}: {error}"
             ) from None  # its cause may quote credentials
 
     def _failed(self, reason: str) -> PreflightError:
@@ -232,13 +239,15 @@ class ObjectStore:
 def s3_options(
     user: str | None, password: str | None, query: Mapping[str, str], environ: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Arguments of pyarrow's file system: what the address says first, then the environment.
+    """Arguments of pyarrow's file system: from the address, and where it leaves them out from the environment.
 
     Args:
-        user, password: of the address, percent-encoded.
+        user: of the address, percent-encoded.
+        password: of the address, percent-encoded.
         query: of the address.
         environ: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and the like.
     """
+    # AWS_ENDPOINT_URL holds scheme and host as one; pyarrow wants them apart.
     endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
     scheme, _, host = endpoint.rpartition("://")
     options: dict[str, Any] = {
@@ -263,8 +272,9 @@ def s3_options(
 
 
 def within(seconds: float, call: Callable[[], str | None]) -> str | None:
-    """The answer of a call, or that it did not come in time; the call is left to itself then."""
+    """The answer of a call, or the message that none came in time; the call is left to itself then."""
     answers: list[str | None] = []
+    # A daemon: a call that hangs must not keep the process from ending.
     thread = threading.Thread(target=lambda: answers.append(call()), daemon=True)
     thread.start()
     thread.join(seconds)

@@ -1,4 +1,4 @@
-"""Every path below the folder of a sweep, and nothing else knows them."""
+"""Every path below the folder of a sweep; nothing else joins them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ class RunPaths:
         return self.path / "ray"
 
     def trial_folder(self, trial_id: str) -> Path:
-        """Where a trial, replicate or baseline keeps its files; baselines lie under ``baselines/``."""
+        """Folder of a trial, replicate or baseline; those of baselines lie under ``baselines/``."""
+        # A baseline's id has a middle part of its own, OBJECTIVE/baseline/NAME, which its folder leaves out.
         objective, _, rest = trial_id.partition("/")
         if rest.startswith(f"{BASELINE}/"):
             return self.path / "baselines" / objective / rest.removeprefix(f"{BASELINE}/")

@@ -19,7 +19,8 @@ class StopRequest:
     Attributes:
         token: of that lease.
         cancel: True if the sweep is never to resume.
-        time, by: when and by whom.
+        time: of the request.
+        by: user and host that it came from.
     """
 
     token: str
@@ -36,12 +37,14 @@ def request_stop(folder: RunFolder, holder: Holder, cancel: bool) -> None:
         holder: of the lease.
         cancel: True if the sweep is never to resume.
     """
+    # Containers often have no USER.
     by = f"{os.environ.get('USER', 'somebody')} on {socket.gethostname()}"
     folder.save(folder.stop_path, StopRequest(holder.token, cancel, utc_now(), by))
 
 
 def stop_request(folder: RunFolder, token: str) -> StopRequest | None:
-    """The request to the holder of a lease; None where there is none, or storage hiccups: it is looked for again."""
+    """The request to the holder of a lease; None where there is none, or where storage fails for the moment."""
+    # The watch looks again, so one look that fails must not end the sweep.
     try:
         folder.store.current(folder.stop_path, anew=True)
         request = folder.load(folder.stop_path, StopRequest)

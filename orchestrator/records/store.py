@@ -1,7 +1,7 @@
-"""Where the runs folder lies: one protocol, and the implementation for a folder that this machine sees.
+"""The runs folder: one protocol, and the implementation for a folder that this machine sees.
 
 Files are always read and written below :attr:`Store.root`, a folder on this machine. For a local store that is the
-truth; :mod:`orchestrator.records.synced_folder` keeps a private copy there of what lies in an object store.
+truth; :mod:`orchestrator.records.synced_folder` keeps a private copy of an object store there.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Store(Protocol):
 
     @property
     def poll_s(self) -> float:
-        """Seconds between two looks at what another process may have written."""
+        """Seconds between two looks at a file that another process writes."""
 
     @property
     def watch_s(self) -> float:
-        """Seconds between two looks of a driver's watch, which also publishes what waits."""
+        """Seconds between two looks of a driver's watch, which also calls :meth:`flush`."""
 
     @property
     def shown(self) -> str:
@@ -52,7 +52,7 @@ class Store(Protocol):
         """
 
     def check_for_launch(self) -> None:
-        """Refuse what a sweep could not be run on.
+        """Refuse a store that a sweep could not run on.
 
         Raises:
             UsageError: workers could not reach it.
@@ -62,22 +62,28 @@ class Store(Protocol):
         """Names of the sweeps, sorted."""
 
     def publish(self, path: Path) -> None:
-        """A file below the root was written: let others see it."""
+        """Let others see a file that was written below the root."""
 
     def publish_later(self, path: Path) -> None:
         """As :meth:`publish`, at the next :meth:`flush`; takes no lock, so a signal handler may call it."""
 
     def flush(self) -> None:
-        """Publish what :meth:`publish_later` named."""
+        """Publish the files that :meth:`publish_later` named."""
 
     def current(self, path: Path, anew: bool = False) -> Path:
-        """``path``, its file brought here if it was only elsewhere, or in any case (``anew``)."""
+        """Bring the file of ``path`` here if it is only elsewhere, or in any case (``anew``); returns ``path``."""
 
     def pull(self, folder: Path, endings: tuple[str, ...], besides: tuple[str, ...] = ()) -> None:
-        """Bring the files of these endings below a folder here, except below the subfolders ``besides``."""
+        """Bring files below a folder here.
+
+        Args:
+            folder: below the root.
+            endings: of the names of the files.
+            besides: subfolders whose files stay where they are.
+        """
 
     def forget(self, folder: Path) -> None:
-        """Drop what is known of a folder: another process may have changed it."""
+        """Drop the local copy of a folder: another process may have changed it."""
 
     def exists(self, path: Path) -> bool:
         """True if there is such a file, wherever it lies."""
@@ -110,11 +116,11 @@ class Store(Protocol):
     def probe(self, name: str, content: bytes) -> AbstractContextManager[str]:
         """A file in the runs folder for as long as the block lasts; yields the folder's address.
 
-        What nodes leave beside it (``NAME*``) goes with it, and a folder that was made for it.
+        Files that nodes leave beside it (``NAME*``) go with it, and a folder that was made for it.
         """
 
     def lease(self, name: str) -> LeaseBackend:
-        """What the lease of a sweep is kept by."""
+        """Keeper of the lease of a sweep."""
 
 
 class LocalStore:
@@ -144,28 +150,28 @@ class LocalStore:
         check_writable(self.root / name)
 
     def check_for_launch(self) -> None:
-        """Nothing to refuse: workers see the folder under the same path."""
+        """Refuse nothing: workers see the folder under the same path."""
 
     def sweep_names(self) -> list[str]:
         return sorted(path.parent.name for path in self.root.glob("*/sweep.json"))
 
     def publish(self, path: Path) -> None:
-        """Nothing to do: what is written here is seen at once."""
+        """Do nothing: others see the written file at once."""
 
     def publish_later(self, path: Path) -> None:
-        """Nothing to do: see :meth:`publish`."""
+        """Do nothing: see :meth:`publish`."""
 
     def flush(self) -> None:
-        """Nothing to do: see :meth:`publish`."""
+        """Do nothing: see :meth:`publish`."""
 
     def current(self, path: Path, anew: bool = False) -> Path:
         return path
 
     def pull(self, folder: Path, endings: tuple[str, ...], besides: tuple[str, ...] = ()) -> None:
-        """Nothing to do: all files are here."""
+        """Do nothing: all files are here."""
 
     def forget(self, folder: Path) -> None:
-        """Nothing to do: there is no copy."""
+        """Do nothing: there is no copy."""
 
     def exists(self, path: Path) -> bool:
         return path.is_file()
@@ -177,7 +183,7 @@ class LocalStore:
         shutil.rmtree(path, ignore_errors=True)
 
     def subfolders(self, path: Path) -> list[str]:
-        return sorted(found.name for found in path.glob("*") if found.is_dir())
+        return sorted(entry.name for entry in path.glob("*") if entry.is_dir())
 
     def address_of(self, path: Path) -> str:
         return str(path.absolute())
@@ -195,6 +201,7 @@ class LocalStore:
     @contextlib.contextmanager
     def probe(self, name: str, content: bytes) -> Iterator[str]:
         folder = self.root.absolute()
+        # The innermost first, in which order they can be removed again.
         made = [each for each in (folder, *folder.parents) if not each.exists()]
         try:
             try:
@@ -206,6 +213,7 @@ class LocalStore:
                 ) from error
             yield str(folder)
         finally:
+            # A folder that somebody else has written to meanwhile is not empty, and stays.
             with contextlib.suppress(OSError):
                 for left in folder.glob(f"{name}*"):  # also of a node that was cut off
                     left.unlink()

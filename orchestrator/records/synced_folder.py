@@ -1,7 +1,7 @@
 """Runs in an object store, behind a private copy on the local disk.
 
-A verb works in a private folder that begins empty and goes with its process; the store is the truth. What is written
-there goes through to the store in the same order, what is read comes from the store when it is first asked for.
+A verb works in a private folder that begins empty and goes with its process; the store is the truth. Files that are
+written there go through to the store in the same order; files that are read come from the store at their first use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SyncedStore:
     """A runs folder in an object store; see :class:`orchestrator.records.store.Store` for the methods.
 
     Args:
-        objects: where the truth lies.
+        objects: the object store, which is the truth.
     """
 
     poll_s = 2.0
@@ -35,6 +35,7 @@ class SyncedStore:
     def __init__(self, objects: ObjectStore) -> None:
         self.objects = objects
         self._root: Path | None = None
+        # A dict as an ordered set: a signal handler adds to it, and must not wait for a lock.
         self._later: dict[Path, None] = {}
 
     @property
@@ -42,6 +43,7 @@ class SyncedStore:
         """The private folder of this process, readable by its owner only; begins empty."""
         if self._root is None:
             self._root = Path(tempfile.mkdtemp(prefix="selmix-runs-"))
+            # Also when the interpreter exits while the store is still in use.
             weakref.finalize(self, shutil.rmtree, self._root, True)
         return self._root
 
@@ -50,6 +52,7 @@ class SyncedStore:
         return self.objects.shown
 
     def shown_folder(self, name: str) -> str:
+        # The query of the address says how to connect, not which folder it is.
         return f"{self.objects.shown.partition('?')[0]}/{name}"
 
     def own_tracking(self) -> Path | None:
@@ -62,6 +65,7 @@ class SyncedStore:
         self.objects.for_workers()
 
     def sweep_names(self) -> list[str]:
+        # Other folders may share the bucket.
         return [name for name in self.objects.folders() if self.objects.get(f"{name}/sweep.json") is not None]
 
     def publish(self, path: Path) -> None:
@@ -71,17 +75,19 @@ class SyncedStore:
         self._later[path] = None
 
     def flush(self) -> None:
-        """Publish what waits; what the store does not take is tried again at the next call."""
+        """Publish the files that wait; one that the store refuses is tried again at the next call."""
         for path in list(self._later):
+            # Before it is read: a line that is added meanwhile puts it on the list again.
             self._later.pop(path, None)
             if path.is_file():
                 try:
                     self.publish(path)
                 except PreflightError:
                     self._later.setdefault(path, None)
-                    return  # the others would wait for it as long
+                    return  # the store is away, and every other file would wait for its timeout too
 
     def current(self, path: Path, anew: bool = False) -> Path:
+        # A file that is gone from the store must not live on as a copy.
         if (anew or not path.is_file()) and not self.objects.fetch(self._key(path), path):
             path.unlink(missing_ok=True)
         return path
@@ -93,6 +99,7 @@ class SyncedStore:
             for item in self.objects.objects(below)
             if item.path.endswith(endings) and not item.path.removeprefix(f"{below}/").startswith(besides)
         ]
+        # A file that is here may be newer than its object, as long as it waits to be published.
         self.objects.fetch_all([path for path in wanted if not (self.root / path).exists()], self.root)
 
     def forget(self, folder: Path) -> None:

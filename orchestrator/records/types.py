@@ -26,7 +26,13 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True)
 class Figure:
-    """A number with its interval, as a fraction; of a cost in its own unit."""
+    """Value of a metric with its confidence interval, as fractions; of a cost in its own unit.
+
+    Attributes:
+        value: of the metric.
+        low: lower confidence bound.
+        high: upper confidence bound.
+    """
 
     value: float
     low: float
@@ -42,25 +48,41 @@ class TrialRecord:
     """One run of a configuration: a trial, a replicate of one on a fresh seed, or a baseline.
 
     Attributes:
-        trial_id: unique in its sweep. objective: that it was run for. kind: which of the three it is.
-        number: of the trial in its study. seed: of the run.
+        trial_id: unique in its sweep.
+        objective: that it was run for.
+        kind: trial, replicate or baseline.
+        number: of the trial in its study.
+        seed: of the run.
         replicate_of: id of the trial whose settings a replicate repeats.
-        arm: which value a comparison gives it (``policy=uniform``); empty where nothing is compared.
+        arm: value that a comparison gives it (``policy=uniform``); empty where nothing is compared.
         reference_arm: True if the other arms are compared with this one.
-        config: the flat settings. config_hash: identity of those that act.
+        config: the flat settings.
+        config_hash: identity of those settings that act.
         point: searched parameters as the study gave them: the study can be made again from it.
-        state, stop_reason, error: how it stands, why it ended, what it died of.
-        round, steps, score, feasible, select, weights_digest: of the chosen round, not of the last one.
+        state: see :data:`TrialState`.
+        stop_reason: reason of its end.
+        error: of a run that failed.
+        round: the chosen one, with the best selection score; not the last one.
+        steps: SGD steps up to the chosen round.
+        score: selection score of the chosen round.
+        feasible: True if the chosen round meets the constraints.
+        select: metrics of the chosen round on the select split.
         cost_s: seconds of work.
         mlflow_run_id: of its run in MLflow.
-        started_ms, ended_ms: milliseconds since the epoch.
-        checkpoint: where an unfinished trial resumes, relative to the sweep's folder (older records hold absolute
+        started_ms: milliseconds since the epoch.
+        ended_ms: milliseconds since the epoch.
+        checkpoint: that an unfinished trial resumes from, relative to the sweep's folder (older records hold absolute
             paths).
-        losses: workers and nodes that went away under it. lost_s: seconds since its last checkpoint that each cost.
+        losses: workers and nodes that were lost under it.
+        lost_s: seconds of work after its last checkpoint that these losses cost.
         alone: True if it ran out of memory once and has been exclusive since: whole devices, nothing beside it.
-        labels: labelled splits that a baseline used. reference: True for a baseline of another cost.
-        seeds: that a baseline ran on. note: what it tuned.
-        rung, correction: what a baseline touches, and what stands on top of it.
+        weights_digest: of the weights of the chosen round.
+        labels: labelled splits that a baseline used.
+        reference: True for a baseline of another cost.
+        seeds: that a baseline ran on.
+        note: settings that a baseline tuned.
+        rung: part of the model that a baseline touches.
+        correction: post-hoc correction on top of a baseline.
     """
 
     trial_id: str
@@ -120,7 +142,7 @@ class TrialRecord:
 
     @property
     def display_name(self) -> str:
-        """``trial-007``, ``trial-007-seed-1`` or ``baseline-NAME``: what MLflow calls its run."""
+        """``trial-007``, ``trial-007-seed-1`` or ``baseline-NAME``: the name of its run in MLflow."""
         if self.kind == "baseline":
             return f"baseline-{self.name}"
         if self.kind == "replicate":
@@ -139,12 +161,13 @@ def trial_record(
         seed: of the run.
         config: the flat settings.
         acting: those of them that act, which are its identity.
-        arm: of a comparison; empty where nothing is compared.
+        arm: value of a comparison; empty where nothing is compared.
     """
     record = TrialRecord(
         trial_id="", objective=objective, kind="trial", number=number, seed=seed, arm=arm, config=config,
         config_hash=config_hash(objective, acting),
     )  # fmt: skip
+    # The id contains the name of the study, which the record knows.
     record.trial_id = f"{record.study}/trial-{number:03d}"
     return record
 
@@ -153,7 +176,7 @@ def replicate_record(trial: TrialRecord, index: int, seed: int) -> TrialRecord:
     """The record of a run of a trial's settings on a fresh seed.
 
     Args:
-        trial: whose settings are run again.
+        trial: its settings are run again.
         index: of the replicate, from 1.
         seed: of the run.
     """
@@ -171,6 +194,7 @@ def baseline_id(objective: str, name: str) -> str:
 
 def config_hash(objective: str, acting: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits over the objective and the settings that act under it."""
+    # Sorted: the order in which settings are given is no part of their identity.
     text = json.dumps({"objective": objective, **acting}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -185,9 +209,11 @@ class DataFacts:
     """Knowledge of a sweep's data that reading its results needs, so that reading loads no data.
 
     Attributes:
-        class_names: in the order of the classes. train_counts: training samples of each.
+        class_names: in the order of the labels.
+        train_counts: training samples per class.
         digests: split -> digest of its content.
-        num_select: samples of select. group_names: of the group attribute; empty where there is none.
+        num_select: samples of select.
+        group_names: of the group attribute; empty where there is none.
     """
 
     class_names: list[str]
@@ -199,11 +225,15 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """Where the base model comes from, and what it is.
+    """Origin and identity of the base model.
 
     Attributes:
-        digest: of its weights. cost_s: seconds that making it took.
-        recipe, seed, init: of the pre-training. checkpoint: the file that was given instead.
+        digest: of its weights.
+        cost_s: seconds that making it took.
+        recipe: of the pre-training.
+        seed: of the pre-training.
+        init: file of the weights that pre-training began with.
+        checkpoint: file that was given instead of pre-training.
     """
 
     digest: str
@@ -215,11 +245,11 @@ class BaseFacts:
 
     @property
     def source(self) -> str:
-        """A few words for people."""
+        """Origin in a few words, for people."""
         return self.checkpoint or f"pre-trained by {self.recipe}"
 
     def to_document(self) -> Document:
-        """As JSON has it: keys that say nothing are left out."""
+        """As JSON has it: keys without a value are left out."""
         document = {key: value for key, value in to_document(self).items() if value is not None}
         # Recipe or address first, as a reader expects it.
         return {key: value for key, value in document.items() if key not in ("digest", "cost_s")} | {
@@ -229,7 +259,7 @@ class BaseFacts:
 
 @dataclass(frozen=True)
 class Opening:
-    """One opening of the test split: when, and by which command."""
+    """One opening of the test split: its time, and the command that opened it."""
 
     time: str
     by: str
@@ -237,11 +267,14 @@ class Opening:
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """Where the last launch ran and with which code, if not on this machine.
+    """Cluster and code of the last launch, if it ran elsewhere than on this machine.
 
     Attributes:
         address: of the head, without credentials.
-        package, package_bytes, submission_id, job_server: see :class:`orchestrator.provenance.Submission`.
+        package: digest of the code, see :class:`orchestrator.provenance.Submission`.
+        package_bytes: size of the code.
+        submission_id: of the job; None where it was not submitted as one.
+        job_server: that took the job; None likewise.
     """
 
     address: str
@@ -255,20 +288,28 @@ class ClusterFacts:
 class SweepState:
     """Content of ``sweep.json``: the sweep as a whole, as its driver last wrote it.
 
-    A driver that was killed leaves ``running`` behind: ask :func:`orchestrator.records.lease.current_state` for what
-    holds now.
+    A driver that was killed leaves ``running`` behind: :func:`orchestrator.records.lease.current_state` is the state at
+    this moment.
 
     Attributes:
-        name: a label. sweep_id: random, made at the first launch.
-        state, created, ended, problem: how it stands.
-        tracking_uri: of MLflow, without credentials. experiment_id, parent_run_id: there.
+        name: a label.
+        sweep_id: random, made at the first launch.
+        state: ``running``, ``stopped``, ``finished`` or ``failed``.
+        created: time of the first launch.
+        ended: time of its end; None while it is unfinished.
+        tracking_uri: of MLflow, without credentials.
         file_digest: of the resolved specification.
+        experiment_id: in MLflow.
+        parent_run_id: in MLflow.
         exit_code: of the launch that ended it; None while it is unfinished.
         cancelled: True if it never resumes.
         method: number of the method's arithmetic that made it.
-        data, base, environment: None before the first run was prepared.
+        data: None before the first run was prepared.
+        base: likewise.
+        environment: likewise.
         cluster: None on this machine.
         test_openings: of the test split.
+        problem: that stopped it; None where there was none.
         unsent: writes that did not reach MLflow.
         planned_runs: trials and replicates, as far as they are known.
     """
@@ -295,10 +336,11 @@ class SweepState:
     planned_runs: int = 0
 
     def to_document(self) -> Document:
-        """As JSON has it: ``{}`` stands for what is not known yet."""
+        """As JSON has it: ``{}`` stands for a value that is not known yet."""
         document = to_document(self)
         for key in ("data", "base", "environment", "cluster"):
             document[key] = document[key] or {}
+        # Without the keys that have no value, as the class itself writes them.
         if self.base is not None:
             document["base"] = self.base.to_document()
         return document

@@ -1,1 +1,1 @@
-"""Who won, by how much, against whom."""
+"""Results of a sweep: winner, finalists, and the verdict against the best baseline."""

@@ -1,4 +1,4 @@
-"""The values of one parameter against each other, each with a study of equal size: an ablation that is fair."""
+"""Ablation: the values of one parameter against each other, each with a study of equal size."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from orchestrator.results.replicate_means import mean_score, mean_select
 from orchestrator.results.rows import ArmResult, ComparisonRow, ComparisonTable, Outcome
 
 Finals = Mapping[str, Sequence[TrialRecord]]
-"""Finalist -> its replicates; empty where one of them failed."""
+"""Id of a finalist -> its replicates; empty where one of them failed."""
 
 
 class PairedComparison(Protocol):
-    """Comparison of configurations over their replicates: :class:`orchestrator.results.judge.Judge`."""
+    """Comparison of configurations over their replicates, as :class:`orchestrator.results.judge.Judge` does it."""
 
     def difference(self, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> Figure:
-        """Paired difference, higher is better."""
+        """Paired difference ours - theirs, oriented so that higher is better."""
 
     def outcomes(
         self, others: Mapping[str, Sequence[TrialRecord]], reference: Sequence[TrialRecord]
     ) -> dict[str, Outcome]:
-        """Each of several against the reference, corrected for their number."""
+        """Outcome of each of several against the reference, corrected for their number."""
 
 
 @dataclass(frozen=True)
 class ArmComparison:
     """Paired differences between the arms of one objective.
 
-    Each arm is represented by its best finalist (``tuned``: what the value gives at equal search) and by its trial 0
-    (``defaults``: what the value alone changes). Both are means over the same fresh seeds, on the same samples.
+    Each arm is represented by its best finalist (``tuned``: the value at equal search effort) and by its trial 0
+    (``defaults``: the effect of the value alone). Both are means over the same fresh seeds, on the same samples.
 
     Attributes:
         judge: compares configurations.
-        arms: label -> the value that it gives the compared parameter; the first is the reference.
-        trials: id -> record. finals: finalist -> its replicates.
+        arms: label of an arm -> its value of the compared parameter; the first arm is the reference.
+        trials: id -> record of the trial.
+        finals: id of a finalist -> its replicates.
     """
 
     judge: PairedComparison
@@ -45,7 +46,8 @@ class ArmComparison:
     finals: Finals
 
     def table(self, parameter: str) -> ComparisonTable:
-        """The comparison as the readers show it."""
+        """Table of the comparison, as ``selmix show`` prints it."""
+        # The order of the sweep file: its first value is the reference.
         reference = next(iter(self.arms))
         tuned = self._results({arm: self._best(arm) for arm in self.arms}, reference)
         defaults = self._results({arm: self._defaults(arm) for arm in self.arms}, reference)
@@ -65,11 +67,12 @@ class ArmComparison:
         return next((name for name in self._finals_of(arm) if self.trials[name].number == 0), None)
 
     def _results(self, chosen: Mapping[str, str | None], reference: str) -> dict[str, ArmResult | None]:
-        """Arm -> its result; None where it has no finished finalist."""
+        """Result of each arm; None where it has no finished finalist."""
         against = chosen[reference]
         others = {
             arm: self.finals[name] for arm, name in chosen.items() if name is not None and arm != reference
         }
+        # All arms in one call: Holm's correction needs the number of comparisons.
         outcomes: dict[str, Outcome] = {}
         if against is not None and others:
             outcomes = self.judge.outcomes(others, self.finals[against])
@@ -80,6 +83,7 @@ class ArmComparison:
 
     def _result(self, name: str, against: str | None, outcome: Outcome | None) -> ArmResult:
         runs = self.finals[name]
+        # The reference has no outcome, nor has any arm where the reference has no finished finalist.
         gap = None
         if outcome is not None and against is not None:
             gap = self.judge.difference(runs, self.finals[against])

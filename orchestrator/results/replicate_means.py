@@ -9,7 +9,7 @@ from orchestrator.records.types import Figure, Metrics, TrialRecord
 
 
 def score_of(record: TrialRecord) -> float:
-    """Score of a run; of one without a score less than any."""
+    """Score of a run; -inf without one, so that it ranks last."""
     return record.score if record.score is not None else float("-inf")
 
 
@@ -19,10 +19,11 @@ def mean_score(records: Sequence[TrialRecord]) -> float:
 
 
 def mean_select(records: Sequence[TrialRecord]) -> Metrics:
-    """Metric -> mean over the replicates with its interval; metrics that one of them lacks are left out."""
+    """Mean of each metric over the replicates, with its interval; metrics that one of them lacks are left out."""
     from selmix.statistics.comparison import mean_over_replicates
     from selmix.statistics.intervals import Estimate
 
+    # In the order of the first record: a set has none, and tables and pins must come out the same every time.
     shared = set.intersection(*(set(r.select) for r in records))
     return {
         key: Figure(**asdict(mean_over_replicates([Estimate(**asdict(r.select[key])) for r in records])))

@@ -1,4 +1,4 @@
-"""The result of a sweep as typed values: everything that readers, pins and MLflow take from it.
+"""Result of a sweep as typed values: everything that readers, pins and MLflow take from it.
 
 Read and written without torch: ``selmix show`` must answer in a moment.
 """
@@ -18,23 +18,25 @@ from orchestrator.records.types import BaseFacts, Figure, Metrics, Settings, Tri
 Outcome = Literal["better", "tied", "worse"]
 Rung = Literal["scores", "head", "finetune", "retrain"]
 SELMIX = "selmix"
-"""The approach of trials and replicates; that of a baseline is its name."""
+"""Approach of trials and replicates; that of a baseline is its name."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model, or one procedure over seeds, in the table of a sweep.
+    """One model, or one procedure over several seeds, in the table of a sweep.
 
     Attributes:
-        id: of its record. objective: that it was made for.
-        rung: what it touches, from the free to the dear.
+        id: id of its record.
+        objective: objective that it was made for.
+        rung: part of the model that it trains, from the cheapest: logits, head, whole network, all from scratch.
         approach: ``selmix``, or the name of a baseline.
-        labels: labelled splits used so far, the base model's too.
+        labels: labelled splits that it has used, those of the base model included.
         cost_s: seconds of work.
-        correction: of the logits that stands on top; None: there is none.
-        seeds: that it ran on; empty where nothing is random.
+        correction: correction of the logits on top of the model; None without one.
+        seeds: seeds that it ran on; empty where nothing is random.
         feasible: True if it meets the constraints of the search.
-        state: of its record. score: what ranks it; None while it is unfinished.
+        state: state of its record.
+        score: value that ranks it; None while it is unfinished.
     """
 
     id: str
@@ -52,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class BaselineRow:
-    """A baseline as the readers show it; see :class:`orchestrator.records.types.TrialRecord` for its fields."""
+    """A baseline in a result; see :class:`orchestrator.records.types.TrialRecord` for its fields."""
 
     select: Metrics
     labels: list[str]
@@ -67,13 +69,20 @@ class BaselineRow:
 
     @property
     def cost_per_run_s(self) -> float:
-        """Seconds of one of its runs."""
+        """Seconds per run."""
+        # A baseline without seeds runs once.
         return self.cost_s / max(1, len(self.seeds))
 
 
 @dataclass(frozen=True)
 class ReplicateMeans:
-    """Means over the replicates of a configuration on fresh seeds."""
+    """Means over the replicates of a configuration.
+
+    Attributes:
+        seeds: fresh seeds that they ran on.
+        score: mean score.
+        select: mean of each metric on select, with its interval.
+    """
 
     seeds: list[int]
     score: float
@@ -85,13 +94,22 @@ class Winner:
     """The winner of an objective: configuration, seed, round and checkpoint, all four.
 
     Attributes:
-        trial_id, seed, round, steps, checkpoint_digest: the original trial's, never those of a later run.
-        config: the flat settings. is_default: True if they are those of an unsearched run.
-        score, select, cost_s: of the original trial.
-        labels: labelled splits that were used.
+        trial_id: the trial of the search that won, never one of its replicates.
+        seed: seed of that trial.
+        round: its chosen round.
+        steps: SGD steps at that round.
+        checkpoint_digest: digest of its weights at that round.
+        config: flat settings of the trial.
+        is_default: True if these are the settings of an unsearched run.
+        score: score of the trial on its own seed.
+        select: metrics of the trial on select, with intervals.
+        cost_s: seconds of work of the trial.
+        labels: labelled splits that it has used.
         replicates: means over fresh seeds.
-        row, rung, approach: its row in the table.
-        deviations: settings that deviate from the method, for comparison only: name -> what it stands for.
+        row: id of its row in the table.
+        rung: rung of that row.
+        approach: approach of that row.
+        deviations: settings that deviate from the method, for comparison only: name -> meaning.
     """
 
     trial_id: str
@@ -114,7 +132,15 @@ class Winner:
 
 @dataclass(frozen=True)
 class FinalistRow:
-    """A configuration that was run again on fresh seeds: means over these, and on how many it was feasible."""
+    """A configuration that was run again on fresh seeds.
+
+    Attributes:
+        trial_id: the trial of the search.
+        score: mean score over the fresh seeds.
+        select: mean of each metric over them, with its interval.
+        cost_s: seconds of work of the trial.
+        feasible_seeds: number of fresh seeds on which it met the constraints.
+    """
 
     trial_id: str
     score: float
@@ -125,7 +151,14 @@ class FinalistRow:
 
 @dataclass(frozen=True)
 class SearchGain:
-    """Paired difference of a searched finalist from the defaults, with its interval."""
+    """Paired difference of a searched finalist from the defaults.
+
+    Attributes:
+        trial_id: the finalist.
+        value: difference of the metric, higher is better.
+        low: lower end of its interval.
+        high: upper end of its interval.
+    """
 
     trial_id: str
     value: float
@@ -138,9 +171,11 @@ class Verdict:
     """The winner against the best baseline that may oppose it.
 
     Attributes:
-        outcome: of the paired comparison. against: name of the baseline.
+        outcome: outcome of the paired comparison.
+        against: name of the baseline.
         difference: winner minus baseline, higher is better.
-        split: on which it was taken. optimistic: True if both sides were chosen on these samples.
+        split: split that both were evaluated on.
+        optimistic: True if both sides were chosen on these samples.
         against_is_cheaper: True if a run of the baseline costs clearly less.
     """
 
@@ -154,12 +189,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One value of a comparison, by one of its finalists.
+    """One value of a comparison, represented by one of its finalists.
 
     Attributes:
-        trial_id: of the finalist. score, select: means over its fresh seeds.
-        difference: from the reference value's; None for the reference itself.
-        outcome: of that, corrected for the number of values; None likewise.
+        trial_id: the finalist.
+        score: mean score over its fresh seeds.
+        select: mean of each metric over them, with its interval.
+        difference: paired difference from the reference value; None for the reference itself.
+        outcome: outcome of that comparison, corrected for the number of values; None for the reference itself.
     """
 
     trial_id: str
@@ -171,7 +208,13 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One value of the compared parameter: at equal search, and with the defaults otherwise."""
+    """One value of the compared parameter.
+
+    Attributes:
+        value: the value.
+        tuned: its best finalist, at equal search effort; None where none finished.
+        defaults: its trial with the defaults otherwise; None where it did not finish.
+    """
 
     value: object
     tuned: ArmResult | None
@@ -180,7 +223,13 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """The values of one parameter against each other; ``reference`` is the first of them."""
+    """The values of one parameter against each other.
+
+    Attributes:
+        parameter: name of the parameter.
+        reference: the first value, which the others are compared with.
+        rows: one per value.
+    """
 
     parameter: str
     reference: object
@@ -192,7 +241,9 @@ class Choice:
     """The winner of an objective as it was decided: once, before the baselines were fitted.
 
     Attributes:
-        leader: of the finalists. tied: those not told apart from it, itself first. winner: one of these.
+        leader: finalist of the highest mean score.
+        tied: the leader, then the finalists whose paired interval against it contains 0.
+        winner: one of the tied.
     """
 
     leader: str
@@ -202,7 +253,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """Content of ``choices.json``: objective -> its choice, None where nothing can win."""
+    """Content of ``choices.json``: the choice of each objective, None where nothing can win."""
 
     schema_version: int = SCHEMA_VERSION
     objectives: dict[str, Choice | None]
@@ -210,17 +261,20 @@ class Choices:
 
 @dataclass(frozen=True)
 class ObjectiveResult:
-    """The result of one objective.
+    """Result of one objective.
 
     Attributes:
-        metric: that it is judged by; None while it is undecided.
+        metric: metric that decides it; None while it is undecided.
         feasible: True if a trial meets the constraints; None while it is undecided.
-        winner, verdict: None while they are undecided, or where nothing can win.
-        tied, leader, finalists: of the choice.
-        search_added: what the search gained over the defaults; None where only one of them was run.
-        baselines: by name, in the order of their catalogue.
+        winner: None while it is undecided, or where nothing can win.
+        tied: the leader, then the finalists that are tied with it.
+        leader: finalist of the highest mean score.
+        finalists: configurations that were run again on fresh seeds.
+        search_added: gain of the search over the defaults; None where only one of the two was run.
+        verdict: None while it is undecided, or where there is nothing to compare.
+        baselines: name -> baseline, in the order of their catalogue.
         front: ids of the winners.
-        compare: of ``compare``; None where nothing is compared.
+        compare: the ablation that the sweep file requests under ``compare``; None without one.
     """
 
     metric: str | None = None
@@ -238,7 +292,7 @@ class ObjectiveResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """Content of ``results.json``: objective -> its result."""
+    """Content of ``results.json``: the result of each objective."""
 
     schema_version: int = SCHEMA_VERSION
     objectives: dict[str, ObjectiveResult]
@@ -250,7 +304,7 @@ class SweepResult:
 
 
 def load_results(folder: RunFolder) -> SweepResult | None:
-    """The result of a sweep as it was judged; None before that.
+    """Load the stored result of a sweep; None before it was decided.
 
     Raises:
         PreflightError: the file is damaged.
@@ -261,25 +315,30 @@ def load_results(folder: RunFolder) -> SweepResult | None:
     try:
         result = from_document(SweepResult, document)
     except ValueError as error:
-        raise PreflightError(f"{folder.results_path}: must be a whole result: {error}") from error
+        raise PreflightError(
+            f"{folder.results_path}: must be a result as selmix launch writes it: {error}"
+        ) from error
+    # Results stay readable across versions: keys are only ever added.
     return replace(result, objectives={name: _completed(each) for name, each in result.objectives.items()})
 
 
 def _completed(result: ObjectiveResult) -> ObjectiveResult:
-    """A result of an earlier version with the keys that were added since."""
+    """Add the keys that the result of an earlier version lacks."""
+    # None marks a version without the key; a result of this version has {} where nothing deviates.
     winner = result.winner
     if winner is None or winner.deviations is not None:
         return result
+    # Only these two settings can deviate: of every other result torch, which takes seconds, is not imported.
     deviations: dict[str, str] = {}
     if winner.config.get("second") == "oracle" or winner.config.get("gain_formula") == "released_code":
-        from selmix.config import FinetuneConfig  # torch, for the few results that deviate
+        from selmix.config import FinetuneConfig
 
         deviations = FinetuneConfig(**winner.config).deviations()
     return replace(result, winner=replace(winner, row=winner.row or winner.trial_id, deviations=deviations))
 
 
 def baseline_row(record: TrialRecord) -> BaselineRow:
-    """A baseline's record as the readers show it."""
+    """Convert the record of a baseline."""
     return BaselineRow(
         record.select, record.labels, record.cost_s, record.reference, record.score, record.state, record.error,
         record.seeds, record.note, record.mlflow_run_id,
@@ -287,12 +346,13 @@ def baseline_row(record: TrialRecord) -> BaselineRow:
 
 
 def row_of(record: TrialRecord, base_labels: Sequence[str]) -> Row:
-    """A record as a row of the table.
+    """Convert a record to a row of the table.
 
     Args:
-        record: of a trial, replicate or baseline.
-        base_labels: labelled splits that made the base model.
+        record: trial, replicate or baseline.
+        base_labels: labelled splits that the base model was trained on.
     """
+    # Trials and replicates read feedback for the gain and select to choose a round, whatever their settings.
     rung: Rung = "finetune"
     approach, labels, seeds = SELMIX, [*base_labels, "feedback", "select"], [record.seed]
     if record.kind == "baseline":
@@ -305,12 +365,13 @@ def row_of(record: TrialRecord, base_labels: Sequence[str]) -> Row:
 
 
 def _rung_of(baseline: str) -> Rung:
-    """Rung of a baseline whose record an earlier version wrote."""
+    """Rung of a baseline whose record, by an earlier version, has none."""
+    # Imported late: it brings torch, which records of this version do not need.
     from selmix.baselines import BASELINES
 
     return BASELINES[baseline].rung if baseline in BASELINES else "head"
 
 
 def base_labels(base: BaseFacts | None) -> list[str]:
-    """Labelled splits that made the base model; what made a user's checkpoint is not known."""
+    """Labelled splits that the base model was trained on; for a user's checkpoint they are not known."""
     return ["train"] if base is None or base.checkpoint is None else ["checkpoint"]

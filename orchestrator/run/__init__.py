@@ -1,1 +1,1 @@
-"""One launch, from its lease to its verdict."""
+"""Launch of a sweep, from its lease to its verdict."""

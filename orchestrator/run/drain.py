@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGUSR1 or `selmix stop`: the first drains the sweep, a second signal ends it at once."""
+"""Drain of a sweep on Ctrl-C, SIGTERM, SIGUSR1 or `selmix stop`; a second signal ends the sweep at once."""
 
 from __future__ import annotations
 
@@ -15,78 +15,87 @@ from orchestrator.records.stop_request import StopRequest, stop_request
 from orchestrator.signals import STOPPING, exit_code_after
 
 OVERDUE_S = 12.0
+"""Seconds from the signal after which the driver leaves by itself."""
+
 LOOK_EVERY_S = 1.0
+"""Seconds between two looks for a request to stop, where the store needs no longer."""
 
 
+# A BaseException, so that no ``except Exception`` on the way swallows it.
 class Drained(BaseException):
-    """The sweep drains and no run is alive: leave at once."""
+    """Request to leave at once: the sweep drains, and no run is alive."""
 
 
 class Drain:
-    """Knows if the sweep is to stop, and why.
+    """State of the drain: if the sweep is to stop, and why.
 
     Args:
-        progress: shows, once, that it drains.
-        lease: one that was lost drains the sweep too.
+        progress: shows, once, that the sweep drains.
+        lease: of the sweep; losing it drains the sweep too.
         overdue: called on a thread of its own where the sweep has not stopped within 12 s: Ray can block for a minute
             when a signal to the whole process group took its processes away.
+    Attributes:
+        at_once: True to raise :class:`Drained` from the signal's handler; False where runs are alive, which end at
+            the next look at :meth:`is_requested`.
     """
 
     def __init__(self, progress: Progress, lease: Lease, overdue: Callable[[], None]) -> None:
         self._progress, self._lease, self._overdue = progress, lease, overdue
-        self._watch: threading.Timer | None = None
+        self._deadline: threading.Timer | None = None
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
         self._over = threading.Event()
-        self._lookout: threading.Thread | None = None
+        self._watch: threading.Thread | None = None
         self.at_once = True
-        """Raise :class:`Drained` from the signal's handler instead of waiting to be looked at."""
 
     def listen(self) -> None:
-        """Take the signals; again after Ray has started, which takes SIGTERM for itself."""
+        """Install the signal handlers; call again after Ray has started, which takes SIGTERM for itself."""
         for number in STOPPING:
             before = signal.signal(number, self._on_signal)
+            # The first call holds: on the second one the handler before is ours or Ray's.
             self._before.setdefault(number, before)
-        if self._lookout is None:
-            self._lookout = threading.Thread(target=self._look, name="selmix-stop", daemon=True)
-            self._lookout.start()
+        if self._watch is None:
+            self._watch = threading.Thread(target=self._look, name="selmix-stop", daemon=True)
+            self._watch.start()
 
     def _look(self) -> None:
-        """Turn a request in the run folder into a SIGTERM to ourselves: one way to stop, whoever asks for it.
-
-        Not while Ray starts, which takes the signal for itself and would not drain; SIGINT is blocked in Ray's jobs.
-        """
+        """Turn a request to stop in the run folder into a SIGTERM to this process: there is one way to stop."""
         store = self._lease.folder.store
+        # The store says how often it may be looked at: each look at object storage is a request.
         while not self._over.wait(max(LOOK_EVERY_S, store.watch_s)):
+            # Not while Ray starts: it takes the signal for itself then, and would not drain.
             ours = signal.getsignal(signal.SIGTERM) == self._on_signal
             if ours and self._signal is None and self.request() is not None:
+                # SIGTERM and not SIGINT, which is blocked in Ray's jobs.
                 os.kill(os.getpid(), signal.SIGTERM)
+            # Logs are queued where they are written: that may be a signal handler, which must take no lock.
             store.flush()
 
     def request(self) -> StopRequest | None:
-        """Request of `selmix stop` to this driver."""
+        """Request of `selmix stop` to this driver; None where there is none."""
         return stop_request(self._lease.folder, self._lease.holder.token)
 
     def restore(self) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers, and end the threads."""
         self._over.set()
-        if self._lookout is not None:
-            self._lookout.join()
         if self._watch is not None:
-            self._watch.cancel()
+            self._watch.join()
+        if self._deadline is not None:
+            self._deadline.cancel()
         for number, before in self._before.items():
             signal.signal(number, before)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        # The second signal: whoever sends it does not want to wait for the drain.
         if self._signal is not None:
             raise KeyboardInterrupt
         self._signal = number
         self._progress.say(
             "stopping: what is finished is kept, launch again to resume (once more: stop at once)"
         )
-        self._watch = threading.Timer(OVERDUE_S, self._overdue)
-        self._watch.daemon = True
-        self._watch.start()
+        self._deadline = threading.Timer(OVERDUE_S, self._overdue)
+        self._deadline.daemon = True
+        self._deadline.start()
         if self.at_once:
             raise Drained
 
@@ -96,7 +105,7 @@ class Drain:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after any other signal; 4 where the lease was lost."""
+        """Exit code of the launch: 130 after Ctrl-C, 143 after any other signal, 4 where the lease was lost."""
         if self._signal is None:
             return 4
         return exit_code_after(self._signal)

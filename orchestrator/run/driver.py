@@ -1,7 +1,7 @@
-"""One launch from its lease to its verdict: prepare, search, replicate, baselines, result.
+"""Driver of one launch, from its lease to its verdict: prepare, search, replicate, baselines, result.
 
 Our records and Optuna's journal are the truth. A sweep that was killed resumes with a new Tuner in a new folder: its
-searcher hands out what is unfinished, then asks the studies for what is missing.
+searcher hands out the unfinished runs, then takes from the studies the trials that are missing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from orchestrator.records.types import SweepState
 from orchestrator.results.judge import judged
 from orchestrator.results.rows import SweepResult
 from orchestrator.run.drain import Drain, Drained
-from orchestrator.run.execution import Dispatcher, Executor, Takes
+from orchestrator.run.execution import Dispatcher, Executor, WorkerResources
 from orchestrator.run.pending import PendingRuns
 from orchestrator.run.prepare import prepare, shared_by_runs
 from orchestrator.run.recorder import Recorder
@@ -40,13 +40,16 @@ CANCELLED = "cancelled for good by selmix stop --cancel"
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launch has when its driver begins.
+    """Resources of a launch when its driver begins.
 
     Attributes:
-        spec: of the sweep. folder: its records. data: its data.
+        spec: specification of the sweep.
+        folder: records of the sweep.
+        data: of the sweep.
         tracking: address of MLflow, with its credentials.
-        progress: what the user sees. lease: held by this process.
-        cluster: to run on; None: in this process, without Ray.
+        progress: shown to the user.
+        lease: of the sweep, held by this process.
+        cluster: to run on; None to run in this process, without Ray.
     """
 
     spec: SweepSpec
@@ -59,11 +62,11 @@ class Launch:
 
 
 class Driver:
-    """Drives one sweep under its lease.
+    """Driver of one sweep under its lease.
 
     Args:
-        launch: what it has.
-        state: of the sweep, saved whenever it changes.
+        launch: resources of the launch.
+        state: of the sweep; saved whenever it changes.
     """
 
     def __init__(self, launch: Launch, state: SweepState) -> None:
@@ -78,16 +81,17 @@ class Driver:
         )
 
     def run(self) -> int:
-        """Drive it to its end; the exit code, which the state keeps for later launches."""
+        """Drive the sweep to its end, and return the exit code, which the state keeps for later launches."""
         self.drain.listen()
         try:
             code = self._run()
         except Drained:
             code = self._stop()
         except BaseException as error:
-            # After a signal to the whole group Ray goes away under us, and errors with it: the record is whole.
+            # After a signal to the whole process group Ray ends under the driver, and raises: the record is whole.
             if self.drain.is_requested():
                 return self._stop(None, error)
+            # A SelmixError explains itself; of any other error the log needs the traceback.
             ours = isinstance(error, SelmixError)
             text = str(error) if ours else "".join(traceback.format_exception(error))
             append_log(self.folder, self.folder.log_path, text)
@@ -95,25 +99,29 @@ class Driver:
             raise
         finally:
             self.drain.restore()
-            self.folder.store.flush()  # logs are whole in the store before the lease is given back
+            # Logs are whole in the store before the lease is given back.
+            self.folder.store.flush()
         return code
 
     def _leave(self) -> None:
-        """Stop from the watch's thread, while the main one hangs in Ray."""
+        """Stop from the timer's thread, while the main thread hangs in Ray."""
+        # A main thread that is already ending the launch must not be cut off in the midst of it.
         if not self._ending.locked():
             self._stop()
             self.folder.store.flush()
             self.launch.lease.release()
+            # Not sys.exit, which would end this thread only.
             os._exit(self.drain.exit_code)
 
     def _run(self) -> int:
         self._open()
+        # A failed sweep is launched again only to send what MLflow did not get.
         if self.state.exit_code == TooManyFailures.exit_code:
-            # Launched again to send what MLflow did not get.
             self.state.state = "failed"
             self._end("FAILED")
             self._close()
             return self.state.exit_code
+        # With an exit code all runs are done, and only the result is made and sent again.
         if self.state.exit_code is None:
             self._prepare()
             with self._executor() as (executor, exclusive):
@@ -125,11 +133,12 @@ class Driver:
         return self._finish()
 
     def _open(self) -> None:
-        """Open the parent run in MLflow, and send what a killed driver had not sent."""
+        """Open the sweep's run in MLflow, and send what a killed driver had not sent."""
         tags = parent_tags(self.spec, self.launch.data.digests)
         self.state.parent_run_id = self.tracker.open_sweep(self.spec.name, tags, sweep_params(self.spec))
         self.state.experiment_id = self.tracker.experiment_id
         self.folder.save_state(self.state)
+        # Before a run is opened: those that are RUNNING there were left by a killed driver.
         self.tracker.reap(now_ms())
         for record in [*self.folder.load_trials(), *self.folder.load_baselines()]:
             if record.is_done:
@@ -137,11 +146,11 @@ class Driver:
 
     def _prepare(self) -> None:
         if not self.folder.store.current(self.folder.base_weights).is_file():
-            how = self.spec.pretrain.checkpoint or f"{self.spec.model.name}, {self.spec.recipe}"
-            self.progress.say(f"base model: {how}")
+            source = self.spec.pretrain.checkpoint or f"{self.spec.model.name}, {self.spec.recipe}"
+            self.progress.say(f"base model: {source}")
         prepared = prepare(self.spec, self.launch.data, self.folder)
         known = self.state.base
-        # What is only read again costs nothing: the seconds that making it took stay.
+        # A base model that is only read again costs nothing: the facts keep the seconds that training it took.
         self.state.base = known if known and known.digest == prepared.base.digest else prepared.base
         self.state.data = prepared.facts
         self.state.environment = environment(self.spec.resources.cpu)
@@ -150,16 +159,20 @@ class Driver:
         self.shared = shared_by_runs(self.spec, prepared, self.folder, self.launch.cluster)
 
     @contextlib.contextmanager
-    def _executor(self) -> Iterator[tuple[Executor, Callable[[], Takes | None]]]:
-        """What executes the runs, for as long as the block lasts, and what a run takes to have no neighbours."""
+    def _executor(self) -> Iterator[tuple[Executor, Callable[[], WorkerResources | None]]]:
+        """Build the executor of the runs for as long as the block lasts, and a source of an exclusive run's resources.
+
+        Ray and Tune are imported here: a sweep in this process needs neither.
+        """
         cluster, draining = self.launch.cluster, self.drain.is_requested
         with contextlib.ExitStack() as stack:
             if cluster is not None:
                 from orchestrator.cluster.ray_session import connected
 
                 stack.enter_context(connected(cluster))
-                self.drain.listen()  # Ray took SIGTERM for itself
-            # Runs are alive from here on: they are stopped at the end of a round.
+                # Ray has taken SIGTERM for itself.
+                self.drain.listen()
+            # Runs are alive from here on, and stop at the end of a round.
             self.drain.at_once = False
             try:
                 if cluster is None:
@@ -176,13 +189,14 @@ class Driver:
             finally:
                 self.drain.at_once = True
 
-    def _search(self, executor: Executor, exclusive: Callable[[], Takes | None]) -> None:
-        most = self.pending.max_failed
-        source, total, done = self.pending.search(lambda: self.recorder.failed_trials <= most)
+    def _search(self, executor: Executor, exclusive: Callable[[], WorkerResources | None]) -> None:
+        max_failed = self.pending.max_failed
+        source, total, done = self.pending.search(lambda: self.recorder.failed_trials <= max_failed)
         self._plan(total)
         if done < total:
             self.progress.phase("search", total, done)
             self._dispatch(executor, source, exclusive)
+        # After the phase and not in the midst of it: trials that were under way have ended, and are on record.
         failed = [t for t in self.folder.load_trials() if t.kind == "trial" and t.state == "FAILED"]
         if len(failed) > self.spec.search.max_failed * total and not self.drain.is_requested():
             reasons = sorted({str(t.error) for t in failed})
@@ -191,7 +205,7 @@ class Driver:
                 f"{100 * self.spec.search.max_failed:g} %: {'; '.join(reasons[:3])}"
             )
 
-    def _replicate(self, executor: Executor, exclusive: Callable[[], Takes | None]) -> None:
+    def _replicate(self, executor: Executor, exclusive: Callable[[], WorkerResources | None]) -> None:
         if self.drain.is_requested():
             return
         source, total, done = self.pending.replicates()
@@ -204,14 +218,20 @@ class Driver:
         self.state.planned_runs = runs
         self.folder.save_state(self.state)
 
-    def _dispatch(self, executor: Executor, source: Source, exclusive: Callable[[], Takes | None]) -> None:
+    def _dispatch(
+        self, executor: Executor, source: Source, exclusive: Callable[[], WorkerResources | None]
+    ) -> None:
         executor.run(Dispatcher(source, self.recorder, self.drain.is_requested, exclusive))
         if self.drain.is_requested():
             self.recorder.on_drain()
         for problem in self.recorder.problems:
             self.progress.warn(problem)
+        # A result from a record with gaps could name a wrong winner.
         if self.recorder.problems and not self.drain.is_requested():
-            raise RuntimeError(f"the record of {self.spec.name} has gaps: {self.recorder.problems[0]}")
+            raise RuntimeError(
+                f"{self.folder.shown}: every run must be on record, got: {self.recorder.problems[0]}; see its "
+                "driver.log, and launch again to resume"
+            )
 
     def _baselines(self, executor: Executor) -> None:
         if self.drain.is_requested():
@@ -223,7 +243,7 @@ class Driver:
                 self.recorder.add(self.pending.baseline_record(job, end))
 
     def _finish(self) -> int:
-        """Judge, write results.json, end the parent run."""
+        """Judge the sweep, write results.json, and end the sweep's run in MLflow."""
         results = judged(self.folder, self.spec)
         self.folder.save(self.folder.results_path, results)
         missing = results.undecided
@@ -237,12 +257,20 @@ class Driver:
         metrics, tags = _winners(results)
         self._end("FINISHED", metrics, tags)
         self._close()
+        # No run of a finished sweep resumes: its checkpoints and its staged data may go.
         self.folder.drop("ray")
         self.folder.store.discard(self.folder.staged_data)
         return self.state.exit_code
 
     def _stop(self, problem: str | None = None, error: BaseException | None = None) -> int:
-        """End the launch before the sweep is finished: what runs is INTERRUPTED and resumes another time."""
+        """End the launch before the sweep is finished: runs that are alive are INTERRUPTED, and resume later.
+
+        Args:
+            problem: shown by later commands; None after a signal.
+            error: that ended the launch; None where no error did.
+        Returns:
+            The exit code.
+        """
         with self._ending:
             self.recorder.on_drain()
             self.state.state, self.state.problem = "stopped", problem
@@ -260,9 +288,10 @@ class Driver:
     ) -> None:
         if not self.state.cancelled:
             self.state.ended = utc_now() if self.state.exit_code is not None else None
+        # Only a sweep that was judged has metrics, and a result to go with them.
         files = [self.folder.results_path, self.folder.file_path] if metrics is not None else []
-        stated = {**(tags or {}), "selmix.state": self.state.state}
-        self.tracker.finish_sweep(status, now_ms(), metrics or {}, stated, files)
+        all_tags = {**(tags or {}), "selmix.state": self.state.state}
+        self.tracker.finish_sweep(status, now_ms(), metrics or {}, all_tags, files)
 
     def _close(self) -> None:
         self.state.unsent = self.tracker.close()
@@ -274,20 +303,21 @@ class Driver:
 
 
 def cancel(folder: RunFolder, state: SweepState, recorder: Recorder) -> None:
-    """Give a sweep up for good: every unfinished run is KILLED on record, in its study and in MLflow.
+    """Give up a sweep for good: end every unfinished run as KILLED on record, in its study and in MLflow.
 
     The caller ends the sweep's MLflow run and saves the state.
 
     Args:
-        folder: of the sweep.
+        folder: records of the sweep.
         state: of the sweep; it is changed.
-        recorder: of its runs.
+        recorder: of the runs.
     """
     from orchestrator.search.study import fail_unfinished
 
     state.state, state.problem = "stopped", CANCELLED
     state.cancelled, state.ended = True, utc_now()
     killed = recorder.kill_unfinished()
+    # A sweep that is cancelled before its search has no journal.
     if folder.journal_path.is_file():
         fail_unfinished(folder.journal_path, killed)
 

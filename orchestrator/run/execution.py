@@ -1,7 +1,7 @@
-"""Handing out runs and deciding what becomes of each, whoever executes them.
+"""Dispatch of runs: hand them out, and decide what becomes of each, whichever executor runs them.
 
-An executor takes assignments and carries reports to the recorder; :mod:`orchestrator.run.on_ray` does so on Ray,
-:mod:`orchestrator.run.in_process` in this process. Everything that is decided is decided here.
+An executor takes assignments and passes reports to the recorder: :mod:`orchestrator.run.on_ray` on Ray,
+:mod:`orchestrator.run.in_process` in this process. All decisions are made here.
 """
 
 from __future__ import annotations
@@ -16,16 +16,22 @@ from orchestrator.search.sources import Source
 from trainables.baseline import BaselineJob, BaselineReport
 
 MAX_LOSSES = 3
-"""Losses in a row, without a checkpoint in between, after which a run has failed."""
+"""Lost workers in a row, without a checkpoint in between, at which a run has failed."""
 
-Takes = dict[str, float]
+WorkerResources = dict[str, float]
 """``cpu`` and ``gpu`` of a worker."""
 
 
 class Assignment(TypedDict):
     """One run, as :class:`trainables.host.RunHost` takes it.
 
-    ``takes`` is what a worker takes where that is not what all runs take; ``resume_from`` a checkpoint.
+    Attributes:
+        trial_id: of the run.
+        objective: name of the objective.
+        seed: of the run.
+        config: the flat settings.
+        resume_from: address of a checkpoint; None to begin anew.
+        takes: resources of a worker; None for those of all runs of the sweep.
     """
 
     trial_id: str
@@ -33,33 +39,33 @@ class Assignment(TypedDict):
     seed: int
     config: dict[str, Any]
     resume_from: str | None
-    takes: Takes | None
+    takes: WorkerResources | None
 
 
 class Executor(Protocol):
-    """Runs what it is handed."""
+    """Executor of runs and baselines."""
 
     def run(self, dispatcher: Dispatcher) -> None:
         """Run everything that a dispatcher hands out, until there is no more or the sweep drains."""
 
     def fit(self, jobs: Sequence[BaselineJob]) -> Iterator[tuple[BaselineJob, BaselineReport | RunOutcome]]:
-        """Fit baselines; yields each with its report, or with how it failed. Ends early once the sweep drains."""
+        """Fit baselines, and yield each with its report or with its failure; ends early once the sweep drains."""
 
 
 class Dispatcher:
-    """Hands out the runs of a source, opened on record, and decides what becomes of each.
+    """Dispatcher of the runs of a source: opens each on record, hands it out, and decides what becomes of it.
 
-    A run that lost its worker or node resumes from its last checkpoint, and one that ran out of memory is run once
-    more with nothing of Ray beside it: both are handed out again, before anything new. While the sweep drains, a run
-    that dies was killed with it and is nobody's failure: it resumes another time.
+    A run that lost its worker or node resumes from its last checkpoint. One that ran out of memory is run once more,
+    exclusively: with nothing of Ray beside it. Both are handed out again before anything new. A run that dies while
+    the sweep drains was killed with it, which is no failure: it resumes at the next launch.
 
-    No method raises: an exception in one would end the whole of Tune. What goes wrong is noted in the recorder.
+    No method raises: an exception in one would end the whole of Tune. Errors are noted in the recorder.
 
     Args:
         source: of the runs.
         recorder: of the sweep.
-        draining: True once the sweep is to stop.
-        exclusive: what a worker takes to have no neighbours; None where it can get no more than it takes.
+        draining: returns True once the sweep is to stop.
+        exclusive: returns the resources of a worker of an exclusive run; None where it can get no more than it has.
     """
 
     def __init__(
@@ -67,7 +73,7 @@ class Dispatcher:
         source: Source,
         recorder: Recorder,
         draining: Callable[[], bool],
-        exclusive: Callable[[], Takes | None] = lambda: None,
+        exclusive: Callable[[], WorkerResources | None] = lambda: None,
     ) -> None:
         self.recorder, self.draining = recorder, draining
         self._source, self._exclusive = source, exclusive
@@ -75,21 +81,22 @@ class Dispatcher:
 
     @property
     def under_way(self) -> int:
-        """Runs that were handed out and have not ended: one of them may come back."""
+        """Number of runs that were handed out and have not ended: one of them may come back."""
         return len(self._under_way)
 
     def next(self) -> Assignment | None:
-        """The next run; None: there is none now, and none any more once no run is under way."""
+        """Hand out the next run; None where there is none: for good once no run is under way."""
         if self.draining():
             return None
         try:
             record = self._source.next()
             if record is None:
                 return None
+            # Looked up at each start, because nodes may have come or gone since it ran out of memory.
             takes = self._exclusive() if record.alone else None
             self._under_way[record.trial_id] = self.recorder.open(record)
-        except Exception as error:  # see the docstring of the class
-            self.recorder.problems.append(f"next run: {error!r}")
+        except Exception as error:  # a boundary: see the docstring of the class
+            self.recorder.problems.append(f"handing out the next run: {error!r}")
             return None
         checkpoint = record.checkpoint and self.recorder.folder.checkpoint_address(record.checkpoint)
         return Assignment(
@@ -98,31 +105,40 @@ class Dispatcher:
         )  # fmt: skip
 
     def end(self, trial_id: str, outcome: RunOutcome) -> None:
-        """Decide what becomes of a run that ended; a second word about it changes nothing."""
+        """Decide what becomes of a run that ended; a second report of its end changes nothing.
+
+        Args:
+            trial_id: of the run.
+            outcome: as the executor knows it.
+        """
         record = self._under_way.pop(trial_id, None)
         if record is None or outcome.kind == "stopped":
             return
         if outcome.kind == "finished":
             self._tell(record, outcome.score, outcome.violation)
-        elif record.state == "FAILED":  # its last checkpoint says so itself: a value was not finite
+        # The run failed by itself, which its last checkpoint has put on record: a value was not finite.
+        elif record.state == "FAILED":
             self._tell(record, None)
         elif record.state == "RUNNING" and not self.draining():
-            self._broken(record, outcome)
-        # Otherwise its last checkpoint had arrived before its worker died, which took nothing with it; the study is
-        # told of such a run at the next launch, from the record.
+            self._interrupted(record, outcome)
+        # Otherwise the sweep drains, or the last checkpoint had arrived before the worker died, and nothing was lost:
+        # the next launch tells the study the score of such a run, from its record.
 
-    def _broken(self, record: TrialRecord, outcome: RunOutcome) -> None:
+    def _interrupted(self, record: TrialRecord, outcome: RunOutcome) -> None:
         if not self._resumes(record, outcome):
             self.recorder.on_failed(record.trial_id, outcome)
             self._tell(record, None)
             return
+        # It stays exclusive, also when it is interrupted for another reason later.
         record.alone = record.alone or outcome.kind == "out_of_memory"
-        self.recorder.on_lost(record.trial_id, outcome)
+        self.recorder.on_interrupted(record.trial_id, outcome)
         self._source.give_back(record)
 
     def _resumes(self, record: TrialRecord, outcome: RunOutcome) -> bool:
-        if outcome.kind == "lost":
+        # This loss is not yet counted. A run that never gets to a checkpoint may well be what kills its workers.
+        if outcome.kind == "worker_lost":
             return self.recorder.losses_in_a_row(record.trial_id) + 1 < MAX_LOSSES
+        # Short of memory when exclusive, or with nothing more to get, it would run out again.
         if outcome.kind == "out_of_memory" and not record.alone:
             return self._exclusive() is not None
         return False
@@ -130,5 +146,5 @@ class Dispatcher:
     def _tell(self, record: TrialRecord, score: float | None, violation: float = 0.0) -> None:
         try:
             self._source.tell(record, score, violation)
-        except Exception as error:  # see the docstring of the class
-            self.recorder.problems.append(f"tell {record.trial_id}: {error!r}")
+        except Exception as error:  # a boundary: see the docstring of the class
+            self.recorder.problems.append(f"telling the search the result of {record.trial_id}: {error!r}")

@@ -1,4 +1,4 @@
-"""The same runs in this process, one after the other, without Ray: for a traceback, a breakpoint, a test."""
+"""Execution of runs in this process, one after the other, without Ray: for a traceback, a breakpoint, a test."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trainables.shared import Shared
 
 
 class InProcessExecutor:
-    """Executes runs in this process; see :class:`orchestrator.run.execution.Executor`.
+    """Executor of runs in this process; see :class:`orchestrator.run.execution.Executor`.
 
     Args:
-        folder: of the sweep.
-        shared: what all runs share.
-        draining: True once the sweep is to stop.
+        folder: records of the sweep.
+        shared: data, models and rules that all runs share.
+        draining: returns True once the sweep is to stop.
     """
 
     def __init__(self, folder: RunFolder, shared: Shared, draining: Callable[[], bool]) -> None:
@@ -29,35 +29,47 @@ class InProcessExecutor:
     def run(self, dispatcher: Dispatcher) -> None:
         """Run everything that a dispatcher hands out."""
         host = RunHost(self._shared)
+        # A new folder for each launch, as on Ray: checkpoints of an earlier one are still needed to resume.
         checkpoints = self._folder.unused_ray_path()
+        # One and two threads give different bits: as many as a worker on Ray has, until the end.
         with torch_threads(self._shared.threads):
             while (assignment := dispatcher.next()) is not None:
-                where = checkpoints / assignment["trial_id"].replace("/", "-")
+                folder = checkpoints / assignment["trial_id"].replace("/", "-")
                 try:
-                    outcome = self._one(host, dispatcher, assignment, self._folder.address_of(where))
+                    outcome = self._run_one(host, dispatcher, assignment, self._folder.address_of(folder))
                 except Exception as error:  # the run's own: as on Ray it fails, and the sweep continues
                     outcome = RunOutcome.of_error(error, "".join(traceback.format_exception(error)))
                 dispatcher.end(assignment["trial_id"], outcome)
 
-    def _one(self, host: RunHost, dispatcher: Dispatcher, assignment: Assignment, where: str) -> RunOutcome:
-        """Step a run to its end, or to the end of a round once the sweep drains."""
+    def _run_one(
+        self, host: RunHost, dispatcher: Dispatcher, assignment: Assignment, folder: str
+    ) -> RunOutcome:
+        """Step a run to its end, or to the end of a round once the sweep drains.
+
+        Args:
+            host: holds the run.
+            dispatcher: of the run.
+            assignment: the run.
+            folder: address of the folder for its checkpoints.
+        """
         trial_id, recorder = assignment["trial_id"], dispatcher.recorder
         host.start({**assignment})
         number = 0
         while True:
             report = host.step()
             recorder.on_round(trial_id, report)
+            # A drain in the last round changes nothing: the run is finished.
             stops = self._draining() and not report["finished"]
             if report["should_checkpoint"] or stops:
                 # Each in a folder of its own: the last one counts until the next is whole.
-                checkpoint, number = f"{where}/{number:06d}", number + 1
+                checkpoint, number = f"{folder}/{number:06d}", number + 1
                 host.save(checkpoint)
                 recorder.on_checkpoint(trial_id, checkpoint)
             if report["finished"] or stops:
                 return RunOutcome.of_report(report)
 
     def fit(self, jobs: Sequence[BaselineJob]) -> Iterator[tuple[BaselineJob, BaselineReport | RunOutcome]]:
-        """Fit baselines one after the other."""
+        """Fit baselines one after the other, and yield each with its report or with its failure."""
         with torch_threads(self._shared.threads):
             for job in jobs:
                 if self._draining():

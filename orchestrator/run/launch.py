@@ -1,4 +1,4 @@
-"""``selmix launch``: what must hold before a sweep may run, and its folder; the driver does the rest."""
+"""``selmix launch``: check that a sweep may run, and open its folder; the driver does the rest."""
 
 from __future__ import annotations
 
@@ -33,23 +33,25 @@ def launch_sweep(
     """Run a sweep, or resume it.
 
     Args:
-        spec: of the sweep.
+        spec: specification of the sweep.
         file: the sweep file, kept beside the result.
         store: the runs folder.
-        cluster: to run on; None: in this process, without Ray.
+        cluster: to run on; None to run in this process, without Ray.
         quiet: True for warnings only.
     Returns:
-        0; 5 too many trials failed; 6 an objective has no feasible trial; 130 or 143 drained after a signal.
+        Exit code: 0 finished; 4 drained because the lease was lost; 5 too many trials failed; 6 an objective has no
+        feasible trial; 130 or 143 drained after a signal.
     Raises:
         UsageError: the file changed since the first launch, or the sweep was cancelled for good.
-        PreflightError: something that the sweep needs is not there, or another driver holds it.
+        PreflightError: something that the sweep needs is missing, or another driver holds the sweep.
     """
     progress = Progress(quiet)
     store.check_for_launch()
     if cluster is None:
         _check_in_process(spec, store)
     folder = RunFolder.at(store, spec.name)
-    check_free(folder)  # before the seconds that the other checks take
+    # First, because the other checks take seconds.
+    check_free(folder)
     if is_launched(folder):
         check_unchanged(folder, spec, tracking_of(store))
         state = folder.load_state()
@@ -57,15 +59,18 @@ def launch_sweep(
             raise UsageError(
                 f"{folder.shown}: this sweep was cancelled for good; launch it under a new name (name=NEW)"
             )
+        # A sweep that ended and has sent everything to MLflow needs neither data nor Ray.
         if state.exit_code is not None and state.unsent == 0:
             progress.say(f"{spec.name} is {state.state}; to see it: selmix show {spec.name}")
             return state.exit_code
     runs_elsewhere = cluster is not None and not cluster.is_private
+    # Before the data is loaded: a wrong address is known in three seconds.
     if cluster is not None:
         check_reachable(cluster.address)
     tracking, data = check_all(spec, store, on_this_machine=not runs_elsewhere)
     submitted = submission()
     if cluster is not None and runs_elsewhere:
+        # The driver of a submitted job runs in the package that was sent with the job, as do its workers.
         if submitted is None:
             package = sweep_package(file.read_bytes(), references_in(spec.resolved()))
             cluster = replace(cluster, package=package)
@@ -73,23 +78,26 @@ def launch_sweep(
         check_cluster(spec, store, cluster)
     environment = contextlib.nullcontext() if cluster is None else ray_environment(cluster)
     with acquire(folder) as lease, environment:
+        # Another driver may have changed the folder before the lease was taken.
         folder.refresh()
         progress.keep(partial(append_log, folder, folder.log_path))
         state = open_folder(folder, spec, file, tracking)
         state.cluster = _facts(cluster, submitted)
         where = "in this process" if cluster is None else str(cluster)
         holder = lease.holder
+        # ``launch --submit`` waits for this line.
         progress.say(f"{spec.name} {where} is under way: process {holder.pid} on {holder.host}")
+        # Imported here, because a refusal above needs neither MLflow nor Ray, and Ray reads its environment on import.
         from orchestrator.run.driver import Driver, Launch
 
         return Driver(Launch(spec, folder, data, tracking, progress, lease, cluster), state).run()
 
 
 def _check_in_process(spec: SweepSpec, store: Store) -> None:
-    """Refuse what needs Ray.
+    """Check that a sweep needs no Ray.
 
     Raises:
-        UsageError: several workers, or checkpoints that this process cannot write where they belong.
+        UsageError: the sweep has several workers, or checkpoints that this process cannot write where they belong.
     """
     if spec.resources.workers > 1:
         raise UsageError(
@@ -97,7 +105,9 @@ def _check_in_process(spec: SweepSpec, store: Store) -> None:
             "resources.workers=1, or leave --in-process out"
         )
     if store.filesystem() is not None:
-        raise UsageError(f"--in-process: --runs must be a folder, got {store.shown}")
+        raise UsageError(
+            f"--in-process: --runs must be a folder, got {store.shown}; name one, or leave --in-process out"
+        )
 
 
 def _facts(cluster: Cluster | None, submitted: Submission | None) -> ClusterFacts | None:
@@ -110,18 +120,20 @@ def _facts(cluster: Cluster | None, submitted: Submission | None) -> ClusterFact
 
 
 def is_launched(folder: RunFolder) -> bool:
-    """True if the folder holds a sweep; one that was killed while it was made does not."""
+    """True if the folder holds a sweep; a folder whose launch was killed while it was made does not."""
     return folder.state_path.is_file() and bool(folder.load_spec())
 
 
 def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, tracking: str) -> SweepState:
-    """The state of a sweep that resumes, or of one that begins: then its folder, file and identity are made.
+    """Open the folder of a sweep that resumes, or make that of a new one, with its file and its identity.
 
     Args:
         folder: of the sweep.
-        spec: of the sweep.
+        spec: specification of the sweep.
         file: the sweep file.
         tracking: address of MLflow.
+    Returns:
+        The state of the sweep.
     """
     if is_launched(folder):
         state = folder.load_state()
@@ -134,5 +146,6 @@ def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, tracking: str) -
             name=spec.name, sweep_id=new_sweep_id(), created=utc_now(), tracking_uri=masked(tracking),
             file_digest=spec.digest(), method=METHOD,
         )  # fmt: skip
+    # The state is written last: a folder without it counts as not launched, and is made again.
     folder.save_state(state)
     return state

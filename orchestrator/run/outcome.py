@@ -1,4 +1,4 @@
-"""How a run ended, made in one place from whatever Tune, Ray or the trainable said."""
+"""Outcome of a run, made in one place from the report or the error of Tune, Ray or the trainable."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from typing import Any, Literal
 
 from trainables.failures import RankLost
 
-Kind = Literal["finished", "failed", "lost", "out_of_memory", "stopped"]
+Kind = Literal["finished", "failed", "worker_lost", "out_of_memory", "stopped"]
 
 _MEMORY = re.compile(
     r"\bOutOfMemoryError\b|\bMemoryError\b|out of memory|running low on memory|_ALLOC_FAILED", re.I
 )
-"""Of torch, Python, CUDA, and of Ray's own guard, which ends workers before the kernel does."""
+"""Words of torch, Python, CUDA, and of Ray's own guard, which ends workers before the kernel does."""
+# Ray's error of an actor is the same whether its process died or its node: only the text tells.
 _NODE = re.compile(r"node (has )?died|node was (terminated|preempted)|node is dead", re.I)
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """End of a run.
+    """Outcome of a run.
 
     Attributes:
-        kind: ``finished``; ``failed`` by itself, wherever it runs; ``lost`` with its worker or node, so that it resumes
-            elsewhere; ``out_of_memory``, perhaps beside neighbours; ``stopped`` in the midst of it, as the sweep was.
-        reason: what it died of, in one line.
-        details: the traceback as the worker had it; empty where it left none.
-        score, violation: of the chosen round of a finished run.
+        kind: ``finished``; ``failed`` by itself, wherever it runs; ``worker_lost``, worker or node, so that the run
+            resumes elsewhere; ``out_of_memory``, which need not be so when exclusive; ``stopped`` with the sweep, in
+            the midst of the run.
+        reason: cause of death, in one line.
+        details: traceback as the worker had it; empty where it left none.
+        score: of the chosen round of a finished run.
+        violation: of the constraints in the chosen round, 0.0 where they hold.
     """
 
     kind: Kind
@@ -40,10 +43,12 @@ class RunOutcome:
 
     @classmethod
     def of_report(cls, report: Mapping[str, Any] | None) -> RunOutcome:
-        """From the last report of a trainable; Tune hands it over with its keys flattened.
+        """Build the outcome from the last report of a trainable.
 
-        A run that Tune calls complete but that did not say ``finished`` was stopped.
+        Args:
+            report: of the trainable, or with its keys flattened, as Tune passes it on; None where there is none.
         """
+        # Tune calls a run that it stops complete too: only ``finished`` tells the two apart.
         if report is None or not report.get("finished", False):
             return cls("stopped")
         if report["failed"]:
@@ -53,34 +58,39 @@ class RunOutcome:
 
     @classmethod
     def of_error(cls, error: BaseException | None, details: str = "") -> RunOutcome:
-        """From an exception of the run or of Ray; None: a worker died without a word.
+        """Build the outcome from an exception of the run or of Ray.
 
         Args:
-            error: that ended the run.
-            details: its traceback; "" where the error carries it, as Ray's do.
+            error: that ended the run; None where a worker died without any.
+            details: traceback of the error; empty where the error carries it, as Ray's do.
         """
         if error is None:
-            return cls("lost", "the worker process died")
+            return cls("worker_lost", "the worker process died")
+        # Ray wraps what a worker raised.
         cause = getattr(error, "cause", None) or error
         details = details or str(error)
+        # By its text, because CUDA reports some shortages as a RuntimeError. First of all, because a worker that Ray's
+        # memory guard ended may be reported as one that died.
         if _MEMORY.search(f"{type(cause).__name__}: {error}"):
             return cls("out_of_memory", _line(cause), details)
+        # Raised by the actor that steps the ranks of a trial: it is alive itself.
         if isinstance(cause, RankLost):
-            return cls("lost", _line(cause), details)
+            return cls("worker_lost", _line(cause), details)
         if _is_gone(cause):
             reason = "its node died" if _NODE.search(str(cause)) else "the worker process died"
-            return cls("lost", reason, details)
+            return cls("worker_lost", reason, details)
         return cls("failed", _line(cause), details)
 
     @classmethod
     def of_trial(cls, trial: Any) -> RunOutcome:
-        """From a trial of Tune that ended with an error."""
-        raised = _raised(trial)
-        return cls.of_error(trial.get_error() if raised is None else raised)
+        """Build the outcome from a trial of Tune that ended with an error."""
+        exception = _exception_of(trial)
+        return cls.of_error(trial.get_error() if exception is None else exception)
 
 
 def _is_gone(cause: BaseException) -> bool:
-    """True for Ray's ways to say that a worker or node went away."""
+    """True if the error is one by which Ray reports a worker or node that went away."""
+    # In a process without Ray the error cannot be one of Ray's, and importing it takes seconds.
     if "ray" not in sys.modules:
         return False
     from ray import exceptions
@@ -89,20 +99,21 @@ def _is_gone(cause: BaseException) -> bool:
         exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.NodeDiedError,
         exceptions.LocalRayletDiedError, exceptions.ObjectLostError, exceptions.ActorPlacementGroupRemoved,
     )  # fmt: skip
-    # An actor whose constructor raised is dead too, but by its own fault.
+    # Ray also reports an actor whose constructor raised as dead, which is the run's own fault.
     return isinstance(cause, gone) and not getattr(cause, "actor_init_failed", False)
 
 
 def _line(cause: BaseException) -> str:
-    """Kind and last line of an error."""
+    """Type and last line of an error."""
+    # The last line, because Ray's errors begin with the traceback.
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
     text = lines[-1].strip() if lines else ""
     kind = type(cause).__name__
     return text if text.startswith(kind) else f"{kind}: {text}".rstrip(": ")
 
 
-def _raised(trial: Any) -> BaseException | None:
-    """The exception of a trial, from where Tune puts it at once; its copy on the storage comes later."""
+def _exception_of(trial: Any) -> BaseException | None:
+    """Exception of a trial, from the file that Tune writes at once; the copy on the storage comes later."""
     path = getattr(trial, "pickled_error_file", None)
     if path is None or not Path(path).is_file():
         return None
@@ -110,6 +121,6 @@ def _raised(trial: Any) -> BaseException | None:
 
     try:
         error = cloudpickle.loads(Path(path).read_bytes())
-    except Exception:  # a user's exception may not be read back: any kind can come out of it
+    except Exception:  # a boundary: unpickling a user's exception may raise anything
         return None
     return error if isinstance(error, exceptions.RayError) else None

@@ -1,4 +1,4 @@
-"""What is left to run of a sweep: trials, replicates, baselines; known from records and journal alone."""
+"""Pending runs of a sweep (trials, replicates, baselines), known from records and journal alone."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from trainables.baseline import BaselineJob, BaselineReport
 
 
 class PendingRuns:
-    """Runs of a sweep that are still to be made.
+    """Runs of a sweep that are pending.
 
     Args:
-        spec: of the sweep.
-        folder: its records.
-        prepared: what all runs share.
+        spec: specification of the sweep.
+        folder: records of the sweep.
+        prepared: data, models and rules that all runs share.
     """
 
     def __init__(self, spec: SweepSpec, folder: RunFolder, prepared: Prepared) -> None:
@@ -35,27 +35,29 @@ class PendingRuns:
     @property
     def replicate_seeds(self) -> list[int]:
         """Fresh seeds, the same for every finalist and baseline: differences are paired by seed."""
+        # The trials have the search's seed: no replicate repeats one of them.
         first = self.spec.search.seed + 1
         return list(range(first, first + self.spec.selection.replicates))
 
     @property
     def num_trials(self) -> int:
-        """Trials of all objectives and arms."""
+        """Number of trials of all objectives and arms."""
         return trials_per_objective(self.spec) * len(self.spec.objectives) * len(self.spec.arms)
 
     @property
     def max_failed(self) -> int:
-        """Failed trials after which no new one is begun."""
+        """Number of failed trials above which no new one is begun."""
         return int(self.spec.search.max_failed * self.num_trials)
 
     def search(self, may_begin: Callable[[], bool]) -> tuple[StudySource, int, int]:
-        """Where trials come from, how many there are in all, and how many are done.
+        """Source of the trials, how many there are in all, and how many are done.
 
         Args:
-            may_begin: False once too many trials failed.
+            may_begin: returns False once too many trials failed.
         """
+        # A lock that is there is a killed driver's, and would be waited for: by the lease no other driver writes.
         for lock in self.folder.path.glob("journal.log*lock*"):
-            lock.unlink()  # a killed driver's; the lease says that nobody else writes the journal
+            lock.unlink()
         spec = self.spec
         studies = {
             study: ObjectiveStudy(
@@ -65,8 +67,8 @@ class PendingRuns:
             for study in self._studies
         }  # fmt: skip
         records = {r.trial_id: r for r in self.folder.load_trials() if r.kind == "trial"}
-        left = self._reconciled(studies, records)
-        source = StudySource(studies, trials_per_objective(spec), left, self.new_trial, may_begin)
+        unfinished = self._reconcile(studies, records)
+        source = StudySource(studies, trials_per_objective(spec), unfinished, self.new_trial, may_begin)
         return source, self.num_trials, sum(record.is_done for record in records.values())
 
     @property
@@ -78,32 +80,36 @@ class PendingRuns:
             for arm in self.spec.arms
         }
 
-    def _reconciled(
+    def _reconcile(
         self, studies: dict[str, ObjectiveStudy], records: dict[str, TrialRecord]
     ) -> list[TrialRecord]:
-        """Bring journal and records together after a kill at any instant; what is unfinished."""
-        left = []
+        """Bring journal and records together after a kill at any instant, and return the unfinished trials."""
+        unfinished = []
         for name, study in studies.items():
+            # A journal that is missing, as in an object store, is made again from the records.
             study.rebuild({r.number: r.point or r.config for r in records.values() if r.study == name})
             for trial in study.trials():
                 record = records.get(f"{name}/trial-{trial.number:03d}")
-                if record is None:  # killed between asking and writing the record
-                    left.append(self.new_trial(name, trial.number, dict(trial.params)))
+                # Killed between the journal and the record.
+                if record is None:
+                    unfinished.append(self.new_trial(name, trial.number, dict(trial.params)))
                 elif not record.is_done:
-                    left.append(self._resumable(record))
-                elif not trial.state.is_finished():  # killed between the record and the journal
-                    values = {key: figure.value for key, figure in record.select.items()}
+                    unfinished.append(self._resumable(record))
+                # Killed between the record and the journal.
+                elif not trial.state.is_finished():
+                    values = {key: estimate.value for key, estimate in record.select.items()}
                     failed = record.state == "FAILED"
                     violation = 0.0 if failed else self.prepared.rules[record.objective].violation(values)
                     study.tell(trial.number, None if failed else record.score, violation)
-        return sorted(left, key=lambda r: (r.number, r.study))
+        # By number first, as the trials of several studies take turns.
+        return sorted(unfinished, key=lambda r: (r.number, r.study))
 
     def new_trial(self, study: str, number: int, parameters: dict[str, Any]) -> TrialRecord:
-        """The record of a point of the space. All trials share one seed: they differ by their settings alone.
+        """Build the record of a trial. All trials share one seed: they differ by their settings only.
 
         Args:
-            study: name of the study that gave the point.
-            number: of the trial in it.
+            study: name of the study that suggested the trial.
+            number: of the trial in its study.
             parameters: searched parameter -> value.
         """
         objective, arm = self._studies[study]
@@ -111,27 +117,29 @@ class PendingRuns:
         acting = config.acting(objective, is_constrained(self.spec, objective))
         record = trial_record(objective, number, self.spec.search.seed, config.flat(), acting, arm)
         record.point = dict(parameters)
+        # The first value of `compare` is the reference, with which the others are compared.
         record.reference_arm = arm == next(iter(self.spec.arms))
         return record
 
     def replicates(self) -> tuple[ListSource, int, int]:
-        """The finalists' runs on fresh seeds that are left, how many there are in all, how many are done."""
+        """Source of the finalists' pending runs on fresh seeds, how many there are in all, and how many are done."""
         records = {r.trial_id: r for r in self.folder.load_trials()}
-        wanted = []
+        replicates = []
         for study in self._studies:
             trials = [r for r in records.values() if r.study == study]
             for final in finalists(trials, self.spec.selection.finalists):
                 for index, seed in enumerate(self.replicate_seeds, start=1):
                     fresh = replicate_record(final, index, seed)
-                    wanted.append(records.get(fresh.trial_id, fresh))
-        left = [self._resumable(record) for record in wanted if not record.is_done]
-        return ListSource(left), len(wanted), len(wanted) - len(left)
+                    replicates.append(records.get(fresh.trial_id, fresh))
+        pending = [self._resumable(record) for record in replicates if not record.is_done]
+        return ListSource(pending), len(replicates), len(replicates) - len(pending)
 
     def baselines(self) -> tuple[list[BaselineJob], int]:
-        """The baselines that are left to fit beside the winners, and how many there are in all."""
+        """Pending baselines, to be compared with the winners, and how many there are in all."""
         done = {r.trial_id for r in self.folder.load_baselines() if r.is_done}
         jobs, total = [], 0
         for objective, choice in decided(self.folder, self.spec).objectives.items():
+            # Without a winner there is nothing to compare a baseline with.
             if choice is None:
                 continue
             judge = Judge(self.folder, self.spec, objective)
@@ -139,7 +147,8 @@ class PendingRuns:
             weights = replicate_weights(self.folder, judge.finals()[winner.trial_id])
             names = baselines_for(self.prepared.data.num_groups)
             total += len(names)
-            for name in reversed(names):  # the longest first, so that none is left alone at the end
+            # The longest first, so that no long one runs by itself at the end.
+            for name in reversed(names):
                 trial_id = baseline_id(objective, name)
                 if trial_id not in done:
                     jobs.append(BaselineJob(
@@ -149,11 +158,11 @@ class PendingRuns:
         return jobs, total
 
     def baseline_record(self, job: BaselineJob, end: BaselineReport | RunOutcome) -> TrialRecord:
-        """The record of a baseline that ended.
+        """Build the record of a baseline that ended.
 
         Args:
             job: the baseline.
-            end: its report, or how it failed.
+            end: report of the baseline, or its failure.
         """
         record = TrialRecord(
             trial_id=baseline_id(job.objective, job.name), objective=job.objective, kind="baseline", number=0,
@@ -172,6 +181,7 @@ class PendingRuns:
         return record
 
     def _resumable(self, record: TrialRecord) -> TrialRecord:
+        # Without its checkpoint a run begins again, and gives the same bits.
         if record.checkpoint is not None and not self.folder.has_checkpoint(record.checkpoint):
-            record.checkpoint = None  # begins again, bit-equal
+            record.checkpoint = None
         return record

@@ -1,4 +1,4 @@
-"""Everything that can be known to fail before anything is written, started or trained."""
+"""Checks of everything that can be known to fail before anything is written, started or trained."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ def check_all(spec: SweepSpec, store: Store, on_this_machine: bool = True) -> tu
     """Check storage, MLflow, resources, data and checkpoint, in order of how quickly each is known.
 
     Args:
-        spec: of the sweep.
+        spec: specification of the sweep.
         store: the runs folder.
         on_this_machine: False where trials run on a cluster: this machine's resources do not matter.
     Returns:
         The tracking address and the data.
     Raises:
-        PreflightError: the first that is not there.
+        PreflightError: one of them is missing; the first one ends the checks.
     """
     address = tracking_of(store)
     store.check(spec.name)
     check_tracking(address)
+    # Imported here, because these load torch, and the checks above refuse without it.
     from orchestrator.build.base_model import check_checkpoint
     from orchestrator.build.data import load_data
     from orchestrator.cluster.concurrency import check_local_resources
@@ -48,12 +49,12 @@ def check_unchanged(folder: RunFolder, spec: SweepSpec, address: str) -> None:
 
     Args:
         folder: of the sweep.
-        spec: as the file says it now.
-        address: of MLflow now.
+        spec: specification of this launch.
+        address: of MLflow in this launch.
     Raises:
-        UsageError: the file says something else now (the message names the keys), or half a sweep was made by another
+        UsageError: the specification differs (the message names the keys), or an unfinished sweep was begun by another
             version of the method.
-        PreflightError: the tracking address is another one.
+        PreflightError: the tracking address differs.
     """
     changed = changed_keys(folder.load_spec(), spec.resolved())
     if changed:
@@ -62,11 +63,13 @@ def check_unchanged(folder: RunFolder, spec: SweepSpec, address: str) -> None:
             f"Launch it under a new name (name=NEW), undo the change, or remove {folder.shown}"
         )
     state = folder.load_state()
+    # A finished sweep has no more runs, so any version may judge it and send it to MLflow.
     if state.exit_code is None and state.method != METHOD:
         raise UsageError(
             f"{folder.shown}: this sweep was begun with method {state.method}, this is method {METHOD}: the bits of "
             "its runs would differ; finish it with the version that began it, or launch it under a new name (name=NEW)"
         )
+    # In another store the runs of earlier launches would be missing.
     if state.tracking_uri and state.tracking_uri != masked(address):
         raise PreflightError(
             f"{folder.shown}: must resume with the MLflow store it began with, {state.tracking_uri}, got "
@@ -78,10 +81,12 @@ def changed_keys(before: Document, now: Document, prefix: str = "") -> list[str]
     """Dotted keys that differ, each with both values.
 
     Args:
-        before, now: resolved specifications.
-        prefix: of the keys.
+        before: resolved specification of the first launch.
+        now: resolved specification of this launch.
+        prefix: of the keys, with its dot.
     """
     changed = []
+    # A dict and not a set, which would lose the order of the file.
     for key in dict.fromkeys([*before, *now]):
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):

@@ -1,4 +1,4 @@
-"""What every trial of a sweep shares, made once by the driver: data, base model, balanced heads, selection rules."""
+"""Preparation of what all trials of a sweep share: data, base model, balanced heads, selection rules."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from trainables.staged import StagedData
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that the runs of a sweep share.
+    """Data, models and rules that all runs of a sweep share.
 
     Attributes:
-        data: train, feedback and select.
-        bases: objective -> start models. rules: objective -> what ranks.
-        base: what is known of the base model.
+        data: the splits train, feedback and select.
+        bases: objective -> start models.
+        rules: objective -> selection rule, by which rounds and trials are ranked.
+        base: facts of the base model for the state of the sweep.
     """
 
     data: SweepData
@@ -36,7 +37,7 @@ class Prepared:
 
     @property
     def facts(self) -> DataFacts:
-        """Knowledge of the data that reading results needs."""
+        """Facts of the data that reading the results takes."""
         data = self.data
         return DataFacts(
             list(data.class_names), data.train_counts.tolist(), dict(data.digests), len(data.select),
@@ -45,15 +46,16 @@ class Prepared:
 
 
 def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
-    """The base model, from the run folder where it was trained before, and the balanced head of each objective.
+    """Train or load the base model, and fit the balanced head of each objective.
 
     Args:
-        spec: of the sweep.
+        spec: specification of the sweep.
         data: of the sweep.
-        folder: where base model and heads are kept.
+        folder: that keeps base model and heads; a base model that is there already is read.
     Raises:
-        PreflightError: a checkpoint that cannot be used.
+        PreflightError: a checkpoint cannot be used.
     """
+    # One and two torch threads give different bits, so the driver uses as many as a worker.
     with torch_threads(spec.resources.cpu):
         state, base = base_model(spec, data, folder.store.current(folder.base_weights))
         if not folder.base_weights.is_file():
@@ -67,6 +69,7 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
     for objective, head in heads.items():
         save_weights(folder.base_head(objective), head)
         folder.store.publish(folder.base_head(objective))
+    # Of a checkpoint it is not known which labelled data it has seen.
     labels = ("train",) if spec.recipe is not None else ("checkpoint",)
     settings, initial = spec.pretrain.settings, initial_weights(spec)
     bases = {
@@ -77,14 +80,15 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
 
 
 def shared_by_runs(spec: SweepSpec, prepared: Prepared, folder: RunFolder, cluster: Cluster | None) -> Shared:
-    """What workers read.
+    """Bundle what workers read.
 
     Args:
-        spec: of the sweep.
-        prepared: what the driver made.
+        spec: specification of the sweep.
+        prepared: by the driver.
         folder: of the sweep.
-        cluster: that the runs travel to; None: they are in this process.
+        cluster: that runs the sweep; None for this process.
     """
+    # In this process there is nothing to send the data to.
     data = prepared.data if cluster is None else staged(spec, prepared.data, folder, cluster)
     return Shared(
         data, prepared.bases, prepared.rules, threads=spec.resources.cpu, gpu=spec.resources.gpu,
@@ -93,19 +97,21 @@ def shared_by_runs(spec: SweepSpec, prepared: Prepared, folder: RunFolder, clust
 
 
 def staged(spec: SweepSpec, data: SweepData, folder: RunFolder, cluster: Cluster) -> SweepData | StagedData:
-    """The data as they travel: by Ray's object store; above ``resources.stage_above_mb`` as a file of the run folder.
+    """Data as they are sent to workers: as they are, through Ray's object store, or staged in a file.
 
-    On a cluster each node copies the file to its own disk; a private one maps it where it lies.
+    Above ``resources.stage_above_mb`` they are staged in the run folder. On a cluster each node copies the file to its
+    own disk; a private Ray maps it where it lies.
 
     Args:
-        spec: of the sweep.
+        spec: specification of the sweep.
         data: of the sweep.
         folder: of the sweep.
-        cluster: that they travel to.
+        cluster: that runs the sweep.
     """
     if bytes_of(data) <= spec.resources.stage_above_mb * 1e6:
         return data
     digest = save_data(folder.staged_data, data)
     folder.store.publish(folder.staged_data)
+    # Only a file on a disk of the machine can be mapped.
     is_elsewhere = folder.store.filesystem() is not None or not cluster.is_private
     return StagedData(folder.address_of(folder.staged_data), digest, copied=is_elsewhere)

@@ -1,7 +1,7 @@
-"""The life of every run of a sweep, in our records and in MLflow: opened, reported, finished, failed.
+"""Recorder of the runs of a sweep, in our records and in MLflow: opened, reported, finished, failed.
 
-Called from Tune's searcher and callback, where an exception would end the whole sweep: the methods named
-``on_*`` never raise but note the problem and carry on.
+It is called from Tune's searcher and callback, where an exception would end the whole sweep: the methods named
+``on_*`` never raise, but note the problem and continue.
 """
 
 from __future__ import annotations
@@ -29,35 +29,39 @@ P = ParamSpec("P")
 OUTCOME_FILES = ("weights.safetensors", "predictions.npz", "rounds.parquet")
 MLFLOW_STATUS = {"FINISHED": "FINISHED", "PRUNED": "FINISHED", "FAILED": "FAILED"}
 DEVIATION_TAGS = {"second": "selmix.oracle", "gain_formula": "selmix.gain_formula"}
-"""Deviating setting -> MLflow tag."""
+"""Setting that deviates from the method -> MLflow tag. ``second``: the choice of the partner samples."""
 
 
 def never_raises(
     method: Callable[Concatenate[Recorder, P], None],
 ) -> Callable[Concatenate[Recorder, P], None]:
-    """Note what goes wrong in a report instead of raising it into Tune."""
+    """Note an exception of a method of the recorder instead of raising it into Tune."""
 
     def guarded(self: Recorder, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             method(self, *args, **kwargs)
         except Exception as error:  # a boundary: see the docstring of the module
             where = traceback.extract_tb(error.__traceback__)[-1]
-            self.problems.append(f"{method.__name__}: {error!r} ({where.name}, line {where.lineno})")
+            # The run is the first argument of all of them but those that are of the whole sweep.
+            run = f" of {args[0]}" if args else ""
+            self.problems.append(
+                f"{method.__name__}{run}: {error!r} ({Path(where.filename).name}, line {where.lineno})"
+            )
 
     return functools.update_wrapper(guarded, method)
 
 
 class Recorder:
-    """Records of the runs that are alive now, and what is written of them.
+    """Recorder of the runs that are alive.
 
     Args:
-        folder: of the sweep.
-        tracker: of MLflow.
-        progress: what the user sees.
-        tags: put on every MLflow run of the sweep.
-        params: fixed for all runs (``data.*``, ``model.*``, ...).
+        folder: records of the sweep.
+        tracker: writes to MLflow.
+        progress: shown to the user.
+        tags: of every MLflow run of the sweep.
+        params: of every MLflow run of the sweep (``data.*``, ``model.*``, ...).
     Attributes:
-        problems: notes of what went wrong in a report.
+        problems: notes of exceptions that were not raised.
     """
 
     def __init__(
@@ -72,15 +76,17 @@ class Recorder:
         self.tags, self.params = dict(tags), dict(params)
         self.problems: list[str] = []
         self._live: dict[str, TrialRecord] = {}
-        self._logged: dict[str, int] = {}  # run -> last round that MLflow was sent
-        self._safe_ms: dict[str, int] = {}  # run -> since when what it does is not on storage
+        # Run -> last round that was sent to MLflow.
+        self._logged: dict[str, int] = {}
+        # Run -> time of its last checkpoint or start: work done since is lost with its worker.
+        self._safe_ms: dict[str, int] = {}
         self._losses_in_a_row: dict[str, int] = {}
         # Counted from the records, so that a resumed sweep remembers its failures.
         self._failed = {r.trial_id for r in folder.load_trials() if r.kind == "trial" and r.state == "FAILED"}
 
     @property
     def failed_trials(self) -> int:
-        """Trials of the search that failed, in earlier launches too."""
+        """Number of trials of the search that failed, in earlier launches too."""
         return len(self._failed)
 
     # -- a run begins -------------------------------------------------------------------------------------
@@ -89,13 +95,17 @@ class Recorder:
         """Put a run on record as RUNNING, with its MLflow run, before it starts.
 
         A run that resumes from a checkpoint keeps the rounds up to it; later ones are run again, bit-equal.
+
+        Args:
+            record: of the run; it is changed and returned.
         """
         record.state, record.error, record.stop_reason = "RUNNING", None, None
+        # A run that resumes is one run to MLflow, with its first start.
         record.started_ms = record.started_ms or now_ms()
         record.ended_ms = None
         rounds = self.folder.rounds(record.trial_id)
         self._logged[record.trial_id] = max((row["round"] for row in rounds), default=-1)
-        # The record stands before the MLflow run does: after a kill between the two the run is found by its tag.
+        # The record is written before the MLflow run is made: after a kill between the two the run is found by its tag.
         self.folder.save_trial(record)
         run_id = self._tracked(record)
         if run_id is not None and run_id != record.mlflow_run_id:
@@ -105,6 +115,7 @@ class Recorder:
         self._safe_ms[record.trial_id] = now_ms()
         begins = f"resumes from {record.checkpoint}" if record.checkpoint else "begins"
         self.note(record.trial_id, f"{begins}: seed {record.seed}, {json.dumps(record.config)}")
+        # All rounds again: a killed driver may not have sent the last ones.
         self._log_rounds(record.trial_id, rounds)
         self.progress.started()
         return record
@@ -118,7 +129,7 @@ class Recorder:
         )  # fmt: skip
 
     def _log_rounds(self, trial_id: str, rounds: Sequence[Round]) -> None:
-        """Send rounds to MLflow; those that are there already are dropped there."""
+        """Send rounds to MLflow, which drops those that it has already."""
         for row in rounds:
             values = {f"select/{key}": value for key, value in row["select"].items()}
             values |= {"round": float(row["round"]), "score": row["score"]} | row["scalars"]
@@ -138,6 +149,7 @@ class Recorder:
             tags["selmix.replicate_of"] = record.replicate_of
         if record.arm:
             tags["selmix.arm"] = record.arm
+        # `second` deviates only as an oracle, whose meaning says more than its value.
         for name, meaning in FinetuneConfig(**record.config).deviations().items():
             tags[DEVIATION_TAGS[name]] = meaning if name == "second" else str(record.config[name])
         return self.tags | tags
@@ -150,10 +162,16 @@ class Recorder:
 
     @never_raises
     def on_round(self, trial_id: str, report: Mapping[str, Any]) -> None:
-        """Write the row of one report to our file and to MLflow, once."""
+        """Write the row of a report to our file and to MLflow, once.
+
+        Args:
+            trial_id: of the run.
+            report: of the trainable.
+        """
         record = self._live[trial_id]
         record.cost_s = report["cost_s"]
         row = report["row"]
+        # A run that resumes repeats the rounds after its checkpoint, with the same numbers.
         if row is None or row["round"] <= self._logged.get(trial_id, -1):
             return
         self._logged[trial_id] = row["round"]
@@ -163,8 +181,14 @@ class Recorder:
 
     @never_raises
     def on_checkpoint(self, trial_id: str, address: str) -> None:
-        """Note that a checkpoint is on storage: the run can resume from it, or, if it is its last, is finished."""
+        """Record a checkpoint that is on storage: the run can resume from it or, if it is its last, is finished.
+
+        Args:
+            trial_id: of the run.
+            address: of the checkpoint.
+        """
         record = self._live.get(trial_id)
+        # A checkpoint may arrive after the end of its run.
         if record is None:
             return
         with tempfile.TemporaryDirectory(prefix="selmix-") as scratch:
@@ -175,19 +199,28 @@ class Recorder:
         previous, record.checkpoint = record.checkpoint, self.folder.relative_checkpoint(address)
         self.folder.save_trial(record)
         self._safe_ms[trial_id] = now_ms()
+        # The run makes progress, so its losses were not its own fault.
         self._losses_in_a_row.pop(trial_id, None)
+        # Only now, when the record names the new one: at any instant a checkpoint on record exists.
         if previous is not None and previous != record.checkpoint:
             self.folder.drop(previous)
 
     def _finish(self, record: TrialRecord, checkpoint: str, scratch: Path) -> None:
-        """Take over the outcome of the last checkpoint; the record says FINISHED only once the files are there."""
+        """Take over the outcome from the last checkpoint, and record it.
+
+        Args:
+            record: of the run.
+            checkpoint: address of its last checkpoint.
+            scratch: folder for temporary files.
+        """
+        # The files first: a record that is FINISHED vouches for them.
         home = self.folder.trial_folder(record.trial_id)
         self.folder.fetch_checkpoint(checkpoint, OUTCOME_FILES, home)
         for name in OUTCOME_FILES:
             self.folder.store.publish(home / name)
         self.folder.fetch_checkpoint(checkpoint, ("figures.json",), scratch)
         outcome = json.loads((scratch / "figures.json").read_text())
-        record.select = {key: from_document(Figure, figure) for key, figure in outcome["select"].items()}
+        record.select = {key: from_document(Figure, estimate) for key, estimate in outcome["select"].items()}
         for key in ("weights_digest", "round", "steps", "score", "feasible", "stop_reason"):
             setattr(record, key, outcome[key])
         record.state = "FAILED" if outcome["failed"] else "FINISHED"
@@ -200,27 +233,37 @@ class Recorder:
 
     @never_raises
     def on_failed(self, trial_id: str, outcome: RunOutcome) -> None:
-        """End a run that failed for good; its log keeps the details, the traceback as the worker had it."""
+        """End a run that failed for good; its log keeps the traceback as the worker had it.
+
+        Args:
+            trial_id: of the run.
+            outcome: of the run.
+        """
         record = self._live[trial_id]
         self.note(trial_id, outcome.details)
         record.state, record.error, record.checkpoint = "FAILED", outcome.reason, None
         self._end(record)
 
     def losses_in_a_row(self, trial_id: str) -> int:
-        """Times that a run was lost since it last got to a checkpoint."""
+        """Number of times that a run was interrupted since its last checkpoint."""
         return self._losses_in_a_row.get(trial_id, 0)
 
     @never_raises
-    def on_lost(self, trial_id: str, outcome: RunOutcome) -> None:
-        """Note that a run was interrupted and resumes from its last checkpoint: in its log, and to the user."""
+    def on_interrupted(self, trial_id: str, outcome: RunOutcome) -> None:
+        """Record that a run was interrupted and will resume from its last checkpoint, and warn the user.
+
+        Args:
+            trial_id: of the run.
+            outcome: of the attempt that ended.
+        """
         record = self._live.pop(trial_id)
         self.note(trial_id, outcome.details)
         lost_s = (now_ms() - self._safe_ms[trial_id]) / 1000
         record.state, record.losses, record.lost_s = "INTERRUPTED", record.losses + 1, record.lost_s + lost_s
         self._losses_in_a_row[trial_id] = self.losses_in_a_row(trial_id) + 1
         begins = "from its last checkpoint" if record.checkpoint else "from its beginning"
-        exclusive = ", with nothing beside it" if record.alone else ""
-        text = f"{outcome.reason}; it resumes {begins}{exclusive}, {lost_s:.0f} s of it were lost"
+        exclusive = ", exclusive (nothing runs beside it)" if record.alone else ""
+        text = f"{outcome.reason}; it resumes {begins}{exclusive}; {lost_s:.0f} s of work were lost"
         self.note(trial_id, text)
         self.folder.save_trial(record)
         self.progress.interrupted()
@@ -228,24 +271,35 @@ class Recorder:
 
     @never_raises
     def on_drain(self) -> None:
-        """Leave every run that is still alive INTERRUPTED: it resumes at the next launch."""
+        """End every run that is still alive as INTERRUPTED: it resumes at the next launch."""
         for record in list(self._live.values()):
             record.state = "INTERRUPTED"
             self._end(record)
 
     def add(self, record: TrialRecord, artifacts: Sequence[Path] = ()) -> None:
-        """Put a baseline on record that ran elsewhere: opened and ended at once."""
+        """Put a baseline on record that has ended: open and end it at once.
+
+        Args:
+            record: of the baseline.
+            artifacts: files for MLflow.
+        """
+        # Opening resets both.
         state, error = record.state, record.error
         self.open(record)
         record.state, record.error = state, error
         self._end(record, artifacts)
 
     def kill_unfinished(self) -> dict[str, list[int]]:
-        """End every run that nobody resumes; study -> numbers of the trials among them."""
+        """End every unfinished run as KILLED: nothing resumes it.
+
+        Returns:
+            Study -> numbers of the trials among the runs.
+        """
         killed: dict[str, list[int]] = defaultdict(list)
         for record in self.folder.load_trials():
             if record.state in {"RUNNING", "INTERRUPTED"}:
                 record.state, record.checkpoint = "KILLED", None
+                # Without params: those of its MLflow run were sent when it was opened.
                 record.mlflow_run_id = self._tracked(record, {}) or record.mlflow_run_id
                 self._end(record)
                 if record.kind == "trial":
@@ -253,7 +307,12 @@ class Recorder:
         return killed
 
     def note(self, trial_id: str, text: str) -> None:
-        """Keep an event in the run's own log."""
+        """Append an event to the log of a run.
+
+        Args:
+            trial_id: of the run.
+            text: of the event; an empty one is left out.
+        """
         if text:
             append_log(self.folder, self.folder.trial_log_path(trial_id), text)
 
@@ -272,11 +331,11 @@ class Recorder:
     # -- MLflow -------------------------------------------------------------------------------------------
 
     def sync(self, record: TrialRecord, artifacts: Sequence[Path] | None = None) -> None:
-        """Send the end of a run to MLflow (again, after a kill: the same points are dropped there).
+        """Send the end of a run to MLflow; sent again after a kill it changes nothing.
 
         Args:
             record: of the run.
-            artifacts: files that go with it; None: its table of rounds.
+            artifacts: files to send; None for the table of rounds.
         """
         tags = {"selmix.state": record.state, "selmix.feasible": str(record.feasible).lower()}
         if record.stop_reason is not None:
@@ -284,6 +343,7 @@ class Recorder:
         if artifacts is None:
             table = self.folder.store.current(self.folder.rounds_table_path(record.trial_id))
             artifacts = [table] if table.is_file() else []
+        # Metrics of a run that did not finish would be mistaken for those of its chosen round.
         best = record.select if record.state == "FINISHED" else {}
         self.tracker.finish_trial(
             record.trial_id, MLFLOW_STATUS.get(record.state, "KILLED"), record.ended_ms or now_ms(),
@@ -291,7 +351,7 @@ class Recorder:
         )  # fmt: skip
 
     def replay(self, record: TrialRecord) -> None:
-        """Send a finished run to MLflow again: what a killed driver had not sent arrives, nothing twice."""
+        """Send a finished run to MLflow again: what a killed driver had not sent arrives, and nothing twice."""
         record.mlflow_run_id = self._tracked(record) or record.mlflow_run_id
         self._log_rounds(record.trial_id, self.folder.rounds(record.trial_id))
         self.sync(record)

@@ -1,6 +1,7 @@
-"""Tune's searcher, callback and stopper around a dispatcher: they carry words between the two and decide nothing.
+"""Searcher, callback and stopper of Tune around a dispatcher: they pass events between the two and decide nothing.
 
-Tune pickles them for a snapshot that nothing here reads: a copy is an inert object.
+Tune pickles them for a snapshot that nothing here reads: a copy is an inert object, so that no lock, thread or stream
+has to be pickled.
 """
 
 from __future__ import annotations
@@ -17,76 +18,113 @@ from orchestrator.run.outcome import RunOutcome
 
 
 class InertSearcher(Searcher):
-    """What is left of a searcher in Tune's snapshot."""
+    """Copy of a searcher in Tune's snapshot, which suggests nothing."""
 
     def suggest(self, trial_id: str) -> Any:
-        """No more runs."""
+        """Report that there are no more runs."""
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Nothing to do."""
+        """Ignore the end of a run.
 
+        Args:
+            trial_id: Tune's id of the run.
+            result: its last report.
+            error: True if it ended with an error.
+        """
+
+    # Tune calls `save` for its snapshots, and the base class demands both; our records hold the state.
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save."""
+        """Save nothing."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
+        """Restore nothing."""
 
 
 class RunSearcher(InertSearcher):
-    """Suggests the runs of a dispatcher, as many at once as the limit says.
+    """Searcher that suggests the runs of a dispatcher, within a concurrency limit.
 
     Args:
         dispatcher: of the runs.
-        limit: runs that may be under way at once now.
+        limit: returns the number of runs that may be under way at once.
     """
 
     def __init__(self, dispatcher: Dispatcher, limit: Callable[[], int]) -> None:
         super().__init__(metric=None, mode=None)
         self._dispatcher, self._limit = dispatcher, limit
-        self._ours: dict[str, str] = {}  # Tune's id of a run -> ours
+        # Tune's id of an attempt -> our id of the run: one that resumes is a new trial to Tune.
+        self._ours: dict[str, str] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return InertSearcher, ()
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
-        """True: neither metric nor mode is Tune's business here."""
+        """True: the searcher takes the settings, whatever they are.
+
+        Args:
+            metric: of Tune; not used.
+            mode: of Tune; not used.
+            config: search space of Tune; not used.
+            **spec: of Tune's experiment; not used.
+        """
+        # Otherwise Tune demands a metric, and one report that lacks it would end the whole experiment.
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """The next run; None: ask again later, because one that is under way may come back."""
+        """Suggest the next run.
+
+        Args:
+            trial_id: Tune's id, a new one at each call.
+        Returns:
+            The assignment; None to be called again later; ``Searcher.FINISHED`` at the end.
+        """
         if self._dispatcher.draining():
             return Searcher.FINISHED
+        # Before a run is opened: Tune never gives the same id again, and the run would be lost.
         if self._dispatcher.under_way >= self._limit():
             return None
         assignment = self._dispatcher.next()
+        # FINISHED is for good, and a run that is under way may come back.
         if assignment is None:
             return None if self._dispatcher.under_way else Searcher.FINISHED
         self._ours[trial_id] = assignment["trial_id"]
         return assignment
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """A run ended by itself; of one that ended with an error the callback knows more, a moment later."""
+        """Pass the end of a run to the dispatcher.
+
+        Args:
+            trial_id: Tune's id of the run.
+            result: its last report.
+            error: True if it ended with an error.
+        """
+        # Tune calls the searcher first, and the callback a moment later with the error itself.
         if not error:
             self.end(trial_id, RunOutcome.of_report(result))
 
     def end(self, trial_id: str, outcome: RunOutcome) -> None:
-        """Carry the end of a run to the dispatcher."""
+        """Pass the outcome of a run to the dispatcher.
+
+        Args:
+            trial_id: Tune's id of the run.
+            outcome: of the run.
+        """
+        # An end that was reported before has no id any more.
         ours = self._ours.pop(trial_id, None)
         if ours is not None:
             self._dispatcher.end(ours, outcome)
 
 
 class InertCallback(Callback):
-    """What is left of a callback in Tune's snapshot."""
+    """Copy of a callback in Tune's snapshot, which does nothing."""
 
 
 class RunCallback(Callback):
-    """Carries reports to the recorder, and errors to the searcher's dispatcher.
+    """Callback that passes reports and checkpoints to the recorder, and errors to the dispatcher.
 
     Args:
         dispatcher: of the runs.
-        searcher: that suggested them.
+        searcher: that suggested the runs.
     """
 
     def __init__(self, dispatcher: Dispatcher, searcher: RunSearcher) -> None:
@@ -98,36 +136,59 @@ class RunCallback(Callback):
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A round is done."""
+        """Record a round.
+
+        Args:
+            iteration: of Tune's loop.
+            trials: all of Tune's trials.
+            trial: that reported.
+            result: the report.
+            **info: not used.
+        """
         self._recorder.on_round(trial.config["trial_id"], result)
 
     def on_checkpoint(
         self, iteration: int, trials: Any, trial: Any, checkpoint: tune.Checkpoint, **info: Any
     ) -> None:
-        """A checkpoint is on storage."""
+        """Record a checkpoint that is on storage.
+
+        Args:
+            iteration: of Tune's loop.
+            trials: all of Tune's trials.
+            trial: that saved it.
+            checkpoint: on storage.
+            **info: not used.
+        """
         self._recorder.on_checkpoint(trial.config["trial_id"], checkpoint.path)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A run broke."""
+        """Pass the error of a run to the dispatcher.
+
+        Args:
+            iteration: of Tune's loop.
+            trials: all of Tune's trials.
+            trial: that ended with an error.
+            **info: not used.
+        """
         self._searcher.end(trial.trial_id, RunOutcome.of_trial(trial))
 
 
 class InertStopper(Stopper):
-    """What is left of a stopper in Tune's snapshot."""
+    """Copy of a stopper in Tune's snapshot, which stops nothing."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        """False: it knows of no sweep that drains."""
+        """False: a copy knows no sweep that drains."""
         return False
 
 
 class DrainStopper(InertStopper):
-    """Ends the whole experiment once the sweep drains.
+    """Stopper that ends the whole experiment once the sweep drains.
 
     Args:
-        draining: True once it does.
+        draining: returns True once the sweep drains.
     """
 
     def __init__(self, draining: Callable[[], bool]) -> None:

@@ -1,1 +1,1 @@
-"""What to try next: the search space and its Optuna studies."""
+"""The choice of the next run: the search space, its Optuna studies, and lists of known runs."""

@@ -1,4 +1,4 @@
-"""Where runs come from: a study that is asked for points, or a list of runs that are known beforehand."""
+"""Sources of runs: studies that propose points, or a list of runs that are known beforehand."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from orchestrator.search.study import ObjectiveStudy
 
 
 class Source(Protocol):
-    """Where runs come from."""
+    """A source of runs."""
 
     def next(self) -> TrialRecord | None:
         """The next run to start; None: there are no more."""
 
     def give_back(self, record: TrialRecord) -> None:
-        """Take back a run that resumes from its last checkpoint: it is the next one."""
+        """Take back a run that resumes from its last checkpoint: it is the next one to start."""
 
     def tell(self, record: TrialRecord, score: float | None, violation: float) -> None:
-        """Learn from a run that ended; ``score`` is None where it failed."""
+        """Learn from a run that ended.
+
+        Args:
+            record: of the run.
+            score: to maximise; None where the run failed.
+            violation: by how much the constraints are missed, 0.0 where they hold.
+        """
 
 
 class ListSource:
@@ -34,7 +40,7 @@ class ListSource:
         self._records = deque(records)
 
     def next(self) -> TrialRecord | None:
-        """The next of them."""
+        """The next one of the list."""
         return self._records.popleft() if self._records else None
 
     def give_back(self, record: TrialRecord) -> None:
@@ -42,18 +48,18 @@ class ListSource:
         self._records.appendleft(record)
 
     def tell(self, record: TrialRecord, score: float | None, violation: float) -> None:
-        """Nothing learns from a replicate."""
+        """Do nothing: no search learns from a replicate."""
 
 
 class StudySource:
-    """Trials of the search: first what a killed launch left unfinished, then new points, objectives in turn.
+    """Trials of the search: first those that an earlier launch left unfinished, then new points, objectives in turn.
 
     Args:
         studies: by name.
         num_trials: of each.
         unfinished: records to resume.
         build: (name of the study, number, parameters) -> a new record.
-        may_begin: False once too many trials failed: then no new one is begun.
+        may_begin: False once too many trials have failed: then no new one begins.
     """
 
     def __init__(
@@ -70,10 +76,12 @@ class StudySource:
 
     def next(self) -> TrialRecord | None:
         """An unfinished trial, or a new point of the study that has the fewest."""
+        # Before the failure budget is looked at: these have begun already.
         if self._unfinished:
             return self._unfinished.popleft()
         if not self._may_begin():
             return None
+        # The study with the fewest trials, so that a sweep that is stopped early has searched all objectives alike.
         counts = {name: len(study.trials()) for name, study in self._studies.items()}
         study = min(counts, key=lambda name: counts[name])
         if counts[study] >= self._num_trials:

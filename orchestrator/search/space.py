@@ -28,6 +28,7 @@ def _distribution(name: str, parameter: ParameterSection) -> BaseDistribution:
     if parameter.values is not None:
         return CategoricalDistribution(parameter.values)
     kind = parameter.distribution or "uniform"
+    # A checked range has both ends; `or` only narrows the type.
     low, high = float(parameter.min or 0.0), float(parameter.max or 0.0)
     if name in WHOLE_NUMBERS or kind == "int_uniform":
         step = int(parameter.q) if kind == "q_uniform" and parameter.q else 1
@@ -40,12 +41,12 @@ def _distribution(name: str, parameter: ParameterSection) -> BaseDistribution:
 def settings(
     spec: SweepSpec, point: Mapping[str, Any], arm: Mapping[str, Any] | None = None
 ) -> FinetuneConfig:
-    """The settings at a point of the space, with what the file fixes.
+    """The settings at a point of the space, with the fixed parameters of the file.
 
     Args:
         spec: of the sweep.
-        point: searched parameter -> value; may leave some out, which then take their defaults.
-        arm: the value of a compared parameter.
+        point: searched parameter -> value; one that is left out takes its default.
+        arm: compared parameter -> its value in this arm; None: nothing is compared.
     """
     chosen = dict(spec.fixed) | dict(arm or {})
     for name, value in point.items():
@@ -58,6 +59,7 @@ def settings(
 
 def _rounded(value: float, parameter: ParameterSection) -> float:
     low, high, q = float(parameter.min or 0.0), float(parameter.max or 0.0), float(parameter.q or 1.0)
+    # W&B's definition of the distribution: multiples of q. Outside the range, the next multiple inside it.
     rounded = round(value / q) * q
     if rounded < low:
         rounded += q
@@ -80,15 +82,18 @@ def _nearest(default: Any, distribution: BaseDistribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         if default in distribution.choices:
             return default
+        # Only numbers can be near to each other; names cannot.
         numbers = [c for c in distribution.choices if isinstance(c, int | float)]
         if isinstance(default, int | float) and numbers:
             return min(numbers, key=lambda value: abs(value - default))
         return distribution.choices[0]
     if not isinstance(distribution, FloatDistribution | IntDistribution):
         raise TypeError(f"no such distribution: {distribution!r}")
+    # None switches a setting off; no number is nearest to that.
     if default is None:
         return distribution.low
     value = min(max(default, distribution.low), distribution.high)
+    # Optuna takes only values that lie whole steps above the low end.
     if distribution.step is not None:
         value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
     return int(value) if isinstance(distribution, IntDistribution) else value
@@ -101,6 +106,7 @@ def grid(spec: SweepSpec) -> list[dict[str, Any]] | None:
     names = list(spec.searched)
     lists = [spec.searched[name].values or () for name in names]
     points = [dict(zip(names, values, strict=True)) for values in itertools.product(*lists)]
+    # Trial 0 is the defaults under every method: the winner is compared with them.
     first = default_point(spec)
     return [first, *(point for point in points if point != first)]
 

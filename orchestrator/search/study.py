@@ -1,6 +1,6 @@
 """One Optuna study per objective, driven by ask and tell from the driver.
 
-The journal is read again at every opening, so a study that was killed goes on where it was. The sampler is
+The journal is read again at every opening, so a study whose driver was killed resumes where it was. The sampler is
 reseeded for every ask from (seed, trial number): a reopened study would otherwise repeat its first points.
 """
 
@@ -43,6 +43,7 @@ class ObjectiveStudy:
         first: Mapping[str, Any],
         grid: list[dict[str, Any]] | None = None,
     ) -> None:
+        # Optuna reports every study that it opens on stderr, where the live line is.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         _cut_torn_line(journal)
         self._storage = JournalStorage(JournalFileBackend(str(journal)))
@@ -53,17 +54,18 @@ class ObjectiveStudy:
         self._distributions, self._first, self._grid = dict(distributions), dict(first), grid
 
     def trials(self) -> list[FrozenTrial]:
-        """Every trial of the journal in the order of asking."""
+        """Every trial of the journal, by number."""
+        # They are only read: a deep copy of all at every ask would grow with the square of their number.
         return self._study.get_trials(deepcopy=False)
 
     def rebuild(self, points: Mapping[int, Mapping[str, Any]]) -> None:
-        """Put trials that are on record but not in the journal (it was lost) into the study, as not yet told.
+        """Put trials that are on record but not in the journal (the file is gone) into the study, without results.
 
-        Points asked afterwards are those of a study that was never lost: the sampler sees parameters, numbers and
-        what is told of them, and is seeded by the number.
+        Points proposed afterwards are those of a study whose journal is whole: the sampler depends on parameters,
+        numbers and results of the trials alone, and is seeded by the number.
 
         Args:
-            points: number -> at least the searched parameters. A number without a record is asked for again.
+            points: number -> at least the searched parameters. A number without a record gets a new point.
         """
         for number in range(len(self.trials()), max(points, default=-1) + 1):
             if number not in points:
@@ -72,10 +74,10 @@ class ObjectiveStudy:
             self._add({name: points[number][name] for name in self._distributions})
 
     def ask(self) -> tuple[int, dict[str, Any]]:
-        """The next point: its number and its parameters.
+        """Propose the next point: its number and its parameters.
 
-        The point is found on a copy in memory and written to the journal at once: Optuna writes a trial parameter by
-        parameter, and a driver killed between two of them would leave half a point behind.
+        The point is proposed by a copy in memory and written to the journal at once: Optuna writes a trial parameter
+        by parameter, and a driver killed between two of them would leave half a point behind.
         """
         number = len(self.trials())
         point = self._fixed_point(number)
@@ -101,13 +103,14 @@ class ObjectiveStudy:
         return self._first if number == 0 else None
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        # SeedSequence mixes the two: a sum would give the study of the next seed the same points, shifted by one.
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         if self._method == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(seed=seed)
 
     def tell(self, number: int, score: float | None, violation: float = 0.0) -> None:
-        """Tell the study the result of a trial; twice is once.
+        """Record the result of a trial; a second result of the same trial changes nothing.
 
         Args:
             number: of the trial.
@@ -129,7 +132,7 @@ class ObjectiveStudy:
 
 
 def _cut_torn_line(journal: Path) -> None:
-    """Remove what a killed driver wrote of a last line: what it says did not happen yet, and is done again."""
+    """Remove a last line that a killed driver did not end: its event has not happened yet, and is done again."""
     if not journal.exists():
         return
     with journal.open("rb+") as file:
@@ -137,7 +140,12 @@ def _cut_torn_line(journal: Path) -> None:
 
 
 def fail_unfinished(journal: Path, numbers: Mapping[str, Iterable[int]]) -> None:
-    """End trials that were asked for and never told: study name -> their numbers; FAIL in the journal."""
+    """End trials that will never have a result: they are FAIL in the journal.
+
+    Args:
+        journal: Optuna's journal file.
+        numbers: study name -> numbers of its trials.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = JournalStorage(JournalFileBackend(str(journal)))
     for name, unfinished in numbers.items():

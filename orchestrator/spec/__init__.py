@@ -1,1 +1,1 @@
-"""What a sweep file says: its keys, types and meaning, with every problem at once."""
+"""Sweep files: their keys, types and meaning, with every problem reported at once."""

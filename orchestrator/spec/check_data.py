@@ -1,4 +1,4 @@
-"""What a sweep file needs of its data: groups and unlabelled samples, where something reads them."""
+"""Checks that the data of a sweep file have the groups and the unlabelled samples that its other sections read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def group_problems(typed: TypedFile) -> Iterable[Problem]:
         if has_groups(typed.data):
             return
     except (ValueError, OSError):
-        return  # noted elsewhere: the file is not there yet
+        return  # a warning of its own (build.selection): the file need not be there to validate
     named: list[tuple[KeyPath, str | None]] = [
         (("selection", "metric"), None if typed.selection is None else typed.selection.metric),
         *((("objectives", index), name) for index, name in typed.objectives.items()),
@@ -26,28 +26,32 @@ def group_problems(typed: TypedFile) -> Iterable[Problem]:
     ]
     for path, name in named:
         if name in METRICS and METRICS[name].of_cells is not None:
-            yield path, f"{name} needs data with a group attribute, {typed.data.name} as asked has none"
+            yield path, f"{name} needs data with a group attribute, {typed.data.name} as configured has none"
 
 
 def partner_problems(typed: TypedFile) -> Iterable[Problem]:
-    """Partner samples from unlabelled data need some."""
+    """Partner samples from unlabelled data need some.
+
+    ``second`` is the key of the partner samples; ``pseudo`` and ``oracle`` take them from the unlabelled ones.
+    """
     if has_unlabelled(typed):
         return
     parameter = typed.parameters.get("second")
     values = () if parameter is None else (parameter.value, *(parameter.values or ()))
     for section, given in (("parameters", values), ("compare", typed.compare.get("second", ()))):
+        # A compared value that is no list has a check of its own.
         if isinstance(given, tuple) and any(value in ("pseudo", "oracle") for value in given):
             yield (section, "second"), f"needs unlabelled samples: {unlabelled_hint(typed)}"
 
 
 def has_unlabelled(typed: TypedFile) -> bool:
-    """True if the data have unlabelled samples as asked."""
+    """True if the data have unlabelled samples as configured."""
     key = None if typed.data is None else unlabelled_key(typed.data.name)
     return key is not None and bool(getattr(typed.data, key))
 
 
 def unlabelled_hint(typed: TypedFile) -> str:
-    """How to ask for unlabelled samples."""
+    """Advice on the way to unlabelled samples: a key of the data set, or data sets that have one."""
     name = "the data set" if typed.data is None else typed.data.name
     key = unlabelled_key(name)
     if key is not None:

@@ -13,17 +13,19 @@ from selmix.metrics import METRICS
 from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective, metric_of_objective
 from selmix.user_code import is_reference, load_function
 
+# Size of the matrices that a user's objective is tried on where the data cannot be read yet.
 _CLASSES_WHERE_UNKNOWN = 10
 _DRAWS = 4
 
 
 def objective_problems(typed: TypedFile) -> Iterable[Problem]:
-    """Every objective must exist, once, with what it needs."""
+    """Every objective must exist, once, with the definitions that it needs."""
     seen: set[str] = set()
     for index, name in typed.objectives.items():
         path = ("objectives", index)
         if is_reference(name):
             yield from ((path, text) for text in own_objective_problems(typed, name))
+        # A metric that cannot be maximised is a known name all the same.
         elif name in METRICS and name not in OBJECTIVES:
             yield path, f"{name} is a metric that no objective stands for; {closest(name, OBJECTIVES)}"
         elif name not in OBJECTIVES:
@@ -43,7 +45,7 @@ def missing_definition(typed: TypedFile, metric: str) -> Iterable[str]:
 
 
 def own_objective_problems(typed: TypedFile, reference: str) -> Iterable[str]:
-    """Why ``module:function`` cannot be an objective: it must be a finite scalar with a finite gradient.
+    """Reasons why ``module:function`` cannot be an objective: it must be a finite scalar with a finite gradient.
 
     It is tried on smoothed confusion matrices of the kind that a run meets: random ones, a perfect one, and one with
     a class of zero recall.
@@ -56,11 +58,14 @@ def own_objective_problems(typed: TypedFile, reference: str) -> Iterable[str]:
         yield f"{reference}: {error}"
         return
     classes = typed.num_classes or _CLASSES_WHERE_UNKNOWN
+    # One seed: a file that is valid once is valid always.
     generator = torch.Generator().manual_seed(0)
     counts = [torch.randint(0, 20, (classes, classes), generator=generator).double() for _ in range(_DRAWS)]
     counts = [20.0 * torch.eye(classes).double(), *(matrix + 1.0 for matrix in counts)]
+    # Recall 0 of the last class: a logarithm or a quotient of recalls has no finite gradient there.
     missed = 20.0 * torch.eye(classes).double()
     missed[-1] = missed[-1].roll(1)
+    # A long tail, so that the classes have a head and a tail.
     context = ObjectiveContext(train_counts=torch.arange(classes, 0, -1))
     for matrix in [*counts, missed]:
         try:
@@ -87,6 +92,7 @@ def constraint_problems(typed: TypedFile) -> Iterable[Problem]:
             yield path, f"unknown metric {key!r}; {metric_hint(key)}"
         if len(bounds) != 1:
             yield path, "must have one of at_least and at_most"
+        # A cost has the unit of its matrix; every other metric is a fraction.
         elif key != "cost" and not 0 <= bounds[0] <= 1:
             yield path, f"the bound on {key}, a fraction, must lie in [0, 1], got {bounds[0]:g}"
         if key not in METRICS:
@@ -113,7 +119,8 @@ def selection_problems(typed: TypedFile) -> Iterable[Problem]:
 
 
 def metric_hint(metric: str) -> str:
-    """What to write instead of a name that is no metric."""
+    """Advice for a name that is no metric."""
+    # test_min_recall, test/min_recall and the like ask for the test split, on which nothing may be selected.
     bare = metric.removeprefix("test").lstrip("/_. -")
     if metric.startswith("test") and bare in METRICS:
         return f"the test split is opened by `selmix pin` only; write {bare}, which is taken on select"

@@ -29,13 +29,14 @@ def parameter_problems(typed: TypedFile) -> Iterable[Problem]:
                 path,
                 f"must be {{value: ...}}, {{values: [...]}} or {{min: ..., max: ...}}, got {as_yaml(given)}",
             )
+        # Ends and values are looked at only where the form says which of them count.
         elif isinstance(parameter, ParameterSection):
             problems = [*_form(path, parameter)] or [*_range(typed, name, parameter)]
             yield from problems
-    named = {*typed.parameters, *typed.compare}
-    if {"temperature", "effective_pairs"} <= named and "temperature" in typed.parameters:
+    if {"temperature", "effective_pairs"} <= {*typed.parameters, *typed.compare}:
+        section = "parameters" if "temperature" in typed.parameters else "compare"
         yield (
-            ("parameters", "temperature"),
+            (section, "temperature"),
             "must not stand beside effective_pairs, they set the same thing; leave one out",
         )
 
@@ -63,6 +64,7 @@ def compare_problems(typed: TypedFile) -> Iterable[Problem]:
 
 def _form(path: KeyPath, parameter: ParameterSection) -> Iterable[Problem]:
     """A parameter is fixed, a list or a range, and only one of them."""
+    # The keys that the file has: a value of null is a value, too.
     given, kind = parameter.model_fields_set, parameter.distribution
     forms: list[str] = [form for form in ("value", "values") if form in given]
     forms += ["min and max"] if given & {"min", "max"} else []
@@ -110,6 +112,7 @@ def _range(typed: TypedFile, name: str, parameter: ParameterSection) -> Iterable
     problems += [
         ((*path, "values", i), text) for (*_, i), text in _values_problems(typed, name, path, listed)
     ]
+    # A setting whose default is a name has no range; of a number that may be left out the default is None.
     if not problems and parameter.min is not None and not is_number(getattr(FinetuneConfig(), name) or 0):
         problems.append((path, "has no range; give values"))
     if not problems and parameter.distribution == "int_uniform" and name not in WHOLE_NUMBERS:
@@ -128,18 +131,21 @@ def _values_problems(
         if isinstance(value, dict | list | tuple):
             yield where, f"must be a number or a text, got {as_yaml(value)}"
             continue
+        # The method's own check, beside its other defaults: there is no second set of limits to keep in step.
         try:
             FinetuneConfig(**_beside(name, value))
         except ValueError as error:
             yield where, str(error).removeprefix(f"{name}: ")
             continue
+        # Settings alone know no network: its layers are compared here.
         if name == "mixup_layer" and isinstance(typed.network, list) and value not in typed.network:
+            # The hint may be the list of layers itself, which stands in the message once.
             hint, there = closest(value, typed.network), f"there are {', '.join(typed.network)}"
             yield where, f"the model has no layer {value!r}; {hint}{'' if hint == there else f' {there}'}"
 
 
 def _beside(name: str, value: Any) -> dict[str, Any]:
-    """The value with a batch that it divides: which batches it meets is asked of the file as a whole."""
+    """The value with a batch that it divides; :func:`batch_problems` checks the batches that it will meet."""
     whole = name == "accumulate" and isinstance(value, int) and value > 0
     return {name: value} | ({"batch_size": value} if whole else {})
 
@@ -151,6 +157,7 @@ def batch_problems(typed: TypedFile) -> Iterable[Problem]:
     wrong = [(size, part) for size in sizes for part in parts if size % (part * workers)]
     if not wrong:
         return
+    # One pair as an example: two ranges have thousands.
     size, part = wrong[0]
     advice = "give multiples as values, or a step q and a min that it divides"
     if workers > 1:
@@ -159,6 +166,7 @@ def batch_problems(typed: TypedFile) -> Iterable[Problem]:
             f"workers x accumulate must divide every batch_size, got {workers} x {part} and {size}; {advice}",
         )
         return
+    # The defaults divide each other on one worker, so the file sets one of the two.
     places = [
         (section, name)
         for name in ("accumulate", "batch_size")

@@ -1,4 +1,4 @@
-"""Everything that a sweep file must be: its form, its types, and its meaning; every problem at once, with its line."""
+"""The check of a sweep file: its form, types and meaning, with every problem at once and its line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         path: of the file.
         overrides: ``KEY=VALUE`` each.
     Raises:
-        SpecError: with every problem at once, one a line: ``FILE:LINE: key: what must hold, what was got``.
+        SpecError: the file is invalid; every problem at once, one per line: ``FILE:LINE: key: what must hold, what was
+            got``.
         UsageError: an override that is no KEY=VALUE.
     """
     file = read_sweep_file(path)
@@ -41,24 +42,27 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
 def check_spec(file: SweepFile) -> SweepSpec:
     """The specification of a parsed file; raises as :func:`load_spec`."""
     typed = typed_file(file)
-    found = [*typed.problems, *(problem for check in CHECKS for problem in check(typed))]
-    problems = [*file.problems, *(f"{file.where(path)}: {text}" for path, text in found)]
+    # Form, then types, then meaning: of a key's problems the first one is reported.
+    placed = [*typed.problems, *(problem for check in CHECKS for problem in check(typed))]
+    problems = [*file.problems, *(f"{file.where(path)}: {text}" for path, text in placed)]
     if problems:
         raise SpecError(_in_order(problems))
     return SweepSpec.model_validate(as_tuples(file.values))
 
 
 def _in_order(problems: list[str]) -> list[str]:
-    """By line, and one for each key: what follows from the first is noise."""
+    """Problems by line, the first one of each key: the others follow from it."""
     first: dict[tuple[str, ...], str] = {}
     for problem in problems:
+        # FILE:LINE and the key.
         first.setdefault(tuple(problem.split(": ", 2)[:2]), problem)
     return sorted(first.values(), key=_line)
 
 
 def _line(problem: str) -> int:
-    found = re.match(r".*?:(\d+): ", problem)
-    return int(found[1]) if found else 10**9
+    line = re.match(r".*?:(\d+): ", problem)
+    # An override has no line: its problems come after those of the file.
+    return int(line[1]) if line else 10**9
 
 
 def model_problems(typed: TypedFile) -> Iterable[Problem]:
@@ -66,6 +70,7 @@ def model_problems(typed: TypedFile) -> Iterable[Problem]:
     if typed.model is None:
         return
     name = typed.model.name
+    # Names with a slash or a colon are looked up where the network is built: its error is the problem then.
     if name not in MODELS and "/" not in name and ":" not in name:
         hint = closest(name, [*MODELS, "torchvision/NAME", "timm/NAME", "module:function"])
         yield ("model", "name"), f"unknown model {name!r}; {hint}"
@@ -101,21 +106,22 @@ def search_problems(typed: TypedFile) -> Iterable[Problem]:
 
 
 def resource_problems(typed: TypedFile) -> Iterable[Problem]:
-    """Several workers have whole GPUs, and one trial fits within what the sweep may take of a cluster."""
+    """Several workers have whole GPUs, and one trial fits within the sweep's share of a cluster."""
     section = typed.resources
     if section is None:
         return
+    # A worker uses one GPU at most, and NCCL refuses two workers on the same one.
     if section.workers > 1 and section.gpu not in (0, 1):
         yield (
             ("resources", "gpu"),
             f"each of several workers must have 0 or 1 GPU of its own, got {section.gpu}",
         )
     for key, each in (("max_cpus", "cpu"), ("max_gpus", "gpu")):
-        most, needed = getattr(section, key), getattr(section, each) * section.workers
-        if most is not None and most < needed:
+        limit, needed = getattr(section, key), getattr(section, each) * section.workers
+        if limit is not None and limit < needed:
             yield (
                 ("resources", key),
-                f"must hold one trial, {needed:g} ({each} of {section.workers:g} worker(s)), got {most:g}",
+                f"must hold one trial, {needed:g} ({each} of {section.workers:g} worker(s)), got {limit:g}",
             )
 
 
@@ -134,4 +140,4 @@ CHECKS: tuple[Callable[[TypedFile], Iterable[Problem]], ...] = (
     search_problems,
     resource_problems,
 )
-"""Of meaning, each over the sections that came out typed. A new rule is an entry here."""
+"""Checks of meaning, each over the sections that are of the right type. A new rule is an entry here."""

@@ -24,7 +24,23 @@ from orchestrator.spec.sections import (
 
 
 class SweepSpec(Section):
-    """A checked sweep file; :func:`orchestrator.spec.checks.load_spec` makes one."""
+    """A checked sweep file; :func:`orchestrator.spec.checks.load_spec` makes one.
+
+    Attributes:
+        version: of the file's format.
+        name: of the sweep.
+        data: name of the data set and keys of its configuration.
+        model: the network.
+        pretrain: origin of the base model.
+        objectives: at least one; each is searched and judged by itself.
+        constraints: bounds on metrics.
+        metrics: definitions of the metrics with parameters.
+        parameters: fixed and searched settings by name.
+        compare: setting -> the values that are compared; empty where nothing is.
+        search: method and size of the search.
+        selection: ranking of rounds and trials.
+        resources: of a trial, and of the sweep.
+    """
 
     version: Literal[1]
     name: Name
@@ -43,12 +59,14 @@ class SweepSpec(Section):
     def resolved(self) -> Document:
         """The whole specification as plain values, defaults written out."""
         document: Document = self.model_dump(mode="json", by_alias=True)
+        # Only the keys that the file has: they are the form of a parameter.
         for name, parameter in self.parameters.items():
             document["parameters"][name] = parameter.model_dump(mode="json", exclude_unset=True)
         return document
 
     def digest(self) -> str:
         """``sha256:...`` of :meth:`resolved`."""
+        # Sorted: the order of keys in a file means nothing.
         text = json.dumps(self.resolved(), sort_keys=True)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 

@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class ModelSection(Section):
-    """The model; see selmix.models.ModelConfig."""
+    """The model; see :class:`selmix.models.ModelConfig`."""
 
     name: StrictStr = "small_cnn"
     head: StrictStr | None = None
@@ -37,7 +37,21 @@ class ModelSection(Section):
 
 
 class PretrainSection(Section):
-    """Source of the base model: a recipe with its settings (and weights to begin with), or a checkpoint."""
+    """Origin of the base model: a recipe with its settings (and weights to begin with), or a checkpoint.
+
+    Attributes:
+        recipe: name of a recipe; None: a checkpoint is given, or ``erm``.
+        seed: of the training.
+        checkpoint: file of the base model's weights; None: it is trained.
+        epochs: passes over train.
+        batch_size: samples per step.
+        lr: learning rate.
+        augment: True to augment the samples.
+        weight_decay: of the weights.
+        mixup_alpha: of the Beta distribution of recipes that mix.
+        ema_decay: of the averaged weights of recipes that average.
+        init: file of weights to begin with; None: random ones.
+    """
 
     recipe: StrictStr | None = None
     seed: Seed = 0
@@ -60,7 +74,14 @@ class PretrainSection(Section):
 
 
 class ConstraintSection(Section):
-    """A bound on a metric, inside the method, in the search, or both."""
+    """A bound on a metric, inside the method, in the search, or both.
+
+    Attributes:
+        metric: a key of METRICS.
+        at_least: floor; one of the two is given.
+        at_most: ceiling.
+        where: ``method`` (through multipliers), ``search`` (feasibility), or both; the key is ``in``.
+    """
 
     metric: StrictStr
     at_least: Number | None = None
@@ -74,7 +95,14 @@ class ConstraintSection(Section):
 
 
 class MetricsSection(Section):
-    """Numbers that define the metrics with parameters; see selmix.definitions."""
+    """Numbers that define the metrics with parameters; see :class:`selmix.definitions.Definitions`.
+
+    Attributes:
+        cvar_fraction: share of the classes with the lowest recalls that CVaR averages.
+        recall_weights: one per class.
+        cost_matrix: cost of each (true, predicted) pair of classes.
+        head_fraction: share of the classes that are the head.
+    """
 
     cvar_fraction: Number = DEFAULT_CVAR_FRACTION
     recall_weights: tuple[Number, ...] | None = None
@@ -88,7 +116,16 @@ class MetricsSection(Section):
 
 
 class ParameterSection(Section):
-    """One parameter: fixed (``value``) or searched (``values``, or ``min`` and ``max`` with a distribution)."""
+    """One parameter: fixed (``value``) or searched (``values``, or ``min`` and ``max`` with a distribution).
+
+    Attributes:
+        distribution: as W&B names it; None: ``uniform`` for a range.
+        value: of a fixed parameter.
+        values: to choose from.
+        min: low end of a range.
+        max: high end of a range.
+        q: step of the distributions ``q_...``.
+    """
 
     distribution: (
         Literal[
@@ -115,7 +152,15 @@ class ParameterSection(Section):
 
 
 class SearchSection(Section):
-    """Choice of the points; ``num_trials`` is per objective."""
+    """Search of the space.
+
+    Attributes:
+        method: of choosing points.
+        num_trials: per objective, and per value of a compared parameter.
+        seed: of the sampler, the trials and the bootstrap resamples.
+        max_concurrent_trials: trials at once; None: as many as the resources hold.
+        max_failed: share of the trials that may fail before the sweep gives up.
+    """
 
     method: Literal["tpe", "random", "grid"] = "tpe"
     num_trials: Count = 16
@@ -125,7 +170,15 @@ class SearchSection(Section):
 
 
 class SelectionSection(Section):
-    """Ranking of rounds and trials on the select split."""
+    """Ranking of rounds and trials on the select split.
+
+    Attributes:
+        metric: a key of METRICS; None: the objective's own.
+        statistic: of the metric: ``bagged`` (its bootstrap mean), ``lower_bound`` (of its confidence interval) or
+            ``value``.
+        replicates: runs of a finalist on fresh seeds.
+        finalists: best trials per objective that are run again.
+    """
 
     metric: StrictStr | None = None
     statistic: Literal["bagged", "lower_bound", "value"] = "bagged"
@@ -134,9 +187,16 @@ class SelectionSection(Section):
 
 
 class ResourceSection(Section):
-    """Resources of a trial, cpu and gpu per worker, and the most that a sweep takes of a cluster that it shares.
+    """Resources of a trial, and the most that a sweep takes of a cluster that it shares.
 
-    Data of more than ``stage_above_mb`` MB do not travel by Ray's object store: each node copies them to its disk once.
+    Attributes:
+        workers: processes of one trial, which share its batches.
+        cpu: cores per worker.
+        gpu: GPUs per worker.
+        max_cpus: of the sweep; None: no limit.
+        max_gpus: of the sweep; None: no limit.
+        stage_above_mb: MB from which on data do not travel by Ray's object store: each node copies them to its disk
+            once.
     """
 
     workers: Count = 1

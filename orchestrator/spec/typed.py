@@ -1,6 +1,7 @@
 """The sections of a sweep file as typed values, each validated by itself: one that is wrong hides no other.
 
-The checks of meaning (``check_*``) work on what came out typed; what did not is reported here, in the file's words.
+The checks of meaning (``check_*``) work on sections of the right type; the others are reported here, in the file's
+words.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from orchestrator.spec.yaml_file import KeyPath, SweepFile
 from selmix.data import DATA, DataConfig
 
 Problem = tuple[KeyPath, str]
-"""Where in the file, and what must hold, what was got, what to do."""
+"""A place in the file, and a message: what must hold, what was got, what to do."""
 
 LATER: dict[KeyPath, tuple[str, ...]] = {
     (): ("budget", "early_stopping", "screen", "deterministic"),
@@ -54,7 +55,7 @@ _ADVICE = {
     ): "log_uniform takes exponents in a W&B file; write log_uniform_values, whose min "
     "and max are the values themselves",
 }
-"""Values that another tool's files have: (key, value) -> what to write instead."""
+"""Values that another tool's files have: (key, value) -> advice."""
 
 _CHECKED = ConfigDict(extra="forbid", strict=True)
 _NAME_PATTERN = "letters, digits, '.', '_' or '-', the first a letter or digit"
@@ -62,13 +63,22 @@ _NAME_PATTERN = "letters, digits, '.', '_' or '-', the first a letter or digit"
 
 @dataclass
 class TypedFile:
-    """What of a file came out typed; a section is None, or an entry absent, where it is wrong.
+    """Sections of a file as typed values; a section is None, or an entry absent, where it is wrong.
 
     Attributes:
-        file: it came from. problems: of form and type.
-        data: the data set's configuration. model, pretrain, metrics, search, selection, resources: sections.
-        objectives: name by place in the list. constraints: likewise.
-        parameters: by name. compare: values by name.
+        file: as it was read.
+        problems: of types, and of keys that are unknown or missing.
+        data: configuration of the data set.
+        model: section.
+        pretrain: section.
+        metrics: section.
+        search: section.
+        selection: section.
+        resources: section.
+        objectives: place in the list -> name.
+        constraints: place in the list -> constraint.
+        parameters: name -> parameter.
+        compare: name -> values.
     """
 
     file: SweepFile
@@ -87,24 +97,24 @@ class TypedFile:
 
     @cached_property
     def shape(self) -> tuple[tuple[int, ...], int] | None:
-        """Shape of a sample and number of classes; None where the data are wrong, or not there to be looked at."""
+        """Shape of a sample and number of classes; None where the data are wrong, or not there yet."""
         if self.data is None:
             return None
         try:
             return self.data.input_shape, len(self.data.class_names)
         except (ValueError, OSError):
-            return None  # noted elsewhere: the file is not there yet, or damaged
+            return None  # a warning of its own (build.selection): the file is not there yet, or damaged
 
     @property
     def num_classes(self) -> int | None:
-        """K; None where the data are wrong, or not there to be looked at."""
+        """K; None where the data are wrong, or not there yet."""
         return None if self.shape is None else self.shape[1]
 
     @cached_property
     def network(self) -> list[str] | str | None:
-        """Layers that the model can mix at, or why it cannot be built; None where the data do not say enough.
+        """Layers that the model can mix at, or the reason why it cannot be built; None where its shape is not known.
 
-        Built once: a network of the field's takes as long as everything else of a validation.
+        The network is built once: one of the field's takes as long as everything else of a validation.
         """
         if self.model is None or self.shape is None:
             return None
@@ -127,10 +137,12 @@ def typed_file(file: SweepFile) -> TypedFile:
         if name not in values:
             if info.is_required():
                 typed.problems.append((path, "must be given"))
+            # The checks read the defaults of a section that the file leaves out.
             elif isinstance(info.default, BaseModel):
                 setattr(typed, name, info.default)
             continue
         value = values[name]
+        # The keys of `data` are those of one data set, which its name chooses.
         if name == "data":
             typed.data = _data(typed, value)
         elif name in ("parameters", "compare") and isinstance(value, dict):
@@ -138,6 +150,7 @@ def typed_file(file: SweepFile) -> TypedFile:
         elif name in ("objectives", "constraints") and isinstance(value, tuple) and value:
             _entries(typed, name, dict(enumerate(value)))
         else:
+            # pydantic keeps limits such as min_length beside the type of a field.
             annotation = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
             section = _validated(typed, path, annotation, value)
             if isinstance(section, BaseModel):
@@ -146,13 +159,13 @@ def typed_file(file: SweepFile) -> TypedFile:
 
 
 def _entries(typed: TypedFile, name: str, entries: Mapping[Any, Any]) -> None:
-    """Validate what stands in a list or mapping entry by entry."""
+    """Validate a list or a mapping entry by entry."""
     kinds: dict[str, Any] = {
         "parameters": ParameterSection, "compare": tuple[Any, ...], "objectives": str, "constraints": ConstraintSection,
     }  # fmt: skip
     kept = getattr(typed, name)
     for key, value in entries.items():
-        # Its own check says what a parameter is, and what a compared list must be, in fewer words.
+        # Checks of their own report these in words that fit the file better than pydantic's.
         plain = (name == "parameters" and not isinstance(value, dict)) or name == "compare"
         entry = value if plain else _validated(typed, (name, key), kinds[name], value)
         if entry is not None or name == "compare":
@@ -161,6 +174,7 @@ def _entries(typed: TypedFile, name: str, entries: Mapping[Any, Any]) -> None:
 
 def _validated(typed: TypedFile, path: KeyPath, kind: Any, value: Any) -> Any:
     """The value as ``kind``; None, with its problems noted, where it is not."""
+    # A model has a configuration of its own, beside which pydantic takes no other.
     is_model = get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, BaseModel)
     adapter = TypeAdapter(kind) if is_model else TypeAdapter(kind, config=ConfigDict(strict=True))
     try:
@@ -193,6 +207,7 @@ def _data(typed: TypedFile, value: Any) -> DataConfig | None:
         for problem in error.errors():
             typed.problems += _data_problems(dict(problem), valid)
         return None
+    # The checked copy is a class of its own: the method gets the one that it knows.
     config: DataConfig = DATA[name](**keys)
     return config
 
@@ -205,19 +220,25 @@ def _data_problems(problem: dict[str, Any], valid: list[str]) -> list[Problem]:
         return [(path, f"unknown key; {closest(key, valid)}")]
     if kind == "missing":
         return [(("data",), f"{key}: must be given")]
-    if kind == "value_error":  # of the configuration itself, a problem a line
+    if kind == "value_error":  # of the configuration itself, one problem per line
         return [placed(("data",), line, valid) for line in str(problem["ctx"]["error"]).splitlines()]
     return [(path, _worded(path, problem))]
 
 
 def placed(parent: KeyPath, line: str, keys: list[str]) -> Problem:
-    """A problem ``key: ...`` at the place of its key, any other at that of its section."""
+    """A problem ``key: ...`` at the place of its key, any other at that of its section.
+
+    Args:
+        parent: place of the section.
+        line: one problem of it.
+        keys: of the section.
+    """
     key, colon, rest = line.partition(": ")
     return ((*parent, key), rest) if colon and key in keys else (parent, line)
 
 
 def _worded(path: KeyPath, problem: dict[str, Any]) -> str:
-    """One of pydantic's problems in our words."""
+    """One of pydantic's problems in the words of a sweep file."""
     kind, got = problem["type"], problem.get("input")
     if kind == "extra_forbidden":
         return _unknown_key(path)
@@ -239,6 +260,7 @@ def _worded(path: KeyPath, problem: dict[str, Any]) -> str:
 def _plain_path(location: tuple[Any, ...], values: Any) -> KeyPath:
     """Pydantic's location without the names of union members, which are no keys of the file."""
     path: list[str | int] = []
+    # A step that leads nowhere in the file's own values is such a name.
     for part in location:
         if isinstance(part, int) and isinstance(values, list | tuple):
             path.append(part)
@@ -251,6 +273,7 @@ def _plain_path(location: tuple[Any, ...], values: Any) -> KeyPath:
 
 def _unknown_key(path: KeyPath) -> str:
     parent, key = path[:-1], str(path[-1])
+    # LATER has one entry for all parameters.
     pattern = ("parameters", "*") if parent[:1] == ("parameters",) and len(parent) == 2 else parent
     if key in LATER.get(pattern, ()):
         return "not supported yet"

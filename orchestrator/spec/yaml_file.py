@@ -18,6 +18,7 @@ import yaml
 from orchestrator.errors import SpecError, UsageError
 
 KeyPath = tuple[str | int, ...]
+# YAML 1.2's core schema; PyYAML resolves by 1.1, where 1e-3 is a text and `no` a boolean.
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
@@ -33,8 +34,11 @@ class SweepFile:
     """A parsed file.
 
     Attributes:
-        name: as messages show it. values: plain dicts, lists and scalars. lines: key path -> line, from 1.
-        problems: of the form, one line each. overridden: key path -> the override that set it.
+        name: as messages show it.
+        values: plain dicts, lists and scalars.
+        lines: key path -> line, from 1.
+        problems: of the form, one line each.
+        overridden: key path -> the override that set it.
     """
 
     name: str
@@ -44,7 +48,8 @@ class SweepFile:
     overridden: dict[KeyPath, str] = field(default_factory=dict)
 
     def where(self, path: KeyPath) -> str:
-        """``FILE:LINE: a.b``, the line that of the key or, for what is missing, of what should hold it."""
+        """``FILE:LINE: a.b``, with the line of the key or, where it is missing, of the section that should hold it."""
+        # An override may have set a whole section, whose keys then have no line.
         known = path
         while known:
             if known in self.overridden:
@@ -86,6 +91,9 @@ def parse_sweep_text(text: str, name: str) -> SweepFile:
         raise SpecError([f"{name}:1: must be YAML: {str(error).splitlines()[0]}"]) from error
     if not isinstance(root, yaml.MappingNode):
         raise SpecError([f"{name}:1: must be a mapping of keys (version, name, data, objectives, ...)"])
+    # An anchor inside what it names is legal YAML and has no end.
+    if (endless := _within_itself(root, ())) is not None:
+        raise SpecError([f"{name}:{endless}: must have an end, an alias stands within what it names"])
     file = SweepFile(name, {})
     file.values = _mapping(root, (), file)
     return file
@@ -95,7 +103,7 @@ def parse_scalar(text: str) -> Any:
     """A scalar or a flow list as a sweep file has it, for overrides on the command line.
 
     Raises:
-        ValueError: no YAML value, or a number that is not finite.
+        ValueError: it is no YAML value, or a number that is not finite.
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -106,14 +114,25 @@ def parse_scalar(text: str) -> Any:
     file = SweepFile("", {})
     value = _value(node, (), file)
     if file.problems:
+        # Without FILE:LINE: an override has neither.
         raise ValueError(file.problems[0].split(": ", 1)[-1])
     return value
 
 
+def _within_itself(node: yaml.Node, around: tuple[yaml.Node, ...]) -> int | None:
+    """Line of a node that contains itself; None where there is none."""
+    if any(node is each for each in around):
+        return int(node.start_mark.line) + 1
+    if isinstance(node, yaml.MappingNode):
+        children = [each for pair in node.value for each in pair]
+    else:
+        children = node.value if isinstance(node, yaml.SequenceNode) else []
+    found = (_within_itself(child, (*around, node)) for child in children)
+    return next((line for line in found if line is not None), None)
+
+
 def _value(node: yaml.Node, path: KeyPath, file: SweepFile) -> Any:
     file.lines[path] = node.start_mark.line + 1
-    if node.anchor if hasattr(node, "anchor") else False:
-        file.problems.append(f"{file.where(path)}: anchors and aliases are not read; write the value out")
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, file)
     if isinstance(node, yaml.SequenceNode):
@@ -129,6 +148,7 @@ def _mapping(node: yaml.MappingNode, path: KeyPath, file: SweepFile) -> dict[str
             file.problems.append(f"{file.name}:{line}: a key must be a plain text")
             continue
         key = str(key_node.value)
+        # PyYAML reads both, and the second would replace the first in silence.
         if key in values:
             first = file.lines[(*path, key)]
             dotted = ".".join(str(part) for part in (*path, key))
@@ -137,6 +157,7 @@ def _mapping(node: yaml.MappingNode, path: KeyPath, file: SweepFile) -> dict[str
             )
             continue
         values[key] = _value(value_node, (*path, key), file)
+        # Of the key itself: its value may begin on a later line.
         file.lines[(*path, key)] = line
     return values
 
@@ -151,9 +172,11 @@ def _scalar(node: yaml.Node, path: KeyPath, file: SweepFile) -> Any:
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INT.fullmatch(text):
+        # A longer one is beyond every float: a check that converts it would raise OverflowError.
         return int(text) if len(text) < 300 else text
     if _FLOAT.fullmatch(text):
         number = float(text)
+        # 1e999 is a number in YAML, and infinite to Python.
         if math.isfinite(number):
             return number
     elif not _NOT_FINITE.fullmatch(text):
@@ -163,10 +186,10 @@ def _scalar(node: yaml.Node, path: KeyPath, file: SweepFile) -> Any:
 
 
 def apply_overrides(file: SweepFile, overrides: Sequence[str]) -> None:
-    """Set keys of the file's plain values; what they say is checked as the file is.
+    """Set keys of the file's plain values, which are checked afterwards as the file is.
 
     Args:
-        file: is changed.
+        file: is changed in place.
         overrides: ``KEY=VALUE`` each.
     Raises:
         UsageError: an override is not KEY=VALUE, or goes through something that is no mapping.

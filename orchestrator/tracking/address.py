@@ -1,4 +1,4 @@
-"""Address of MLflow: resolving it, and asking within seconds whether it answers.
+"""Address of MLflow: resolve it, and check within seconds that it answers.
 
 Nothing here imports mlflow, whose import takes a second and whose own answer to a wrong address takes minutes.
 """
@@ -22,18 +22,20 @@ from orchestrator.records.store import Store
 
 VERSION_TIMEOUT_S = 3.0
 CHECK_TIMEOUT_S = 8.0
-"""Over all of a check: a name server that does not answer is not covered by the socket's own limit."""
+"""Limit of the whole check: a name server that does not answer is not covered by the socket's own limit."""
 
 SQLITE = "sqlite:///"
 DATABASES = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?://")
 
 
 def tracking_of(store: Store) -> str:
-    """The address of MLflow for a runs folder.
+    """Address of MLflow for a runs folder.
 
     Raises:
-        PreflightError: none is named where no file of our own can be, or it is of a kind that is not supported.
+        PreflightError: no server is named and the runs folder cannot hold an SQLite file, or the address is of a kind
+            that is not supported.
     """
+    # SQLite needs a folder that this machine sees; an object store has none, so a server must be named there.
     own = store.own_tracking()
     if own is None and not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         raise PreflightError(
@@ -44,7 +46,7 @@ def tracking_of(store: Store) -> str:
 
 
 def tracking_address(runs: Path, environ: Mapping[str, str]) -> str:
-    """The address that MLflow is asked under: MLFLOW_TRACKING_URI, or a store of our own in the runs folder.
+    """Tracking address: MLFLOW_TRACKING_URI, or an SQLite file in the runs folder.
 
     Args:
         runs: the runs folder; need not exist.
@@ -64,7 +66,7 @@ def tracking_address(runs: Path, environ: Mapping[str, str]) -> str:
         return given
     path, _, query = given.removeprefix(SQLITE).partition("?")
     if given.startswith(SQLITE) and path and path != ":memory:":
-        # normpath: one store must have one address, whichever folder it was launched from
+        # normpath: one store must have one address, whichever folder it was launched from; a resume compares it.
         absolute = os.path.normpath(Path(path).absolute())
         return f"{SQLITE}{absolute}" + (f"?{query}" if query else "")
     raise PreflightError(
@@ -74,15 +76,15 @@ def tracking_address(runs: Path, environ: Mapping[str, str]) -> str:
 
 
 def sqlite_path(address: str) -> Path | None:
-    """The file of a SQLite address, None for any other."""
+    """File of an SQLite address; None for any other."""
     return Path(address.removeprefix(SQLITE).partition("?")[0]) if address.startswith(SQLITE) else None
 
 
 @contextlib.contextmanager
 def first_opening(address: str) -> Iterator[None]:
-    """Held while a store is opened: two processes that open a new SQLite file at once break it for good.
+    """Hold a lock while a store is opened: two processes that open a new SQLite file at once break it for good.
 
-    The lock goes with the process that holds it, so a killed one leaves nothing behind but an empty file.
+    The lock ends with the process that holds it, so a killed one leaves nothing behind but an empty file.
 
     Raises:
         PreflightError: the folder of the store cannot be written.
@@ -102,10 +104,10 @@ def first_opening(address: str) -> Iterator[None]:
 
 
 def check_tracking(address: str) -> None:
-    """Ask within seconds whether MLflow can be written at ``address``; leaves nothing behind.
+    """Check within seconds that MLflow can be written at ``address``; leaves nothing behind.
 
-    A server is asked for its version; a SQLite file's folder (or what exists of it) is written to and the
-    file must look like one. Other databases are left to MLflow's first call.
+    A server must answer with its version. The folder of an SQLite file (or its nearest existing parent) must be
+    writable, and an existing file must be one of SQLite. Other databases are left to MLflow's first call.
 
     Raises:
         PreflightError: it cannot; the message names the masked address and what to do.
@@ -115,11 +117,12 @@ def check_tracking(address: str) -> None:
         _check_file(path)
     if not address.startswith(SERVERS):
         return
-    found: list[PreflightError | None] = []
-    asking = threading.Thread(target=lambda: found.append(_server_problem(address)), daemon=True)
-    asking.start()
-    asking.join(CHECK_TIMEOUT_S)
-    problem = found[0] if found else _unreachable(address, f"no answer within {CHECK_TIMEOUT_S:.0f} s")
+    # In a daemon thread, because a name look-up cannot be interrupted: one that hangs is left behind.
+    problems: list[PreflightError | None] = []
+    probe = threading.Thread(target=lambda: problems.append(_server_problem(address)), daemon=True)
+    probe.start()
+    probe.join(CHECK_TIMEOUT_S)
+    problem = problems[0] if problems else _unreachable(address, f"no answer within {CHECK_TIMEOUT_S:.0f} s")
     if problem is not None:
         raise problem
 
@@ -130,18 +133,20 @@ def _check_file(path: Path) -> None:
         with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(b"x")
         if path.exists():
+            # "r+b", though it only reads: a file without write permission must fail here, not in the middle of a sweep.
             with path.open("r+b") as file:
                 head = file.read(15)
+            # An empty file is a valid store: SQLite makes it before it first writes.
             if head not in {b"", b"SQLite format 3"}:
                 raise PreflightError(
-                    f"{path}: must be an SQLite file; move it away or set MLFLOW_TRACKING_URI"
+                    f"MLflow store {path}: must be an SQLite file; move it away or set MLFLOW_TRACKING_URI"
                 )
     except OSError as error:
         raise _unwritable(path, error) from error
 
 
 def _server_problem(address: str) -> PreflightError | None:
-    # As MLflow would ask: with the credentials of the address or of MLflow's own environment variables.
+    # The request that MLflow itself sends: credentials of its environment variables stand before the address's.
     given_user, given_password = credentials_of(address)
     user = os.environ.get("MLFLOW_TRACKING_USERNAME") or given_user
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
@@ -161,12 +166,14 @@ def _server_problem(address: str) -> PreflightError | None:
         )
     if answer.status != 200:
         return _unreachable(address, f"/version answered {answer.status}")
+    # Any web server may answer 200 with a page of its own; MLflow answers with its version number alone.
     if not re.match(r"\d+\.\d+", answer.body[:64].decode(errors="replace").strip()):
-        return _unreachable(address, "what answers there is no MLflow server")
+        return _unreachable(address, "an answer of another service")
     return None
 
 
 def _tls() -> ssl.SSLContext:
+    # MLflow's own variables: the check must accept every server that the client accepts afterwards.
     context = ssl.create_default_context(cafile=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
     if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in {"true", "1"}:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

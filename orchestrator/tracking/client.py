@@ -1,4 +1,4 @@
-"""Clients of MLflow: quiet ones, that fail in seconds and say what failed without credentials."""
+"""Clients of MLflow that print nothing, fail within seconds and report errors without credentials."""
 
 from __future__ import annotations
 
@@ -26,25 +26,28 @@ _QUIET = {
 
 
 def open_client(address: str) -> Any:
-    """A client of the store at ``address``; the first opening of a file may take seconds.
+    """Open a client of the store at ``address``; making the tables of a new file takes seconds.
 
     Raises:
         PreflightError: the store cannot be opened.
     """
+    # setdefault: a value that the user exported stands.
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
-    # A locked store is retried by the outbox; mlflow would print eighty lines of it first.
+    # The outbox retries a locked store; mlflow would log eighty lines about it first.
     for name, level in {
         "mlflow": logging.ERROR,
         "alembic": logging.ERROR,
         "mlflow.store.db.utils": logging.CRITICAL,
     }.items():
         logging.getLogger(name).setLevel(level)
-    with speaking(address), first_opening(address):
+    with mlflow_errors(address), first_opening(address):
+        # Imported late: it takes a second, which verbs without MLflow do not wait for.
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=address)
-        client.search_experiments(max_results=1)  # makes the tables of a new file
+        # MLflow makes the tables of a new file at the first query: it must happen under the lock.
+        client.search_experiments(max_results=1)
     return client
 
 
@@ -54,23 +57,24 @@ def register_model(
     """Store files with a run and register them as a new version of a model, under an alias.
 
     Args:
-        address: of MLflow.
-        run_id: of the run that the files belong to.
-        name: of the model.
-        alias: of the version.
-        files: that make the version.
-        tags: of the version.
+        address: tracking address of MLflow.
+        run_id: MLflow run that the files are stored with.
+        name: registered model; created if there is none.
+        alias: alias that the version gets; an older version loses it.
+        files: content of the version.
+        tags: tags of the version.
     Returns:
-        The version.
+        Number of the version.
     Raises:
         PreflightError: MLflow does not take it.
     """
     from mlflow.exceptions import MlflowException
 
     client = open_client(address)
-    with speaking(address):
+    with mlflow_errors(address):
         for path in files:
             client.log_artifact(run_id, str(path), f"pins/{alias}")
+        # The model exists from the sweep's second pin on; looking for it first would race with another pin.
         try:
             client.create_registered_model(name)
         except MlflowException as error:
@@ -83,18 +87,19 @@ def register_model(
 
 
 def read_run(address: str, run_id: str) -> Any:
-    """A run as MLflow has it."""
+    """Read a run as MLflow has it."""
     return open_client(address).get_run(run_id)
 
 
 @contextlib.contextmanager
-def speaking(address: str) -> Iterator[None]:
-    """Turn what MLflow raises into one message with the address and without its credentials."""
+def mlflow_errors(address: str) -> Iterator[None]:
+    """Turn any error of MLflow into a PreflightError of one line, with the address and without its credentials."""
     try:
         yield
     except PreflightError:
         raise
-    except Exception as error:  # a boundary: SQLAlchemy's, requests' and mlflow's own kinds
+    # A boundary: SQLAlchemy, requests and mlflow raise kinds of their own, without a common base.
+    except Exception as error:
         raise PreflightError(
             f"MLflow at {masked(address)}: must take the sweep's runs, got: {scrubbed(first_line(error), address)}; "
             "check the store or set MLFLOW_TRACKING_URI"

@@ -1,7 +1,7 @@
-"""The runs of a sweep in MLflow.
+"""Runs of a sweep in MLflow.
 
-Only the driver writes. A run is found by its tags before it is created, and metrics keep the time stamps that our own
-record has, so sending everything again changes nothing: that is how a resume catches up.
+Only the driver writes. A run is looked up by its tags before it is created, and metrics carry the time stamps of our
+own records, so that sending everything again changes nothing: that is how a resume catches up.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from orchestrator.errors import PreflightError
 from orchestrator.messages import first_line
 from orchestrator.records.types import Metrics
 from orchestrator.tracking.address import first_opening, sqlite_path
-from orchestrator.tracking.client import open_client, speaking
-from orchestrator.tracking.outbox import Action, Outbox, Points, Verdict, judge
+from orchestrator.tracking.client import mlflow_errors, open_client
+from orchestrator.tracking.outbox import Action, FailureKind, Outbox, Points, failure_kind
 from orchestrator.tracking.values import (
     MAX_SCALARS,
     estimates,
@@ -28,18 +28,20 @@ from orchestrator.tracking.values import (
 
 SWEEP_ID, TRIAL_ID, KIND = "selmix.sweep_id", "selmix.trial_id", "selmix.kind"
 PARENT, RUN_NAME = "mlflow.parentRunId", "mlflow.runName"
-_BATCH = 100
+# MLflow refuses larger batches.
+_PARAMS_PER_BATCH = 100
+_METRICS_PER_BATCH = 1000
 
 
 class Tracker:
-    """The runs of one sweep in MLflow.
+    """Runs of one sweep in MLflow: a parent run, and a child run for each trial, replicate and baseline.
 
     Args:
-        address: of the store, as :func:`orchestrator.tracking.address.tracking_address` gives it.
-        experiment: name; made if there is none.
-        sweep_id: on every run.
-        artifacts: folder for artifacts where the store is a file of our own.
-        note: is called with what had to be given up.
+        address: tracking address, from :func:`orchestrator.tracking.address.tracking_address`.
+        experiment: name of the experiment; created if there is none.
+        sweep_id: tag of every run, by which the runs of this sweep are found.
+        artifacts: folder for artifacts where the store is an SQLite file; a server has its own.
+        note: called with a line for each write that had to be dropped.
     Raises:
         PreflightError: the store cannot be opened.
     """
@@ -52,22 +54,26 @@ class Tracker:
         self._runs: dict[str, str] = {}
         self._queued: set[str] = set()
         self._outbox = Outbox(self._write_points, self._give_up)
-        with speaking(address), first_opening(address):
+        # Under the lock: two drivers that both see no experiment would both create it.
+        with mlflow_errors(address), first_opening(address):
             self.experiment_id = self._find_experiment(experiment, artifacts)
         self.parent_id: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles what hangs on its callbacks; a copy writes nothing
+        # Tune pickles its callbacks with all that they refer to; a copy needs no connection, for it writes nothing.
+        return {}
 
     def _find_experiment(self, name: str, artifacts: Path) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            if found.lifecycle_stage == "deleted":
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            # MLflow keeps the name of a deleted experiment taken, and refuses runs in it.
+            if experiment.lifecycle_stage == "deleted":
                 raise PreflightError(
                     f"MLflow at {masked(self._address)}: experiment {name} is deleted there; restore it, or launch "
                     "with name=NEW"
                 )
-            return str(found.experiment_id)
+            return str(experiment.experiment_id)
+        # Without a location MLflow would put the artifacts of an SQLite store into the working folder.
         local = sqlite_path(self._address) is not None
         location = artifacts.absolute().as_uri() if local else None
         return str(self._client.create_experiment(name, artifact_location=location))
@@ -75,12 +81,18 @@ class Tracker:
     # -- the sweep ----------------------------------------------------------------------------------------
 
     def open_sweep(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
-        """The sweep's parent run, found or created, and RUNNING.
+        """Find or create the parent run of the sweep and set it RUNNING.
 
+        Args:
+            name: name of the run.
+            tags: tags of the run.
+            params: params of the run; they cannot change later.
+        Returns:
+            Id of the run.
         Raises:
-            PreflightError: MLflow does not take it.
+            PreflightError: MLflow does not accept it.
         """
-        with speaking(self._address):
+        with mlflow_errors(self._address):
             marks = {SWEEP_ID: self._sweep_id, KIND: "sweep"}
             run_id = self._find(marks) or self._create(name, {**tags, **marks}, None)
             self._client.update_run(run_id, status="RUNNING")
@@ -92,7 +104,15 @@ class Tracker:
         self, status: str, ended_ms: int, values: Mapping[str, float | None], tags: Mapping[str, str],
         artifacts: Sequence[Path] = (),
     ) -> None:  # fmt: skip
-        """End the parent run with the figures of its winners."""
+        """End the parent run; returns at once.
+
+        Args:
+            status: of MLflow: FINISHED, FAILED or KILLED.
+            ended_ms: end, in milliseconds since the epoch.
+            values: metrics of the winners.
+            tags: tags to set.
+            artifacts: files to store with the run.
+        """
         parent = self.parent_id
 
         def act() -> None:
@@ -107,8 +127,8 @@ class Tracker:
         self._outbox.put(Action("sweep", "end of the sweep", act))
 
     def reap(self, ended_ms: int) -> None:
-        """End the runs that a killed driver left RUNNING; those that go on are opened again."""
-        with speaking(self._address):
+        """End the runs that a killed driver left RUNNING; :meth:`open_trial` opens those that resume."""
+        with mlflow_errors(self._address):
             for run in self._search(
                 f"{tag_filter({SWEEP_ID: self._sweep_id})} AND attributes.status = 'RUNNING'"
             ):
@@ -116,7 +136,7 @@ class Tracker:
                     self._client.set_terminated(run.info.run_id, status="KILLED", end_time=ended_ms)
 
     def close(self, timeout_s: float = 30.0) -> int:
-        """Send what waits; the number of writes that never arrived."""
+        """Send the waiting writes; returns the number of those that never arrived."""
         return self._outbox.close(timeout_s)
 
     # -- its runs -----------------------------------------------------------------------------------------
@@ -125,26 +145,37 @@ class Tracker:
         self, trial_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], started_ms: int,
         run_id: str | None,
     ) -> str | None:  # fmt: skip
-        """The MLflow run of a trial, found or created, and RUNNING.
+        """Find or create the MLflow run of a trial and set it RUNNING.
 
+        Args:
+            trial_id: trial, replicate or baseline.
+            name: name of the run.
+            tags: tags of the run.
+            params: params of the run.
+            started_ms: start, in milliseconds since the epoch.
+            run_id: id of the run in our record; where that is None, it is looked up by its tags.
         Returns:
-            Its id; None where MLflow is away: it is opened as soon as it is back.
+            Id of the run; None while MLflow is away: the run is then opened once MLflow is back.
         """
 
         def act() -> None:
-            known = run_id or self._runs.get(trial_id)
-            found = known if known and self._exists(known) else self._find({TRIAL_ID: trial_id})
-            chosen = found or self._create(name, {**tags, TRIAL_ID: trial_id}, started_ms)
-            self._runs[trial_id] = chosen
-            self._client.update_run(chosen, status="RUNNING")
-            self._set(chosen, params, tags)
+            recorded = run_id or self._runs.get(trial_id)
+            # The user may have deleted a recorded run in MLflow: then a new one is made.
+            existing = recorded if recorded and self._exists(recorded) else self._find({TRIAL_ID: trial_id})
+            opened = existing or self._create(name, {**tags, TRIAL_ID: trial_id}, started_ms)
+            self._runs[trial_id] = opened
+            self._client.update_run(opened, status="RUNNING")
+            self._set(opened, params, tags)
 
+        # Directly where possible, so that the record gets the id at once. A run whose opening is queued must stay in
+        # the queue: two openings side by side could both find nothing and create it twice.
         if not self._outbox.down and trial_id not in self._queued:
             try:
                 act()
                 return self._runs[trial_id]
-            except Exception as error:  # a boundary: whatever MLflow says, the trial must start
-                if judge(error) is Verdict.PERMANENT:
+            # A boundary: whatever MLflow answers, the trial must start.
+            except Exception as error:
+                if failure_kind(error) is FailureKind.PERMANENT:
                     self._give_up(f"{trial_id}: opening its run", error)
                     return None
         self._queued.add(trial_id)
@@ -152,18 +183,35 @@ class Tracker:
         return run_id
 
     def run_id(self, trial_id: str) -> str | None:
-        """The run of a trial that was opened; None while MLflow has been away since."""
+        """Id of the MLflow run of an opened trial; None while its opening waits for MLflow."""
         return self._runs.get(trial_id)
 
     def log_round(self, trial_id: str, steps: int, time_ms: int, values: Mapping[str, float]) -> None:
-        """The figures of a round at its number of SGD steps; returns at once."""
+        """Log the metrics of a round; returns at once.
+
+        Args:
+            trial_id: an opened trial.
+            steps: SGD steps so far, the step of the metrics in MLflow.
+            time_ms: time stamp from our record, the same whenever the round is sent again.
+            values: metric -> value, at most MAX_SCALARS.
+        """
         self._outbox.put(Points(trial_id, steps, time_ms, metrics_to_keep(values, MAX_SCALARS)))
 
     def finish_trial(
         self, trial_id: str, status: str, ended_ms: int, steps: int,
         best: Metrics, tags: Mapping[str, str], artifacts: Sequence[Path],
     ) -> None:  # fmt: skip
-        """The figures of the chosen round, the artifacts, and the end of a run; returns at once."""
+        """End the run of a trial; returns at once.
+
+        Args:
+            trial_id: an opened trial.
+            status: of MLflow: FINISHED, FAILED or KILLED.
+            ended_ms: end, in milliseconds since the epoch.
+            steps: SGD steps at the chosen round.
+            best: metrics of the chosen round.
+            tags: tags to set.
+            artifacts: files to store with the run.
+        """
 
         def act() -> None:
             run = self._runs[trial_id]
@@ -178,11 +226,11 @@ class Tracker:
     # -- calls --------------------------------------------------------------------------------------------
 
     def _find(self, marks: Mapping[str, str]) -> str | None:
-        found = self._search(tag_filter({SWEEP_ID: self._sweep_id, **marks}), 1)
-        return str(found[0].info.run_id) if found else None
+        runs = self._search(tag_filter({SWEEP_ID: self._sweep_id, **marks}), 1)
+        return str(runs[0].info.run_id) if runs else None
 
-    def _search(self, query: str, most: int = 1000) -> list[Any]:
-        return list(self._client.search_runs([self.experiment_id], query, max_results=most))
+    def _search(self, query: str, limit: int = 1000) -> list[Any]:
+        return list(self._client.search_runs([self.experiment_id], query, max_results=limit))
 
     def _exists(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
@@ -204,10 +252,10 @@ class Tracker:
     def _set(self, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         from mlflow.entities import Param, RunTag
 
-        # Params go alone: one that was sent with another value fails its whole batch.
+        # Params apart from tags: one that MLflow has with another value fails its whole batch.
         listed = [Param(key, text) for key, text in frozen_params(params).items()]
-        for start in range(0, len(listed), _BATCH):
-            self._client.log_batch(run_id, params=listed[start : start + _BATCH])
+        for start in range(0, len(listed), _PARAMS_PER_BATCH):
+            self._client.log_batch(run_id, params=listed[start : start + _PARAMS_PER_BATCH])
         if tags:
             self._client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tag_texts(tags).items()])
 
@@ -215,8 +263,8 @@ class Tracker:
         from mlflow.entities import Metric
 
         metrics = [Metric(key, value, time_ms, step) for key, value in values.items()]
-        for start in range(0, len(metrics), 1000):
-            self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
+        for start in range(0, len(metrics), _METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
 
     def _write_points(self, key: str, points: list[Points]) -> None:
         from mlflow.entities import Metric

@@ -1,4 +1,4 @@
-"""Values in the form MLflow takes them: checked where they are handed over rather than when they are sent."""
+"""Values in the form that MLflow takes: checked when they are handed over rather than when they are sent."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from orchestrator.spec.schema import SweepSpec
 
 MAX_SCALARS = 40
+"""Metrics of a round: each key is a chart in MLflow, and a row per round in its store."""
+
+# Characters of a value, and the names, that MLflow accepts; it refuses the whole batch otherwise.
 MAX_PARAM = 6000
 MAX_TAG = 8000
 CUT = " ... (cut)"
@@ -23,11 +26,12 @@ KEY = re.compile(r"[\w\-. :/]{1,250}", re.ASCII)
 
 
 def checked_key(key: str) -> str:
-    """``key`` if MLflow takes it as the name of a figure, param or tag.
+    """``key``, checked as the name of a metric, param or tag in MLflow.
 
     Raises:
-        ValueError: it does not. Nothing is renamed: two names that became one would mix their figures.
+        ValueError: MLflow does not accept it. Nothing is renamed: two keys with one name would mix their values.
     """
+    # MLflow takes a key as a path and refuses one like a//b or ../b, which could be another file.
     unclean = posixpath.normpath(key) != key or key.startswith((".", "/"))
     if not KEY.fullmatch(key) or unclean:
         raise ValueError(
@@ -37,12 +41,12 @@ def checked_key(key: str) -> str:
 
 
 def metrics_to_keep(values: Mapping[str, float | None], limit: int | None = None) -> dict[str, float]:
-    """Metrics that MLflow can keep.
+    """Metrics that MLflow can store.
 
     Args:
-        values: key -> number. NaN is kept: it is drawn as a gap. Infinities are left out, because MLflow gives them
-            back as 1.8e308, which ruins every axis; None stands for no number and is left out too.
-        limit: how many keys are allowed.
+        values: metric -> number. NaN is kept: MLflow draws it as a gap. Infinities are left out, because MLflow returns
+            them as 1.8e308, which ruins every axis; None stands for no number and is left out too.
+        limit: allowed number of keys, or None for any.
     Raises:
         ValueError: a key is not allowed, or there are more than ``limit``.
     """
@@ -55,16 +59,18 @@ def metrics_to_keep(values: Mapping[str, float | None], limit: int | None = None
 
 
 def estimates(best: Metrics, prefix: str = "") -> dict[str, float]:
-    """``best/select/METRIC`` with ``/low`` and ``/high``."""
+    """Metrics of a chosen round as ``best/select/METRIC``, with ``/low`` and ``/high`` of their intervals."""
     named: dict[str, float | None] = {}
-    for metric, figure in best.items():
+    for metric, estimate in best.items():
         key = f"{prefix}best/select/{metric}"
-        named |= {key: figure.value, f"{key}/low": figure.low, f"{key}/high": figure.high}
+        named |= {key: estimate.value, f"{key}/low": estimate.low, f"{key}/high": estimate.high}
     return metrics_to_keep(named)
 
 
 def frozen_params(params: Mapping[str, Any]) -> dict[str, str]:
-    """Params as text that is the same at every resume: JSON, except that text stays as it is.
+    """Params as text that is the same at every resume: JSON, except that strings stay as they are.
+
+    MLflow refuses to change a param, so that another text on a resume would fail.
 
     Raises:
         ValueError: a key is not allowed.
@@ -74,7 +80,7 @@ def frozen_params(params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def tag_texts(tags: Mapping[str, Any]) -> dict[str, str]:
-    """Tags as text, marked where cut at MLflow's 8,000 characters; those that are None are left out.
+    """Tags as text, cut at MLflow's 8,000 characters and marked as such; those that are None are left out.
 
     Raises:
         ValueError: a key is not allowed.
@@ -84,14 +90,16 @@ def tag_texts(tags: Mapping[str, Any]) -> dict[str, str]:
 
 
 def tag_filter(tags: Mapping[str, str]) -> str:
-    """The search for runs that carry all of these tags.
+    """MLflow search expression for runs that carry all of these tags.
 
     Raises:
-        ValueError: a value has a quote; MLflow finds nothing for it, and a second run would be made.
+        ValueError: a value has a quote; MLflow would find nothing for it, and a second run would be created.
     """
     for key, value in tags.items():
         if re.search(r"['\"`\\]", value):
-            raise ValueError(f"{key}: must be without quotes to be found in MLflow, got {value!r}")
+            raise ValueError(
+                f"MLflow tag {key}: must be without quotes to be found by a search, got {value!r}"
+            )
     return " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
 
 
@@ -104,13 +112,14 @@ def _cut(text: str, limit: int) -> str:
 
 
 def trial_tags(digests: Mapping[str, str]) -> dict[str, str]:
-    """Tags of every run below the parent. The test split's digest is known without opening it."""
+    """Tags of every run below the parent."""
     return {"selmix.data_digest": digests["train"]}
 
 
 def parent_tags(spec: SweepSpec, digests: Mapping[str, str]) -> dict[str, str]:
-    """Tags of the sweep's own run."""
+    """Tags of the sweep's parent run."""
     git = git_state()
+    # The digest of the test split too: it is known without opening the split.
     tags = {f"selmix.digest.{split}": digest for split, digest in digests.items()}
     tags |= {"selmix.data_digest": digests["train"], "selmix.objectives": ", ".join(spec.objectives)}
     if git.commit is not None:
@@ -119,7 +128,7 @@ def parent_tags(spec: SweepSpec, digests: Mapping[str, str]) -> dict[str, str]:
 
 
 def sweep_params(spec: SweepSpec) -> dict[str, Any]:
-    """``data.*``, ``model.*``, ``pretrain.*``, ``selection.*``: the same for all runs of the sweep."""
+    """Params that are the same for all runs of the sweep: ``data.*``, ``model.*``, ``pretrain.*``, ``selection.*``."""
     document = spec.resolved()
     return {
         f"{section}.{key}": value

@@ -1,1 +1,1 @@
-"""The verbs beside launch, pin and reproduce: a typed document and its text each."""
+"""Verbs of the command line: a document and its text for each, in one place."""

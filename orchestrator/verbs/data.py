@@ -1,4 +1,4 @@
-"""``selmix data``: what a sweep's data hold, and everything that is wrong with them."""
+"""``selmix data``: counts, digests and problems of a sweep's data."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from orchestrator.table import Column, paragraph, sentence, table
 if TYPE_CHECKING:
     from orchestrator.spec.schema import SweepSpec
 
-SHOWN = 12
-"""Classes that are listed; the document has them all."""
+MAX_CLASSES_SHOWN = 12
+"""Classes that the text lists; the document has them all."""
 
-PARTS = ("train", "feedback", "select", "test")
+SPLITS = ("train", "feedback", "select", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,14 @@ class DataDocument:
     """Counts per class and split, digests, and problems.
 
     Attributes:
-        data: name of the data set. class_names, input_shape: of it.
-        counts: split -> samples of each class. digests: split -> digest of its content.
+        schema_version: version of the document.
+        data: name of the data set.
+        class_names: names of the classes, in their order.
+        input_shape: shape of a sample.
+        counts: split -> samples per class.
+        digests: split -> digest of its content.
         problems: one line each.
-        unlabelled: samples without labels.
+        unlabelled: number of samples without labels.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -40,7 +44,7 @@ class DataDocument:
 
 
 def data_document(spec: SweepSpec) -> DataDocument:
-    """Everything that can be counted; every image file is decoded.
+    """Count the samples of each split and check them; every image file is decoded.
 
     The test split is counted and checked, never evaluated on.
 
@@ -58,13 +62,15 @@ def data_document(spec: SweepSpec) -> DataDocument:
     splits = {"train": data.train, "feedback": data.feedback, "select": data.select, "test": test}
     problems: list[str] = []
     counts = {}
-    for part, split in splits.items():
-        counts[part] = split.counts(data.num_classes).tolist()
-        empty = [name for name, count in zip(data.class_names, counts[part], strict=True) if count == 0]
+    for name, split in splits.items():
+        counts[name] = split.counts(data.num_classes).tolist()
+        # Recall is undefined for a class without samples, in whichever split it is missing.
+        empty = [label for label, count in zip(data.class_names, counts[name], strict=True) if count == 0]
         if empty:
-            problems.append(f"{part}: no sample of {', '.join(empty[:SHOWN])}")
+            problems.append(f"{name}: no sample of {', '.join(empty[:MAX_CLASSES_SHOWN])}")
+        # Images on disk are decoded batch by batch in training: a broken one would fail a trial in the middle.
         if isinstance(split.inputs, Images) and split.inputs.files:
-            problems += [f"{part}: {line}" for line in unreadable(split.inputs.files, split.inputs.size)]
+            problems += [f"{name}: {line}" for line in unreadable(split.inputs.files, split.inputs.size)]
     return DataDocument(
         data=spec.data["name"],
         class_names=list(data.class_names),
@@ -82,7 +88,7 @@ def prepare_data(spec: SweepSpec) -> str | None:
     Returns:
         The archive that was extracted; None where there was nothing to do.
     Raises:
-        PreflightError: there is no archive, or it is damaged; it says what to get.
+        PreflightError: there is no archive, or it is damaged; the message names the one to get.
     """
     from orchestrator.build.selection import data_config
     from selmix.data import official_files
@@ -96,29 +102,31 @@ def prepare_data(spec: SweepSpec) -> str | None:
 
 
 def data_text(document: DataDocument, width: int | None) -> str:
-    """The document as a table."""
+    """Table of the counts per class and split, with the digests below."""
     counts, names = document.counts, document.class_names
     shape = " x ".join(str(size) for size in document.input_shape)
-    rows = [(name, *(str(counts[part][k]) for part in PARTS)) for k, name in enumerate(names[:SHOWN])]
-    if len(names) > SHOWN:
-        rows.append((f"... and {len(names) - SHOWN} more classes (--json has them all)", *("",) * len(PARTS)))
-    rows.append(("all", *(str(sum(counts[part])) for part in PARTS)))
+    shown = names[:MAX_CLASSES_SHOWN]
+    rows = [(name, *(str(counts[split][k]) for split in SPLITS)) for k, name in enumerate(shown)]
+    if len(names) > len(shown):
+        more = f"... and {len(names) - len(shown)} more classes (--json has them all)"
+        rows.append((more, *("",) * len(SPLITS)))
+    rows.append(("all", *(str(sum(counts[split])) for split in SPLITS)))
     lines = [
         sentence(f"{document.data}: {len(names)} classes, samples of {shape}", width),
         "",
-        table((Column("class"), *(Column(part, right=True) for part in PARTS)), rows, width),
+        table((Column("class"), *(Column(split, right=True) for split in SPLITS)), rows, width),
     ]
     if document.unlabelled:
         lines.append(sentence(f"and {document.unlabelled} samples without labels", width))
-    lines += ["", *(paragraph(f"  {part}", document.digests[part], width, indent=12) for part in PARTS)]
+    lines += ["", *(paragraph(f"  {split}", document.digests[split], width, indent=12) for split in SPLITS)]
     return "\n".join(lines)
 
 
 def fail_on_problems(document: DataDocument) -> None:
-    """Refuse data with problems.
+    """Raise an error if the data have problems.
 
     Raises:
-        PreflightError: with all of them.
+        PreflightError: lists all of them.
     """
     if document.problems:
         raise PreflightError("data: " + "\n  ".join(document.problems))

@@ -1,4 +1,4 @@
-"""``selmix diagnose``: how far the method's estimate can be trusted on a sweep's data, round by round."""
+"""``selmix diagnose``: fidelity of the method's gain estimate on a sweep's data, round by round."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ if TYPE_CHECKING:
     from selmix.run.run import RoundReport
 
 MAX_MAPS = 5
+"""Rounds in an image of heat maps: more would not be readable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """Numbers of a diagnosis; None where a round has none.
+    """Metrics of a diagnosis; None where a round has no such metric.
 
     Attributes:
-        gain_spearman, gain_pearson: correlations of the gain with the real change of one step, over pairs.
-        policy_perplexity: number of pairs that the policy amounts to, exp of its entropy.
-        effective_pairs: the same, under the name that it had first.
-        policy_entropy: of the policy, in nats. prototype_drift: of the class means since the last round.
-        expected_gain: of the policy.
+        gain_spearman: rank correlation of the gain with the real change of one step, over class pairs.
+        gain_pearson: linear correlation of the same.
+        policy_perplexity: effective number of pairs of the policy: exp of its entropy.
+        effective_pairs: the same number, under its name in earlier documents.
+        policy_entropy: entropy of the policy, in nats.
+        prototype_drift: change of the class means of the features since the last round.
+        expected_gain: expected gain of a pair drawn from the policy.
     """
 
     gain_spearman: float | None
@@ -48,12 +51,13 @@ class Fidelity:
     expected_gain: float | None
 
 
-SHOWN = tuple(field.name for field in dataclasses.fields(Fidelity) if field.name != "effective_pairs")
+# One column for policy_perplexity, not two for its two names.
+COLUMNS = tuple(field.name for field in dataclasses.fields(Fidelity) if field.name != "effective_pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosedRound(Fidelity):
-    """Numbers after a round, and the steps until then."""
+    """Metrics after one round, with the number of SGD steps so far."""
 
     round: int
     steps: int
@@ -61,12 +65,13 @@ class DiagnosedRound(Fidelity):
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveDiagnosis:
-    """A run on the defaults.
+    """Diagnosis of one objective: a run with the default settings.
 
     Attributes:
-        stop_reason: of the run; None: it is not over.
-        rounds: oldest first. mean: over the rounds that have correlations.
-        maps: path of the heat maps; None: none were drawn.
+        stop_reason: reason why the run ended; None while it is not over.
+        rounds: rounds of the run, oldest first.
+        mean: means over the rounds that have correlations.
+        maps: path of the heat maps; None if none were requested.
     """
 
     stop_reason: str | None
@@ -77,7 +82,7 @@ class ObjectiveDiagnosis:
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnoseDocument:
-    """The diagnosis of a sweep file by objective."""
+    """Diagnosis of a sweep file: objective -> its diagnosis."""
 
     schema_version: int = SCHEMA_VERSION
     sweep: str
@@ -85,23 +90,29 @@ class DiagnoseDocument:
 
 
 def diagnose(spec: SweepSpec, objective: str | None, output: Path | None) -> DiagnoseDocument:
-    """Run the defaults of a sweep file once per objective, with every number of the diagnosis.
+    """Run the defaults of a sweep file once per objective and record the fidelity of the gain.
 
     Args:
-        spec: of the sweep.
-        objective: only this one; None: all of the file's.
-        output: folder for heat maps of C, G and P; None: none are drawn.
+        spec: specification of the sweep.
+        objective: the only objective to run, or None for all of the file.
+        output: folder for heat maps of C, G and P, or None for no maps.
     Raises:
-        UsageError: no such objective in the file, or a policy without a gain.
-        PreflightError: the data or the checkpoint.
+        UsageError: the file has no such objective, or its policy does not use the gain.
+        PreflightError: the data or the checkpoint cannot be used.
     """
     if objective is not None and objective not in spec.objectives:
-        raise UsageError(f"--objective: the file has {', '.join(spec.objectives)}, got {objective!r}")
+        raise UsageError(
+            f"--objective: must be one of {', '.join(spec.objectives)}, the objectives of the file, got {objective!r}"
+        )
     data = load_data(spec)
     check_checkpoint(spec, data)
+    # Of an ablation the first value: that of trial 0.
     config = settings(spec, default_point(spec), next(iter(spec.arms.values())))
     if not config.pair_policy.targeted:
-        raise UsageError(f"policy {config.policy} does not look at the gain; there is nothing to diagnose")
+        raise UsageError(
+            f"parameters.policy: must be a policy that uses the gain, got {config.policy}; there is nothing to diagnose"
+        )
+    # Preparing a base model writes it into a sweep's folder; a diagnosis keeps nothing but its maps.
     with tempfile.TemporaryDirectory() as scratch, torch_threads(spec.resources.cpu):
         folder = RunFolder.local(Path(scratch), spec.name)
         folder.create()
@@ -125,6 +136,7 @@ def _diagnosis(
         prepared.data, prepared.bases[objective], objective, dataclasses.replace(config, diagnose=True), seed,
         prepared.rules[objective], lambda report: rounds.append(_round(report)),
     )  # fmt: skip
+    # Round 0 is the start model and takes no step that the gain could be compared with.
     measured = [row for row in rounds if row.gain_spearman is not None]
     means = {
         field.name: _mean([getattr(row, field.name) for row in measured])
@@ -132,6 +144,7 @@ def _diagnosis(
     }
     path = None
     if output is not None:
+        # The name of a user's own objective is module:function, and some file systems refuse the colon.
         path = output / f"{objective.replace(':', '-')}.png"
         heat_maps(run.rounds, path)
     return ObjectiveDiagnosis(
@@ -143,46 +156,48 @@ def _diagnosis(
 
 
 def _round(report: RoundReport) -> DiagnosedRound:
-    numbers = {field.name: report.scalars.get(field.name) for field in dataclasses.fields(Fidelity)}
-    numbers["effective_pairs"] = numbers["policy_perplexity"]
-    return DiagnosedRound(round=report.round, steps=report.steps, **numbers)
+    metrics = {field.name: report.scalars.get(field.name) for field in dataclasses.fields(Fidelity)}
+    metrics["effective_pairs"] = metrics["policy_perplexity"]
+    return DiagnosedRound(round=report.round, steps=report.steps, **metrics)
 
 
 def _mean(values: list[float | None]) -> float | None:
+    # A correlation is NaN where all changes are equal: such a round says nothing.
     known = [value for value in values if value is not None and math.isfinite(value)]
     return sum(known) / len(known) if known else None
 
 
 def diagnosis_text(document: DiagnoseDocument, width: int | None) -> str:
-    """A table per objective."""
+    """Table of the rounds for each objective."""
     blocks = []
-    columns = [Column("round", right=True), *(Column(name, right=True) for name in SHOWN)]
-    for name, found in document.objectives.items():
-        title = f"{name}: the gain against the real change of one step, over pairs"
-        if found.stop_reason is not None:
-            title += f"; ended by {found.stop_reason}"
-        rows = [[str(row.round), *_cells(row)] for row in found.rounds if row.round > 0]
-        lines = [sentence(title, width), table(columns, [*rows, ["mean", *_cells(found.mean)]], width)]
-        if found.maps is not None:
-            lines.append(sentence(f"heat maps: {found.maps}", width))
+    columns = [Column("round", right=True), *(Column(name, right=True) for name in COLUMNS)]
+    for name, diagnosis in document.objectives.items():
+        title = f"{name}: predicted gain against the real change after one step, over class pairs"
+        if diagnosis.stop_reason is not None:
+            title += f"; run ended by {diagnosis.stop_reason}"
+        rows = [[str(row.round), *_row(row)] for row in diagnosis.rounds if row.round > 0]
+        lines = [sentence(title, width), table(columns, [*rows, ["mean", *_row(diagnosis.mean)]], width)]
+        if diagnosis.maps is not None:
+            lines.append(sentence(f"heat maps: {diagnosis.maps}", width))
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
-def _cells(numbers: Fidelity) -> list[str]:
-    values = [getattr(numbers, name) for name in SHOWN]
+def _row(metrics: Fidelity) -> list[str]:
+    values = [getattr(metrics, name) for name in COLUMNS]
     return ["" if value is None else f"{value:.3g}" for value in values]
 
 
 def heat_maps(rounds: list[RoundMatrices], path: Path) -> None:
-    """Draw C, G and P over the rounds (at most five, evenly chosen) as one image."""
+    """Draw C, G and P of at most five rounds, evenly spaced, as one image."""
+    # Imported late: without --output nobody waits for matplotlib. Figure draws without a display, pyplot may need one.
     from matplotlib.figure import Figure
 
-    having = [r for r in rounds if r.gain is not None and r.policy is not None]
-    if not having:
+    drawable = [r for r in rounds if r.gain is not None and r.policy is not None]
+    if not drawable:
         return
-    step = max(1, math.ceil(len(having) / MAX_MAPS))
-    shown = having[::step]
+    step = max(1, math.ceil(len(drawable) / MAX_MAPS))
+    shown = drawable[::step]
     figure = Figure(figsize=(2.6 * len(shown) + 1.0, 7.6), layout="constrained")
     axes = figure.subplots(3, len(shown), squeeze=False)
     kinds = (
@@ -193,12 +208,14 @@ def heat_maps(rounds: list[RoundMatrices], path: Path) -> None:
     for row, (kind, title, colours) in enumerate(kinds):
         for column, matrices in enumerate(shown):
             values = getattr(matrices, kind).double()
+            # By row, so that rare classes are as visible as frequent ones.
             if kind == "confusion":
                 values = values / values.sum(dim=1, keepdim=True)
-            most = float(values.abs().max()) or 1.0
-            # Gains are of both signs: zero is to be the middle of the colours.
-            low = -most if kind == "gain" else 0.0
-            image = axes[row][column].imshow(values.numpy(), cmap=colours, vmin=low, vmax=most)
+            # Without the 1.0 an all-zero matrix would have an empty colour range.
+            high = float(values.abs().max()) or 1.0
+            # Gains have both signs: zero is the middle of the colours.
+            low = -high if kind == "gain" else 0.0
+            image = axes[row][column].imshow(values.numpy(), cmap=colours, vmin=low, vmax=high)
             axes[row][column].set_title(f"round {matrices.round}" if row == 0 else "", fontsize=9)
             axes[row][column].set_ylabel(title if column == 0 else "", fontsize=9)
             axes[row][column].tick_params(labelsize=6)

@@ -12,12 +12,18 @@ from orchestrator.records.types import Figure
 from orchestrator.results.rows import Outcome
 from orchestrator.table import difference, estimate, paragraph, percent, sentence
 
-WEAKEST = 5
+MAX_CLASSES_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: samples, and its recall with exact 95 % limits."""
+    """One class of the table.
+
+    Attributes:
+        name: name of the class.
+        samples: number of its samples.
+        recall: recall with exact 95 % confidence bounds (Clopper-Pearson).
+    """
 
     name: str
     samples: int
@@ -26,11 +32,13 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Correction:
-    """Post-hoc biases, fitted and judged on different samples, against the scores as they are.
+    """Post-hoc biases on the scores, fitted and judged on different samples, against the scores as they are.
 
     Attributes:
-        value: of the corrected predictions. difference: corrected minus plain, higher is better.
-        outcome: of that. biases: fitted on all samples, to be added to the scores.
+        value: metric of the corrected predictions.
+        difference: corrected minus plain, higher is better.
+        outcome: outcome of that comparison.
+        biases: biases per class, fitted on all samples, to be added to the scores.
     """
 
     value: float
@@ -44,12 +52,19 @@ class EvaluateDocument:
     """A metric of a table.
 
     Attributes:
-        table: its path. rows, num_classes, groups: of it.
-        is_resolved: True if the interval is no wider than 5 percentage points to a side.
-        metric, value: with its interval. half_width: of that.
-        classes: the weakest first.
-        samples_needed: per class, for a half-width of 5 percentage points; None where no reachable number does it.
-        correction: None where none was tried.
+        schema_version: version of the document.
+        table: path of the table.
+        rows: number of samples.
+        num_classes: number of classes.
+        groups: names of the groups; empty where the table has none.
+        is_resolved: True if the half-width of the interval is at most 5 percentage points.
+        metric: the metric.
+        value: value of the metric with its interval.
+        classes: classes, the weakest first.
+        half_width: half the width of the interval.
+        samples_needed: samples per class for a half-width of 5 percentage points; None where no reachable number is
+            enough.
+        correction: the post-hoc correction; None where none was tried.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -69,16 +84,16 @@ class EvaluateDocument:
 def evaluate_table(
     path: Path, objective: str, train_counts: list[int] | None, cvar_fraction: float
 ) -> EvaluateDocument:
-    """The assessment of a table as a document.
+    """Evaluate a metric on a table of labels and class scores.
 
     Args:
-        path: of the table.
-        objective: a metric, or an objective that is judged by one.
-        train_counts: training samples of each class; None: not given.
-        cvar_fraction: of ``cvar_recall``.
+        path: Parquet table.
+        objective: a metric, or an objective that a metric decides.
+        train_counts: training samples per class, for metrics that need them.
+        cvar_fraction: share of the classes that ``cvar_recall`` averages, the weakest first.
     Raises:
-        UsageError: an objective or definition that does not fit.
-        PreflightError: a table that cannot be read or used.
+        UsageError: an objective or definition that does not fit the table.
+        PreflightError: the table cannot be read or used.
     """
     import torch
 
@@ -94,71 +109,76 @@ def evaluate_table(
         raise UsageError(f"--objective: unknown {objective!r}; {closest(objective, METRICS)}") from error
     if metric.needs is not None:
         raise UsageError(
-            f"--objective: {metric.key} needs numbers of its own, which only a sweep file can give"
+            f"--objective: {metric.key} needs numbers of its own ({metric.needs}), which only a sweep file can give"
         )
     if metric.by_train_counts and train_counts is None:
         raise UsageError(
-            f"--objective: {metric.key} follows the training counts; give --train-counts N,N,..."
+            f"--objective: {metric.key} depends on the training counts; give --train-counts N,N,..."
         )
     try:
         table = read_scores(path)
     except ValueError as error:
         raise PreflightError(str(error)) from error
+    # All problems of the flags at once, as with a sweep file.
     classes = len(table.class_names)
     definitions = Definitions(cvar_fraction)
     problems = definitions.problems(classes)
     if train_counts is not None and len(train_counts) != classes:
-        problems.append(f"--train-counts: must be {classes} numbers, one a class, got {len(train_counts)}")
+        problems.append(f"--train-counts: must be {classes} numbers, one per class, got {len(train_counts)}")
+    # Definitions names the key of a sweep file; here the user typed a flag.
     if problems:
         raise UsageError("\n".join(problems).replace("cvar_fraction", "--cvar-fraction"))
     if metric.of_cells is not None and table.groups is None:
         raise UsageError(f"--objective: {metric.key} needs groups; give {path} a column group")
+    # Equal counts where none are given: the metrics that depend on them were refused above.
     context = MetricContext(
         torch.tensor(train_counts or [1] * classes), definitions, num_groups=len(table.group_names)
     )
     try:
-        found = assess(table.labels, table.scores, metric.key, context, table.class_names, table.groups)
+        assessment = assess(table.labels, table.scores, metric.key, context, table.class_names, table.groups)
     except ValueError as error:
+        # A class without samples, or scores that are not finite: found only in the content of the table.
         raise PreflightError(f"{path}: {error}") from error
     correction = None
-    if (tried := found.correction) is not None:
-        gap = Figure(**asdict(tried.difference))
-        correction = Correction(tried.value, gap, tried.outcome, list(tried.biases))
+    if (fitted := assessment.correction) is not None:
+        gap = Figure(**asdict(fitted.difference))
+        correction = Correction(fitted.value, gap, fitted.outcome, list(fitted.biases))
     return EvaluateDocument(
         table=str(path),
         rows=len(table.labels),
         num_classes=classes,
         groups=list(table.group_names),
-        is_resolved=found.is_resolved,
-        metric=found.metric,
-        value=Figure(**asdict(found.value)),
-        classes=[ClassRow(row.name, row.samples, Figure(**asdict(row.recall))) for row in found.classes],
-        half_width=found.half_width,
-        samples_needed=found.samples_needed,
+        is_resolved=assessment.is_resolved,
+        metric=assessment.metric,
+        value=Figure(**asdict(assessment.value)),
+        classes=[ClassRow(row.name, row.samples, Figure(**asdict(row.recall))) for row in assessment.classes],
+        half_width=assessment.half_width,
+        samples_needed=assessment.samples_needed,
         correction=correction,
     )
 
 
 def evaluation_text(document: EvaluateDocument, width: int | None) -> str:
-    """The assessment on one screen; its first line is the answer."""
+    """Text of an evaluation on one screen; its first line is the answer."""
     smallest = min(row.samples for row in document.classes)
     groups = f" in {len(document.groups)} groups" if document.groups else ""
-    half = f"{percent(document.half_width)} pp to a side"
+    half = f"half-width of the interval {percent(document.half_width)} pp (limit 5 pp)"
     if document.is_resolved:
-        resolved = f"yes: known to {half}"
+        resolved = f"yes: {half}"
     else:
         needed = document.samples_needed
-        more = f"about {needed} samples per class would give 5" if needed else "more samples are needed for 5"
-        resolved = f"no: known to {half} with {smallest} samples in the smallest class; {more}"
+        more = f"about {needed} samples per class would be enough" if needed else "more samples are needed"
+        resolved = f"no: {half} with {smallest} samples in the smallest class; {more}"
     weakest = "; ".join(
-        f"{row.name} {estimate(row.recall)} (n {row.samples})" for row in document.classes[:WEAKEST]
+        f"{row.name}: {estimate(row.recall)} (n {row.samples})"
+        for row in document.classes[:MAX_CLASSES_SHOWN]
     )
     correction = document.correction
     if correction is None:
-        tried = "not tried: too many classes for a search, or no metric of predictions"
+        post_hoc = "not tried: too many classes for the search, or a metric of confidences"
     else:
-        tried = (
-            f"biases on the scores, fitted and judged on different samples: {percent(correction.value)}, "
+        post_hoc = (
+            f"biases per class on the scores, fitted and judged on different samples: {percent(correction.value)} %, "
             f"{difference(correction.difference)} pp: {correction.outcome}"
         )
     return "\n".join([
@@ -167,6 +187,6 @@ def evaluation_text(document: EvaluateDocument, width: int | None) -> str:
             f"classes{groups}", width,
         ),
         paragraph("resolved", resolved, width),
-        paragraph("weakest", f"recall of {weakest}", width),
-        paragraph("post hoc", tried, width),
+        paragraph("weakest", f"recalls by class, %: {weakest}", width),
+        paragraph("post hoc", post_hoc, width),
     ])  # fmt: skip

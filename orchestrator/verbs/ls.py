@@ -1,4 +1,4 @@
-"""``selmix ls``: the sweeps of a runs folder, from records alone."""
+"""``selmix ls``: list the sweeps of a runs folder, from records alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.verbs.show import RunCounts, run_counts
 
 @dataclass(frozen=True)
 class BriefVerdict:
-    """Outcome, and the baseline that it is against."""
+    """Outcome of the verdict, and the baseline that it is against."""
 
     outcome: Outcome
     against: str
@@ -23,7 +23,14 @@ class BriefVerdict:
 
 @dataclass(frozen=True)
 class BriefResult:
-    """An objective's winner in a line: its id, its mean on select over fresh seeds, and the verdict."""
+    """Summary of an objective.
+
+    Attributes:
+        metric: metric that decides it; None while it is undecided.
+        winner: id of the winning trial; None without one.
+        value: mean of the metric on select over fresh seeds; None without a winner.
+        verdict: verdict against the best baseline; None without one.
+    """
 
     metric: str | None
     winner: str | None
@@ -33,7 +40,16 @@ class BriefResult:
 
 @dataclass(frozen=True)
 class SweepRow:
-    """A sweep in a line."""
+    """Summary of a sweep.
+
+    Attributes:
+        sweep: name of the sweep.
+        sweep_id: random id, made at its first launch.
+        state: ``running``, ``stopped``, ``finished`` or ``failed``.
+        created: time of the first launch.
+        progress: runs by state.
+        objectives: objective -> summary; empty before the sweep is finished.
+    """
 
     sweep: str
     sweep_id: str
@@ -45,7 +61,7 @@ class SweepRow:
 
 @dataclass(frozen=True, kw_only=True)
 class LsDocument:
-    """The sweeps of a runs folder, by name."""
+    """Sweeps of a runs folder, sorted by name."""
 
     schema_version: int = SCHEMA_VERSION
     runs: str
@@ -53,10 +69,10 @@ class LsDocument:
 
 
 def ls_document(store: Store) -> LsDocument:
-    """The sweeps of a runs folder.
+    """List the sweeps of a runs folder.
 
     Raises:
-        PreflightError: a damaged record.
+        PreflightError: a record is damaged.
     """
     return LsDocument(runs=store.shown, sweeps=[_row(folder) for folder in list_sweeps(store)])
 
@@ -73,6 +89,7 @@ def _row(folder: RunFolder) -> SweepRow:
 
 def _brief(result: ObjectiveResult) -> BriefResult:
     winner, verdict = result.winner, result.verdict
+    # The mean over fresh seeds: the value of the winning trial itself is biased upwards by its selection.
     value = None
     if winner is not None and result.metric is not None:
         value = winner.replicates.select[result.metric].value
@@ -83,22 +100,23 @@ def _brief(result: ObjectiveResult) -> BriefResult:
 
 
 def ls_text(document: LsDocument, width: int | None) -> str:
-    """One row a sweep and objective."""
+    """Table of the sweeps, one row per sweep and objective."""
     if not document.sweeps:
-        return sentence(f"no sweeps in {document.runs}; selmix launch FILE begins one", width)
+        return sentence(f"no sweeps in {document.runs}; selmix launch FILE starts one", width)
     rows = []
     for sweep in document.sweeps:
         done = sweep.progress
         failed = f", {done.failed} failed" if done.failed else ""
         count = f"{done.finished}/{done.total}{failed}"
+        # A sweep without results has one row, too.
         undecided: dict[str, BriefResult | None] = {"": None}
         for objective, result in (sweep.objectives or undecided).items():
-            cells = ("", "", "", "")
+            summary = ("", "", "", "")
             if result is not None and result.winner is not None:
                 verdict = f"{result.verdict.outcome} vs {result.verdict.against}" if result.verdict else ""
                 value = "" if result.value is None else percent(result.value)
-                cells = (short(result.winner), objective, value, verdict)
-            rows.append((sweep.sweep, sweep.state, count, *cells, sweep.created))
+                summary = (short(result.winner), objective, value, verdict)
+            rows.append((sweep.sweep, sweep.state, count, *summary, sweep.created))
     columns = (
         Column("sweep"), Column("state"), Column("runs", right=True), Column("winner"), Column("metric"),
         Column("select, %", right=True), Column("verdict"), Column("created"),

@@ -1,4 +1,4 @@
-"""``selmix plan``: what a sweep will take, from a probe of some rounds. Writes nothing and starts no cluster."""
+"""``selmix plan``: estimate runs, time and disk of a sweep from a probe of some rounds. Writes nothing."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ from selmix.baselines import baselines_for
 from selmix.baselines.catalogue import FINETUNE_FOLDS
 
 START_S = 12.0
-"""Ray, its workers and the first imports, on a laptop."""
+"""Start of Ray, its workers and the first imports, on a laptop."""
 RUN_OVERHEAD_S = 0.3
-"""Handing over, checkpoint, records."""
+"""Scheduling, checkpoint and records of a run."""
 FITTED_AGAIN = 1 + FINETUNE_FOLDS
-"""Fine-tunings per replicate seed in the baselines: those of uniform_mixup and of selmix_post_hoc."""
+"""Fine-tuning runs per replicate seed in the baselines: uniform_mixup, and the folds of selmix_post_hoc."""
 
 
 @dataclass(frozen=True)
 class PlannedResources:
-    """CPUs and GPUs of this machine, and workers of a trial."""
+    """Resources of the plan.
+
+    Attributes:
+        cpus: CPUs of this machine.
+        gpus: GPUs of this machine.
+        workers: workers per trial.
+    """
 
     cpus: float
     gpus: float
@@ -41,11 +47,18 @@ class PlanDocument:
     """Runs, seconds and bytes that a sweep will take.
 
     Attributes:
-        sweep: its name. trials, replicates, baselines: runs, at most.
-        at_once: trials that run at once here. resources: that there are.
-        probe: what was measured.
-        estimated_s, estimated_bytes: of the whole sweep. free_bytes: on the disk of the runs folder.
-        tracking_uri: of MLflow, without credentials.
+        schema_version: version of the document.
+        sweep: name of the sweep.
+        trials: trials of the search, at most.
+        replicates: runs on fresh seeds, at most.
+        baselines: baselines.
+        at_once: trials that run at once on this machine.
+        resources: resources of this machine, and workers per trial.
+        probe: measurements of the probe.
+        estimated_s: seconds of the whole sweep.
+        estimated_bytes: bytes of the whole sweep on disk.
+        free_bytes: free bytes on the disk of the runs folder.
+        tracking_uri: address of MLflow, without credentials.
         warnings: one line each.
     """
 
@@ -65,25 +78,28 @@ class PlanDocument:
 
 
 def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
-    """Runs, seconds and bytes that a sweep will take.
+    """Estimate the runs, seconds and bytes that a sweep will take.
 
     Raises:
-        PreflightError: as a launch would.
+        PreflightError: a launch would fail for the same reason.
     """
     address, data = check_all(spec, store)
+    # Of an ablation the first value: that of trial 0.
     probe = measure(spec, data, settings(spec, default_point(spec), next(iter(spec.arms.values()))))
     (cpus, gpus), objectives, seeds = local_resources(), len(spec.objectives), spec.selection.replicates
     per_study, studies = trials_per_objective(spec), objectives * len(spec.arms)
     trials = per_study * studies
-    # The defaults are run again beside the best, if they are not among them.
+    # The defaults are run again beside the best, if they are not among them: one more than `finalists`, at most.
     replicates = min(spec.selection.finalists + 1, per_study) * seeds * studies
     baselines = objectives * len(baselines_for(data.num_groups))
     concurrent = _concurrent(spec, cpus, gpus)
     trials_s = (trials + replicates) * (probe.trial_s + RUN_OVERHEAD_S) / concurrent
+    # The other baselines only fit a head or biases.
     baselines_s = objectives * seeds * (FITTED_AGAIN * probe.one_worker_trial_s + probe.pretrain_s)
-    # Baselines run on one worker each, so that several fit where one trial does.
+    # Baselines run on one worker each, so that several fit in the place of one trial.
     baselines_s /= concurrent * spec.resources.workers
     models = trials + replicates + baselines * seeds
+    # The runs folder need not exist yet; the disk is that of its nearest existing parent.
     root = store.root.absolute()
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     return PlanDocument(
@@ -103,12 +119,12 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
 
 
 def _concurrent(spec: SweepSpec, cpus: float, gpus: float) -> int:
-    fitting, most = fits(spec.resources, [Machine(cpus, gpus)]), spec.search.max_concurrent_trials
-    return max(1, fitting if most is None else min(fitting, most))
+    fitting, limit = fits(spec.resources, [Machine(cpus, gpus)]), spec.search.max_concurrent_trials
+    return max(1, fitting if limit is None else min(fitting, limit))
 
 
 def plan_text(document: PlanDocument, width: int | None) -> str:
-    """The plan for a terminal; its first line is the answer."""
+    """Text of a plan; its first line is the answer."""
     probe, memory = document.probe, document.probe.memory
     workers = document.resources.workers
     on_workers = f" on {workers} workers each (baselines on one)" if workers > 1 else ""
@@ -118,7 +134,7 @@ def plan_text(document: PlanDocument, width: int | None) -> str:
                    f"({probe.rounds} rounds, {probe.rounds_measured} measured)"),
         ("finalists", f"at most {document.replicates} runs on fresh seeds"),
         ("baselines", f"{document.baselines}; base model about {probe.pretrain_s:.1f} s"),
-        ("memory", f"about {memory.peak_bytes / 1e9:.1f} GB for a worker, {memory.fit} would fit in the "
+        ("memory", f"about {memory.peak_bytes / 1e9:.1f} GB per worker, {memory.fit} would fit in the "
                    f"{memory.device_bytes / 1e9:.1f} GB of {device}"),
         ("mlflow", document.tracking_uri),
         *(("warning", warning) for warning in document.warnings),

@@ -1,4 +1,4 @@
-"""Probe of a plan: some rounds of a trial at the defaults, in seconds, bytes on disk and memory."""
+"""Probe of a plan: some rounds of a trial at the defaults, measured in seconds, bytes on disk and memory."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from selmix.run.start_model import Base
 
 PROBE_ROUNDS = 3
 CUDA_CONTEXT_BYTES = 500_000_000
-"""Share of a GPU that a process holds beside torch's allocator: context and kernels; 0.3 to 0.5 GB usually."""
+"""GPU memory that a process holds beside torch's allocator, for context and kernels: usually 0.3 to 0.5 GB."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak of memory of a trial's worker.
+    """Peak memory of a trial's worker.
 
     Attributes:
-        device: ``cpu`` or ``cuda``. peak_bytes: of the probe. device_bytes: that there are.
-        fit: workers that would fit.
+        device: ``cpu`` or ``cuda``.
+        peak_bytes: peak of the probe.
+        device_bytes: memory of the device.
+        fit: number of workers that would fit.
     """
 
     device: str
@@ -40,14 +42,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured of a trial at the defaults.
+    """Measurements of a trial at the defaults.
 
     Attributes:
-        rounds_measured: beside round 0. rounds: of a whole trial.
-        trial_s: seconds of a whole trial. one_worker_trial_s: by one worker.
-        pretrain_s: of pre-training the base model.
-        weights_bytes: of a model. table_bytes: of a trial's table of rounds.
-        memory: of a worker.
+        rounds_measured: rounds that were measured, without round 0.
+        rounds: rounds of a whole trial.
+        trial_s: seconds of a whole trial.
+        one_worker_trial_s: seconds of a whole trial by one worker.
+        pretrain_s: seconds of pre-training the base model.
+        weights_bytes: bytes of the weights of a model.
+        table_bytes: bytes of the table of rounds of a trial.
+        memory: peak memory of a worker.
     """
 
     rounds_measured: int
@@ -63,11 +68,11 @@ class Probe:
 def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
     """Run the first rounds of a trial and extrapolate.
 
-    On the GPU where trials take one and this machine has one; otherwise on the CPU.
+    The probe runs on the GPU where trials take one and this machine has one, otherwise on the CPU.
 
     Args:
-        spec: of the sweep.
-        data: of the sweep.
+        spec: specification of the sweep.
+        data: data of the sweep.
         config: settings of the trial.
     """
     objective = spec.objectives[0]
@@ -75,86 +80,94 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
     with torch_threads(spec.resources.cpu):
         model = spec.model.config.build(data.input_shape, data.num_classes)
         base = Base(spec.model.config, model.state_dict(), {})
-        # The balanced head would have to be fitted first, and takes a round no longer.
+        # Fitting the balanced head would take its own time and does not change that of a round.
         given = dataclasses.replace(config, start="given")
         rule = selection_rules(spec, data.num_classes)[objective]
         request = RunRequest(data.to(device), base, objective, given, spec.search.seed, rule)
         seconds = seconds_of_rounds(1, PROBE_ROUNDS, request)
         memory = memory_of(device)
         workers = spec.resources.workers
+        # Wall-clock seconds of one trial by all its workers; their processes and the exchange of gradients count.
         together = seconds
         if workers > 1:
             together = seconds_of_rounds(workers, PROBE_ROUNDS, request._replace(data=data))
     rounds = _rounds(config)
-    a_round = min(seconds[1:], default=seconds[0])
+    # The fastest round: the first ones also pay for warm-up, and other processes only ever slow one down.
+    round_s = min(seconds[1:], default=seconds[0])
     steps = max(1, len(data.train) // spec.pretrain.batch_size) * spec.pretrain.epochs
     # A step of pre-training is one of fine-tuning on a batch of another size.
-    a_step = a_round / config.refresh_every * spec.pretrain.batch_size / config.batch_size
-    classes = data.num_classes
+    step_s = round_s / config.refresh_every * spec.pretrain.batch_size / config.batch_size
+    # With groups the matrices are of (class, group) cells.
+    strata = data.num_classes * max(1, data.num_groups)
     return Probe(
         rounds_measured=len(seconds) - 1,
         rounds=rounds,
         trial_s=together[0] + rounds * min(together[1:], default=together[0]),
-        one_worker_trial_s=seconds[0] + rounds * a_round,
-        pretrain_s=steps * a_step if spec.recipe else 0.0,
+        one_worker_trial_s=seconds[0] + rounds * round_s,
+        pretrain_s=steps * step_s if spec.recipe else 0.0,
         weights_bytes=sum(t.numel() * t.element_size() for t in model.state_dict().values()),
-        table_bytes=rounds * 4 * classes * (3 * classes + 2),
+        # Per round C, G and P and two vectors over the strata, in float32.
+        table_bytes=rounds * 4 * strata * (3 * strata + 2),
         memory=memory,
     )
 
 
 def memory_of(device: torch.device) -> Memory:
-    """Peak of this process so far.
+    """Peak memory of this process so far.
 
-    On a GPU what torch reserved and :data:`CUDA_CONTEXT_BYTES`; on a CPU the resident set, interpreter and data too,
-    as a worker holds them.
+    On a GPU torch's reserved memory plus :data:`CUDA_CONTEXT_BYTES`; on a CPU the resident set, which includes the
+    interpreter and the data, as a worker holds them.
     """
     if device.type == "cuda":
         peak = torch.cuda.max_memory_reserved(device) + CUDA_CONTEXT_BYTES
-        there = torch.cuda.get_device_properties(device).total_memory
+        total = torch.cuda.get_device_properties(device).total_memory
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts it in KiB
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Memory(device.type, peak, there, there // peak)
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Memory(device.type, peak, total, total // peak)
 
 
 def memory_warnings(memory: Memory, resources: ResourceSection, concurrent: int) -> list[str]:
-    """Warnings where the resources do not go with the memory that a trial was seen to take.
+    """Warnings where the resources of a trial do not match the memory that the probe measured.
 
     Args:
-        memory: of a worker.
-        resources: of a trial.
+        memory: peak memory of a worker.
+        resources: resources of a trial.
         concurrent: trials that would run at once.
     """
-    peak, there, fit = memory.peak_bytes / 1e9, memory.device_bytes / 1e9, memory.fit
+    peak, total, fit = memory.peak_bytes / 1e9, memory.device_bytes / 1e9, memory.fit
     if memory.device == "cpu":
         workers = concurrent * resources.workers
+        # Where trials take a GPU that this machine lacks, its own memory says nothing of theirs.
         if resources.gpu or workers <= fit:
             return []
         return [
-            f"memory: {workers} workers at once take about {peak * workers:.1f} GB of {there:.1f}; about {fit} fit: "
+            f"memory: {workers} workers at once take about {peak * workers:.1f} GB of {total:.1f}; about {fit} fit: "
             f"set search.max_concurrent_trials to {max(1, fit // resources.workers)}, or use a smaller batch_size"
         ]
+    # A worker computes on one GPU, also where it reserves several.
     share = min(1.0, resources.gpu)
-    if peak > share * there:
-        advice = "it does not fit on this GPU: accumulate"
+    if peak > share * total:
+        advice = "it does not fit on this GPU: accumulate gradients (parameters.accumulate)"
         if fit:
             advice = f"resources.gpu {share_for(fit):g} is enough"
         return [
-            f"memory: a trial takes about {peak:.1f} GB, resources.gpu {resources.gpu:g} is {share * there:.1f} of "
-            f"{there:.1f} GB; {advice}"
+            f"memory: a trial takes about {peak:.1f} GB, resources.gpu {resources.gpu:g} is {share * total:.1f} of "
+            f"{total:.1f} GB; {advice}"
         ]
+    # 1e-9, because 1 / share may come out just below a whole number.
     if resources.gpu <= 1 and fit > int(1 / resources.gpu + 1e-9):
         return [f"memory: {fit} trials would fit on a GPU: resources.gpu {share_for(fit):g} packs them"]
     return []
 
 
 def share_for(fit: int) -> float:
-    """The share of a GPU by which so many trials lie on one, in hundredths, rounded down."""
+    """Share of a GPU at which ``fit`` trials share one, in hundredths, rounded down so that they do not exceed it."""
     return int(100 / fit) / 100
 
 
 def _rounds(config: FinetuneConfig) -> int:
+    """Rounds of a trial: each is ``refresh_growth`` times as long as the one before."""
     steps, length, rounds = 0, float(config.refresh_every), 0
     while steps < config.steps:
         steps, length, rounds = steps + int(length), length * config.refresh_growth, rounds + 1

@@ -1,4 +1,4 @@
-"""``selmix pretrain``: a base model by the recipe of a sweep file, tracked, and resumed where it was stopped."""
+"""``selmix pretrain``: train a base model by the recipe of a sweep file, tracked in MLflow and resumable."""
 
 from __future__ import annotations
 
@@ -37,10 +37,15 @@ SHOWN = ("mean_recall", "min_recall", "accuracy")
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainDocument:
-    """A base model.
+    """A pre-trained base model.
 
     Attributes:
-        weights: path. digest: of the weights. recipe, seed, epochs: that made them.
+        schema_version: version of the document.
+        weights: path of the weights.
+        digest: digest of the weights.
+        recipe: recipe of the training.
+        seed: seed of the training.
+        epochs: epochs of the training.
         select: metric -> value on the select split.
     """
 
@@ -54,25 +59,28 @@ class PretrainDocument:
 
 
 def pretrain_base(spec: SweepSpec, output: Path, store: Store, progress: Progress) -> PretrainDocument:
-    """Train, write the weights, and measure them on select.
+    """Train a base model, write its weights, and evaluate it on select.
 
-    A checkpoint lies beside the output while it trains; the same call resumes from it, bit-equal.
+    A checkpoint lies beside the output during the training; the same call resumes from it, bit-equal.
 
     Args:
-        spec: of the sweep whose recipe is meant.
+        spec: specification of the sweep that has the recipe.
         output: safetensors file to write.
-        store: the runs folder, where MLflow's store is.
-        progress: what the user sees.
+        store: runs folder, in which the MLflow store lies.
+        progress: messages to the user.
     Raises:
-        UsageError: the file names a checkpoint instead of a recipe, the output exists, or what lies beside it is of
-            another training.
-        PreflightError: data, storage or MLflow.
+        UsageError: the file names a checkpoint instead of a recipe, the output exists, or the checkpoint beside it is
+            of another training.
+        PreflightError: data, storage or MLflow cannot be used.
     """
     if spec.recipe is None:
-        raise UsageError("pretrain.checkpoint: there is nothing to train; name a recipe")
+        raise UsageError(
+            f"pretrain: must name a recipe to train by, got checkpoint {spec.pretrain.checkpoint}; set pretrain.recipe"
+        )
     if output.exists():
         raise UsageError(f"{output}: exists; choose another --output")
     address, data = check_all(spec, store)
+    # It takes the place of a sweep's id: a resumed training finds its MLflow runs by it.
     identity = _identity(spec, data)
     partial = output.with_name(f"{output.name}.partial")
     with torch_threads(spec.resources.cpu):
@@ -92,10 +100,12 @@ def pretrain_base(spec: SweepSpec, output: Path, store: Store, progress: Progres
         state = trainer.weights()
         save_weights(output, state)
         select = _on_select(spec, data, state)
+        # Single values, for which no interval was computed.
         estimates = {key: Figure(value, value, value) for key, value in select.items()}
         tracker.finish_trial("pretrain", "FINISHED", now_ms(), trainer.epoch, estimates, {}, [])
         tracker.finish_sweep("FINISHED", now_ms(), dict(select), {"selmix.state": "finished"}, [])
         tracker.close()
+    # Last: until the weights are written and MLflow has the end of the run, a kill must leave it to resume from.
     partial.unlink(missing_ok=True)
     return PretrainDocument(
         weights=str(output), digest=state_digest(state), recipe=spec.recipe, seed=spec.pretrain.seed,
@@ -104,7 +114,7 @@ def pretrain_base(spec: SweepSpec, output: Path, store: Store, progress: Progres
 
 
 def pretrain_text(document: PretrainDocument, width: int | None) -> str:
-    """The weights in some lines; the first is the answer."""
+    """Text of a trained base model; its first line is the answer."""
     numbers = ", ".join(f"{key} {percent(document.select[key])}" for key in SHOWN)
     first = (
         f"{document.weights}: {document.recipe}, {document.epochs} epochs, seed {document.seed}; on select, %: "
@@ -112,28 +122,28 @@ def pretrain_text(document: PretrainDocument, width: int | None) -> str:
     )
     return "\n".join([
         sentence(first, width),
-        sentence(f"use it with pretrain: {{checkpoint: {document.weights}}}", width),
+        sentence(f"to use it, set in a sweep file: pretrain: {{checkpoint: {document.weights}}}", width),
     ])  # fmt: skip
 
 
 def _train(trainer: Pretrainer, partial: Path, identity: str, tracker: Tracker, progress: Progress) -> None:
     saved = time.monotonic()
-    # An interrupt comes in the middle of an epoch; what is kept is the end of the last one.
-    whole = copy.deepcopy(trainer.state_dict())
+    # An interrupt comes in the middle of an epoch, but only the state between two epochs can be resumed bit-equal.
+    between = copy.deepcopy(trainer.state_dict())
     try:
         while not trainer.finished:
             numbers = trainer.run_epoch()
-            whole = copy.deepcopy(trainer.state_dict())
+            between = copy.deepcopy(trainer.state_dict())
             tracker.log_round("pretrain", trainer.epoch, now_ms(), numbers)
             if trainer.epoch % 10 == 0:
                 progress.say(
                     f"epoch {trainer.epoch} of {trainer.settings.epochs}: loss {numbers['loss']:.3f}"
                 )
             if time.monotonic() - saved > SAVE_EVERY_S:
-                _save(whole, partial, identity)
+                _save(between, partial, identity)
                 saved = time.monotonic()
     except Stopped:
-        _save(whole, partial, identity)
+        _save(between, partial, identity)
         tracker.finish_sweep("KILLED", now_ms(), {}, {"selmix.state": "stopped"}, [])
         tracker.close()
         raise
@@ -149,21 +159,25 @@ def _resume(trainer: Pretrainer, partial: Path, identity: str) -> None:
     if not partial.is_file():
         return
     try:
-        # weights_only: a checkpoint is data; nothing in it may run code.
+        # weights_only, because unpickling could run code that is in the file.
         stored = torch.load(partial, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises nearly anything
+    # torch.load raises nearly any exception on a damaged file.
+    except Exception as error:
         raise PreflightError(
-            f"{partial}: cannot be read ({type(error).__name__}); remove it to start anew"
+            f"{partial}: must be a checkpoint of this training, but cannot be read ({type(error).__name__}); remove it "
+            "to start anew"
         ) from error
     if stored["identity"] != identity:
         raise UsageError(
-            f"{partial}: is of another training (data, model or settings); remove it, or choose another --output"
+            f"{partial}: must be a checkpoint of this training, got one of another training (data, model or settings); "
+            "remove it, or choose another --output"
         )
     trainer.load_state_dict(stored["trainer"])
 
 
 def _identity(spec: SweepSpec, data: SweepData) -> str:
     """Digest of everything that the weights depend on."""
+    # The number of threads too: one and two give different bits.
     resolved = spec.resolved()
     sources = {key: resolved[key] for key in ("model", "pretrain")}
     sources |= {"data": dict(data.digests), "cpu": spec.resources.cpu}

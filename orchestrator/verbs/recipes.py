@@ -1,35 +1,160 @@
-"""The sweep files that come with selmix: listed, and copied to where they are edited."""
+"""The sweep files that come with selmix: listed, and copied to where they are edited.
+
+A recipe is a valid sweep file for the first of its objectives. Comments of it say what differs for another one:
+
+- at its top, ``# TAG X, Y: text`` stands instead of ``# TAG: text`` for the objectives X and Y;
+- at the end of a line, ``# X, Y: VALUE`` is the line's value for X and Y;
+- alone on a line, ``# X, Y: KEY: VALUE`` is a line of its own for X and Y.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import NotFound, UsageError
+from orchestrator.messages import closest
 from orchestrator.table import Column, sentence, table
 
 FOLDERS = ("recipes", "ablations")  # beside the files at the top
 
+OBJECTIVE_OF = {
+    "head_tail": "min_head_tail_recall",
+    "mean_recall_head_tail_coverage": "mean_recall_min_head_tail_coverage",
+    "h_mean_head_tail_coverage": "h_mean_min_head_tail_coverage",
+    "worst_group": "worst_group_recall",
+}
+"""Short names of recipes' objectives; all others go by their own."""
 
-def recipe_files() -> dict[str, str]:
-    """Name -> text of every shipped sweep file, by name."""
+_NAMES = r"[a-z_]+(?:, [a-z_]+)*"
+_TAG = re.compile(rf"# (?P<tag>[A-Z][a-z]+)(?: (?P<names>{_NAMES}))?: (?P<text>.*)")
+_LINE = re.compile(rf"(?P<indent> *)# (?P<names>{_NAMES}): (?P<text>\w+: .*)")
+_VALUE = re.compile(rf"(?P<key> *[\w-]+: *)(?P<own>.*?) +# (?P<names>{_NAMES}): (?P<text>.*)")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A sweep file that comes with selmix.
+
+    Attributes:
+        name: without its ending.
+        text: of the file.
+        objectives: short names that it can be copied for; empty where it stands as it is.
+    """
+
+    name: str
+    text: str
+    objectives: list[str] = field(default_factory=list)
+
+    @property
+    def question(self) -> str:
+        """The question that the sweep answers, in one line."""
+        head = self.text.partition("version:")[0]
+        words = " ".join(line.lstrip("# ").strip() for line in head.splitlines())
+        return words.removeprefix("Question:").partition("?")[0].strip() + "?"
+
+    def file_for(self, objective: str | None) -> tuple[str, str]:
+        """Name and text of the sweep file for one of the objectives.
+
+        Args:
+            objective: its short name or its own; None: the first one.
+        Raises:
+            UsageError: there is no such objective.
+        """
+        if not self.objectives:
+            if objective is not None:
+                raise UsageError(f"--objective: {self.name} stands as it is; copy it and edit its objectives")
+            return self.name, self.text
+        short = self._short(objective)
+        name = f"{self.name}_{short}"
+        head, _, body = self.text.partition("version:")
+        lines = [*self._head(head, short), *self._body(f"version:{body}", short)]
+        return name, "\n".join(lines) + "\n"
+
+    def _short(self, objective: str | None) -> str:
+        if objective is None:
+            return self.objectives[0]
+        known = {OBJECTIVE_OF.get(short, short): short for short in self.objectives}
+        if objective not in self.objectives and objective not in known:
+            raise UsageError(
+                f"--objective: {self.name} has no {objective!r}; {closest(objective, self.objectives)}"
+            )
+        return known.get(objective, objective)
+
+    def _head(self, head: str, short: str) -> list[str]:
+        """The comment at the top: entries of this objective stand instead of those for all."""
+        entries: list[tuple[str, str | None, list[str]]] = []
+        for line in head.splitlines():
+            match = _TAG.fullmatch(line)
+            if match is not None:
+                entries.append((match["tag"], match["names"], [f"# {match['tag']}: {match['text']}"]))
+            else:
+                entries[-1][2].append(line)
+        own = {tag for tag, names, _ in entries if names is not None and short in names.split(", ")}
+        chosen = [
+            line
+            for tag, names, lines in entries
+            if tag != "Objectives"
+            if (short in names.split(", ") if names is not None else tag not in own)
+            for line in lines
+        ]
+        copied = f"selmix cp {self.name} --objective {short} && selmix launch {self.name}_{short}.yaml"
+        return [
+            re.sub(r"Run: selmix cp .*", f"Run: {copied}", line.replace("the objective", short, 1))
+            if line.startswith(("# Question", "# Cost"))
+            else line
+            for line in chosen
+        ]
+
+    def _body(self, body: str, short: str) -> list[str]:
+        is_first = short == self.objectives[0]
+        lines = []
+        for line in body.splitlines():
+            if line == f"name: {self.name}":
+                lines.append(f"name: {self.name}_{short}")
+            elif line.startswith("objectives: ") and not is_first:
+                lines.append(f"objectives: [{OBJECTIVE_OF.get(short, short)}]")
+            elif (match := _LINE.fullmatch(line)) is not None:
+                if short in match["names"].split(", "):
+                    lines.append(match["indent"] + match["text"])
+            elif (match := _VALUE.fullmatch(line)) is not None:
+                chosen = match["text"] if short in match["names"].split(", ") else match["own"]
+                lines.append(match["key"] + chosen)
+            else:
+                lines.append(line)
+        return lines
+
+
+def recipes() -> dict[str, Recipe]:
+    """Every shipped sweep file by name."""
     home = resources.files("sweeps")
     found = [*home.iterdir(), *(file for folder in FOLDERS for file in home.joinpath(folder).iterdir())]
-    return {
-        file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8")
-        for file in sorted(found, key=lambda file: file.name)
-        if file.name.endswith(".yaml")
-    }
+    made = {}
+    for file in sorted(found, key=lambda file: file.name):
+        if file.name.endswith(".yaml"):
+            name, text = file.name.removesuffix(".yaml"), file.read_text(encoding="utf-8")
+            listed = " ".join(re.findall(r"(?m)^# Objectives: (.*(?:\n#      .*)*)", text))
+            names = re.sub(r"\n#\s+", " ", listed.partition(";")[0])
+            made[name] = Recipe(name, text, [each for each in names.split(", ") if each])
+    return made
 
 
 @dataclass(frozen=True)
 class RecipeRow:
-    """A sweep file that comes with selmix, and what it asks."""
+    """A sweep file that comes with selmix.
+
+    Attributes:
+        recipe: its name.
+        question: that it answers.
+        objectives: short names that it can be copied for; empty where it stands as it is.
+    """
 
     recipe: str
     question: str
+    objectives: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,36 +168,47 @@ class RecipesDocument:
 def recipes_document() -> RecipesDocument:
     """All of them, each with its question."""
     return RecipesDocument(
-        recipes=[RecipeRow(name, _question(text)) for name, text in recipe_files().items()]
+        recipes=[RecipeRow(name, each.question, each.objectives) for name, each in recipes().items()]
     )
 
 
 def recipes_text(document: RecipesDocument, width: int | None) -> str:
     """One row per recipe."""
-    rows = [(row.recipe, row.question) for row in document.recipes]
-    columns = (Column("recipe"), Column("question"))
-    return table(columns, rows, width) + "\n" + sentence("selmix cp NAME writes NAME.yaml here", width)
+    columns = (Column("recipe"), Column("question"), Column("objectives"))
+    rows = [(row.recipe, row.question, ", ".join(row.objectives)) for row in document.recipes]
+    advice = (
+        "selmix cp NAME [--objective X] writes the sweep file here; the first objective where none is named"
+    )
+    return table(columns, rows, width) + "\n" + sentence(advice, width)
 
 
-def copy_recipe(name: str, folder: Path) -> Path:
+def copy_recipe(name: str, folder: Path, objective: str | None = None) -> Path:
     """Write a recipe into a folder.
 
+    Args:
+        name: of the recipe; with an objective at its end (``cifar10_lt_min_recall``) it means that one.
+        folder: to write into; it is made.
+        objective: that the sweep is for; None: the first one of the recipe.
+    Returns:
+        Path of the sweep file.
     Raises:
-        NotFound: there is no such recipe. UsageError: a file of its name exists there.
+        NotFound: there is no such recipe.
+        UsageError: it has no such objective, or a file of its name exists there.
     """
-    files = recipe_files()
-    if name not in files:
-        raise NotFound(f"no recipe {name!r}; `selmix ls --recipes` lists them")
-    target = folder / f"{name}.yaml"
+    known = recipes()
+    recipe = known.get(name)
+    if recipe is None:
+        # The name of one recipe may begin that of another: the longest one is meant.
+        begun = [each for each in known.values() if name.startswith(f"{each.name}_") and each.objectives]
+        recipe = max(begun, key=lambda each: len(each.name), default=None)
+        short = "" if recipe is None else name.removeprefix(f"{recipe.name}_")
+        if recipe is None or short not in recipe.objectives or objective not in (None, short):
+            raise NotFound(f"no recipe {name!r}; {closest(name, known)} `selmix ls --recipes` lists them")
+        objective = short
+    stem, text = recipe.file_for(objective)
+    target = folder / f"{stem}.yaml"
     if target.exists():
         raise UsageError(f"{target}: exists; remove it, or copy into another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    target.write_text(files[name], encoding="utf-8")
+    target.write_text(text, encoding="utf-8")
     return target
-
-
-def _question(text: str) -> str:
-    """The comment at the top up to its question mark, in one line."""
-    lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
-    words = " ".join(lines).removeprefix("Question:").strip()
-    return words.partition("?")[0] + "?" if "?" in words else lines[0]

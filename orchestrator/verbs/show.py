@@ -1,4 +1,4 @@
-"""``selmix show``: the result of a sweep as a document, from records alone, without Ray, MLflow or torch."""
+"""``selmix show``: result of a sweep as a document, from records alone, without Ray, MLflow or torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDED = ("FINISHED", "PRUNED", "FAILED", "KILLED")
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial or replicate as the readers show it; see :class:`orchestrator.records.types.TrialRecord`."""
+    """A trial or replicate in the document; see :class:`orchestrator.records.types.TrialRecord` for its fields."""
 
     trial_id: str
     objective: str
@@ -45,11 +45,14 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class RunCounts:
-    """Runs by state, trials and replicates together.
+    """Number of runs by state, trials and replicates together.
 
     Attributes:
-        finished, failed, running, total: of them.
-        eta_s: seconds that the rest may take; None while nothing tells, 0 when all is done.
+        finished: finished or pruned runs.
+        failed: failed runs.
+        running: running runs.
+        total: all runs, those that are planned included.
+        eta_s: estimated seconds for the rest; None while there is nothing to estimate from, 0 when all have ended.
     """
 
     finished: int
@@ -61,16 +64,28 @@ class RunCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowDocument:
-    """The result of a sweep, or how far it is.
+    """Result of a sweep, or its progress.
 
     Attributes:
-        sweep, sweep_id, state, problem, created, ended, tracking_uri: of the sweep.
-        cluster, data, base, test_openings: see :class:`orchestrator.records.types.SweepState`; {} where unknown.
-        spec: the resolved sweep file.
+        schema_version: version of the document.
+        sweep: name of the sweep.
+        sweep_id: random id, made at its first launch.
+        state: ``running``, ``stopped``, ``finished`` or ``failed``.
+        problem: reason why it did not finish, or has no winner; None without one.
+        cluster: cluster of the last launch; {} where it ran on this machine.
+        created: time of the first launch.
+        ended: time of its end; None while it is unfinished.
+        spec: resolved sweep file.
+        data: knowledge of its data; {} before they were read.
+        base: its base model; {} before that was made.
+        tracking_uri: address of MLflow, without credentials.
         progress: runs by state.
-        objectives: result by name. trials: trials and replicates.
-        rows: everything in the table, baselines too.
-        method: number of the arithmetic that made it.
+        test_openings: openings of the test split.
+        objectives: objective -> result.
+        trials: trials and replicates.
+        rows: trials, replicates and baselines as rows of one table.
+        method: version of the method's arithmetic that its runs used.
+        cancelled: True if it never resumes.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -91,18 +106,20 @@ class ShowDocument:
     trials: list[TrialRow]
     rows: list[Row]
     method: int
+    cancelled: bool
 
 
 def show_document(folder: RunFolder) -> ShowDocument:
-    """The result of a sweep, or how far it is.
+    """Read the result of a sweep, or its progress.
 
     Raises:
-        PreflightError: a damaged record.
+        PreflightError: a record is damaged.
     """
     state = folder.load_state()
     records, baselines = folder.load_trials(), folder.load_baselines()
     now = current_state(folder, state.state)
     spec, results = folder.load_spec(), load_results(folder)
+    # Before the sweep is finished there is no result, but its baselines may be there already.
     decided = {} if results is None else results.objectives
     written, labels = state.to_document(), base_labels(state.base)
     return ShowDocument(
@@ -125,6 +142,7 @@ def show_document(folder: RunFolder) -> ShowDocument:
         trials=[trial_row(record, now) for record in records],
         rows=[row_of(record, labels) for record in (*records, *baselines)],
         method=state.method,
+        cancelled=state.cancelled,
     )
 
 
@@ -134,7 +152,8 @@ def _undecided(baselines: list[TrialRecord], objective: str) -> ObjectiveResult:
 
 
 def trial_row(record: TrialRecord, sweep_state: str) -> TrialRow:
-    """A trial or replicate as the readers show it; what a killed driver left RUNNING is INTERRUPTED."""
+    """Convert the record of a trial or replicate."""
+    # A killed driver leaves RUNNING behind: without a driver such a run is INTERRUPTED.
     state = record.state
     if state == "RUNNING" and sweep_state != "running":
         state = "INTERRUPTED"
@@ -147,25 +166,28 @@ def trial_row(record: TrialRecord, sweep_state: str) -> TrialRow:
 
 
 def run_counts(state: SweepState, records: list[TrialRecord], now: str) -> RunCounts:
-    """Runs by state, and seconds that the rest may take.
+    """Count runs by state and estimate the seconds that the rest will take.
 
     Args:
-        state: of the sweep.
-        records: of its trials and replicates.
-        now: its state as it is now.
+        state: record of the sweep.
+        records: records of its trials and replicates.
+        now: current state of the sweep, see :func:`orchestrator.records.lease.current_state`.
     """
     ended = [r for r in records if r.state in ENDED]
+    # planned_runs grows with the phases of a sweep: it may lag behind the records for a moment.
     total = max(state.planned_runs, len(records))
     left = total - len(ended)
     eta: float | None = None
     if left == 0 and total > 0:
         eta = 0.0
     elif now == "running" and ended:
+        # Wall-clock time per ended run: it includes that several run at once.
         first = min(r.started_ms for r in ended if r.started_ms is not None)
         eta = (time.time() - first / 1000.0) / len(ended) * left
     return RunCounts(
         sum(r.state in ("FINISHED", "PRUNED") for r in records),
         sum(r.state == "FAILED" for r in records),
+        # Records that a killed driver left RUNNING do not count.
         sum(r.state == "RUNNING" for r in records) if now == "running" else 0,
         total,
         eta,

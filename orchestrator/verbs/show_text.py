@@ -1,4 +1,4 @@
-"""The result of a sweep as text for a terminal: the answer first, then what was asked, against what, how sure."""
+"""Result of a sweep as text: the verdict, then the setting, the baselines, and the significance."""
 
 from __future__ import annotations
 
@@ -20,25 +20,28 @@ from orchestrator.table import (
 )
 from orchestrator.verbs.show import ShowDocument, TrialRow
 
-ACROSS = ("mean_recall", "min_recall", "g_mean", "h_mean", "accuracy", "min_coverage")
-"""Metrics that the winners of several objectives are compared under."""
+CROSS_METRICS = ("mean_recall", "min_recall", "g_mean", "h_mean", "accuracy", "min_coverage")
+"""Metrics by which the winners of several objectives are compared."""
+
+STATISTICS = {"bagged": "bootstrap mean", "lower_bound": "lower confidence bound", "value": "value"}
+"""Meaning of ``selection.statistic``, which ranks trials."""
 
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
-RESULT = (
+BASELINE_COLUMNS = (
     Column("value", right=True), Column("[95 % interval]", right=True), Column("score", right=True),
     Column("labels used"), Column("cost per run", right=True),
 )  # fmt: skip
 
 
 def show_text(document: ShowDocument, width: int | None, colour: bool = False) -> str:
-    """The result of a sweep; its first line is the answer.
+    """Text of the result of a sweep; its first line is the answer.
 
     Args:
         document: the result.
-        width: of the terminal; None: lines stay whole.
+        width: columns of the terminal, or None to leave lines whole.
         colour: True to print the answer bold.
     """
-    blocks = [_headline(document, width, colour), _asked(document, width)]
+    blocks = [_headline(document, width, colour), _setting(document, width)]
     for objective, result in document.objectives.items():
         if result.winner is None:
             blocks.append(sentence(f"{objective}: {_undecided(document, result)}", width))
@@ -46,7 +49,7 @@ def show_text(document: ShowDocument, width: int | None, colour: bool = False) -
             blocks.append(_objective(document, objective, result, result.winner, width))
     winners = {name: r.winner for name, r in document.objectives.items() if r.winner is not None}
     if len(document.objectives) > 1 and winners:
-        blocks.append(_across(winners, width))
+        blocks.append(_cross_table(winners, width))
     blocks.append(_next(document, width))
     return "\n\n".join(block for block in blocks if block)
 
@@ -60,47 +63,50 @@ def _headline(document: ShowDocument, width: int | None, colour: bool) -> str:
     if not lines:
         done = document.progress
         lines.append(f"{document.sweep} is {document.state}: {done.finished} of {done.total} runs finished")
+    # A finished sweep may have a problem, too: an objective without a feasible trial.
     if document.problem:
         lines.append(document.problem)
+    # Wrapped before it is printed bold: the escape codes have no width on the screen.
     wrapped = [line for text in lines for line in sentence(text, width).splitlines()]
     return "\n".join(f"{BOLD}{line}{PLAIN}" if colour else line for line in wrapped)
 
 
 def answer(result: ObjectiveResult) -> str:
-    """The verdict in a sentence."""
+    """State the verdict in a sentence."""
     verdict, winner = result.verdict, result.winner
     if winner is None:
         return "nothing can win"
-    who = f"{short(winner.trial_id)}{' (the defaults)' if winner.is_default else ''}"
+    name = f"{short(winner.trial_id)}{' (the defaults)' if winner.is_default else ''}"
     if verdict is None:
-        return f"{who} won; no baseline could be fitted to compare it with"
+        return f"winner {name}; no baseline could be fitted to compare it with"
     gap, against = f"{difference(verdict.difference)} pp on select", verdict.against
     if verdict.outcome == "better":
-        return f"BETTER: {who} is above the best baseline, {against}: {gap}"
+        return f"BETTER: the winner {name} is better than the best baseline, {against}: {gap}"
     if verdict.outcome == "worse":
-        return f"WORSE: the baseline {against} is better than the winner {who}: {gap}"
-    cheaper = ", and cheaper" if verdict.against_is_cheaper else ""
-    return f"TIED: the baseline {against} is as good as the winner {who}{cheaper}: {gap}"
+        return f"WORSE: the best baseline, {against}, is better than the winner {name}: {gap}"
+    cheaper = ", and the baseline is cheaper" if verdict.against_is_cheaper else ""
+    return f"TIED: no significant difference between the winner {name} and the best baseline, {against}{cheaper}: {gap}"
 
 
-def _asked(document: ShowDocument, width: int | None) -> str:
-    """What the sweep was about; empty before its data were read."""
+def _setting(document: ShowDocument, width: int | None) -> str:
+    """Objective, data, model, search space and runs of the sweep; empty before its data were read."""
     spec, data, done = document.spec, document.data, document.progress
     if not data:
         return ""
     train, base = data["train_counts"], document.base
-    made = base.get("checkpoint") or f"pre-trained by {base.get('recipe')}"
+    source = base.get("checkpoint") or f"pre-trained by {base.get('recipe')}"
+    # The resolution of a recall: one sample of a class more or less is the smallest change.
     per_class = data["num_select"] // len(train)
     bounds = [_bound(constraint) for constraint in spec["constraints"]]
     subject = f" subject to {', '.join(bounds)}" if bounds else ""
     lines = [
-        ("objective", f"{', '.join(spec['objectives'])}{subject}"),
+        ("objective", f"{', '.join(spec['objectives'])}{subject}{_ranking(spec)}"),
         (
             "data",
             f"{spec['data']['name']}: {len(train)} classes, {max(train)} to {min(train)} training samples per class, "
             f"{per_class} select samples per class (a recall moves in steps of {100 / per_class:.1f} pp)",
         ),
-        ("model", f"{spec['model']['name']}, {made}"),
+        ("model", f"{spec['model']['name']}, {source}"),
         *(
             ("ablation", f"{name}: {', '.join(map(_plain, values))}")
             for name, values in spec.get("compare", {}).items()
@@ -109,18 +115,25 @@ def _asked(document: ShowDocument, width: int | None) -> str:
         (
             "runs",
             f"{done.finished} finished, {done.failed} failed, of {done.total} (trials, and finalists on "
-            f"{spec['selection']['replicates']} fresh seeds){_losses(document.trials)}",
+            f"{spec['selection']['replicates']} fresh seeds){_interruptions(document.trials)}",
         ),
     ]
     return "\n".join(paragraph(label, text, width) for label, text in lines)
 
 
-def _losses(trials: Sequence[TrialRow]) -> str:
+def _interruptions(trials: Sequence[TrialRow]) -> str:
+    """Runs whose worker or node was lost; empty where there were none."""
     losses = sum(trial.losses for trial in trials)
     if not losses:
         return ""
     lost_s = sum(trial.lost_s for trial in trials)
     return f"; {losses} were interrupted with a worker or node and resumed, {lost_s:.0f} s were run again"
+
+
+def _ranking(spec: Document) -> str:
+    """Gloss of the column ``score``; empty for a statistic that this version does not know."""
+    meaning = STATISTICS.get(spec["selection"].get("statistic", ""))
+    return "" if meaning is None else f"; trials are ranked by score, the {meaning} of the metric on select"
 
 
 def _bound(constraint: Document) -> str:
@@ -145,11 +158,13 @@ def _undecided(document: ShowDocument, result: ObjectiveResult) -> str:
 def _objective(
     document: ShowDocument, objective: str, result: ObjectiveResult, winner: Winner, width: int | None
 ) -> str:
+    # The means over fresh seeds: the winner's own value is biased upwards by its selection.
     metric, means = result.metric or "", winner.replicates
     rows: list[tuple[str, ...]] = [(
-        f"winner {short(winner.trial_id)}", *_figure(means.select[metric]), percent(means.score),
+        f"winner {short(winner.trial_id)}", *_interval(means.select[metric]), percent(means.score),
         "+".join(winner.labels), f"{winner.cost_s:.1f} s",
     )]  # fmt: skip
+    # A failed baseline has no score and goes last; a score of 0 is one like any other.
     ranked = sorted(
         result.baselines.items(),
         key=lambda item: -(item[1].score if item[1].score is not None else float("-inf")),
@@ -161,7 +176,7 @@ def _objective(
     )
     lines = [
         objective,
-        table((Column(f"{metric} on select, %"), *RESULT), rows, width),
+        table((Column(f"{metric} on select, %"), *BASELINE_COLUMNS), rows, width),
         paragraph("winner", own, width),
         paragraph("", _settings(document.spec, winner.config), width),
     ]
@@ -182,16 +197,17 @@ def _baseline(name: str, row: BaselineRow, metric: str) -> tuple[str, ...]:
         return (name, "", "", "", f"failed: {row.error}", "")
     reference = " (reference)" if row.reference else ""
     return (
-        f"{name}{reference}", *_figure(row.select[metric]), "" if row.score is None else percent(row.score),
+        f"{name}{reference}", *_interval(row.select[metric]), "" if row.score is None else percent(row.score),
         "+".join(row.labels), f"{row.cost_per_run_s:.1f} s",
     )  # fmt: skip
 
 
-def _figure(figure: Interval) -> tuple[str, str]:
-    return percent(figure.value), f"[{percent(figure.low)}, {percent(figure.high)}]"
+def _interval(estimate: Interval) -> tuple[str, str]:
+    return percent(estimate.value), f"[{percent(estimate.low)}, {percent(estimate.high)}]"
 
 
 def _settings(spec: Document, config: Mapping[str, Any]) -> str:
+    # The searched settings; of a sweep that searches nothing the two that matter most.
     names = [*spec.get("compare", {}), *_searched(spec)] or ["lr", "steps"]
     return ", ".join(f"{name} {_plain(config[name])}" for name in names)
 
@@ -205,13 +221,13 @@ def _significance(result: ObjectiveResult) -> str:
     if verdict is None:
         return "there is no baseline to compare with"
     meaning = {
-        "better": "significant as far as select tells: the paired interval leaves 0 out",
+        "better": "significant on select: the paired interval lies above 0",
         "tied": "not significant: the paired interval contains 0",
-        "worse": "the baseline is ahead: the paired interval lies below 0",
+        "worse": "significant in favour of the baseline: the paired interval lies below 0",
     }[verdict.outcome]
     return (
         f"winner minus {verdict.against}: {difference(verdict.difference)} pp, paired over the same samples and seeds; "
-        f"{meaning}. Optimistic: both were chosen on these samples. `selmix pin` judges on test"
+        f"{meaning}. Optimistic: both were chosen on these samples. `selmix pin` evaluates both on test"
     )
 
 
@@ -219,20 +235,21 @@ def _search(result: ObjectiveResult) -> str:
     gain = result.search_added
     tied = ", ".join(short(name) for name in result.tied)
     if gain is None:
-        return f"tied: {tied}"
+        return f"tied finalists: {tied}"
     meaning = "a significant gain" if gain.low > 0 else "no significant gain"
     return (
-        f"{meaning} over the defaults: {short(gain.trial_id)} is {difference(gain)} pp from them over fresh seeds; "
-        f"tied: {tied}"
+        f"{meaning} over the defaults: {short(gain.trial_id)} minus the defaults is {difference(gain)} pp over fresh "
+        f"seeds; tied finalists: {tied}"
     )
 
 
 def _caption(compare: ComparisonTable, seeds: int) -> str:
+    # Holm's correction changes nothing for a single comparison, so it is not mentioned then.
     others = len(compare.rows) - 1
     corrected = f", corrected for {others} comparisons" if others > 1 else ""
     return (
         f"ablation, each value with a study of its own, means over {seeds} fresh seeds, paired, on select; intervals "
-        f"are each its own, better, tied or worse at 5 %{corrected}:"
+        f"at 95 % each, outcomes at 5 %{corrected}:"
     )
 
 
@@ -257,33 +274,39 @@ def _arm(arm: ArmResult | None, metric: str) -> tuple[str, str, str]:
     return estimate(arm.select[metric]), gap, arm.outcome or ""
 
 
-def _across(winners: Mapping[str, Winner], width: int | None) -> str:
+def _cross_table(winners: Mapping[str, Winner], width: int | None) -> str:
+    """Table of every winner under every metric of CROSS_METRICS."""
+    # A metric that the data do not have leaves its cell empty.
     rows = [
         (
             objective,
             *(
                 percent(winner.replicates.select[m].value) if m in winner.replicates.select else ""
-                for m in ACROSS
+                for m in CROSS_METRICS
             ),
         )
         for objective, winner in winners.items()
     ]
-    return table((Column("winner of \\ under, %"), *(Column(m, right=True) for m in ACROSS)), rows, width)
+    return table(
+        (Column("winner of \\ metric, %"), *(Column(m, right=True) for m in CROSS_METRICS)), rows, width
+    )
 
 
 def _next(document: ShowDocument, width: int | None) -> str:
     name = document.sweep
     if document.state == "finished":
         steps = (
-            (f"selmix pin {name} --name NAME", "judge winner and baselines on test, keep the model"),
+            (f"selmix pin {name} --name NAME", "evaluate winner and baselines on test, keep the model"),
             ("selmix ui", "every run and round in MLflow"),
         )
         return "\n".join(
-            paragraph("next" if number == 0 else "", f"{command}: {what}", width)
-            for number, (command, what) in enumerate(steps)
+            paragraph("next" if number == 0 else "", f"{command}: {purpose}", width)
+            for number, (command, purpose) in enumerate(steps)
         )
     if document.state == "running" and document.progress.eta_s is not None:
         return paragraph("next", f"about {document.progress.eta_s:.0f} s left", width)
+    if document.cancelled:
+        return paragraph("next", "it was cancelled for good; launch it under a new name (name=NEW)", width)
     if document.state == "stopped":
         return paragraph("next", "launch the same file again to resume", width)
     return ""

@@ -1,4 +1,4 @@
-"""``selmix stop``: drain a sweep wherever it runs, or give it up for good."""
+"""``selmix stop``: stop a sweep wherever it runs, to be resumed later, or cancel it for good."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def stop_sweep(
     progress: Progress,
     wait: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Drain a sweep, and return when it has stopped.
+    """Request a sweep to stop, and return when it has stopped.
 
     Args:
-        folder: of the sweep.
-        timeout_s: how long to wait for it.
-        cancel: True if it is never to resume.
-        progress: what the user sees.
-        wait: sleeps between two looks.
+        folder: records of the sweep.
+        timeout_s: seconds to wait for it.
+        cancel: True if it is never to be resumed.
+        progress: messages to the user.
+        wait: sleeps for so many seconds between two polls.
     Returns:
-        The exit code.
+        Exit code.
     Raises:
-        PreflightError: it still runs after ``timeout_s``.
+        PreflightError: the sweep still runs after ``timeout_s``.
     """
     holder = live_holder(folder)
     if holder is None:
@@ -46,6 +46,7 @@ def stop_sweep(
         return 0
     request_stop(folder, holder, cancel)
     progress.say(f"{folder.name}: requested process {holder.pid} on {holder.host} to stop")
+    # By token: a driver that takes the lease after this one is another launch, which the request does not concern.
     end = time.monotonic() + timeout_s
     while (now := live_holder(folder)) is not None and now.token == holder.token:
         if time.monotonic() > end:
@@ -54,6 +55,7 @@ def stop_sweep(
                 "the request stands, repeat it to wait longer"
             )
         wait(folder.store.poll_s)
+    # The driver may have been killed meanwhile, and would have left the request behind.
     folder.store.discard(folder.stop_path)
     folder.refresh()
     progress.say(f"{folder.name} is {current_state(folder, folder.load_state().state)}")
@@ -61,11 +63,12 @@ def stop_sweep(
 
 
 def cancel_stopped(folder: RunFolder) -> None:
-    """Cancel a sweep that nobody drives, under its lease.
+    """Cancel a sweep that no driver runs, under its lease.
 
     Raises:
-        PreflightError: MLflow is not where the sweep's runs are, or somebody drives it after all.
+        PreflightError: the tracking address is not that of the sweep's runs, or a driver runs it after all.
     """
+    # Imported late: stopping a sweep that runs takes none of them, and is a file to write.
     from orchestrator.run.driver import cancel
     from orchestrator.run.recorder import Recorder
     from orchestrator.tracking.tracker import Tracker
@@ -74,12 +77,13 @@ def cancel_stopped(folder: RunFolder) -> None:
     address = tracking_of(folder.store)
     if masked(address) != state.tracking_uri:
         raise PreflightError(
-            f"{folder.shown}: must be cancelled with the MLflow store it began with, {state.tracking_uri}, got "
+            f"{folder.shown}: must be cancelled with the MLflow store that it began with, {state.tracking_uri}, got "
             f"{masked(address)}; set MLFLOW_TRACKING_URI to it"
         )
     check_tracking(address)
     progress = Progress(quiet=True)
     with acquire(folder):
+        # Under the lease the records are read again: a driver may have changed them before it ended.
         folder.refresh()
         state = folder.load_state()
         artifacts = folder.store.root / "mlartifacts" / folder.name

@@ -1,4 +1,4 @@
-"""``selmix validate``: a sweep file that holds, with what is doubtful about it."""
+"""``selmix validate``: report a valid sweep file and its warnings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ class ValidateDocument:
     """A valid sweep file.
 
     Attributes:
-        valid: True: of an invalid one there is no document.
-        sweep: its name. file: its path. objectives: that it names.
+        schema_version: version of the document.
+        valid: always True; for an invalid file there is no document.
+        sweep: name of the sweep.
+        file: path of the file.
+        objectives: objectives of the sweep.
         warnings: one line each.
     """
 
@@ -30,12 +33,12 @@ class ValidateDocument:
 
 
 def validate_document(spec: SweepSpec, file: Path) -> ValidateDocument:
-    """A valid sweep file as a document."""
+    """Document of a valid sweep file."""
     return ValidateDocument(
         sweep=spec.name, file=str(file), objectives=list(spec.objectives), warnings=warnings_of(spec)
     )
 
 
 def validation_text(document: ValidateDocument, width: int | None) -> str:
-    """The answer in a line."""
+    """Text of a valid sweep file: one line."""
     return sentence(f"{document.file}: valid ({', '.join(document.objectives)})", width)

@@ -1,4 +1,4 @@
-"""Honest baselines: what a careful colleague would have tried first, on the same splits, labels and seeds."""
+"""Honest baselines: the methods that a careful colleague tries first, on the same splits, labels and seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The baselines that stand beside every winner, by name."""
+"""Baselines that every winner is compared with, by name."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from selmix.run.run import finetune
 from selmix.weights import State
 
 HEAD_FOLDS = 5
-FINETUNE_FOLDS = 3
+FINETUNE_FOLDS = 3  # fewer than for a head: each fold is a whole fine-tuning
 HEAD_DECAYS = (1e-3, 1e-2, 1e-1)
 
 Rung = Literal["scores", "head", "finetune", "retrain"]
-"""Part of the model that an approach touches, from the free to the dear: its logits, a head on frozen features, the
-whole network, all of it from scratch."""
+"""Part of the model that an approach changes, from cheap to expensive: its logits, a head on frozen features, the whole
+network, all of it from scratch."""
 
 
 @dataclass(frozen=True)
 class Baseline:
     """One baseline: an entry of :data:`BASELINES` is all that a new one needs beside its function.
 
-    Calling it fits it, with the labels that it used and the seconds that it took.
+    Calling it fits it, and records the labels that it used and the seconds that it took.
 
     Attributes:
-        fit: what gives its models.
-        rung: what it touches, of RUNGS.
+        fit: function that gives its models.
+        rung: part of the model that it changes.
         uses: labelled splits that it reads, beside those that made the base model.
-        correction: of the logits that stands on top; None: there is none.
+        correction: of the logits, on top of the model; None where there is none.
         by_seed: True if it runs once on every replicate seed.
         from_scratch: True if it does not begin with the base model, whose labels it then has not seen.
         reference: True if it has another cost or other information than the trials.
-        contains_winner: True if it stands on the winner: shown, but never the verdict's opponent.
+        contains_winner: True if it builds on the winner: shown, but never the verdict's opponent.
         of_groups: True if it needs data with a group attribute.
     """
 
@@ -68,6 +68,7 @@ class Baseline:
         models = self.fit(task)
         # The base model as it is costs nothing, however long looking it up takes.
         cost_s = 0.0 if self.fit is untouched else time.perf_counter() - started
+        # A model from scratch has seen none of the labels that made the base model.
         made = () if self.from_scratch else tuple(task.base_labels)
         return BaselineResult(models.states, (*made, *self.uses), cost_s, self.reference, models.note)
 
@@ -81,7 +82,7 @@ def post_hoc_logit_adjustment(task: BaselineTask) -> Models:
     """-tau log(training prior) on the base model's logits, tau by its score on select."""
     logits = task.logits(task.base.state, task.data.select)
     counts = task.data.train_counts.cpu()
-    # Of equal scores the smallest change stands.
+    # Of equal scores the smallest change is kept.
     tau = max(TAUS, key=lambda t: (task.score_logits(logits + logit_adjustment(counts, t)), -t))
     state = with_bias(task.base.state, task.view(task.base.state), logit_adjustment(counts, tau))
     return Models((state,), {"tau": tau})
@@ -94,27 +95,28 @@ def post_hoc_bias_search(task: BaselineTask) -> Models:
 
 
 def balanced_head(task: BaselineTask) -> Models:
-    """The classifier again, class-balanced, on train."""
+    """Classifier trained again, class-balanced, on train."""
     return _with_decay(*_retrained_head(task, task.data.train))
 
 
 def last_layer_on_train_plus_feedback(task: BaselineTask) -> Models:
-    """The classifier again, class-balanced, on train + feedback: the start ``balanced_head`` of the method."""
+    """Classifier trained again, class-balanced, on train + feedback: the start ``balanced_head`` of the method."""
     return _with_decay(*_retrained_head(task, join(task.data.train, task.data.feedback)))
 
 
 def tau_normalisation(task: BaselineTask) -> Models:
-    """The base model's class weights over their norm to the power tau, tau by its score on select."""
+    """Class weights of the base model over their norm to the power tau, tau by its score on select."""
     view = task.view(task.base.state)
     features = predict(view, task.data.select.inputs)[0].cpu()
     weight = head_state(view)["weight"].cpu()
+    # Of equal scores the smallest change is kept.
     tau = max(NORM_TAUS, key=lambda t: (task.score_logits(features @ tau_normalised(weight, t).T), -t))
     state = with_head(task.base.state, view, tau_normalised(weight, tau), torch.zeros(len(weight)))
     return Models((state,), {"tau": tau})
 
 
 def learnable_weight_scaling(task: BaselineTask) -> Models:
-    """One scale a class on the base model's classifier, fitted class-balanced on train + feedback."""
+    """One scale per class on the base model's classifier, fitted class-balanced on train + feedback."""
     view, pool = task.view(task.base.state), join(task.data.train, task.data.feedback)
     features, weight = predict(view, pool.inputs)[0].cpu(), head_state(view)["weight"].cpu()
     scales = learned_scales(features @ weight.T, pool.labels.cpu()).float()
@@ -132,19 +134,21 @@ def mislas_stage_two(task: BaselineTask) -> Models:
 
 
 def group_balanced_last_layer(task: BaselineTask) -> Models:
-    """The classifier again, every (class, group) cell weighing the same, on train + feedback."""
+    """Classifier trained again, every (class, group) cell weighing the same, on train + feedback."""
     pool, view = join(task.data.train, task.data.feedback), task.view(task.base.state)
     head, decay = tuned_head(view, pool, task.data, task.selection, by_group=True)
     return _with_decay(with_head(task.base.state, view, head["weight"], head["bias"]), decay)
 
 
 def group_dro_last_layer(task: BaselineTask) -> Models:
-    """The classifier again for the worst (class, group) cell's loss, on train + feedback."""
+    """Classifier trained again for the worst (class, group) cell's loss, on train + feedback."""
     classes, groups = task.data.num_classes, task.data.num_groups
 
     def fit(features: Tensor, pool: Split, weight: Tensor, decay: float) -> tuple[Tensor, Tensor]:
         if pool.groups is None:
-            raise ValueError("group_dro_last_layer needs data with a group attribute")
+            raise ValueError(
+                f"group_dro_last_layer needs data with a group attribute, {task.data.name} has none"
+            )
         strata = strata_of(pool.labels, pool.groups, groups)
         return group_dro_head(features, pool.labels, strata, classes, decay)
 
@@ -152,42 +156,42 @@ def group_dro_last_layer(task: BaselineTask) -> Models:
 
 
 def last_layer_post_hoc(task: BaselineTask) -> Models:
-    """Biases on top of the last, fitted in-sample and out-of-fold; the better by select stands."""
+    """Biases on top of :func:`last_layer_on_train_plus_feedback`, in-sample or out-of-fold, whichever is better."""
     data = task.data
     state, _ = _retrained_head(task, join(data.train, data.feedback))
 
-    def without(held: Tensor) -> State:
+    def refit(held: Tensor) -> State:
         return _retrained_head(task, join(data.train, data.feedback.take(~held)))[0]
 
-    corrected, how = _corrected(task, state, without, HEAD_FOLDS)
-    return Models((corrected,), {"fitted": how})
+    corrected, fitted = _corrected(task, state, refit, HEAD_FOLDS)
+    return Models((corrected,), {"fitted": fitted})
 
 
 def uniform_mixup(task: BaselineTask) -> Models:
-    """The winner's settings with uniform pairs, on the replicate seeds."""
+    """Fine-tuning with the winner's settings and uniform pairs, on the replicate seeds."""
     config = dataclasses.replace(task.winner_config, policy="uniform")
     return Models(tuple(_finetuned(task, config, seed) for seed in task.seeds))
 
 
 def selmix_post_hoc(task: BaselineTask) -> Models:
-    """Biases on top of each of the winner's replicates, fitted in-sample and out-of-fold."""
+    """Biases on top of each of the winner's replicates, in-sample or out-of-fold, whichever is better on select."""
     states, fits = [], []
     for seed, state in zip(task.seeds, task.winner_states, strict=True):
-
-        def without(held: Tensor, seed: int = seed) -> State:
+        # The default binds this turn's seed: a closure would see the last one.
+        def refit(held: Tensor, seed: int = seed) -> State:
             rest = dataclasses.replace(task.data, feedback=task.data.feedback.take(~held))
             return _finetuned(dataclasses.replace(task, data=rest), task.winner_config, seed)
 
-        # A winner that never drew from feedback is judged on it as on any other samples: no folds are needed.
+        # A winner that never drew from feedback has logits there as on new samples: no folds are needed.
         folds = FINETUNE_FOLDS if task.winner_config.draw_from == "train+feedback" else 0
-        corrected, how = _corrected(task, state, without, folds)
+        corrected, fitted = _corrected(task, state, refit, folds)
         states.append(corrected)
-        fits.append(how)
+        fits.append(fitted)
     return Models(tuple(states), {"fitted": ", ".join(fits)})
 
 
 def retrained_logit_adjusted(task: BaselineTask) -> Models:
-    """The whole model again with the logit-adjusted loss on train + feedback."""
+    """Whole model trained again with the logit-adjusted loss on train + feedback."""
     pool = join(task.data.train, task.data.feedback)
     data, base = dataclasses.replace(task.data, train=pool), task.base
     return Models(tuple(
@@ -196,6 +200,8 @@ def retrained_logit_adjusted(task: BaselineTask) -> Models:
 
 
 BOTH = ("feedback", "select")
+"""Labelled splits of a baseline that is fitted on feedback and tuned on select."""
+
 BASELINES: dict[str, Baseline] = {
     "untouched": Baseline(untouched, "scores"),
     "post_hoc_logit_adjustment": Baseline(
@@ -222,16 +228,17 @@ BASELINES: dict[str, Baseline] = {
 
 
 def baselines_for(num_groups: int) -> list[str]:
-    """Names of the baselines that the data allow, in order."""
+    """Names of the baselines that data with so many groups allow, in the order of BASELINES."""
     return [name for name, baseline in BASELINES.items() if num_groups or not baseline.of_groups]
 
 
 def _head_of_best_decay(
     task: BaselineTask, fit: Callable[[Tensor, Split, Tensor, float], tuple[Tensor, Tensor]]
 ) -> Models:
-    """The head that ``fit`` gives on train + feedback with the weight decay that scores highest on select.
+    """Fit heads on train + feedback with each weight decay, and keep the one that scores highest on select.
 
     Args:
+        task: of the baseline.
         fit: (features (n, d), samples, weight (K, d) of the base model, weight decay) -> W and b; on the CPU.
     """
     view = task.view(task.base.state)
@@ -240,11 +247,13 @@ def _head_of_best_decay(
     select = predict(view, task.data.select.inputs)[0].cpu()
     weight = head_state(view)["weight"].cpu()
     best: tuple[float, float, Tensor, Tensor] | None = None
+    # From the largest on: of equal scores the larger decay is kept.
     for decay in sorted(HEAD_DECAYS, reverse=True):
         fitted, bias = (part.float() for part in fit(features, pool, weight, decay))
         value = task.score_logits(select @ fitted.T + bias)
         if best is None or value > best[0]:
             best = (value, decay, fitted, bias)
+    # For the type checker: the loop has run.
     if best is None:
         raise AssertionError("HEAD_DECAYS is not empty")
     return _with_decay(with_head(task.base.state, view, best[2], best[3]), best[1])
@@ -263,7 +272,10 @@ def _retrained_head(task: BaselineTask, split: Split) -> tuple[dict[str, Tensor]
 def _finetuned(task: BaselineTask, config: FinetuneConfig, seed: int) -> State:
     run = finetune(task.data, task.base, task.objective, config, seed, task.selection)
     if run.best is None or run.failed:
-        raise FloatingPointError(f"seed {seed}: {run.stop_reason}")
+        raise FloatingPointError(
+            f"fine-tuning of a baseline, seed {seed}: must stay finite with the winner's settings and the policy "
+            f"{config.policy}, got {run.stop_reason}; search smaller learning rates"
+        )
     return run.best.state
 
 
@@ -272,22 +284,32 @@ def _fitted_biases(task: BaselineTask, logits: Tensor, split: Split) -> Tensor:
 
 
 def _corrected(
-    task: BaselineTask, state: State, without: Callable[[Tensor], State], folds: int
+    task: BaselineTask, state: State, refit: Callable[[Tensor], State], folds: int
 ) -> tuple[State, str]:
-    """A model that saw feedback, with biases fitted on it in-sample and out-of-fold; the better by select."""
+    """Add biases to a model that was trained on feedback, fitted there in-sample or out-of-fold.
+
+    Args:
+        task: of the baseline.
+        state: weights of the model.
+        refit: mask of held-out feedback samples -> weights of the model trained without them.
+        folds: of feedback; 0 where in-sample is enough.
+    Returns:
+        The weights with the biases that score higher on select, and ``in-sample`` or ``out-of-fold``.
+    """
     feedback, select_logits = task.data.feedback, task.logits(state, task.data.select)
     fits = {"in-sample": _fitted_biases(task, task.logits(state, feedback), feedback)}
+    # A model fits the samples that it was trained on too well: biases fitted there may not carry over.
     if folds:
         logits = torch.zeros(len(feedback), task.data.num_classes)
         for held in _folds(feedback.labels, folds):
-            logits[held.cpu()] = task.logits(without(held), feedback.take(held))
+            logits[held.cpu()] = task.logits(refit(held), feedback.take(held))
         fits["out-of-fold"] = _fitted_biases(task, logits, feedback)
-    how = max(fits, key=lambda name: task.score_logits(select_logits + fits[name]))
-    return with_bias(state, task.view(state), fits[how]), how
+    fitted = max(fits, key=lambda name: task.score_logits(select_logits + fits[name]))
+    return with_bias(state, task.view(state), fits[fitted]), fitted
 
 
 def _folds(labels: Tensor, folds: int) -> Iterator[Tensor]:
-    """Masks of stratified folds: the samples of each class dealt out in turn."""
+    """Masks of stratified folds: the samples of each class go to the folds in turn."""
     position = torch.zeros_like(labels)
     for k in torch.unique(labels):
         members = labels == k

@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TAUS = tuple(k / 10 for k in range(21))
-SMOOTH_HEAD, SMOOTH_TAIL = 0.3, 0.0
+SMOOTH_HEAD, SMOOTH_TAIL = 0.3, 0.0  # eps of the largest and of the smallest class
 _ITERATIONS = 200
 
 
 def tau_normalised(weight: Tensor, tau: float) -> Tensor:
-    """w_k / ||w_k||^tau, shape (K, d); the bias is dropped with it.
+    """Class weights w_k / ||w_k||^tau, shape (K, d); no bias goes with them.
 
     Source: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020.
     """
+    # A class whose weights are all 0 keeps them.
     norms: Tensor = weight.norm(dim=1, keepdim=True)
     return weight / norms.clamp_min(1e-12).pow(tau)
 
@@ -26,7 +27,8 @@ def learned_scales(logits: Tensor, labels: Tensor) -> Tensor:
     """Scales s, shape (K,), that minimise the class-balanced cross-entropy of s_k (w_k z).
 
     Args:
-        logits: w_k z of the frozen classifier without its bias, shape (n, K). labels: shape (n,).
+        logits: w_k z of the frozen classifier without its bias, shape (n, K).
+        labels: shape (n,).
     Source: learnable weight scaling, Kang et al., ICLR 2020.
     """
     scales = torch.ones(logits.shape[1], dtype=torch.float64, requires_grad=True)
@@ -47,10 +49,12 @@ def label_aware_targets(labels: Tensor, train_counts: Tensor) -> Tensor:
     Source: Zhong et al., "Improving Calibration for Long-Tailed Recognition" (MiSLAS), CVPR 2021.
     """
     counts = train_counts.double()
+    # Classes of equal size have no span: all are then smoothed as the smallest.
     span = (counts.max() - counts.min()).clamp_min(1.0)
     place = (counts - counts.min()) / span
     eps = SMOOTH_TAIL + (SMOOTH_HEAD - SMOOTH_TAIL) * torch.sin(place * torch.pi / 2.0)
     classes = len(counts)
+    # A copy, because an expanded tensor shares one number per row and cannot be written to by column.
     spread = (eps / (classes - 1))[labels].unsqueeze(1).expand(-1, classes).clone()
     return spread.scatter_(1, labels.unsqueeze(1), (1.0 - eps)[labels].unsqueeze(1))
 
@@ -61,7 +65,11 @@ def smoothed_head(
     """Stage two of MiSLAS on frozen features: scales and a correction of the classifier, on label-aware targets.
 
     Args:
-        features: shape (n, d). weight: of the frozen classifier, shape (K, d).
+        features: shape (n, d).
+        labels: shape (n,).
+        weight: of the frozen classifier, shape (K, d).
+        train_counts: training samples of each class, shape (K,).
+        weight_decay: of the correction.
     Returns:
         W, shape (K, d), and b, shape (K,), float64.
     Source: Zhong et al., CVPR 2021; here by L-BFGS to its optimum, with class-balanced weights in place of
@@ -74,6 +82,7 @@ def smoothed_head(
     change = torch.zeros_like(base, requires_grad=True)
     bias = torch.zeros(len(base), dtype=torch.float64, requires_grad=True)
 
+    # Only the correction decays: a large decay leaves the scaled classifier, not zeros.
     def loss() -> Tensor:
         logits = x @ (scales * base + change).T + bias
         return (weights * F.cross_entropy(logits, targets, reduction="none")).sum() + (
@@ -85,12 +94,13 @@ def smoothed_head(
 
 
 def _balanced(labels: Tensor, num_classes: int) -> Tensor:
-    """Weights of samples by which every class weighs the same; they sum to 1."""
+    """Weights of the samples by which every class weighs the same; they sum to 1."""
     counts = torch.bincount(labels, minlength=num_classes).double()
     return 1.0 / (counts[labels] * (counts > 0).sum())
 
 
 def _minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
+    # Full batch with line search: deterministic, and no learning rate has to be tuned.
     optimizer = torch.optim.LBFGS(
         parameters, max_iter=_ITERATIONS, tolerance_grad=1e-8, line_search_fn="strong_wolfe"
     )

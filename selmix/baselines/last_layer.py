@@ -1,6 +1,6 @@
-"""The classifier trained again on frozen features, class-balanced: deterministic, to the bit.
+"""Classifier trained again on frozen features, class-balanced: deterministic, to the bit.
 
-Class-balanced last-layer retraining on train + feedback is what a careful colleague tries first (deep feature
+Class-balanced last-layer retraining on train + feedback is the first thing a careful colleague tries (deep feature
 reweighting, Kirichenko et al. 2023; classifier re-training, Kang et al. 2020). Its head is also the start
 ``balanced_head`` of the method.
 """
@@ -36,19 +36,26 @@ def balanced_logistic_regression(
     features by L-BFGS in float64; the standardisation is folded back.
 
     Args:
-        features: shape (n, d). labels: shape (n,). strata: what shall weigh the same, shape (n,); None: the classes.
+        features: shape (n, d).
+        labels: shape (n,).
+        num_classes: K.
+        weight_decay: of W.
+        strata: stratum of each sample, shape (n,), where strata weigh the same; None where classes do.
     Returns:
         W, shape (K, d), and b, shape (K,), float64.
     """
     x = features.double()
     mean, scale = x.mean(dim=0), x.std(dim=0, unbiased=False)
+    # A constant feature has no spread but rounding, by which it must not be divided.
     scale = torch.where(scale > 1e-8 * scale.max(), scale, 1.0)
     z = (x - mean) / scale
     cells = labels if strata is None else strata
+    # Strata without samples are not counted among those that share the weight.
     counts = torch.bincount(cells).double()
     sample_weights = 1.0 / (counts[cells] * (counts > 0).sum())
     weight = torch.zeros(num_classes, x.shape[1], dtype=torch.float64, device=x.device, requires_grad=True)
     bias = torch.zeros(num_classes, dtype=torch.float64, device=x.device, requires_grad=True)
+    # The loss is convex: full batch with line search needs no learning rate and draws nothing.
     optimizer = torch.optim.LBFGS(
         [weight, bias],
         max_iter=_ITERATIONS,
@@ -76,13 +83,17 @@ def tuned_head(
     selection: SelectionRule,
     by_group: bool = False,
 ) -> tuple[dict[str, Tensor], float]:
-    """The class-balanced head on ``split`` with the weight decay that scores highest on select.
+    """Fit the class-balanced head on ``split`` with the weight decay that scores highest on select.
 
     Args:
+        view: of the base model, whose features are used.
+        split: samples to fit on.
+        data: select, training counts and groups.
+        selection: rule of the score.
         by_group: every (class, group) cell weighs the same instead of every class.
     Returns:
         ``weight`` (K, d) and ``bias`` (K,), float32 on the CPU, and the weight decay. Of equal scores the larger
-        decay stands.
+        decay is kept.
     """
     features, _ = predict(view, split.inputs)
     strata = None
@@ -97,6 +108,7 @@ def tuned_head(
         value = rate(head)
         if best is None or value > best[0]:
             best = (value, decay, head)
+    # For the type checker: the loop has run.
     if best is None:
         raise AssertionError("WEIGHT_DECAYS is not empty")
     return best[2], best[1]

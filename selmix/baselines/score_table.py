@@ -1,4 +1,4 @@
-"""What a table of labels and class scores says: a metric, whether it is resolved, and what a correction would give."""
+"""Assessment of a table of labels and class scores: a metric, its precision, and the gain of a post-hoc correction."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from selmix.statistics.intervals import Estimate, counts_interval, metric_interv
 from selmix.statistics.proportions import clopper_pearson
 
 FOLDS = 5
-MOST_CLASSES_CORRECTED = 100  # the search is over the classes, one by one
-GOAL = 0.05
-_MOST_SAMPLES = 2**20
+MAX_CLASSES_CORRECTED = 100  # the search is over the classes, one by one
+GOAL = 0.05  # half-width of an interval that counts as resolved
+_MAX_SAMPLES = 2**20  # per class; no larger number is searched
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: samples, recall and its exact 95 % limits."""
+    """One class of a table.
+
+    Attributes:
+        name: of the class.
+        samples: number of them.
+        recall: with its exact 95 % confidence bounds.
+    """
 
     name: str
     samples: int
@@ -30,10 +36,12 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Correction:
-    """Post-hoc biases, fitted and judged on different samples (five folds), against the scores as they are.
+    """Post-hoc biases, fitted and evaluated on different samples (five folds), against the scores as they are.
 
     Attributes:
-        value: of the corrected predictions. difference: corrected minus plain, higher is better, paired.
+        value: metric of the corrected predictions.
+        difference: corrected minus plain, higher is better, paired.
+        outcome: of that difference.
         biases: fitted on all samples, to be added to the scores; shape (K,).
     """
 
@@ -45,13 +53,16 @@ class Correction:
 
 @dataclass(frozen=True)
 class Assessment:
-    """A metric of a table.
+    """Metric of a table with its precision.
 
     Attributes:
+        metric: a key of METRICS.
+        value: with its 95 % interval.
         classes: the weakest first.
-        half_width: of the interval. samples_needed: a class, for a half-width of 5 points at these recalls; None
-            where no reachable number does it.
-        correction: None where it was not asked for or there are too many classes.
+        half_width: of the interval.
+        samples_needed: per class, for a half-width of 5 percentage points at these recalls; None where no reachable
+            number is enough, or where it cannot be worked out from recalls.
+        correction: None for a metric that biases cannot be searched for, or where there are too many classes.
     """
 
     metric: str
@@ -63,7 +74,7 @@ class Assessment:
 
     @property
     def is_resolved(self) -> bool:
-        """Whether the interval is no wider than 5 points to a side."""
+        """True if the half-width of the interval is at most 5 percentage points."""
         return self.half_width <= GOAL
 
 
@@ -75,12 +86,15 @@ def assess(
     names: tuple[str, ...],
     groups: Tensor | None = None,
 ) -> Assessment:
-    """Everything that labels and scores say of a metric, in seconds and without a model.
+    """Assess a metric from labels and scores alone, in seconds and without a model.
 
     Args:
-        labels: shape (n,), every class at least once. scores: logits, log-probabilities or any scores of the classes,
-            shape (n, K); the largest is the prediction.
-        metric: a key of METRICS. names: of the classes. groups: of each sample, shape (n,); ``context`` says how many.
+        labels: shape (n,), every class at least once.
+        scores: logits, log-probabilities or any scores of the classes, shape (n, K); the largest is the prediction.
+        metric: a key of METRICS.
+        context: of the metric, with the number of groups.
+        names: of the classes.
+        groups: of each sample, shape (n,); None without a group attribute.
     Raises:
         ValueError: an unknown metric, one of groups without groups, a class without a sample, or scores that are not
             finite.
@@ -96,7 +110,8 @@ def assess(
     value = metric_interval(metric, predictions, context)
     half = (value.high - value.low) / 2.0
     corrected = None
-    if definition.of_predictions is None and len(names) <= MOST_CLASSES_CORRECTED:
+    # Biases are searched on counts, and a metric of predictions has none.
+    if definition.of_predictions is None and len(names) <= MAX_CLASSES_CORRECTED:
         corrected = _corrected(labels, scores.float(), metric, context, predictions)
     return Assessment(
         metric,
@@ -111,30 +126,31 @@ def assess(
 def _class_rows(counts: Tensor, names: tuple[str, ...]) -> tuple[ClassRow, ...]:
     hits, rows = counts.diagonal(), counts.sum(dim=1)
     low, high = clopper_pearson(hits, rows, 0.025)
-    found = [
+    classes = [
         ClassRow(name, int(rows[k]), Estimate(float(hits[k] / rows[k]), float(low[k]), float(high[k])))
         for k, name in enumerate(names)
     ]
-    return tuple(sorted(found, key=lambda row: row.recall.value))
+    return tuple(sorted(classes, key=lambda row: row.recall.value))
 
 
 def _samples_needed(metric: str, counts: Tensor, context: MetricContext, half: float) -> int | None:
-    """Samples a class for the goal if the shares of this matrix stayed, by doubling and bisection."""
+    """Samples per class for the goal if the shares of this matrix stayed, by doubling and bisection."""
     smallest = int(counts.sum(dim=1).min())
     if half <= GOAL:
         return smallest
     if METRICS[metric].of_recalls is None:
-        return None  # intervals of whole matrices come from draws: too slow to search over
+        return None  # intervals of whole matrices may come from draws: too slow to search over
     shares = counts.double() / counts.sum(dim=1, keepdim=True)
 
     def reached(samples: int) -> bool:
         interval = counts_interval(metric, shares * samples, context)
         return (interval.high - interval.low) / 2.0 <= GOAL
 
+    # After the doubling the smallest sufficient number lies in (low, high].
     low, high = 1, 2
     while not reached(high):
         low, high = high, high * 2
-        if high > _MOST_SAMPLES:
+        if high > _MAX_SAMPLES:
             return None
     while high - low > 1:
         middle = (low + high) // 2
@@ -145,11 +161,12 @@ def _samples_needed(metric: str, counts: Tensor, context: MetricContext, half: f
 def _corrected(
     labels: Tensor, scores: Tensor, metric: str, context: MetricContext, plain: Predictions
 ) -> Correction:
+    """Biases of five folds for an unbiased value, and biases of all samples to be used."""
     adjusted, groups = scores.clone(), plain.groups
     position = torch.zeros_like(labels)
     for k in torch.unique(labels):
         members = labels == k
-        # Dealt out in a shuffled order: a table is often sorted by how hard its samples are.
+        # In a shuffled order: a table is often sorted by how hard its samples are.
         order = torch.randperm(int(members.sum()), generator=torch.Generator().manual_seed(int(k)))
         position[members] = order
     for fold in range(FOLDS):

@@ -1,4 +1,4 @@
-"""What every baseline is given and what it gives back."""
+"""Input and output of a baseline: a task, and models with the labels that they used."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from selmix.weights import State, load_checkpoint_into
 
 @dataclass(frozen=True)
 class BaselineTask:
-    """The same splits, base model and seeds as the trials had.
+    """Input of a baseline: the same splits, base model and seeds as the trials had.
 
     Attributes:
-        objective: name. selection: what ranks. seeds: of the replicates; stochastic baselines run once on each.
-        winner_config: the settings of the winning trial. winner_states: weights of its replicates, seed by seed.
+        data: train, feedback and select.
+        base: the base model.
+        objective: its name.
+        selection: rule of the score.
+        seeds: of the replicates; stochastic baselines run once on each.
+        winner_config: settings of the winning trial.
+        winner_states: weights of its replicates, seed by seed.
     """
 
     data: SweepData
@@ -35,11 +40,13 @@ class BaselineTask:
 
     @property
     def context(self) -> MetricContext:
+        """Context of the metrics, on the CPU, where logits are scored."""
         return MetricContext(self.data.train_counts.cpu(), self.selection.definitions, self.data.num_groups)
 
     def view(self, state: State) -> ClassifierView:
-        """A model with these weights, on the device of the data."""
+        """Build a model with these weights, on the device of the data."""
         data = self.data
+        # A new module each time: two views of different weights may be in use at once.
         model = self.base.model.build(data.input_shape, data.num_classes)
         load_checkpoint_into(model, state)
         return self.base.model.view(model.to(data.train.inputs.device))
@@ -64,8 +71,8 @@ class Models:
     """Models that a baseline's function gives: state dicts of the sweep's own model.
 
     Attributes:
-        states: one a replicate seed, or a single one where nothing is random.
-        note: what was tuned.
+        states: one per replicate seed, or a single one where nothing is random.
+        note: settings that were tuned, name -> value.
     """
 
     states: tuple[State, ...]
@@ -74,13 +81,14 @@ class Models:
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """Models of a baseline with the labels that they used and what they cost.
+    """Models of a baseline with the labels that they used and their cost.
 
     Attributes:
-        states: one a replicate seed, or a single one where nothing is random.
-        labels: labelled splits used so far, the base model's too. cost_s: seconds of work, 0.0 where nothing ran.
-        reference: whether it has another cost or other information than the trials.
-        note: what was tuned.
+        states: one per replicate seed, or a single one where nothing is random.
+        labels: labelled splits used so far, the base model's too.
+        cost_s: seconds of work, 0.0 where nothing ran.
+        reference: True if it has another cost or other information than the trials.
+        note: settings that were tuned, name -> value.
     """
 
     states: tuple[State, ...]
@@ -91,13 +99,14 @@ class BaselineResult:
 
 
 def joined(results: Sequence[BaselineResult]) -> BaselineResult:
-    """Results of the same baseline on one seed after the other as one; costs add up.
+    """Join results of one baseline on one seed each, in their order; costs add up.
 
     Raises:
         ValueError: there are none.
     """
     if not results:
         raise ValueError("no result to join: a baseline has at least one model")
+    # A note keeps its type where there is nothing to join.
     if len(results) == 1:
         return results[0]
     note: dict[str, float | str] = {
@@ -110,13 +119,28 @@ def joined(results: Sequence[BaselineResult]) -> BaselineResult:
 
 
 def with_head(state: State, view: ClassifierView, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
-    """A state dict with another classifier."""
+    """State dict with another classifier.
+
+    Args:
+        state: weights of the model.
+        view: of the model, for the classifier's name.
+        weight: W, shape (K, d).
+        bias: b, shape (K,).
+    """
+    # A model that is its own classifier has an empty name, and no dot before its parameters.
     prefix = f"{view.head_name}." if view.head_name else ""
     return {**state, f"{prefix}weight": weight.cpu(), f"{prefix}bias": bias.cpu()}
 
 
 def with_bias(state: State, view: ClassifierView, added: Tensor) -> dict[str, Tensor]:
-    """A state dict whose classifier adds ``added``, shape (K,), to its logits: a post-hoc correction."""
+    """State dict whose classifier adds a post-hoc correction to its logits.
+
+    Args:
+        state: weights of the model.
+        view: of the model, for the classifier's name.
+        added: biases, shape (K,).
+    """
+    # Folded into the classifier's bias, so that the corrected model is a plain state dict again.
     prefix = f"{view.head_name}." if view.head_name else ""
     bias = state[f"{prefix}bias"]
     return {**state, f"{prefix}bias": bias + added.to(bias)}

@@ -26,8 +26,15 @@ __all__ = [
 
 
 class DataConfig(Protocol):
-    """Where data come from and how much of each split."""
+    """Configuration of a data set: its source, and the size of each split.
 
+    Attributes:
+        name: key of DATA.
+        class_names: K texts, in the order of the labels.
+        input_shape: of one sample, without the batch.
+    """
+
+    # Properties, not plain attributes: frozen dataclasses and class variables cannot be assigned to.
     @property
     def name(self) -> str: ...
     @property
@@ -35,10 +42,10 @@ class DataConfig(Protocol):
     @property
     def input_shape(self) -> tuple[int, ...]: ...
     def load(self) -> SweepData:
-        """Train, feedback and select."""
+        """Load train, feedback and select."""
 
     def load_test(self) -> Split:
-        """The test split, for those who open it."""
+        """Load the test split, kept apart from the data that a sweep sees."""
 
 
 DATA: dict[str, type[Any]] = {
@@ -53,7 +60,8 @@ DATA: dict[str, type[Any]] = {
 
 
 def unlabelled_key(name: str) -> str | None:
-    """The key that says how many unlabelled samples a data set has; None where it never has any."""
+    """Key with the number of unlabelled samples of a data set; None where it never has any."""
+    # An unknown name has no key either; build_data_config reports it.
     key: str | None = getattr(DATA.get(name), "unlabelled_key", None)
     return key
 
@@ -62,22 +70,26 @@ def has_groups(config: DataConfig) -> bool:
     """True if the data have a group attribute.
 
     Raises:
-        ValueError: a file that says so cannot be read.
+        ValueError: the file that holds the groups cannot be read.
     """
+    # Optional in a configuration; Parquet reads its file for it, hence the error.
     return bool(getattr(config, "group_names", ()))
 
 
 def official_files(config: DataConfig) -> OfficialFiles | None:
-    """The files that a data set's official archives bring; None for data without such archives."""
+    """Files that a data set's official archives bring; None for data without such archives."""
     official: OfficialFiles | None = getattr(config, "official", None)
     return official
 
 
 def build_data_config(name: str, **keys: Any) -> DataConfig:
-    """The configuration of a data set.
+    """Build the configuration of a data set.
 
+    Args:
+        name: key of DATA.
+        **keys: fields of its configuration.
     Raises:
-        ValueError: no such data set, or what its configuration refuses, one problem a line.
+        ValueError: no such data set, or fields out of range, one problem per line.
         TypeError: a key that the data set does not have.
     """
     if name not in DATA:

@@ -12,11 +12,12 @@ from pathlib import Path, PurePosixPath
 
 @dataclass(frozen=True)
 class OfficialFiles:
-    """What a data set's folder must hold, and the archives that hold it.
+    """Files that a data set's folder must hold, and the archives that hold them.
 
     Attributes:
-        dataset: official name. folder: where the files are looked for.
-        archives: archive's file name -> the files that it brings; any one of them does.
+        dataset: official name.
+        folder: folder of the files.
+        archives: archive's file name -> the files that it brings; one archive is enough.
     """
 
     dataset: str
@@ -25,20 +26,20 @@ class OfficialFiles:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all the files of one archive lie in the folder."""
+        """True if all the files of one archive lie in the folder."""
         return any(all((self.folder / f).is_file() for f in files) for files in self.archives.values())
 
     def prepare(self) -> Path | None:
         """Extract the first archive that lies in or beside the folder.
 
-        The files that are needed are read into a temporary folder on the same disk, then renamed into place, one by
-        one, so that an extraction that is cut off is done again.
+        The files are read into a temporary folder on the same disk and renamed into place one by one, so that an
+        interrupted extraction is repeated.
 
         Returns:
             The archive; None where the files are there already.
         Raises:
-            ValueError: no archive (the message says which to get and where to put it), or one that is damaged or
-                lacks files. OSError: the folder cannot be written.
+            ValueError: no archive (the message names it and its folder), or one that is damaged or lacks files.
+            OSError: the folder cannot be written.
         """
         if self.is_ready:
             return None
@@ -54,11 +55,13 @@ class OfficialFiles:
 
     def _extract(self, archive: Path, files: tuple[str, ...]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Inside the folder itself: a rename does not cross file systems.
         with tempfile.TemporaryDirectory(prefix=".extracting-", dir=self.folder) as scratch:
             try:
                 homes = _read_files(archive, files, Path(scratch))
             except (tarfile.TarError, EOFError, OSError, zlib.error) as error:  # what damaged files raise
                 raise ValueError(f"{archive}: must be a whole archive of {self.dataset}: {error}") from error
+            # An archive may spread these names over several folders; only a folder with all of them will do.
             whole = [home for home in homes if all((home / f).is_file() for f in files)]
             if not whole:
                 raise ValueError(
@@ -69,17 +72,22 @@ class OfficialFiles:
 
 
 def _read_files(archive: Path, files: tuple[str, ...], scratch: Path) -> list[Path]:
-    """Copy the members of these names to ``scratch``, a folder for each of the archive's that holds any; those folders.
+    """Copy the members of these names to ``scratch``, into one folder for each folder of the archive.
 
-    The names in an archive are compared, never used as paths, and only regular files are read: there is nothing that
-    could lead outside.
+    The names in an archive are compared, never used as paths, and only regular files are read, so that nothing can
+    lead outside.
+
+    Returns:
+        The folders in ``scratch``.
     """
     homes: dict[PurePosixPath, Path] = {}
     with tarfile.open(archive) as opened:
+        # Member by member: Python 3.11.0 to 3.11.3 lack tarfile's extraction filters.
         for member in opened:
             path = PurePosixPath(member.name)
             if not member.isreg() or path.name not in files:
                 continue
+            # Numbered: a name from the archive never becomes a path.
             home = homes.setdefault(path.parent, scratch / str(len(homes)))
             home.mkdir(exist_ok=True)
             content = opened.extractfile(member)

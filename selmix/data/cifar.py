@@ -25,23 +25,26 @@ from selmix.data.splits import Split, SweepData
 PARTS = ("train", "feedback", "select", "test", "unlabelled")
 _PIXELS = 3 * 32 * 32
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# Of the official training images, per channel.
 MEAN = {10: (0.4914, 0.4822, 0.4465), 100: (0.5071, 0.4865, 0.4409)}
 STD = {10: (0.2470, 0.2435, 0.2616), 100: (0.2673, 0.2564, 0.2762)}
 
 
 @dataclass(frozen=True)
 class CifarConfig:
-    """Where the files lie and how much of them is taken.
+    """Folder of the official files, and sizes of the splits; the official test images are the test split.
 
     Attributes:
-        path: folder of the extracted archive (``data_batch_1.bin`` or ``data_batch_1`` and so on lie in it).
+        path: folder of the extracted archive, with ``data_batch_1.bin`` or ``data_batch_1`` and so on.
         classes: 10 or 100.
         imbalance: rho_l, labelled training samples of the largest over those of the smallest class.
         largest_class: N1, training samples of class 0.
-        unlabelled_largest, unlabelled_imbalance: M1 and rho_u, the same of the unlabelled samples; M1 = 0: there are
-            none; rho_u below 1: the order is turned round, the last class is the largest, with M1 samples.
-        feedback, select: samples a class, taken from the official training images; the official test images are the
-            test split. seed: of the split.
+        feedback: samples per class, taken from the official training images.
+        select: samples per class, taken from the official training images.
+        seed: of the split.
+        unlabelled_largest: M1, unlabelled samples of the largest class, or 0.
+        unlabelled_imbalance: rho_u, as rho_l for the unlabelled samples; below 1 the order of the classes is reversed,
+            so that the last class is the largest.
     Raises:
         ValueError: a size out of range. Reading raises ValueError for files that are missing or damaged.
     """
@@ -73,6 +76,7 @@ class CifarConfig:
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        # The batches hold numbers only; the names of the 100 fine classes are in a file that is not read.
         return CIFAR10_NAMES if self.classes == 10 else tuple(f"fine{k:02d}" for k in range(100))
 
     @property
@@ -82,7 +86,7 @@ class CifarConfig:
 
     @property
     def official(self) -> OfficialFiles:
-        """The files and the archives that bring them."""
+        """Official files, and the archives that bring them."""
         names = (*self._train_names, self._test_name)
         archives = {
             f"cifar-{self.classes}-binary.tar.gz": tuple(f"{name}.bin" for name in names),
@@ -98,6 +102,7 @@ class CifarConfig:
     def _test_name(self) -> str:
         return "test_batch" if self.classes == 10 else "test"
 
+    # cached_property writes to __dict__ directly, so it works on a frozen dataclass.
     @cached_property
     def _official_train(self) -> tuple[Images, Tensor]:
         return self._read(self._train_names)
@@ -105,6 +110,7 @@ class CifarConfig:
     def _read(self, names: list[str]) -> tuple[Images, Tensor]:
         read = [_read_batch(Path(self.path), name, self.classes) for name in names]
         pixels, labels = torch.cat([p for p, _ in read]), torch.cat([y for _, y in read])
+        # Any byte can be read as a label; here the folder of a wrong one is still known.
         if len(labels) and int(labels.max()) >= self.classes:
             raise ValueError(f"{self.path}: labels must lie below {self.classes}, got {int(labels.max())}")
         return Images(pixels, mean=MEAN[self.classes], std=STD[self.classes]), labels
@@ -115,14 +121,16 @@ class CifarConfig:
         feedback, select = ([count] * self.classes for count in (self.feedback, self.select))
         unlabelled = [0] * self.classes
         if self.unlabelled_largest:
+            # long_tailed_counts only falls, so a rising order is computed falling and then reversed.
             falling = max(self.unlabelled_imbalance, 1.0 / self.unlabelled_imbalance)
             unlabelled = long_tailed_counts(self.classes, self.unlabelled_largest, falling)
             if self.unlabelled_imbalance < 1.0:
                 unlabelled.reverse()
-        sizes = [self.train_sizes, feedback, select, [0] * self.classes, unlabelled]  # in the order of PARTS
-        asked = [sum(counts) for counts in zip(*sizes, strict=True)]
-        what = "train, feedback and select" + (" and unlabelled" if self.unlabelled_largest else "")
-        check_held(self.path, self.class_names, held_by_class(labels, self.class_names), asked, what)
+        # In the order of PARTS; none for test, which has official images of its own.
+        sizes = [self.train_sizes, feedback, select, [0] * self.classes, unlabelled]
+        requested = [sum(counts) for counts in zip(*sizes, strict=True)]
+        splits = "train, feedback and select" + (" and unlabelled" if self.unlabelled_largest else "")
+        check_held(self.path, self.class_names, held_by_class(labels, self.class_names), requested, splits)
         return split_by_class(labels, sizes, torch.Generator().manual_seed(self.seed))
 
     def _part(self, part: str) -> Split:
@@ -132,12 +140,14 @@ class CifarConfig:
         return split_of(*self._official_train, self._index[PARTS.index(part)])
 
     def load(self) -> SweepData:
-        """Train, feedback and select."""
+        """Load train, feedback and select."""
+        # ``unlabelled`` is the last of PARTS and left out where there is none.
+        # ``p=p``: a closure would see the last part.
         parts = {p: lambda p=p: self._part(p) for p in PARTS[: 4 + bool(self.unlabelled_largest)]}
         return sweep_data(self.name, self.class_names, parts)
 
     def load_test(self) -> Split:
-        """The test split, for those who open it."""
+        """Load the test split, kept apart from the data that a sweep sees."""
         return self._part("test")
 
 
@@ -160,13 +170,15 @@ def _read_binary(path: Path, label_bytes: int) -> tuple[Tensor, Tensor]:
     if len(raw) == 0 or len(raw) % row:
         raise ValueError(f"{path}: must be rows of {row} bytes, got {len(raw)} bytes")
     rows = torch.from_numpy(raw.reshape(-1, row))
-    # CIFAR-100 has the coarse label first and the fine one, which is meant here, after it.
+    # CIFAR-100 has the coarse label first and the fine one, which is meant here, after it. The copy lets go of the
+    # rows with their label bytes.
     return rows[:, label_bytes:].reshape(-1, 3, 32, 32).clone(), rows[:, label_bytes - 1].long()
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads the official Python version: arrays, lists, numbers and texts, and no other code."""
+    """Unpickler of the official Python version: arrays, lists, numbers and texts, and no other code."""
 
+    # A pickle may name any function to be called. numpy 2 renamed numpy.core to numpy._core.
     ALLOWED = frozenset({
         ("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.core.multiarray", "_reconstruct"),
         ("numpy._core.multiarray", "_reconstruct"), ("_codecs", "encode"),
@@ -180,6 +192,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _read_python(path: Path, label_key: str) -> tuple[Tensor, Tensor]:
     try:
+        # Python 2 wrote the official files; latin1 keeps every byte of its strings.
         stored = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         pixels = torch.from_numpy(np.ascontiguousarray(stored["data"])).reshape(-1, 3, 32, 32)
         labels = torch.tensor(stored[label_key]).long()
@@ -189,6 +202,7 @@ def _read_python(path: Path, label_key: str) -> tuple[Tensor, Tensor]:
         ) from error
     if pixels.dtype != torch.uint8 or len(pixels) != len(labels):
         raise ValueError(
-            f"{path}: must hold one label an image of bytes, got {len(labels)} and {len(pixels)}"
+            f"{path}: must hold one label per image of bytes, got {len(labels)} labels and {len(pixels)} images of "
+            f"{pixels.dtype}"
         )
     return pixels, labels

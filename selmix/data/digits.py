@@ -13,24 +13,29 @@ from selmix.groups import strata_of
 
 INK = ("faint", "bold")
 NOISE = 0.3  # standard deviation of the noisy group's pixels, which lie in [0, 1]
+# Written down, so that the sizes of a sweep file are checked without importing scikit-learn.
 SAMPLES_OF_CLASS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 
 
 @dataclass(frozen=True)
 class DigitsConfig:
-    """Sizes of the four splits.
+    """Sizes of the splits, and group attributes.
 
     Attributes:
         imbalance: training samples of the largest over those of the smallest class.
-        largest_class: training samples of class 0. feedback, select, test: samples a class. seed: of the split.
-        unlabelled: samples a class without labels, for the second samples of pairs and for pre-training.
+        largest_class: training samples of class 0.
+        feedback: samples per class.
+        select: samples per class.
+        test: samples per class.
+        seed: of the split.
+        unlabelled: samples per class without labels, for the partner samples of pairs and for pre-training.
         noisy_share: share of each class's training samples that belong to the group ``noisy``, whose scans carry pixel
             noise; half of the other splits belong to it. 0: no such groups.
         groups: ``ink``: a scan with less ink than the median of its class is ``faint``, one with more ``bold``, half
             of a class each; ``""``: no such groups.
         minority: with ``groups``, share of a class's training samples in the smaller group: ``faint`` in the even
-            classes and ``bold`` in the odd ones, so that ink tells of the class in train only. The other splits have
-            half of each group.
+            classes and ``bold`` in the odd ones, so that ink is related to the class in train only. The other splits
+            have half of each group.
     Raises:
         ValueError: a size out of range, or more samples than a class holds.
     """
@@ -53,6 +58,7 @@ class DigitsConfig:
 
     def __post_init__(self) -> None:
         problems = []
+        # ``not ... >=`` and not ``<``, so that NaN is refused too.
         if not self.imbalance >= 1:
             problems.append(f"imbalance: must be >= 1, got {self.imbalance}")
         if not 0 <= self.noisy_share < 1:
@@ -64,30 +70,32 @@ class DigitsConfig:
         if not 0 < self.minority <= 0.5:
             problems.append(f"minority: must lie in (0, 0.5], got {self.minority}")
         if self.unlabelled < 0:
-            problems.append(f"unlabelled: must be >= 0 samples a class, got {self.unlabelled}")
+            problems.append(f"unlabelled: must be >= 0 samples per class, got {self.unlabelled}")
         if self.feedback < 0:
-            problems.append(f"feedback: must be >= 0 samples a class, got {self.feedback}")
+            problems.append(f"feedback: must be >= 0 samples per class, got {self.feedback}")
         problems += [
-            f"{key}: must be >= 1 sample a class, got {getattr(self, key)}"
+            f"{key}: must be >= 1 sample per class, got {getattr(self, key)}"
             for key in ("largest_class", "select", "test")
             if getattr(self, key) < 1
         ]
+        # Counts can be computed from sizes in range only: an imbalance of 0, for one, divides by zero.
         if not problems:
-            for k, (held, asked) in enumerate(zip(SAMPLES_OF_CLASS, self._asked(), strict=True)):
-                if asked > held:
-                    problems.append(f"class {k} holds {held} samples, the splits ask for {asked}")
+            for k, (held, requested) in enumerate(zip(SAMPLES_OF_CLASS, self._requested(), strict=True)):
+                if requested > held:
+                    problems.append(f"class {k} holds {held} samples, the splits ask for {requested}")
+        # A class may hold enough while one of its groups does not.
         if not problems and self.groups:
-            for cell, asked in enumerate(map(sum, zip(*self._cell_sizes(), strict=True))):
-                held = _of_rank(SAMPLES_OF_CLASS[cell // 2], cell % 2)
-                if asked > held:
+            for cell, requested in enumerate(map(sum, zip(*self._cell_sizes(), strict=True))):
+                held = _half(SAMPLES_OF_CLASS[cell // 2], cell % 2)
+                if requested > held:
                     name = f"class {cell // 2} x {INK[cell % 2]}"
-                    problems.append(f"{name} holds {held} samples, the splits ask for {asked}")
+                    problems.append(f"{name} holds {held} samples, the splits ask for {requested}")
         if problems:
             raise ValueError("\n".join(problems))
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """``clear`` and ``noisy``, or ``faint`` and ``bold``; empty without groups."""
+        """Names ``clear`` and ``noisy``, or ``faint`` and ``bold``; empty without groups."""
         if self.groups:
             return INK
         return ("clear", "noisy") if self.noisy_share else ()
@@ -97,7 +105,8 @@ class DigitsConfig:
         """Training samples of each class."""
         return long_tailed_counts(10, self.largest_class, self.imbalance)
 
-    def _asked(self) -> list[int]:
+    def _requested(self) -> list[int]:
+        """Samples of each class in all splits together."""
         held = self.feedback + self.select + self.test + self.unlabelled
         return [count + held for count in self.train_sizes]
 
@@ -105,14 +114,16 @@ class DigitsConfig:
         """Samples of each (class, group) cell in train, feedback, select, test and unlabelled."""
         train = []
         for k, count in enumerate(self.train_sizes):
+            # One at least, so that train has the group, but never more than half: a class of one sample lacks it.
             few = min(max(1, round(self.minority * count)), count // 2)
             train += [few, count - few] if k % 2 == 0 else [count - few, few]
         held = (self.feedback, self.select, self.test, self.unlabelled)
-        return [train, *([_of_rank(count, a) for _ in range(10) for a in range(2)] for count in held)]
+        return [train, *([_half(count, a) for _ in range(10) for a in range(2)] for count in held)]
 
     def load(self) -> SweepData:
-        """Train, feedback and select."""
+        """Load train, feedback and select."""
         train, feedback, select, test, unlabelled = self._splits()
+        # Of test only the digest is handed on.
         digests = {"train": train, "feedback": feedback, "select": select, "test": test}
         if self.unlabelled:
             digests["unlabelled"] = unlabelled
@@ -128,17 +139,20 @@ class DigitsConfig:
         )
 
     def load_test(self) -> Split:
-        """The test split, for those who open it."""
+        """Load the test split, kept apart from the data that a sweep sees."""
         return self._splits()[3]
 
     def _splits(self) -> list[Split]:
-        """Train, feedback, select, test and unlabelled."""
+        """Load train, feedback, select, test and unlabelled."""
+        # scikit-learn takes long to import, and a check of sizes does without.
         from sklearn.datasets import load_digits
 
         images, labels = load_digits(return_X_y=True)
+        # Ink is stored as 0 to 16.
         whole = Split(
             torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16.0, torch.from_numpy(labels).long()
         )
+        # All splits come of one call, so that no sample lies in two of them.
         if self.groups:
             groups = _ink_groups(whole)
             cells = strata_of(whole.labels, groups, 2)
@@ -151,13 +165,14 @@ class DigitsConfig:
         splits = [whole.take(index) for index in parts]
         if self.noisy_share:
             shares = (self.noisy_share, 0.5, 0.5, 0.5, 0.5)
-            splits = [_grouped(split, share, self.seed + k) for k, (split, share) in
+            # A seed for each split, so that they do not share their noise.
+            splits = [_with_noise(split, share, self.seed + k) for k, (split, share) in
                       enumerate(zip(splits, shares, strict=True))]  # fmt: skip
         return splits
 
 
-def _of_rank(count: int, group: int) -> int:
-    """How many of ``count`` are faint (0) or bold (1): half of them, the odd one bold."""
+def _half(count: int, group: int) -> int:
+    """Number of ``count`` scans that are faint (0) or bold (1): half of them, the odd one bold."""
     return count // 2 if group == 0 else count - count // 2
 
 
@@ -168,16 +183,17 @@ def _ink_groups(whole: Split) -> torch.Tensor:
     for k in range(10):
         members = torch.nonzero(whole.labels == k).flatten()
         order = members[torch.argsort(ink[members], stable=True)]
-        groups[order[: _of_rank(len(members), 0)]] = 0
+        groups[order[: _half(len(members), 0)]] = 0
     return groups
 
 
-def _grouped(split: Split, share: float, seed: int) -> Split:
-    """The first samples of each class become the noisy group; at least one of a class with two."""
+def _with_noise(split: Split, share: float, seed: int) -> Split:
+    """Make the first samples of each class the noisy group; at least one of a class with two."""
     groups = torch.zeros_like(split.labels)
     for k in range(10):
         members = torch.nonzero(split.labels == k).flatten()
         count = min(max(1, round(share * len(members))), len(members) - 1)
+        # split_by_class has shuffled each class, so the first ones are a random choice.
         groups[members[:count]] = 1
     inputs = split.whole()
     noise = NOISE * torch.randn(inputs.shape, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""Images in files: one folder a class, or list files of paths and labels (ImageNet-LT, iNaturalist, Places-LT)."""
+"""Images in files: one folder per class, or list files of paths and labels (ImageNet-LT, iNaturalist, Places-LT)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ class ImageFolderConfig:
     """A folder with a folder of images for each class, or with such a folder for some of the splits.
 
     Attributes:
-        path: holds ``CLASS/*.jpg``, or ``train/CLASS/*.jpg`` and any of ``feedback``, ``select`` and ``test`` (``val``
-            counts as select). size: height and width that images are brought to.
-        feedback, select, test: samples a class, dealt out at random from train where the split has no folder; the rest
-            is train. seed: of that.
+        path: folder with ``CLASS/*.jpg``, or with ``train/CLASS/*.jpg`` and any of ``feedback``, ``select`` and
+            ``test`` (``val`` counts as select).
+        size: height and width that images are brought to.
+        feedback: samples per class, drawn from train where the split has no folder.
+        select: samples per class, drawn from train where the split has no folder.
+        test: samples per class, drawn from train where the split has no folder.
+        seed: of the draw; the rest is train.
     Raises:
         ValueError: a size out of range. Reading raises ValueError for folders that are missing or empty.
     """
@@ -54,21 +57,23 @@ class ImageFolderConfig:
 
     @cached_property
     def _folders(self) -> dict[str, Path]:
-        """Split -> its folder; only ``train`` where classes lie at the top."""
+        """Folder of each split; only ``train`` where classes lie at the top."""
         top = Path(self.path)
         if not top.is_dir():
             raise ValueError(f"{top}: must be a folder of images, there is none")
         if not (top / "train").is_dir():
             return {"train": top}
-        found = {part: top / part for part in PARTS if (top / part).is_dir()}
-        if "select" not in found and (top / "val").is_dir():
-            found["select"] = top / "val"
-        return found
+        folders = {part: top / part for part in PARTS if (top / part).is_dir()}
+        # Many data sets call their second split ``val``.
+        if "select" not in folders and (top / "val").is_dir():
+            folders["select"] = top / "val"
+        return folders
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
         """Names of the class folders of train, sorted."""
         folder = self._folders["train"]
+        # Sorted: the order of a directory depends on the file system, and labels must not.
         names = tuple(sorted(child.name for child in folder.iterdir() if child.is_dir()))
         if len(names) < 2:
             raise ValueError(
@@ -83,9 +88,10 @@ class ImageFolderConfig:
 
     @cached_property
     def _listed(self) -> dict[str, Listed]:
-        found = {part: self._in_folder(folder) for part, folder in self._folders.items()}
-        sizes = {part: getattr(self, part) for part in PARTS[1:] if part not in found}
-        return found | _dealt(self.path, found["train"], sizes, self.class_names, self.seed)
+        listed = {part: self._in_folder(folder) for part, folder in self._folders.items()}
+        sizes = {part: getattr(self, part) for part in PARTS[1:] if part not in listed}
+        # Last, as it replaces train by the rest of it.
+        return listed | _drawn(self.path, listed["train"], sizes, self.class_names, self.seed)
 
     def _in_folder(self, folder: Path) -> Listed:
         strange = sorted({p.name for p in folder.iterdir() if p.is_dir()} - set(self.class_names))
@@ -95,6 +101,7 @@ class ImageFolderConfig:
         labels: list[int] = []
         for k, name in enumerate(self.class_names):
             home = folder / name
+            # A split may lack a class here: whoever loads it decides whether that will do.
             inside = sorted(str(p) for p in home.rglob("*") if p.suffix in SUFFIXES) if home.is_dir() else []
             files += inside
             labels += [k] * len(inside)
@@ -103,23 +110,28 @@ class ImageFolderConfig:
         return files, torch.tensor(labels).long()
 
     def load(self) -> SweepData:
-        """Train, feedback and select."""
+        """Load train, feedback and select."""
+        # ``p=p``: a closure would see the last part.
         parts = {p: lambda p=p: _as_split(self._listed[p], self.size) for p in PARTS}
         return sweep_data(self.name, self.class_names, parts)
 
     def load_test(self) -> Split:
-        """The test split, for those who open it."""
+        """Load the test split, kept apart from the data that a sweep sees."""
         return _as_split(self._listed["test"], self.size)
 
 
 @dataclass(frozen=True)
 class ImageListConfig:
-    """List files with a line ``PATH LABEL`` an image, as ImageNet-LT, iNaturalist and Places-LT are given.
+    """List files with one line ``PATH LABEL`` per image, as ImageNet-LT, iNaturalist and Places-LT are given.
 
     Attributes:
-        root: folder that the paths are relative to. train_list, held_list, test_list: the files; feedback and select
-            are dealt out of the held-out list (``ImageNet_LT_val.txt``), so many samples a class: ``feedback``, and
-            the rest for select. size: height and width that images are brought to. seed: of the dealing.
+        root: folder that the paths are relative to.
+        train_list: file of the training images.
+        held_list: file of the held-out images (``ImageNet_LT_val.txt``), from which feedback and select are drawn.
+        test_list: file of the test images.
+        feedback: samples per class, drawn from the held-out list; the rest of it is select.
+        size: height and width that images are brought to.
+        seed: of the draw.
     Raises:
         ValueError: a size out of range. Reading raises ValueError for lists that are missing or wrong, with the line.
     """
@@ -144,12 +156,12 @@ class ImageListConfig:
 
     @property
     def split(self) -> str:
-        """Who is where is said by the lists."""
+        """Always ``lists``: the list files, not sizes, decide the split of an image."""
         return "lists"
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """``0`` to ``K - 1``, K from the training list."""
+        """Texts ``0`` to ``K - 1``, with K from the training list."""
         return tuple(str(k) for k in range(int(self._train[1].max()) + 1))
 
     @cached_property
@@ -172,16 +184,16 @@ class ImageListConfig:
                     f"got {int(part[1].max())}"
                 )
         sizes = {"feedback": self.feedback}
-        dealt = _dealt(self.held_list, held, sizes, self.class_names, self.seed, rest="select")
-        return {"train": self._train, "feedback": dealt["feedback"], "select": dealt["select"], "test": test}
+        drawn = _drawn(self.held_list, held, sizes, self.class_names, self.seed, rest="select")
+        return {"train": self._train, "feedback": drawn["feedback"], "select": drawn["select"], "test": test}
 
     def load(self) -> SweepData:
-        """Train, feedback and select."""
+        """Load train, feedback and select."""
         parts = {p: lambda p=p: _as_split(self._listed[p], self.size) for p in PARTS}
         return sweep_data(self.name, self.class_names, parts)
 
     def load_test(self) -> Split:
-        """The test split, for those who open it."""
+        """Load the test split, kept apart from the data that a sweep sees."""
         return _as_split(self._listed["test"], self.size)
 
 
@@ -190,23 +202,37 @@ def _as_split(listed: Listed, size: int) -> Split:
     return Split(Images(files=tuple(files), size=size), labels)
 
 
-def _dealt(
-    where: str,
+def _drawn(
+    source: str,
     pool: Listed,
     sizes: dict[str, int],
     class_names: Sequence[str],
     seed: int,
     rest: str = "train",
 ) -> dict[str, Listed]:
-    """Parts of so many samples a class from ``pool``, and the rest of it, which keeps one a class at least."""
+    """Draw parts of ``sizes`` samples per class from ``pool``.
+
+    Args:
+        source: path of the pool, for messages.
+        pool: files and their labels.
+        sizes: part -> samples per class.
+        class_names: in the order of the labels.
+        seed: of the draw.
+        rest: name of the part that keeps what is left, at least one sample per class.
+    Returns:
+        Part -> files and their labels.
+    Raises:
+        ValueError: a class of the pool holds too few samples.
+    """
     files, labels = pool
     held = held_by_class(labels, class_names)
     taken = sum(sizes.values())
-    what = f"{', '.join(sizes)} and one for {rest}" if sizes else rest
-    check_held(where, class_names, held, [taken + 1] * len(held), what)
+    splits = f"{', '.join(sizes)} and one for {rest}" if sizes else rest
+    # One more than is taken, so that no class is missing from the rest.
+    check_held(source, class_names, held, [taken + 1] * len(held), splits)
     counts = [[size] * len(held) for size in sizes.values()] + [[count - taken for count in held]]
     parts = split_by_class(labels, counts, torch.Generator().manual_seed(seed))
-    # In the order of the files, whatever they were dealt by.
+    # In the order of the files, not of the draw.
     ordered = [index.sort().values for index in parts]
     return {
         part: ([files[k] for k in index.tolist()], labels[index])
@@ -221,6 +247,7 @@ def _read_list(path: Path, root: Path) -> Listed:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
+        # From the right: a path may hold spaces.
         name, _, label = line.strip().rpartition(" ")
         if not name or not label.isdigit():
             raise ValueError(

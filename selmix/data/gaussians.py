@@ -13,6 +13,7 @@ from selmix.data.splits import Split, SweepData
 
 SPREADS = (0.5, 2.0)
 SEPARATION = 2.0
+# The place of a part seeds its stream: a new part goes last.
 _PARTS = ("train", "feedback", "select", "test", "optimum", "unlabelled")
 
 
@@ -21,10 +22,16 @@ class GaussiansConfig:
     """Sizes and shape of the world.
 
     Attributes:
-        classes, dim: K and d. separation: radius of the sphere that the means lie on, in units of the mean spread.
-        largest_class: training samples of class 0. imbalance: largest over smallest class.
-        feedback, select, test: samples a class. seed: of means, spreads' order and samples.
-        unlabelled: samples a class without labels.
+        classes: K.
+        dim: d.
+        separation: radius of the sphere that the means lie on, in units of the mean spread.
+        largest_class: training samples of class 0.
+        imbalance: training samples of the largest over those of the smallest class.
+        feedback: samples per class.
+        select: samples per class.
+        test: samples per class.
+        seed: of the means, the order of the spreads, and the samples.
+        unlabelled: samples per class without labels.
     Raises:
         ValueError: a size out of range.
     """
@@ -44,11 +51,12 @@ class GaussiansConfig:
     unlabelled_key: ClassVar[str] = "unlabelled"
 
     def __post_init__(self) -> None:
+        # ``not ... >=`` and not ``<``, so that NaN is refused too.
         problems = [
-            f"{key}: must be >= {least}, got {getattr(self, key)}"
-            for key, least in (("classes", 2), ("dim", 1), ("largest_class", 1), ("imbalance", 1), ("feedback", 0),
+            f"{key}: must be >= {minimum}, got {getattr(self, key)}"
+            for key, minimum in (("classes", 2), ("dim", 1), ("largest_class", 1), ("imbalance", 1), ("feedback", 0),
                                ("select", 1), ("test", 1), ("unlabelled", 0))
-            if not getattr(self, key) >= least
+            if not getattr(self, key) >= minimum
         ]  # fmt: skip
         if not self.separation > 0:
             problems.append(f"separation: must be > 0, got {self.separation}")
@@ -69,7 +77,7 @@ class GaussiansConfig:
         return long_tailed_counts(self.classes, self.largest_class, self.imbalance)
 
     def world(self) -> tuple[Tensor, Tensor]:
-        """Means, shape (K, d), and spreads, shape (K,), float64; spreads are dealt to classes at random."""
+        """Means, shape (K, d), and spreads, shape (K,), float64; the classes have the spreads in random order."""
         generator = torch.Generator().manual_seed(self.seed)
         means = torch.randn(self.classes, self.dim, generator=generator, dtype=torch.float64)
         means = self.separation * means / means.norm(dim=1, keepdim=True)
@@ -77,9 +85,10 @@ class GaussiansConfig:
         return means, spreads[torch.randperm(self.classes, generator=generator)]
 
     def sample(self, part: str, sizes: list[int]) -> Split:
-        """Samples of each class, drawn from a stream of their own for each ``part``."""
+        """Draw samples of each class, from a stream of its own for each ``part``."""
         means, spreads = self.world()
-        # One stream a part: the test split does not move when the size of another split changes.
+        # One stream per part: the test split does not move when the size of another split changes. The factor keeps
+        # the streams of neighbouring seeds apart.
         generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + _PARTS.index(part))
         labels = torch.repeat_interleave(torch.arange(self.classes), torch.tensor(sizes))
         noise = torch.randn(len(labels), self.dim, generator=generator, dtype=torch.float64)
@@ -87,7 +96,7 @@ class GaussiansConfig:
         return Split(inputs.float(), labels)
 
     def load(self) -> SweepData:
-        """Train, feedback and select."""
+        """Load train, feedback and select."""
         train = self.sample("train", self.train_sizes)
         feedback = self.sample("feedback", [self.feedback] * self.classes)
         select = self.sample("select", [self.select] * self.classes)
@@ -95,9 +104,10 @@ class GaussiansConfig:
         unlabelled = None
         if self.unlabelled:
             unlabelled = parts["unlabelled"] = self.sample("unlabelled", [self.unlabelled] * self.classes)
+        # Of test only the digest is handed on.
         digests = {key: split.digest() for key, split in parts.items()}
         return SweepData(self.name, self.class_names, train, feedback, select, digests, unlabelled=unlabelled)
 
     def load_test(self) -> Split:
-        """The test split, for those who open it."""
+        """Load the test split, kept apart from the data that a sweep sees."""
         return self.sample("test", [self.test] * self.classes)

@@ -1,6 +1,6 @@
-"""Images that become float tensors when they are asked for: from memory as bytes, or from files, decoded then.
+"""Images that become float tensors batch by batch: from bytes in memory, or from files, decoded for each batch.
 
-Stands where a tensor of inputs may stand in a :class:`selmix.data.splits.Split`.
+They take the place of a tensor of inputs in a :class:`selmix.data.splits.Split`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# In both spellings, as suffixes are compared exactly.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
-_RESIZED = 256 / 224  # of the shorter side, before the centre is cut out, as is usual for ImageNet
+# Of the shorter side, before the centre is cut out, as is usual for ImageNet.
+_RESIZED = 256 / 224
 _DECODERS = 4
 _CPU = torch.device("cpu")
 
@@ -28,9 +30,11 @@ class Images:
 
     Attributes:
         pixels: shape (n, 3, H, W), uint8; None where the images lie in files.
-        files: one an image, JPEG or PNG; empty where ``pixels`` holds them.
-        size: H = W of what is cut out of a file. mean, std: of the normalisation.
-        device: where batches go.
+        files: one per image, JPEG or PNG; empty where ``pixels`` holds them.
+        size: H = W of the centre that is cut out of a file.
+        mean: of each channel, for the normalisation.
+        std: of each channel, for the normalisation.
+        device: of the batches.
     """
 
     pixels: Tensor | None = None
@@ -45,13 +49,14 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, 3, H, W)."""
+        """Shape of all images as one tensor, (n, 3, H, W)."""
         return (len(self), 3, self.size, self.size) if self.pixels is None else tuple(self.pixels.shape)
 
     def __getitem__(self, index: Tensor) -> Images:
-        """The images at ``index``, shape (m,), int64 or a mask of shape (n,); nothing is read."""
+        """Select the images at ``index``, shape (m,), int64, or a mask of shape (n,); no file is read."""
         if self.pixels is not None:
             return replace(self, pixels=self.pixels[index.to(self.pixels.device)])
+        # A tuple takes no mask.
         if index.dtype == torch.bool:
             index = torch.nonzero(index).flatten()
         return replace(self, files=tuple(self.files[k] for k in index.tolist()))
@@ -61,8 +66,10 @@ class Images:
         return replace(self, pixels=pixels, device=torch.device(device))
 
     def batch(self, index: Tensor) -> Tensor:
-        """Images as floats, shape (m, 3, H, W), on the device.
+        """Load images as floats, shape (m, 3, H, W), on the device.
 
+        Args:
+            index: shape (m,), int64.
         Raises:
             ValueError: a file cannot be read as an image; the message names it.
         """
@@ -70,24 +77,29 @@ class Images:
             raw = self.pixels[index.to(self.pixels.device)]
         else:
             chosen = [self.files[k] for k in index.tolist()]
+            # Threads, as Pillow lets go of the interpreter while it decodes; ``map`` keeps the order.
             with ThreadPoolExecutor(_DECODERS) as pool:
                 raw = torch.stack(list(pool.map(self._decoded, chosen)))
         raw = raw.to(self.device).float() / 255.0
+        # Every training step comes by here, and must not wait for the device.
         mean, std = (
             torch.tensor(v).view(-1, 1, 1).to(self.device, non_blocking=True) for v in (self.mean, self.std)
         )
         return (raw - mean) / std
 
     def _decoded(self, file: str) -> Tensor:
-        """One file as bytes, shape (3, size, size): its shorter side resized, the centre cut out."""
+        """Decode one file to bytes, shape (3, size, size): its shorter side resized, the centre cut out."""
+        # Pixels in memory do without Pillow.
         from PIL import Image, ImageOps
 
         try:
             with Image.open(file) as opened:
+                # Cameras write the orientation beside the pixels.
                 image = ImageOps.exif_transpose(opened).convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
             raise ValueError(f"{file}: must be a JPEG or PNG image: {error}") from error
         scale = round(self.size * _RESIZED) / min(image.size)
+        # Never smaller than the centre, whatever the rounding does.
         wide, high = (max(self.size, round(side * scale)) for side in image.size)
         left, top = (wide - self.size) // 2, (high - self.size) // 2
         image = image.resize((wide, high), Image.Resampling.BILINEAR)
@@ -95,7 +107,7 @@ class Images:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     def digest(self) -> str:
-        """``sha256:...`` of the pixels or of the files' contents, and of what is made of them."""
+        """Digest ``sha256:...`` of the pixels or of the files' contents, and of their size and normalisation."""
         total = hashlib.sha256(f"{self.shape[1:]}{self.mean}{self.std}".encode())
         if self.pixels is not None:
             total.update(self.pixels.cpu().contiguous().numpy().tobytes())
@@ -106,9 +118,16 @@ class Images:
         return f"sha256:{total.hexdigest()}"
 
     def joined(self, other: Images) -> Images:
-        """The images of both, in order; they must be of one kind and size."""
+        """Join the images of both, in order.
+
+        Raises:
+            ValueError: one has pixels and the other files, or the sizes differ.
+        """
         if (self.pixels is None) != (other.pixels is None) or self.shape[1:] != other.shape[1:]:
-            raise ValueError(f"images of one kind and size, got {self.shape[1:]} and {other.shape[1:]}")
+            raise ValueError(
+                "joined images must be of one size and all in memory or all in files, got "
+                f"{self.shape[1:]} and {other.shape[1:]}"
+            )
         if self.pixels is not None and other.pixels is not None:
             return replace(self, pixels=torch.cat([self.pixels, other.pixels]))
         return replace(self, files=self.files + other.files)
@@ -132,7 +151,7 @@ def batches(inputs: Inputs, size: int) -> Iterator[Tensor]:
 
 
 def unreadable(files: Sequence[str], size: int) -> list[str]:
-    """What is wrong with image files, one line each: every one is decoded."""
+    """Problems of image files, one line per file that cannot be decoded to ``size``."""
     images = Images(files=tuple(files), size=size)
 
     def problem(file: str) -> str | None:

@@ -19,16 +19,20 @@ PARTS = ("train", "feedback", "select", "test")
 
 @dataclass(frozen=True)
 class ParquetConfig:
-    """Where the features lie and how they are split.
+    """File and columns of the features, and their split.
 
     Attributes:
-        path: of the file. label, features: its columns; a label is a whole number or a text, features are lists of
-            as many numbers in every row.
-        group: column with the group of every row, a whole number or a text; None: there are no groups.
-        split: column with train, feedback, select or test in every row; None: the classes are dealt out at random.
-        feedback, select, test: samples a class where there is no such column; the rest is train. seed: of that.
+        path: of the file.
+        label: column of the labels, whole numbers or texts.
+        features: column of the features, lists of as many numbers in every row.
+        group: column with the group of every row, a whole number or a text; None where there are no groups.
+        split: column with train, feedback, select or test in every row; with None each class is split at random.
+        feedback: samples per class, where there is no such column.
+        select: samples per class, where there is no such column.
+        test: samples per class, where there is no such column.
+        seed: of the random split; the rest is train.
     Raises:
-        ValueError: a size out of range. Reading the file (at the first use of what is in it) raises ValueError too.
+        ValueError: a size out of range. Reading the file (at the first use of its contents) raises ValueError too.
     """
 
     path: str
@@ -45,9 +49,9 @@ class ParquetConfig:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{key}: must be >= {least} sample{'s' if least != 1 else ''} a class, got {getattr(self, key)}"
-            for key, least in (("feedback", 0), ("select", 1), ("test", 1))
-            if getattr(self, key) < least
+            f"{key}: must be >= {minimum} sample{'s' if minimum != 1 else ''} per class, got {getattr(self, key)}"
+            for key, minimum in (("feedback", 0), ("select", 1), ("test", 1))
+            if getattr(self, key) < minimum
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -55,8 +59,9 @@ class ParquetConfig:
     @cached_property
     def _table(self) -> FeatureTable:
         path = Path(self.path)
-        known = path.stat() if path.is_file() else None
-        stamp = (known.st_mtime_ns, known.st_size) if known is not None else None
+        # Part of the cache's key: a file that was written anew is read again. read_features reports a missing one.
+        status = path.stat() if path.is_file() else None
+        stamp = (status.st_mtime_ns, status.st_size) if status is not None else None
         return _read_once(path, self.label, self.features, self.split, self.group, stamp)
 
     @property
@@ -79,6 +84,7 @@ class ParquetConfig:
     @cached_property
     def _parts(self) -> list[Tensor]:
         """Row numbers of train, feedback, select and test."""
+        # With a column of splits the sizes of this configuration are not read.
         table = self._table
         if table.split is not None:
             unknown = sorted(set(table.split) - set(PARTS))
@@ -91,16 +97,16 @@ class ParquetConfig:
             ]
         classes = len(table.class_names)
         held = [[count] * classes for count in (self.feedback, self.select, self.test)]
-        asked = self.feedback + self.select + self.test
+        requested = self.feedback + self.select + self.test
         sizes = torch.bincount(table.labels, minlength=classes)
         short = [
-            f"class {name} has {count} rows, feedback, select and test take {asked} and train needs one"
+            f"class {name} has {count} rows, feedback, select and test take {requested} and train needs one"
             for name, count in zip(table.class_names, sizes.tolist(), strict=True)
-            if count <= asked
+            if count <= requested
         ]
         if short:
             raise ValueError(f"{self.path}: " + "; ".join(short))
-        train = (sizes - asked).tolist()
+        train = (sizes - requested).tolist()
         return split_by_class(table.labels, [train, *held], torch.Generator().manual_seed(self.seed))
 
     def _split(self, part: str) -> Split:
@@ -109,8 +115,9 @@ class ParquetConfig:
         return Split(self._table.features[index], self._table.labels[index], groups)
 
     def load(self) -> SweepData:
-        """Train, feedback and select."""
+        """Load train, feedback and select."""
         train, feedback, select, test = (self._split(part) for part in PARTS)
+        # Of test only the digest is handed on.
         digests = {"train": train, "feedback": feedback, "select": select, "test": test}
         return SweepData(
             self.name,
@@ -123,11 +130,12 @@ class ParquetConfig:
         )
 
     def load_test(self) -> Split:
-        """The test split, for those who open it."""
+        """Load the test split, kept apart from the data that a sweep sees."""
         return self._split("test")
 
 
-@lru_cache(maxsize=1)  # checking a sweep file and launching it ask for the same table several times
+# A check of a sweep file and its launch read the same table several times. One table only: it may take gigabytes.
+@lru_cache(maxsize=1)
 def _read_once(
     path: Path, label: str, features: str, split: str | None, group: str | None, stamp: tuple[int, int] | None
 ) -> FeatureTable:

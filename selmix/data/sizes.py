@@ -1,4 +1,4 @@
-"""What every data set of images asks of its splits, and how samples are dealt out to them."""
+"""Checks of the sizes of splits, and their assembly, shared by the data sets of images."""
 
 from __future__ import annotations
 
@@ -12,41 +12,61 @@ from selmix.data.splits import Split, SweepData
 
 
 def size_problems(sizes: Mapping[str, tuple[float | None, float]]) -> list[str]:
-    """``key: must be >= LEAST, got VALUE`` for each of ``key -> (value, least)`` that is too small; None is let be."""
+    """Problems ``key: must be >= MINIMUM, got VALUE``, one for each value that is too small.
+
+    Args:
+        sizes: key -> (value, minimum); a value of None is left alone.
+    """
+    # ``not ... >=`` and not ``<``, so that NaN is refused too.
     return [
-        f"{key}: must be >= {least:g}, got {value:g}"
-        for key, (value, least) in sizes.items()
-        if value is not None and not value >= least
+        f"{key}: must be >= {minimum:g}, got {value:g}"
+        for key, (value, minimum) in sizes.items()
+        if value is not None and not value >= minimum
     ]
 
 
 def held_by_class(labels: Tensor, class_names: Sequence[str]) -> list[int]:
-    """Samples of each class."""
+    """Count the samples of each class."""
+    # ``minlength``: a class without a sample at the end must count as 0.
     return torch.bincount(labels, minlength=len(class_names)).tolist()
 
 
 def check_held(
-    where: str, class_names: Sequence[str], held: Sequence[int], asked: Sequence[int], what: str
+    source: str, class_names: Sequence[str], held: Sequence[int], requested: Sequence[int], splits: str
 ) -> None:
-    """Every class holds what is asked of it.
+    """Check that every class holds as many samples as its splits request.
 
+    Args:
+        source: path of the data, for the message.
+        class_names: K texts.
+        held: samples of each class.
+        requested: samples that the splits take from each class.
+        splits: their names, for the message.
     Raises:
-        ValueError: names the classes (the first six) that do not.
+        ValueError: names the classes (the first six) that hold too few.
     """
     short = [
-        f"class {name} holds {count} samples, {what} ask for {wanted}"
-        for name, count, wanted in zip(class_names, held, asked, strict=True)
-        if count < wanted
+        f"class {name} holds {count} samples, {splits} ask for {needed}"
+        for name, count, needed in zip(class_names, held, requested, strict=True)
+        if count < needed
     ]
     if short:
+        # Data sets may have thousands of classes.
         more = f"; and {len(short) - 6} more" if len(short) > 6 else ""
-        raise ValueError(f"{where}: " + "; ".join(short[:6]) + more)
+        raise ValueError(f"{source}: " + "; ".join(short[:6]) + more)
 
 
 def sweep_data(
     name: str, class_names: tuple[str, ...], parts: Mapping[str, Callable[[], Split]]
 ) -> SweepData:
-    """Train, feedback and select, and unlabelled where there is such a part, with the digests of all parts."""
+    """Load the parts of a sweep, with the digests of all of them.
+
+    Args:
+        name: of the data set.
+        class_names: K texts.
+        parts: train, feedback, select and test, and unlabelled where there is such a part -> its loader.
+    """
+    # Test is loaded for its digest, and dropped.
     splits = {part: make() for part, make in parts.items()}
     digests = {part: split.digest() for part, split in splits.items()}
     return SweepData(
@@ -56,5 +76,11 @@ def sweep_data(
 
 
 def split_of(images: Images, labels: Tensor, index: Tensor) -> Split:
-    """The samples at ``index``."""
+    """Split of the samples at ``index``.
+
+    Args:
+        images: n of them.
+        labels: shape (n,), int64.
+        index: shape (m,), int64.
+    """
     return Split(images[index], labels[index])

@@ -21,7 +21,8 @@ class Split:
     """Labelled samples.
 
     Attributes:
-        inputs: shape (n, ...), float32, or images that become such. labels: shape (n,), int64.
+        inputs: shape (n, ...), float32, or images that become such a tensor.
+        labels: shape (n,), int64; -1 where a label is unknown.
         groups: shape (n,), int64; None where there is no group attribute.
     Raises:
         ValueError: the lengths differ.
@@ -34,7 +35,8 @@ class Split:
     def __post_init__(self) -> None:
         if self.labels.shape != (len(self.inputs),):
             raise ValueError(
-                f"one label a sample, got {len(self.inputs)} inputs and labels {tuple(self.labels.shape)}"
+                f"a split must have one label per sample, got {len(self.inputs)} inputs and labels of shape "
+                f"{tuple(self.labels.shape)}"
             )
 
     def __len__(self) -> int:
@@ -45,38 +47,44 @@ class Split:
         return Split(self.inputs.to(device), self.labels.to(device), groups)
 
     def take(self, index: Tensor) -> Split:
-        """The samples at ``index``, shape (m,), int64 or a mask of shape (n,)."""
+        """Select the samples at ``index``, shape (m,), int64 or a mask of shape (n,)."""
         groups = None if self.groups is None else self.groups[index]
         return Split(self.inputs[index], self.labels[index], groups)
 
     def batch(self, index: Tensor) -> Tensor:
-        """Inputs at ``index``, shape (m,), as a float tensor on the split's device."""
+        """Load inputs at ``index``, shape (m,), as a float tensor on the split's device."""
         return batch_of(self.inputs, index)
 
     def whole(self) -> Tensor:
-        """All inputs as one float tensor, shape (n, ...)."""
+        """Load all inputs as one float tensor, shape (n, ...)."""
         return self.batch(torch.arange(len(self)))
 
     def counts(self, num_classes: int) -> Tensor:
-        """Samples of each class, shape (K,), int64."""
+        """Count the samples of each class, shape (K,), int64."""
         return torch.bincount(self.labels, minlength=num_classes)
 
     def digest(self) -> str:
-        """``sha256:...`` of the content."""
+        """Digest ``sha256:...`` of the content."""
         tags = (self.labels,) if self.groups is None else (self.labels, self.groups)
         if isinstance(self.inputs, Tensor):
             return tensor_digest(self.inputs, *tags)
+        # Images digest themselves, as their files are never all in memory.
         return bytes_digest(f"{self.inputs.digest()} {tensor_digest(*tags)}".encode())
 
 
 @dataclass(frozen=True)
 class SweepData:
-    """What a sweep may see: train, feedback and select.
+    """Data that a sweep may see: train, feedback and select.
 
     Attributes:
-        digests: content digest of each of the four splits, ``test`` too.
+        name: of the data set.
+        class_names: K texts, in the order of the labels.
+        train: samples to train on.
+        feedback: samples that gain and multipliers are estimated on.
+        select: samples that rounds and trials are ranked on.
+        digests: content digest of each split, ``test`` too.
         group_names: A texts; empty where there is no group attribute.
-        unlabelled: samples whose labels (-1: unknown) nothing reads but an ablation that says so; None: there are none.
+        unlabelled: samples whose labels (-1: unknown) are read only by an ablation that requests them, or None.
     """
 
     name: str
@@ -118,6 +126,7 @@ class SweepData:
             return []
         strata = strata_of(part.labels, part.groups, self.num_groups)
         counts = torch.bincount(strata, minlength=self.num_classes * self.num_groups).tolist()
+        # In the order of the strata, class * A + group.
         names = [f"{label} x {group}" for label in self.class_names for group in self.group_names]
         return [name for name, count in zip(names, counts, strict=True) if count == 0]
 
@@ -132,13 +141,18 @@ class SweepData:
 
 
 def join(first: Split, second: Split) -> Split:
-    """The samples of both, in order."""
+    """Join the samples of two splits, in order.
+
+    Raises:
+        ValueError: one has a tensor and the other images, or images of two kinds.
+    """
     labels = torch.cat([first.labels, second.labels])
+    # Groups of one of them alone would not fit the labels of both.
     groups = None
     if first.groups is not None and second.groups is not None:
         groups = torch.cat([first.groups, second.groups])
     if isinstance(first.inputs, Tensor) and isinstance(second.inputs, Tensor):
         return Split(torch.cat([first.inputs, second.inputs]), labels, groups)
     if isinstance(first.inputs, Tensor) or isinstance(second.inputs, Tensor):
-        raise ValueError("splits of one kind can be joined, got a tensor and images")
+        raise ValueError("only splits of one kind can be joined, got a tensor and images")
     return Split(first.inputs.joined(second.inputs), labels, groups)

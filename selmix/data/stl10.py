@@ -29,15 +29,17 @@ MEAN, STD = (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)
 
 @dataclass(frozen=True)
 class StlConfig:
-    """Where the files lie and how much of them is taken.
+    """Folder of the official files, and sizes of the splits; the official test images are the test split.
 
     Attributes:
         path: folder of the extracted archive (``train_X.bin``, ``train_y.bin``, ``test_X.bin``, ``test_y.bin``).
         imbalance: labelled training samples of the largest over those of the smallest class.
         largest_class: training samples of class 0.
-        feedback, select: samples a class, taken from the official training images (500 a class); the official test
-            images are the test split. seed: of the split.
-        unlabelled: of the 100,000 images that nobody labelled (``unlabeled_X.bin``, also of other classes); 0: none.
+        feedback: samples per class, taken from the official training images (500 per class).
+        select: samples per class, taken from the official training images.
+        seed: of the split.
+        unlabelled: number of the 100,000 images without labels (``unlabeled_X.bin``, also of other classes) that are
+            drawn; 0: none.
     Raises:
         ValueError: a size out of range. Reading raises ValueError for files that are missing or damaged.
     """
@@ -71,12 +73,13 @@ class StlConfig:
 
     @property
     def official(self) -> OfficialFiles:
-        """The files and the archive that brings them."""
+        """Official files, and the archive that brings them."""
         files = tuple(f"{part}_{kind}.bin" for part in ("train", "test") for kind in ("X", "y"))
         if self.unlabelled:
             files += ("unlabeled_X.bin",)
         return OfficialFiles("STL-10", Path(self.path), {"stl10_binary.tar.gz": files})
 
+    # cached_property writes to __dict__ directly, so it works on a frozen dataclass.
     @cached_property
     def _official_train(self) -> tuple[Images, Tensor]:
         return self._read("train")
@@ -93,10 +96,11 @@ class StlConfig:
                              f"got {len(pixels)} bytes")  # fmt: skip
         if labels.min() < 1 or labels.max() > 10:
             raise ValueError(f"{raw['y']}: labels must lie in 1 to 10, got {labels.min()} to {labels.max()}")
+        # Official labels begin at 1.
         return _images(pixels), torch.from_numpy(labels.astype(np.int64)) - 1
 
     def _unlabelled(self) -> Split:
-        """So many of the images without labels, drawn by the seed; -1 stands for every label."""
+        """Draw ``unlabelled`` of the images without labels by the seed; every label is -1."""
         path = Path(self.path) / "unlabeled_X.bin"
         if not path.is_file():
             raise ValueError(f"{path}: must be a file of STL-10's binary version, there is none")
@@ -105,15 +109,15 @@ class StlConfig:
             raise ValueError(f"{path}: must hold 96 x 96 x 3 bytes for each of at least {self.unlabelled} images, "
                              f"got {path.stat().st_size} bytes")  # fmt: skip
         drawn = torch.randperm(held, generator=torch.Generator().manual_seed(self.seed))[: self.unlabelled]
-        # Mapped: 2.8 GB of which few may be wanted.
+        # Mapped: the file has 2.8 GB, of which a small share may be drawn. Sorted: it is read from front to back.
         pixels = np.memmap(path, dtype=np.uint8, mode="r").reshape(held, 3 * SIDE * SIDE)
         return Split(_images(pixels[drawn.sort().values.numpy()]), torch.full((self.unlabelled,), -1))
 
     @cached_property
     def _index(self) -> list[Tensor]:
         labels = self._official_train[1]
-        asked = [count + self.feedback + self.select for count in self.train_sizes]
-        check_held(self.path, self.class_names, held_by_class(labels, self.class_names), asked,
+        requested = [count + self.feedback + self.select for count in self.train_sizes]
+        check_held(self.path, self.class_names, held_by_class(labels, self.class_names), requested,
                    "train, feedback and select")  # fmt: skip
         sizes = [self.train_sizes, [self.feedback] * 10, [self.select] * 10]
         return split_by_class(labels, sizes, torch.Generator().manual_seed(self.seed))
@@ -124,18 +128,19 @@ class StlConfig:
         return split_of(*self._official_train, self._index[PARTS.index(part)])
 
     def load(self) -> SweepData:
-        """Train, feedback and select."""
+        """Load train, feedback and select."""
         parts: dict[str, Callable[[], Split]] = {p: partial(self._part, p) for p in PARTS}
         if self.unlabelled:
             parts["unlabelled"] = self._unlabelled
         return sweep_data(self.name, self.class_names, parts)
 
     def load_test(self) -> Split:
-        """The test split, for those who open it."""
+        """Load the test split, kept apart from the data that a sweep sees."""
         return self._part("test")
 
 
 def _images(pixels: NDArray[np.uint8]) -> Images:
-    """Stored by channel and column: the two image axes are exchanged."""
+    """Images from bytes of the official files."""
+    # Stored by channel and column, where torch has rows first.
     images = torch.from_numpy(pixels.reshape(-1, 3, SIDE, SIDE)).transpose(2, 3).contiguous()
     return Images(images, mean=MEAN, std=STD)

@@ -1,4 +1,4 @@
-"""What a sweep sees of its data as one file, which the processes of a machine map into memory together."""
+"""Data of a sweep as one file, which the processes of a machine map into memory together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ _PARTS = ("train", "feedback", "select", "unlabelled")
 
 
 def save_data(path: Path, data: SweepData) -> str:
-    """Write all that a sweep may see, aside and renamed; returns ``sha256:...`` of the file."""
+    """Write the data that a sweep may see, aside and renamed.
+
+    Returns:
+        Digest ``sha256:...`` of the file.
+    """
     document: dict[str, Any] = {
         "name": data.name, "class_names": list(data.class_names), "group_names": list(data.group_names),
         "digests": dict(data.digests),
@@ -25,17 +29,17 @@ def save_data(path: Path, data: SweepData) -> str:
     for part in _PARTS:
         split = getattr(data, part)
         document[part] = None if split is None else _packed(split)
-    # To a stream: by its name torch would write the name into the file, and the same data would have two digests.
+    # To a stream: given a path, torch writes its name into the file, and the same data would have two digests.
     with written_aside(path) as aside, aside.open("wb") as file:
         torch.save(document, file)
     return file_digest(path)
 
 
 def load_data(path: Path) -> SweepData:
-    """What :func:`save_data` wrote, mapped and not read: pages that are not looked at take no memory.
+    """Map a file of :func:`save_data` into memory: pages that are not touched take none.
 
     Raises:
-        ValueError: the file is no such file; nothing in it is ever run.
+        ValueError: it is no such file. No code in it is ever run.
     """
     try:
         document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -50,13 +54,13 @@ def load_data(path: Path) -> SweepData:
 
 
 def file_digest(path: Path) -> str:
-    """``sha256:...`` of a file, read block by block."""
+    """Digest ``sha256:...`` of a file, read block by block."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def bytes_of(data: SweepData) -> int:
-    """What the samples take in memory; images that lie in files count as nothing."""
+    """Bytes that the samples take in memory; images in files count as none."""
     splits = [split for part in _PARTS if (split := getattr(data, part)) is not None]
     held = [split.inputs if isinstance(split.inputs, Tensor) else split.inputs.pixels for split in splits]
     return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
@@ -64,6 +68,7 @@ def bytes_of(data: SweepData) -> int:
 
 def _packed(split: Split) -> dict[str, Any]:
     inputs: Any = split.inputs
+    # As plain values, which ``weights_only`` reads; a device of this process means nothing to the readers.
     if isinstance(inputs, Images):
         inputs = {**vars(inputs), "files": list(inputs.files), "device": "cpu"}
     return {"inputs": inputs, "labels": split.labels, "groups": split.groups}

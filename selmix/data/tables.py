@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Bounds what is decoded beside the tensor that it goes to.
 _ROWS_AT_ONCE = 4096
 
 
@@ -17,8 +18,11 @@ class ScoreTable:
     """Labels and class scores from a file.
 
     Attributes:
-        labels: shape (n,), int64. scores: shape (n, K), float32. class_names: K texts, in the order of the columns.
-        groups: shape (n,), int64, and group_names: A texts, sorted; None and empty where there are no groups.
+        labels: shape (n,), int64.
+        scores: shape (n, K), float32.
+        class_names: K texts, in the order of the columns.
+        groups: shape (n,), int64; None where there are no groups.
+        group_names: A texts, sorted; empty where there are no groups.
     """
 
     labels: Tensor
@@ -29,11 +33,11 @@ class ScoreTable:
 
 
 def read_scores(path: Path) -> ScoreTable:
-    """A Parquet file with a column ``label`` and the scores of the classes.
+    """Read a Parquet file with a column ``label`` and the scores of the classes.
 
-    The scores are one column ``scores`` of lists of K numbers, with labels 0 .. K - 1, or one column
-    ``score_NAME`` a class, with labels that are those names (or 0 .. K - 1 by the order of the columns). A column
-    ``group``, where there is one, has the group of every row, a whole number or a text.
+    The scores are one column ``scores`` of lists of K numbers, with labels 0 .. K - 1, or one column ``score_NAME``
+    per class, with labels that are those names (or 0 .. K - 1 by the order of the columns). A column ``group``, where
+    there is one, has the group of every row, a whole number or a text.
 
     Raises:
         ValueError: no such file, not Parquet, or a column that is missing or of another form.
@@ -69,6 +73,7 @@ def _scores(path: Path, table: Any) -> tuple[tuple[str, ...], Tensor]:
 
 def _labels(path: Path, values: list[Any], names: tuple[str, ...]) -> Tensor:
     place = {name: k for k, name in enumerate(names)}
+    # Names come before places: with columns score_2 and score_1 the label 1 is the second column.
     if not all(str(value) in place for value in values):
         if all(isinstance(value, int) and 0 <= value < len(names) for value in values):
             return torch.tensor(values)
@@ -82,9 +87,12 @@ class FeatureTable:
     """Feature vectors and labels from a file.
 
     Attributes:
-        features: shape (n, d), float32. labels: shape (n,), int64. class_names: K texts, sorted.
-        split: name of each row's split, n texts; None where no column says it.
-        groups: shape (n,), int64, and group_names: A texts, sorted; None and empty where there are no groups.
+        features: shape (n, d), float32.
+        labels: shape (n,), int64.
+        class_names: K texts, sorted.
+        split: name of each row's split, n texts; None where there is no such column.
+        groups: shape (n,), int64; None where there are no groups.
+        group_names: A texts, sorted; empty where there are no groups.
     """
 
     features: Tensor
@@ -98,8 +106,14 @@ class FeatureTable:
 def read_features(
     path: Path, label: str, features: str, split: str | None, group: str | None = None
 ) -> FeatureTable:
-    """Columns of a Parquet file as tensors; no other column is read.
+    """Read columns of a Parquet file as tensors; no other column is read.
 
+    Args:
+        path: of the file.
+        label: column of the labels, whole numbers or texts.
+        features: column of the features, lists of d numbers.
+        split: column with the name of each row's split, or None.
+        group: column of the groups, whole numbers or texts, or None.
     Raises:
         ValueError: no such file, not Parquet, or a column that is missing or of another form.
     """
@@ -116,7 +130,8 @@ def read_features(
 
 
 def _vectors(path: Path, name: str, rows: int) -> Tensor:
-    """A column of lists as one tensor, shape (n, d), float32: filled batch by batch, so that it is held once only."""
+    """Read a column of lists as one tensor, shape (n, d), float32, batch by batch, so that it is held once only."""
+    # Imported where a table is read: data of other kinds do without pyarrow.
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -124,6 +139,7 @@ def _vectors(path: Path, name: str, rows: int) -> Tensor:
     values = torch.empty(rows, 0)
     lengths: set[int] = set()
     start = 0
+    # Read ahead or in threads, pyarrow would hold more of the column beside the tensor.
     with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[name], use_threads=False):
             column = batch.column(0)
@@ -138,14 +154,16 @@ def _vectors(path: Path, name: str, rows: int) -> Tensor:
             if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)) or flat.null_count:
                 raise ValueError(f"{path}: {name} must hold lists of numbers, got lists of {flat.type}")
             lengths |= set(pc.list_value_length(column).unique().to_pylist())
+            # Rows of another length are reported below, with all lengths that occur.
             if len(lengths) == 1 and (width := max(lengths)):
+                # The width is known from the first batch only.
                 if not values.shape[1]:
                     values = torch.empty(rows, width)
                 part = torch.tensor(flat.to_numpy(zero_copy_only=False)).view(-1, width)
+                if not bool(torch.isfinite(part).all()):
+                    raise ValueError(f"{path}: {name} must be finite numbers")
                 values[start : start + len(part)] = part
             start += len(column)
-            if not bool(torch.isfinite(values[start - len(column) : start]).all()):
-                raise ValueError(f"{path}: {name} must be finite numbers")
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(f"{path}: {name} must have as many numbers in every row, got {sorted(lengths)[:4]}")
     return values
@@ -159,29 +177,33 @@ def _groups(path: Path, name: str, column: Any) -> tuple[Tensor, tuple[str, ...]
 
 
 def _encoded(column: Any) -> tuple[Tensor, tuple[str, ...]]:
-    """Each row's place among the sorted values of a column, and these values as texts."""
+    """Place of each row among the sorted values of a column, and these values as texts."""
+    # Chunks combined first: a chunked array has neither ``dictionary`` nor ``indices``.
     encoded = column.combine_chunks().dictionary_encode()
     names = encoded.dictionary.to_pylist()
+    # By value, not by text: 10 comes after 9.
     order = sorted(range(len(names)), key=lambda k: names[k])
     place = torch.empty(len(names), dtype=torch.int64)
     place[torch.tensor(order)] = torch.arange(len(names))
+    # A copy, as torch warns of memory that it may not write to.
     index = torch.from_numpy(encoded.indices.to_numpy(zero_copy_only=False).copy()).long()
     return place[index], tuple(str(names[k]) for k in order)
 
 
 def _read(path: Path, columns: list[str] | None = None, also: str | None = None) -> Any:
-    """The file's ``columns`` as a table; ``also`` must be there too."""
+    """Read the file's ``columns`` as a table; ``also`` must be there too, but is not read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.is_file():
         raise ValueError(f"{path}: must be a Parquet file, there is none")
     try:
-        there = pq.read_schema(path).names
-        wanted = [*(columns or []), *([also] if also is not None else [])]
-        missing = [name for name in wanted if name not in there]
+        # Checked first: pyarrow's own message lists fields of its own beside those of the file.
+        held = pq.read_schema(path).names
+        required = [*(columns or []), *([also] if also is not None else [])]
+        missing = [name for name in required if name not in held]
         if missing:
-            raise ValueError(f"{path}: must have a column {missing[0]}, got {', '.join(there)}")
+            raise ValueError(f"{path}: must have a column {missing[0]}, got {', '.join(held)}")
         return pq.read_table(path, columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: must be a Parquet file: {error}") from error

@@ -1,4 +1,4 @@
-"""Which model a sweep trains: a name, and where its classifier is."""
+"""Configuration of a model: its name, and the name of its classifier."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class ModelConfig:
     """A model by name.
 
     Attributes:
-        name: of MODELS, ``torchvision/NAME``, ``timm/NAME``, or ``package.module:function``: a function of the user's
-            that takes any of ``num_classes``, ``input_shape`` and ``generator`` and returns an ``nn.Module``.
-        head: name of the classifier in it; None: its last ``nn.Linear``.
+        name: key of MODELS, ``torchvision/NAME``, ``timm/NAME``, or ``package.module:function``, a function of the
+            user's that takes any of ``num_classes``, ``input_shape`` and ``generator`` and returns an ``nn.Module``.
+        head: name of the classifier in the model; with None the last ``nn.Linear``.
     """
 
     name: str
@@ -42,10 +42,12 @@ class ModelConfig:
     def build(
         self, input_shape: tuple[int, ...], num_classes: int, generator: torch.Generator | None = None
     ) -> nn.Module:
-        """The model with weights drawn from ``generator``, on the CPU; torch's global stream stays as it was.
+        """Build the model on the CPU with weights drawn from ``generator``; torch's global stream stays as it was.
 
         Args:
             input_shape: of one sample, without the batch.
+            num_classes: K.
+            generator: of the weights, on the CPU; with None one with torch's default seed.
         Raises:
             ValueError: no such model, it cannot take this input, or its classifier does not give K logits.
         """
@@ -54,13 +56,13 @@ class ModelConfig:
         view = self.view(model)
         if view.head.out_features != num_classes:
             raise ValueError(
-                f"{self.name}: the classifier {view.head_name!r} must give {num_classes} logits, one a class of the "
-                f"data, got {view.head.out_features}; name another with model.head"
+                f"{self.name}: the classifier {view.head_name!r} must give {num_classes} logits, one per class of "
+                f"the data, got {view.head.out_features}; name another with model.head"
             )
         return model
 
     def view(self, model: nn.Module) -> ClassifierView:
-        """A model of this configuration as backbone and classifier."""
+        """View a model of this configuration as backbone and classifier."""
         return ClassifierView(model, self.head)
 
     def _module(
@@ -70,7 +72,7 @@ class ModelConfig:
             return MODELS[self.name](input_shape, num_classes, generator)
         library, slash, name = self.name.partition("/")
         given = {"num_classes": num_classes, "input_shape": input_shape, "generator": generator}
-        # These draw from torch's global stream.
+        # Other models draw from torch's global stream. They are built on the CPU: no stream of a GPU is forked.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             if slash and library in LIBRARIES:
@@ -86,21 +88,30 @@ class ModelConfig:
 def build_model(
     name: str, input_shape: tuple[int, ...], num_classes: int, generator: torch.Generator
 ) -> nn.Module:
-    """:meth:`ModelConfig.build` of a model whose classifier is its last ``nn.Linear``."""
+    """Build a model whose classifier is its last ``nn.Linear``; see :meth:`ModelConfig.build`.
+
+    Args:
+        name: of the model, as in :class:`ModelConfig`.
+        input_shape: of one sample, without the batch.
+        num_classes: K.
+        generator: of the weights, on the CPU.
+    """
     return ModelConfig(name).build(input_shape, num_classes, generator)
 
 
 def _users_model(reference: str, given: dict[str, Any]) -> nn.Module:
     function = load_function(reference)
     parameters = inspect.signature(function).parameters
+    # Checked before the call, whose TypeError could as well come from within the function.
     unknown = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given
                and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]  # fmt: skip
     if unknown:
-        raise ValueError(f"{reference} may take {', '.join(given)}, it also wants {', '.join(unknown)}")
+        raise ValueError(f"{reference} may take {', '.join(given)}, it also requires {', '.join(unknown)}")
     try:
         model = function(**{name: value for name, value in given.items() if name in parameters})
     except Exception as error:  # whatever the user's function raises
         raise ValueError(f"{reference} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{reference} must return an nn.Module, got {type(model).__name__}")
+    # Device and precision are settings of the run, not of the model.
     return model.cpu().float()

@@ -12,10 +12,11 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def built_with(make: Callable[[], M], generator: torch.Generator) -> M:
-    """A module on the CPU whose weights are drawn from ``generator``.
+    """Build a module on the CPU whose weights are drawn from ``generator``.
 
     Buffers that :func:`initialise_` does not set are left to the caller.
     """
+    # On the meta device construction draws no random numbers.
     with torch.device("meta"):
         model = make()
     for module in model.modules():
@@ -29,7 +30,7 @@ def built_with(make: Callable[[], M], generator: torch.Generator) -> M:
 
 
 def initialise_(module: nn.Module, generator: torch.Generator) -> None:
-    """He initialisation for convolutions, U(+-1/sqrt(d)) for linear layers, the identity for normalisation."""
+    """Initialise a layer: He for convolutions, U(+-1/sqrt(d)) for linear layers, the identity for normalisation."""
     with torch.no_grad():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
@@ -41,15 +42,19 @@ def initialise_(module: nn.Module, generator: torch.Generator) -> None:
             module.reset_parameters()
 
 
-def checked_image(model: str, input_shape: tuple[int, ...], least: int) -> int:
-    """The channels of images that a model can take.
+def checked_image(model: str, input_shape: tuple[int, ...], min_side: int) -> int:
+    """Channels of images that a model can take.
 
+    Args:
+        model: its name, for the message.
+        input_shape: of one sample, without the batch.
+        min_side: smallest height and width that the model can take.
     Raises:
-        ValueError: the input is no image, or smaller than ``least`` pixels a side.
+        ValueError: the input is no image, or smaller than ``min_side`` on a side.
     """
-    if len(input_shape) != 3 or min(input_shape[1:]) < least:
+    if len(input_shape) != 3 or min(input_shape[1:]) < min_side:
         raise ValueError(
-            f"{model} takes images (channels, height, width) of {least} x {least} or more, got samples of shape "
+            f"{model} takes images (channels, height, width) of {min_side} x {min_side} or more, got samples of shape "
             f"{input_shape}"
         )
     return input_shape[0]

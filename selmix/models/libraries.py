@@ -10,11 +10,13 @@ LIBRARIES = ("torchvision", "timm")
 
 
 def library_model(library: str, name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """A classifier for images with three channels.
+    """Build a classifier for images with three channels.
 
     Args:
-        library: of LIBRARIES. name: as the library has it, such as ``resnet18`` or ``vit_b_16``.
+        library: one of LIBRARIES.
+        name: of the model in the library, such as ``resnet18`` or ``vit_b_16``.
         input_shape: (3, H, W); a vision transformer is built for that size.
+        num_classes: K.
     Raises:
         ValueError: no such model, timm is not installed, or the input has another form.
     """
@@ -30,13 +32,16 @@ def library_model(library: str, name: str, input_shape: tuple[int, ...], num_cla
 def _torchvision_model(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     import torchvision
 
+    # Of the top module alone: the others hold detection, segmentation and video models.
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         raise ValueError(f"torchvision has no classifier {name!r}; {_nearest(name, names)}")
     options: dict[str, object] = {"weights": None, "num_classes": num_classes}
+    # Its position embeddings are of one size; other models pool over any.
     if name.startswith("vit_"):
         options["image_size"] = input_shape[1]
-    if name in ("googlenet", "inception_v3"):  # their auxiliary classifiers would give several outputs
+    # Auxiliary classifiers would give several outputs; without init_weights torchvision warns.
+    if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": True}
     try:
         model: nn.Module = torchvision.models.get_model(name, **options)
@@ -55,7 +60,7 @@ def _timm_model(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn
     options = {"num_classes": num_classes, "in_chans": input_shape[0], "pretrained": False}
     try:
         model: nn.Module = timm.create_model(name, img_size=input_shape[1], **options)
-    except TypeError:  # convolutional models take any size and no such option
+    except TypeError:  # convolutional models take any size, and no option for it
         model = timm.create_model(name, **options)
     return model
 

@@ -11,7 +11,7 @@ from selmix.models.initial import built_with
 
 
 class LinearHead(nn.Module):
-    """Input (n, ...) flattened to features (n, d), logits (n, K)."""
+    """Linear classifier: input (n, ...), flattened to features (n, d), to logits (n, K)."""
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__()
@@ -24,14 +24,20 @@ class LinearHead(nn.Module):
 
 
 def linear_head(input_shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
-    """A linear head over samples of ``input_shape``, with U(+-1/sqrt(d)) weights and zero biases."""
+    """Build a linear head with U(+-1/sqrt(d)) weights and zero biases.
+
+    Args:
+        input_shape: of one sample, without the batch.
+        num_classes: K.
+        generator: of the weights, on the CPU.
+    """
     return built_with(lambda: LinearHead(math.prod(input_shape), num_classes), generator)
 
 
 class StandardisedHead(nn.Module):
-    """A linear head over features that are first brought to mean 0 and deviation 1, by buffers of its own.
+    """Linear classifier over features that are first brought to mean 0 and deviation 1, by buffers of its own.
 
-    Input (n, ...) flattened to (n, d), logits (n, K). Learning rates then mean the same whatever made the features.
+    Input (n, ...) flattened to (n, d), logits (n, K). Learning rates then mean the same for every source of features.
     """
 
     mean: Tensor
@@ -52,6 +58,7 @@ class StandardisedHead(nn.Module):
         """Take mean and deviation from training inputs; a feature that never varies keeps the scale 1."""
         flat = inputs.flatten(1).double()
         scale = flat.std(dim=0, unbiased=False)
+        # Relative to the largest: rounding can leave a constant feature with a tiny deviation.
         self.mean.copy_(flat.mean(dim=0))
         self.scale.copy_(torch.where(scale > 1e-8 * scale.max().clamp_min(1e-8), scale, 1.0))
 
@@ -59,8 +66,15 @@ class StandardisedHead(nn.Module):
 def standardised_head(
     input_shape: tuple[int, ...], num_classes: int, generator: torch.Generator
 ) -> nn.Module:
-    """A :class:`StandardisedHead` with U(+-1/sqrt(d)) weights and zero biases, its scale not fitted yet."""
+    """Build a :class:`StandardisedHead` with U(+-1/sqrt(d)) weights and zero biases, and a scale of 1 until fitted.
+
+    Args:
+        input_shape: of one sample, without the batch.
+        num_classes: K.
+        generator: of the weights, on the CPU.
+    """
     model = built_with(lambda: StandardisedHead(math.prod(input_shape), num_classes), generator)
+    # built_with leaves the buffers empty.
     model.mean.zero_()
     model.scale.fill_(1.0)
     return model

@@ -29,18 +29,20 @@ class _Block(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(inputs)))))
         skipped = inputs[:, :, :: self.stride, :: self.stride]
+        # Shortcut A has no parameters: the added channels are zeros, half of them on each side.
         skipped = F.pad(skipped, (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
         return F.relu(skipped + hidden)
 
 
 class ResNetCifar(nn.Module):
-    """Input (n, C, H, W), three stages, features (n, 64), logits (n, K)."""
+    """Residual network of three stages: input (n, C, H, W), features (n, 64), logits (n, K)."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(channels, WIDTHS[0], 3, 1, 1, bias=False), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU()
         )
+        # Stages are attributes by name, as mixup_layer names the layer where pairs are mixed.
         self.stage1 = _stage(WIDTHS[0], WIDTHS[0], 1)
         self.stage2 = _stage(WIDTHS[0], WIDTHS[1], 2)
         self.stage3 = _stage(WIDTHS[1], WIDTHS[2], 2)
@@ -54,10 +56,14 @@ class ResNetCifar(nn.Module):
 
 
 def resnet32(input_shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
-    """The network for images of ``input_shape`` (C, H, W), at least 4 x 4; 0.46 million parameters.
+    """Build the network for images of at least 4 x 4; 0.46 million parameters.
 
+    Args:
+        input_shape: (C, H, W).
+        num_classes: K.
+        generator: of the weights, on the CPU.
     Raises:
-        ValueError: the input is no image.
+        ValueError: the input is no image, or too small.
     """
     channels = checked_image("resnet32", input_shape, 4)
     return built_with(lambda: ResNetCifar(channels, num_classes), generator)

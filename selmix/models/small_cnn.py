@@ -19,11 +19,12 @@ class SmallCNN(nn.Module):
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
+        # ``ceil_mode``: an image of 2 x 2 must not be pooled away.
         self.stage1 = nn.Sequential(*_stage(channels, WIDTHS[0]), nn.MaxPool2d(2, ceil_mode=True))
         self.stage2 = nn.Sequential(*_stage(WIDTHS[0], WIDTHS[1]), nn.MaxPool2d(2, ceil_mode=True))
         self.stage3 = _stage(WIDTHS[1], WIDTHS[2])
-        # Averaged over the whole map the classes' prototypes would nearly point one way, and a step for one class
-        # would lift its logit for all.
+        # Averaged over the whole map, the prototypes of all classes would point nearly one way, and a step for one
+        # class would lift its logit for all.
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(GRID), nn.Flatten())
         self.head = nn.Linear(WIDTHS[2] * GRID**2, num_classes)
 
@@ -34,10 +35,14 @@ class SmallCNN(nn.Module):
 
 
 def small_cnn(input_shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
-    """The network for images of ``input_shape`` (C, H, W), at least 2 x 2.
+    """Build the network for images of at least 2 x 2.
 
+    Args:
+        input_shape: (C, H, W).
+        num_classes: K.
+        generator: of the weights, on the CPU.
     Raises:
-        ValueError: the input is no image.
+        ValueError: the input is no image, or too small.
     """
     channels = checked_image("small_cnn", input_shape, 2)
     return built_with(lambda: SmallCNN(channels, num_classes), generator)

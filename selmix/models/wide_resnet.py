@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from selmix.models.initial import built_with, checked_image
 
 DEPTH, WIDTH = 28, 2
-SLOPE = 0.1  # of the leaky ReLU, as is usual where this network is trained semi-supervised
+# Of the leaky ReLU, as is usual where this network is trained semi-supervised.
+SLOPE = 0.1
 
 
 class _Block(nn.Module):
-    """Normalise, activate, convolve, twice; the sum with the input, by a 1 x 1 convolution where shapes differ."""
+    """Normalise, activate and convolve twice, and add the input, by a 1 x 1 convolution where shapes differ."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -31,15 +32,17 @@ class _Block(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         active = F.leaky_relu(self.norm1(inputs), SLOPE)
         hidden: Tensor = self.conv2(F.leaky_relu(self.norm2(self.conv1(active)), SLOPE))
+        # A convolution takes the activated input, as the block's first one does; the identity takes it as it is.
         skipped: Tensor = self.shortcut(inputs if self.same else active)
         return hidden + skipped
 
 
 class WideResNet(nn.Module):
-    """Input (n, C, H, W), three groups of blocks, features (n, 128), logits (n, K)."""
+    """Wide residual network of three groups: input (n, C, H, W), features (n, 128), logits (n, K)."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
+        # Three groups of blocks of two convolutions, and four layers outside of the blocks.
         blocks = (DEPTH - 4) // 6
         widths = [16, 16 * WIDTH, 32 * WIDTH, 64 * WIDTH]
         self.stem = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
@@ -60,10 +63,14 @@ class WideResNet(nn.Module):
 
 
 def wrn_28_2(input_shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
-    """The network for images of ``input_shape`` (C, H, W), at least 4 x 4; 1.5 million parameters.
+    """Build the network for images of at least 4 x 4; 1.5 million parameters.
 
+    Args:
+        input_shape: (C, H, W).
+        num_classes: K.
+        generator: of the weights, on the CPU.
     Raises:
-        ValueError: the input is no image.
+        ValueError: the input is no image, or too small.
     """
     channels = checked_image("wrn_28_2", input_shape, 4)
     return built_with(lambda: WideResNet(channels, num_classes), generator)

@@ -3,7 +3,7 @@
 All ranks draw the same pairs and coefficients from generators of one seed, and each works on its own rows: the union
 over the ranks is what a single process draws. Gradients are exchanged by torch's DistributedDataParallel. Counts and
 prototype sums of the feedback split are added up in float64, and everything that follows from them (gain, policy,
-multipliers, the reason to stop) is computed by every rank alike from the same values: there is nothing to hand over,
+multipliers, the reason to stop) is computed by every rank alike from the same values: nothing has to be broadcast,
 and :meth:`World.check_alike` stops a run whose ranks differ all the same.
 """
 
@@ -24,17 +24,18 @@ from selmix.model import ClassifierView
 
 
 class RanksDiffer(RuntimeError):
-    """Ranks that must have computed the same have not."""
+    """Disagreement of ranks that must have computed the same values."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The place of this process among the ranks of a run; a single process is the world of size 1.
+    """Place of this process among the ranks of a run; a single process is the world of size 1.
 
-    A world of more is one of the default process group of ``torch.distributed``, which must have been made.
+    A larger world uses the default process group of ``torch.distributed``, which must have been made.
 
     Attributes:
-        rank: 0 <= rank < size. size: ranks in all.
+        rank: of this process, 0 <= rank < size.
+        size: ranks in all.
     """
 
     rank: int = 0
@@ -42,11 +43,11 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank is the one that keeps and writes what all have."""
+        """True if this rank is the one that keeps and writes what all have."""
         return self.rank == 0
 
     def rows(self, count: int) -> slice:
-        """This rank's rows of ``count``: a run of them, the same number (or one more) on every rank.
+        """Slice of ``count`` rows that is this rank's part; parts follow one another and differ by one row at most.
 
         Raises:
             ValueError: there are fewer rows than ranks.
@@ -56,11 +57,12 @@ class World:
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def check_batch(self, batch_size: int, accumulate: int) -> None:
-        """Every rank must have the same share of a batch, and every part of it the same number of rows.
+        """Check that a batch falls into equal shares of the ranks, and a share into equal parts.
 
         Raises:
-            ValueError: they have not.
+            ValueError: it does not.
         """
+        # Gradients are averaged over ranks and parts: of unequal parts the mean would not be that of the batch.
         if batch_size % (self.size * accumulate):
             raise ValueError(
                 f"batch_size: must be a multiple of workers x accumulate, {self.size} x {accumulate}, got {batch_size}"
@@ -71,36 +73,39 @@ class World:
         return rows if self.size == 1 else rows[self.rows(len(rows))]
 
     def part_of_inputs(self, inputs: Inputs) -> Inputs:
-        """This rank's inputs of a split."""
+        """This rank's inputs of a split, which need not be a tensor."""
         if self.size == 1:
             return inputs
         if isinstance(inputs, Tensor):
             return self.part(inputs)
+        # Images are taken by index only; none is read here.
         mine = self.rows(len(inputs))
         return inputs[torch.arange(mine.start, mine.stop)]
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks, in place, with the same bits on every rank."""
+        """Sum a tensor over the ranks, in place, with the same bits on every rank."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def gathered(self, rows: Tensor, count: int) -> Tensor:
-        """All ``count`` rows, of which each rank has :meth:`rows`; exact: every other rank adds zeros."""
+        """All ``count`` rows, of which each rank has :meth:`rows`."""
         if self.size == 1:
             return rows
+        # Not all_gather: parts differ in size, which not every backend allows. The sum is exact: all others add zeros.
         whole = rows.new_zeros(count, *rows.shape[1:])
         whole[self.rows(count)] = rows
         return self.sum_(whole)
 
     def replicated(self, view: ClassifierView) -> ClassifierView:
-        """The same model, whose gradients are the mean over the ranks after a backward pass.
+        """View of the same model whose gradients are the mean over the ranks after a backward pass.
 
         The weights of rank 0 are copied to the others. The statistics of batch normalisation are frozen, so that no
         buffer is exchanged in the forward pass.
         """
         if self.size == 1:
             return view
+        # The given view keeps the plain network: evaluation has no gradients to exchange.
         stepped = copy.copy(view)
         with warnings.catch_warnings():
             # The option has a new name in torch 2.14, which earlier ones that are supported do not know.
@@ -109,7 +114,7 @@ class World:
         return stepped
 
     def alone(self, view: ClassifierView) -> AbstractContextManager[object]:
-        """Backward passes through a replicated view add up here without an exchange."""
+        """Context in which the gradients of a replicated view add up without an exchange between the ranks."""
         network = view.network
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
@@ -121,14 +126,15 @@ class World:
         """
         if self.size == 1:
             return
-        told = torch.stack([value.detach().double() for value in values])
-        ends = torch.cat([told, -told])
+        own = torch.stack([value.detach().double() for value in values])
+        # The maximum of -x is minus the minimum of x: one exchange gives both ends.
+        ends = torch.cat([own, -own])
         dist.all_reduce(ends, op=dist.ReduceOp.MAX)
-        largest, least = ends[: len(told)], -ends[len(told) :]
-        if not torch.equal(largest, least):
+        highest, lowest = ends[: len(own)], -ends[len(own) :]
+        if not torch.equal(highest, lowest):
             raise RanksDiffer(
                 f"the {self.size} workers of a run must compute the same policy and weights, got values from "
-                f"{least.tolist()} to {largest.tolist()}; run them on machines and GPUs of one kind"
+                f"{lowest.tolist()} to {highest.tolist()}; run them on machines and GPUs of one kind"
             )
 
 

@@ -1,4 +1,4 @@
-"""Pre-training: the recipes that make a base model where the user brings none."""
+"""Pre-training: recipes for a base model where the user brings none."""
 
 from __future__ import annotations
 

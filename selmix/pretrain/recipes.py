@@ -1,4 +1,4 @@
-"""The recipes by name, and training by one of them from beginning to end."""
+"""Recipes of pre-training by name, and training by one of them from beginning to end."""
 
 from __future__ import annotations
 
@@ -27,8 +27,15 @@ def pretrainer(
     settings: PretrainSettings | None = None,
     initial: Mapping[str, Tensor] | None = None,
 ) -> Pretrainer:
-    """A trainer on the train split (and the unlabelled samples, for FixMatch), on its device.
+    """Build a trainer on the device of the data.
 
+    Args:
+        recipe: key of RECIPES.
+        model: its configuration.
+        data: of the sweep; its train split and, for FixMatch, its unlabelled samples are used.
+        seed: of all randomness.
+        settings: length, rate and regularisation; with None the defaults.
+        initial: weights to begin with; with None they are drawn from the seed.
     Raises:
         ValueError: no such recipe, or one that needs unlabelled samples where there are none.
     """
@@ -48,7 +55,20 @@ def pretrain(
     settings: PretrainSettings | None = None,
     initial: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Weights of a model trained by a recipe; raises as :func:`pretrainer`."""
+    """Train a model by a recipe from beginning to end.
+
+    Args:
+        recipe: key of RECIPES.
+        model: its configuration.
+        data: of the sweep; its train split and, for FixMatch, its unlabelled samples are used.
+        seed: of all randomness.
+        settings: length, rate and regularisation; with None the defaults.
+        initial: weights to begin with; with None they are drawn from the seed.
+    Returns:
+        The trained weights, on the CPU.
+    Raises:
+        ValueError: as :func:`pretrainer`.
+    """
     trainer = pretrainer(recipe, model, data, seed, settings, initial)
     while not trainer.finished:
         trainer.run_epoch()

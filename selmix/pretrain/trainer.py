@@ -1,4 +1,4 @@
-"""Training from scratch, epoch by epoch, so that it can be stopped, tracked and gone on with."""
+"""Training from scratch, epoch by epoch, so that it can be stopped, tracked and resumed."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 MIXUP_ALPHA = 0.2
 EMA_DECAY = 0.99
-UNLABELLED_RATIO = 2  # unlabelled samples a labelled one in a FixMatch step
+UNLABELLED_RATIO = 2
+"""Unlabelled samples per labelled one in a step of FixMatch."""
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train from scratch.
+    """Loss and samples of training from scratch.
 
     Attributes:
         adjust: tau of the logit-adjusted loss, log-priors added to the logits; 0 is plain cross-entropy.
-        mixup: whether the inputs of a batch are mixed, as in stage one of MiSLAS.
-        fixmatch: whether unlabelled samples take part, under confident pseudo-labels of their weak augmentation.
+        mixup: True if the inputs of a batch are mixed, as in stage one of MiSLAS.
+        fixmatch: True if unlabelled samples take part, under confident pseudo-labels of their weak augmentation.
     Source: logit adjustment, Menon et al., ICLR 2021; stage one of MiSLAS, Zhong et al., CVPR 2021;
         FixMatch, Sohn et al., NeurIPS 2020.
     """
@@ -50,12 +51,15 @@ class PretrainSettings:
     """Length, rate and regularisation of the training.
 
     Attributes:
-        epochs, batch_size, lr, weight_decay: of SGD with Nesterov momentum and a cosine learning rate.
-        augment: whether labelled samples are weakly augmented (FixMatch always does).
+        epochs: passes over the labelled samples.
+        batch_size: labelled samples of a step.
+        lr: of SGD with Nesterov momentum at the first step; it falls by a cosine schedule.
+        augment: True if labelled samples are weakly augmented (with FixMatch they always are).
+        weight_decay: of SGD.
         mixup_alpha: of mixup's Beta(alpha, alpha), where the recipe mixes.
-        ema_decay: of the exponential average of the weights, a step, where the recipe keeps one (FixMatch).
+        ema_decay: per step, of the exponential average of the weights, where the recipe keeps one (FixMatch).
     Raises:
-        ValueError: one that is out of range.
+        ValueError: a setting out of range.
     """
 
     epochs: int = EPOCHS
@@ -84,11 +88,16 @@ class PretrainSettings:
 
 
 class Pretrainer:
-    """Trains a model from scratch, or from given weights.
+    """Trainer of a model from scratch, or from given weights.
 
     Args:
-        recipe: how. config: which model. split: labelled samples; training runs on their device.
-        seed: of all randomness. settings: length and rate. unlabelled: for FixMatch; their labels are not read.
+        recipe: loss and samples.
+        config: of the model.
+        split: labelled samples; training runs on their device.
+        num_classes: K.
+        seed: of all randomness.
+        settings: length, rate and regularisation.
+        unlabelled: samples for FixMatch; their labels are not read.
         initial: weights to begin with; a classifier of another size is left at random.
     Raises:
         ValueError: FixMatch without unlabelled samples, or initial weights of another model.
@@ -106,7 +115,7 @@ class Pretrainer:
         initial: Mapping[str, Tensor] | None = None,
     ) -> None:
         if recipe.fixmatch and unlabelled is None:
-            raise ValueError("FixMatch needs unlabelled samples, there are none")
+            raise ValueError("FixMatch needs unlabelled samples, the data have none; choose another recipe")
         self.recipe, self.settings, self._split, self._unlabelled = recipe, settings, split, unlabelled
         self._seed = seed
         self._generator = torch.Generator().manual_seed(seed)
@@ -115,12 +124,16 @@ class Pretrainer:
             own = model.state_dict()
             fitting = {k: v for k, v in initial.items() if k in own and v.shape == own[k].shape}
             if not fitting:
-                raise ValueError("the initial weights have no layer in common with the model")
+                raise ValueError(
+                    "the initial weights have no layer in common with the model; take weights of the same architecture"
+                )
             model.load_state_dict(fitting, strict=False)
         self.model = model.to(split.inputs.device).train()
+        # After the initial weights, whose scale is that of other data.
         if isinstance(self.model, StandardisedHead):
             self.model.fit_scale(split.whole())
         self._average = copy.deepcopy(self.model) if recipe.fixmatch else None
+        # A class without a sample would have an infinite log-prior.
         counts = split.counts(num_classes).double().clamp_min(1.0)
         self._shift = recipe.adjust * (counts / counts.sum()).log().float()
         self._optimizer = torch.optim.SGD(
@@ -137,19 +150,23 @@ class Pretrainer:
         return self.epoch >= self.settings.epochs
 
     def run_epoch(self) -> dict[str, float]:
-        """One pass over the labelled samples.
+        """Make one pass over the labelled samples.
 
         Returns:
-            ``loss``, the mean over its steps; with FixMatch also ``pseudo_labelled``, the share that was sure enough.
+            ``loss``, the mean over its steps; with FixMatch also ``pseudo_labelled``, the share of unlabelled samples
+            with a confident pseudo-label.
         """
         size = self.settings.batch_size
+        # An incomplete batch is left out, except where it is the only one.
         count = max(1, len(self._split) // size)
         order = torch.randperm(len(self._split), generator=self._generator).to(self._split.labels.device)
         totals: dict[str, float] = {}
-        with torch.random.fork_rng():  # dropout and the like, for models that have them
+        # Dropout and the like draw from the global stream. Seeded by the epoch, so that a resumed training draws alike.
+        with torch.random.fork_rng():
             torch.manual_seed(self._seed * 100_003 + self.epoch)
             for step in range(count):
                 progress = (self.epoch * count + step) / (self.settings.epochs * count)
+                # The schedule falls to 1e-4, but never rises to it from a lower rate.
                 for group in self._optimizer.param_groups:
                     group["lr"] = scheduled("cosine", self.settings.lr, min(1e-4, self.settings.lr), progress)
                 index = order[step * size : (step + 1) * size]
@@ -159,7 +176,7 @@ class Pretrainer:
         return totals
 
     def _step(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        figures: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
         if self.settings.augment or self.recipe.fixmatch:
             inputs = weak(inputs, self._generator)
         if self.recipe.mixup:
@@ -167,16 +184,17 @@ class Pretrainer:
         else:
             loss = F.cross_entropy(self.model(inputs) + self._shift, labels)
         if self.recipe.fixmatch:
-            extra, figures["pseudo_labelled"] = self._consistency(len(labels))
-            loss = loss + extra
+            consistency, metrics["pseudo_labelled"] = self._consistency(len(labels))
+            loss = loss + consistency
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         if self._average is not None:
             _follow(self._average, self.model, self.settings.ema_decay)
-        return figures | {"loss": loss.detach()}
+        return metrics | {"loss": loss.detach()}
 
     def _mixup_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        # Beta(alpha, alpha) from two gammas, as torch.distributions takes no generator.
         concentration = torch.full((2,), self.settings.mixup_alpha)
         first, second = torch._standard_gamma(concentration, generator=self._generator).tolist()
         lam = first / (first + second) if first + second > 0 else 1.0
@@ -185,7 +203,13 @@ class Pretrainer:
         return lam * F.cross_entropy(logits, labels) + (1.0 - lam) * F.cross_entropy(logits, labels[other])
 
     def _consistency(self, labelled: int) -> tuple[Tensor, Tensor]:
-        """Loss of strongly augmented samples against confident labels of their weak augmentation, and their share."""
+        """Loss of strongly augmented samples against confident pseudo-labels of their weak augmentation.
+
+        Args:
+            labelled: samples of the labelled batch.
+        Returns:
+            The mean loss over all drawn samples, and the share of them with a confident pseudo-label.
+        """
         pool = self._unlabelled
         if pool is None:
             raise AssertionError("checked in __init__")
@@ -193,17 +217,18 @@ class Pretrainer:
         raw = pool.batch(index.to(pool.labels.device))
         with torch.no_grad():
             confidence, pseudo = torch.softmax(self.model(weak(raw, self._generator)), dim=1).max(dim=1)
-        sure = (confidence >= CONFIDENCE).float()
+        confident = (confidence >= CONFIDENCE).float()
         losses = F.cross_entropy(self.model(strong(raw, self._generator)), pseudo, reduction="none")
-        return (sure * losses).mean(), sure.mean()
+        # Mean over all of them, not over the confident ones, as in the paper: few confident samples weigh little.
+        return (confident * losses).mean(), confident.mean()
 
     def weights(self) -> dict[str, Tensor]:
-        """The trained weights (with FixMatch their exponential average), on the CPU."""
+        """Trained weights (with FixMatch their exponential average), on the CPU."""
         chosen = self.model if self._average is None else self._average
         return {name: tensor.detach().cpu().clone() for name, tensor in chosen.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that is needed to go on bit-equal."""
+        """State that is needed to resume bit-equal, between two epochs."""
         return {
             "model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "epoch": self.epoch,
             "generator": self._generator.get_state(),
@@ -211,7 +236,7 @@ class Pretrainer:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict` of a trainer of the same recipe, model, data, seed and settings."""
+        """Resume from :meth:`state_dict` of a trainer of the same recipe, model, data, seed and settings."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._generator.set_state(state["generator"])
@@ -222,8 +247,9 @@ class Pretrainer:
 
 @torch.no_grad()
 def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move an exponential average of the parameters; buffers are taken over."""
+    """Move an exponential average of the parameters towards a model; its buffers are copied."""
     for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
         slow.lerp_(fast, 1.0 - decay)
-    for kept, now in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(now)
+    # Statistics of batch normalisation are averages already, and counters cannot be averaged.
+    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(current)

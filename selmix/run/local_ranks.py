@@ -1,4 +1,4 @@
-"""A run on several processes of this machine, on CPUs, without Ray: what ``reproduce`` and ``plan`` need of one."""
+"""A run on several processes of this machine, on CPUs, without Ray, as ``reproduce`` and ``plan`` need it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ from selmix.statistics.selection import SelectionRule
 
 
 class RunRequest(NamedTuple):
-    """What a run is made of, in the order of :class:`selmix.run.run.Run`."""
+    """Arguments of a run, in the order of :class:`selmix.run.run.Run`.
+
+    Attributes:
+        data: train, feedback and select.
+        base: the start models.
+        objective: a name of OBJECTIVES or a callable.
+        config: the settings.
+        seed: of all randomness of the run.
+        selection: how rounds are ranked, and the constraints.
+    """
 
     data: SweepData
     base: Base
@@ -32,12 +41,13 @@ class RunRequest(NamedTuple):
 
 
 def finetune_on_workers(workers: int, request: RunRequest) -> Run:
-    """A run stepped to its end by so many workers, each with the torch threads that are set here.
+    """Step a run to its end on ``workers`` processes, each with the torch threads that are set here.
 
     Bits depend on the number of workers: on one stack the same number gives the same bits.
     """
     if workers == 1:
         return finetune(*request)
+    # A spawned process returns nothing: the finished run comes back as the checkpoint that rank 0 writes.
     with tempfile.TemporaryDirectory(prefix="selmix-run-") as folder:
         on_local_ranks(_finetune, workers, torch.get_num_threads(), folder, request)
         run = Run(*request)
@@ -47,30 +57,41 @@ def finetune_on_workers(workers: int, request: RunRequest) -> Run:
 
 def _finetune(world: World, folder: str, request: RunRequest) -> None:
     run = finetune(*request, world=world)
+    # Only rank 0 holds the weights of the best round.
     if world.is_first:
         run.save(Path(folder))
 
 
-def seconds_of_rounds(workers: int, most: int, request: RunRequest) -> list[float]:
-    """Wall-clock seconds of round 0 and of at most ``most`` rounds after it, by so many workers."""
+def seconds_of_rounds(workers: int, max_rounds: int, request: RunRequest) -> list[float]:
+    """Measure the wall-clock seconds of the first rounds of a run.
+
+    Args:
+        workers: processes that step it together; with 1 it is this process.
+        max_rounds: rounds to measure after round 0; fewer where the run ends before.
+        request: arguments of the run.
+    Returns:
+        Seconds of round 0 and of the rounds after it.
+    """
     if workers == 1:
-        return _seconds(Run(*request), most)
+        return _seconds(Run(*request), max_rounds)
     with tempfile.TemporaryDirectory(prefix="selmix-probe-") as folder:
-        told = Path(folder) / "seconds.json"
-        on_local_ranks(_probe, workers, torch.get_num_threads(), str(told), most, request)
-        seconds: list[float] = json.loads(told.read_text())
+        report = Path(folder) / "seconds.json"
+        on_local_ranks(_probe, workers, torch.get_num_threads(), str(report), max_rounds, request)
+        seconds: list[float] = json.loads(report.read_text())
     return seconds
 
 
-def _probe(world: World, told: str, most: int, request: RunRequest) -> None:
-    seconds = _seconds(Run(*request, world=world), most)
+def _probe(world: World, report: str, max_rounds: int, request: RunRequest) -> None:
+    seconds = _seconds(Run(*request, world=world), max_rounds)
+    # Every round ends with exchanges between the ranks, so the clock of one of them is enough.
     if world.is_first:
-        Path(told).write_text(json.dumps(seconds))
+        Path(report).write_text(json.dumps(seconds))
 
 
-def _seconds(run: Run, most: int) -> list[float]:
+def _seconds(run: Run, max_rounds: int) -> list[float]:
     seconds: list[float] = []
-    while not run.finished and len(seconds) <= most:
+    # <= and not <: round 0, the evaluation of the start model, is measured beside them.
+    while not run.finished and len(seconds) <= max_rounds:
         started = time.perf_counter()
         run.step()
         seconds.append(time.perf_counter() - started)

@@ -15,12 +15,16 @@ from selmix.files import written_aside
 
 @dataclass(frozen=True)
 class RoundMatrices:
-    """What one round leaves for the artifact; matrices on the CPU, None where the round had none.
+    """Matrices of one round for the artifact, on the CPU; None where the round had none.
 
     Attributes:
-        round, steps: of the round.
-        confusion: C of feedback at its start, shape (S, K). gain, policy: shape (S, S).
-        multipliers: shape (S,). select_recalls: recalls on select at its end, shape (S,).
+        round: its number, from 0.
+        steps: SGD steps done at its end.
+        confusion: C of feedback at its start, shape (S, K).
+        gain: G, shape (S, S).
+        policy: P, shape (S, S).
+        multipliers: of the worst-case objectives, shape (S,).
+        select_recalls: recalls on select at its end, shape (K,).
     """
 
     round: int
@@ -33,7 +37,7 @@ class RoundMatrices:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the large ones."""
+        """Bytes of C, G and P, beside which the vectors do not count."""
         tensors = (self.confusion, self.gain, self.policy)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
@@ -42,10 +46,11 @@ _MATRICES = ("confusion", "gain", "policy", "multipliers", "select_recalls")
 
 
 def write_rounds(path: Path, rounds: Sequence[RoundMatrices]) -> None:
-    """Write the rounds as a Parquet file: one row a round, matrices as flat float32 lists, row by row.
+    """Write the rounds as a Parquet file: one row per round, matrices as flat float32 lists, row by row.
 
     The file is written aside and renamed.
     """
+    # Imported in the functions that use it: fine-tuning itself needs torch and numpy only.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -56,19 +61,23 @@ def write_rounds(path: Path, rounds: Sequence[RoundMatrices]) -> None:
     for name in _MATRICES:
         values = [getattr(r, name) for r in rounds]
         flat = [None if v is None else v.float().flatten().numpy() for v in values]
+        # The type is given because pyarrow cannot infer it where every round has None.
         columns[name] = pa.array(flat, pa.list_(pa.float32()))
     with written_aside(path) as aside:
         pq.write_table(pa.table(columns), aside, compression="zstd")
 
 
 def read_rounds(path: Path, num_strata: int, num_classes: int) -> list[RoundMatrices]:
-    """The rounds of a Parquet file, matrices in their shapes.
+    """Read the rounds of a Parquet file, matrices in their shapes.
 
     Args:
-        num_strata, num_classes: S and K of the trial.
+        path: of the file.
+        num_strata: S of the trial.
+        num_classes: K of the trial.
     """
     import pyarrow.parquet as pq
 
+    # A list in the file is flat: only S and K say which matrix it is.
     shapes = {
         "confusion": (num_strata, num_classes), "gain": (num_strata, num_strata),
         "policy": (num_strata, num_strata), "multipliers": (-1,), "select_recalls": (-1,),

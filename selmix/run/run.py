@@ -30,17 +30,22 @@ from selmix.statistics.selection import Constraint, SelectionRule, score
 
 __all__ = ["BestRound", "Constraint", "RoundReport", "Run", "SelectionRule", "finetune"]
 
-_MATRIX_BUDGET = 64 * 2**20  # bytes of a trial's artifact
+# Bytes of the matrices that a trial keeps: with 1000 classes C, G and P of one round alone are 12 MB.
+_MATRIX_BUDGET = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What a run says after each round: figures only, fit for a log line.
+    """Numbers of one round, fit for a log line.
 
     Attributes:
-        select: metric -> value on select. scalars: diagnostics of the round (loss, effective pairs, ...).
-        score: what ranks rounds. feasible: whether the constraints of the search hold on select.
-        best: whether this is the best round so far.
+        round: its number; round 0 evaluates the start model.
+        steps: SGD steps done at its end.
+        score: number that ranks rounds; higher is better.
+        feasible: True if the constraints of the search hold on select.
+        best: True if no earlier round ranks as high.
+        select: metric -> value on select.
+        scalars: diagnostics of the round (loss, policy_perplexity, ...); empty in round 0.
     """
 
     round: int
@@ -54,7 +59,18 @@ class RoundReport:
 
 @dataclass(frozen=True)
 class BestRound:
-    """The chosen round: its weights and its predictions on select."""
+    """Chosen round of a run, with its weights and its predictions on select.
+
+    Attributes:
+        round: its number; 0 if the start model won.
+        steps: SGD steps done at its end.
+        score: number that ranks rounds; higher is better.
+        feasible: True if the constraints of the search hold on select.
+        violation: sum of what they are missed by; 0.0 where they hold.
+        select: metric -> value on select.
+        state: weights, on the CPU; empty on every rank but the first.
+        predictions: on select.
+    """
 
     round: int
     steps: int
@@ -67,30 +83,46 @@ class BestRound:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """Feasible rounds by score; among infeasible ones the least violation counts."""
+        """Sort key: feasible rounds come first, by score; infeasible ones follow, the least violation first."""
         return (self.feasible, self.score if self.feasible else -self.violation)
 
 
 @dataclass
 class _Progress:
-    """What a run remembers beside the fine-tuner's own state."""
+    """State of a run beside that of its fine-tuner.
 
-    reported: int = 0  # rounds evaluated, round 0 included
+    Attributes:
+        reported: rounds evaluated, round 0 included.
+        since_best: rounds evaluated after the best one.
+        stop_reason: see :attr:`Run.stop_reason`.
+        matrices: of the rounds that are kept for the artifact.
+    """
+
+    reported: int = 0
     since_best: int = 0
     stop_reason: str | None = None
     matrices: list[RoundMatrices] = field(default_factory=list)
 
 
 class Run:
-    """Steps a fine-tuner, evaluates each round on select and keeps the best.
+    """Step a fine-tuner, evaluate each round on select and keep the best.
 
     Args:
         data: train, feedback and select; on the device to train on.
         base: the start models.
         objective: a name of OBJECTIVES or a callable.
-        config: the settings. seed: of pair draws, coefficients and the model's own randomness.
+        config: the settings.
+        seed: of pair draws, coefficients and the model's own randomness.
         selection: how rounds are ranked, and the constraints.
         world: the ranks that train together; all step at once, the first keeps the best weights and saves.
+    Attributes:
+        view: the model that is trained.
+        finetuner: what trains it.
+        metric_context: of the metrics on select.
+        best: the best round so far; None before the first evaluation.
+    Raises:
+        ValueError: an objective or constraint of groups on data without a group attribute, or settings that the
+            fine-tuner refuses.
     """
 
     def __init__(
@@ -106,8 +138,8 @@ class Run:
         self.data, self.config, self.selection, self.world = data, config, selection, world
         model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
         self.view = base.model.view(model)
-        # What is kept are float32 weights, so select is judged in float32 whatever the training's precision is.
-        self._judged = base.model.view(model)
+        # The weights that are kept are float32, so select is evaluated in float32 whatever the training's precision is.
+        self._evaluated_view = base.model.view(model)
         self.metric_context = MetricContext(data.train_counts, selection.definitions, data.num_groups)
         acting, context, constraints = inside_the_method(objective, selection, data)
         pool = training_pool(data, config.draw_from)
@@ -129,33 +161,36 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        """True if the run has ended, for whatever reason."""
         return self._progress.stop_reason is not None
 
     @property
     def stop_reason(self) -> str | None:
-        """``steps``, ``patience``, ``no_positive_gain``, ``no_pseudo_labels``,
-        ``gain_plateau`` or ``nonfinite:WHAT``; None: it goes on."""
+        """Reason of the end: ``steps``, ``patience``, ``no_positive_gain``, ``no_pseudo_labels``, ``gain_plateau`` or
+        ``nonfinite:WHAT``; None while the run continues."""
         return self._progress.stop_reason
 
     @property
     def failed(self) -> bool:
+        """True if a value that is not finite ended the run; an earlier best round stays valid."""
         return (self.stop_reason or "").startswith("nonfinite")
 
     @property
     def rounds(self) -> list[RoundMatrices]:
-        """The matrices kept so far; the first, the last and evenly thinned ones between where they are large."""
+        """Matrices of the rounds so far; where they are large some are left out between the first and the last."""
         return list(self._progress.matrices)
 
     def step(self) -> RoundReport | None:
-        """Round 0 at the first call, one round of fine-tuning at each later one.
+        """Evaluate the start model at the first call; fine-tune and evaluate one round at each later one.
 
         Returns:
-            The round's figures; None where the round ended the run without an evaluation (not finite).
+            Numbers of the round; None where a value that is not finite ended the run before its evaluation.
         Raises:
             RuntimeError: the run is finished.
         """
         if self.finished:
             raise RuntimeError(f"the run is finished ({self.stop_reason}); there is no further round")
+        # Divergence is an outcome of the settings and no error of the program: the best round before it is kept.
         try:
             done = None if self._progress.reported == 0 else self.finetuner.run_round()
             return self._evaluate(done)
@@ -164,8 +199,9 @@ class Run:
             return None
 
     def _evaluate(self, done: Round | None) -> RoundReport:
-        _, logits = predict(self._judged, self.world.part_of_inputs(self.data.select.inputs))
+        _, logits = predict(self._evaluated_view, self.world.part_of_inputs(self.data.select.inputs))
         logits = self.world.gathered(logits, len(self.data.select))
+        # The argmax of NaN is a class too, so a diverged model would get a score.
         if not bool(torch.isfinite(logits).all()):
             raise NonFinite("select logits")
         predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
@@ -185,6 +221,7 @@ class Run:
         self._progress.reported += 1
         self._progress.matrices.append(_matrices(candidate, done, counts))
         self._thin_matrices()
+        # Round 0 has trained nothing: there is no reason to stop after it.
         if done is not None:
             self._progress.stop_reason = done.stop_reason or self._patience()
         return RoundReport(
@@ -193,10 +230,12 @@ class Run:
         )  # fmt: skip
 
     def _keep_if_best(self, candidate: BestRound) -> bool:
+        # Of equal ranks the earlier round stays: it is the smaller change of the start model.
         if self.best is not None and candidate.rank <= self.best.rank:
             self._progress.since_best += 1
             return False
         self._progress.since_best = 0
+        # All ranks hold the same weights and only the first saves: the others need no copy.
         weights = self.view.model.state_dict() if self.world.is_first else {}
         state = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
         self.best = replace(candidate, state=state)
@@ -207,14 +246,15 @@ class Run:
         return "patience" if limit is not None and self._progress.since_best >= limit else None
 
     def _thin_matrices(self) -> None:
-        """Drop every second round between the first and the last while the matrices exceed their budget."""
+        """Leave out every second round between the first and the last while the matrices exceed their budget."""
         kept = self._progress.matrices
         while len(kept) > 2 and sum(m.nbytes for m in kept) > _MATRIX_BUDGET:
             kept[:] = [kept[0], *kept[2:-1:2], kept[-1]]
 
     def save(self, folder: Path) -> None:
-        """Write what :meth:`load` needs to go on bit-equal, and the artifact of the rounds so far."""
+        """Write what :meth:`load` needs to resume bit-equal, and the artifact of the rounds so far."""
         folder.mkdir(parents=True, exist_ok=True)
+        # Dataclasses are taken apart: loading with weights_only accepts plain containers and tensors.
         progress = vars(self._progress) | {"matrices": [vars(m) for m in self._progress.matrices]}
         best = None
         if self.best is not None:
@@ -225,8 +265,9 @@ class Run:
         write_rounds(folder / "rounds.parquet", self._progress.matrices)
 
     def load(self, folder: Path) -> None:
-        """Go on from :meth:`save` of a run of the same data, base, objective, config and seed."""
-        # weights_only: a checkpoint is data; nothing in it may run code.
+        """Resume from :meth:`save` of a run of the same data, base, objective, config and seed."""
+        # weights_only: a checkpoint is data; nothing in it may run code. On the CPU: the generator's state must lie
+        # there, and weights are copied to the model's own device.
         stored: dict[str, Any] = torch.load(folder / "run.pt", map_location="cpu", weights_only=True)
         self.finetuner.load_state_dict(stored["finetuner"])
         progress = stored["progress"]
@@ -244,20 +285,35 @@ def finetune(
     config: FinetuneConfig,
     seed: int,
     selection: SelectionRule,
-    told: Callable[[RoundReport], None] | None = None,
+    callback: Callable[[RoundReport], None] | None = None,
     world: World = ALONE,
 ) -> Run:
-    """A run stepped to its end; ``told`` gets the report of every round."""
+    """Step a run to its end.
+
+    Args:
+        data: train, feedback and select; on the device to train on.
+        base: the start models.
+        objective: a name of OBJECTIVES or a callable.
+        config: the settings.
+        seed: of pair draws, coefficients and the model's own randomness.
+        selection: how rounds are ranked, and the constraints.
+        callback: called with the report of every round that was evaluated.
+        world: the ranks that train together.
+    Returns:
+        The finished run; its ``best`` is the chosen round.
+    Raises:
+        ValueError: as of :class:`Run`.
+    """
     run = Run(data, base, objective, config, seed, selection, world)
     while not run.finished:
         report = run.step()
-        if told is not None and report is not None:
-            told(report)
+        if callback is not None and report is not None:
+            callback(report)
     return run
 
 
 def training_pool(data: SweepData, draw_from: str) -> Split:
-    """The samples that pairs are drawn from."""
+    """Samples that pairs are drawn from: train, or train and feedback."""
     if draw_from == "train":
         return data.train
     return join(data.train, data.feedback)
@@ -266,19 +322,31 @@ def training_pool(data: SweepData, draw_from: str) -> Split:
 def inside_the_method(
     objective: AnyObjective, selection: SelectionRule, data: SweepData
 ) -> tuple[AnyObjective, ObjectiveContext, tuple[Constraint, ...]]:
-    """The objective, its context, and the constraints that act inside the method.
+    """Bind an objective and the constraints of a rule to the data, as the fine-tuner takes them.
 
     The strata are (class, group) cells where the objective or a constraint is one of groups, classes otherwise. An
     objective ``X_min_coverage`` is X where the rule has a bound on that metric: the bound is then the rule's.
+
+    Args:
+        objective: a name of OBJECTIVES or a callable.
+        selection: its constraints, of which those with ``method`` act, and the definitions.
+        data: training counts and groups.
+    Returns:
+        The objective, its context, and the constraints that act inside the method.
+    Raises:
+        ValueError: an objective or constraint of groups on data without a group attribute.
     """
     context = ObjectiveContext(train_counts=data.train_counts, definitions=selection.definitions)
     acting = tuple(c for c in selection.constraints if "method" in c.where)
     if is_of_groups(objective) or any(METRICS[c.metric].of_cells is not None for c in acting):
         if not data.num_groups:
-            raise ValueError("an objective or constraint of groups needs data with a group attribute")
+            raise ValueError(
+                f"an objective or constraint of groups needs data with a group attribute, {data.name} has none"
+            )
         labels = stratum_labels(data.num_classes, data.num_groups).to(data.train.labels.device)
         context = replace(context, labels=labels, num_groups=data.num_groups)
     known = known_objective(objective)
+    # Both terms would bind the same metric: the bound of the name gives way to the one that was set.
     if known is not None and known.coverage in {c.metric for c in acting}:
         objective = known.metric
     return objective, context, acting

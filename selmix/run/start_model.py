@@ -1,4 +1,4 @@
-"""The model that every trial starts from."""
+"""Start model of a trial: the base model, with its own classifier or the class-balanced one."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from selmix.weights import load_checkpoint_into
 
 @dataclass(frozen=True)
 class Base:
-    """The model that every trial starts from.
+    """Base model that every trial of a sweep starts from.
 
     Attributes:
-        model: which one. state: weights of the base model.
+        model: configuration of the network.
+        state: weights of the base model.
         head: ``weight`` (K, d) and ``bias`` (K,) of ``last_layer_on_train_plus_feedback``, for
             ``start: balanced_head``.
-        settings: of the pre-training, for what is trained from scratch beside it.
-        initial: weights that it began with; None: random ones.
         labels: labelled splits that made the base model; what made a user's checkpoint is not known.
+        settings: of the pre-training, for a baseline that is trained from scratch.
+        initial: weights that the pre-training began with; None for random ones.
     """
 
     model: ModelConfig
@@ -34,11 +35,21 @@ class Base:
     initial: Mapping[str, Tensor] | None = None
 
     def build(self, start: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """The start model of a run, on the CPU."""
+        """Build the start model of a run, on the CPU.
+
+        Args:
+            start: ``given`` (the base model) or ``balanced_head`` (its classifier replaced by ``head``).
+            input_shape: of one sample, without the batch dimension.
+            num_classes: K.
+        Raises:
+            ValueError: the weights do not fit the model.
+        """
+        # A new module each time: a run trains its model in place, and all trials start from this base.
         model = self.model.build(input_shape, num_classes)
         load_checkpoint_into(model, self.state)
         if start == "balanced_head":
             head = self.model.view(model).head
+            # autograd refuses changes in place to a parameter that requires gradients.
             with torch.no_grad():
                 head.weight.copy_(self.head["weight"])
                 head.bias.copy_(self.head["bias"])

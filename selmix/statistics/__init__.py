@@ -1,1 +1,1 @@
-"""Intervals, comparisons and what ranks: the verdict's arithmetic."""
+"""Intervals of metrics, paired comparisons and selection scores: the arithmetic behind verdicts and rankings."""

@@ -1,7 +1,7 @@
 """Intervals of single metrics.
 
 A worst-class recall is a minimum of noisy numbers: a percentile bootstrap of it covers almost nothing in bad cases,
-and normal intervals collapse where a recall is 1. So limits are exact or Wilson's per class, and combined.
+and normal intervals collapse where a recall is 1. So confidence bounds are exact or Wilson's per class, and combined.
 """
 
 from __future__ import annotations
@@ -21,18 +21,25 @@ from selmix.metrics import (
     evaluate_predictions,
     metric_named,
 )
-from selmix.statistics.proportions import clopper_pearson, mean_limits
-from selmix.statistics.worst_case import WORST_CASE_LIMITS
+from selmix.statistics.proportions import clopper_pearson, mean_bounds
+from selmix.statistics.worst_case import WORST_CASE_BOUNDS
 
 _DRAWS = 1000
 _BIAS_DRAWS = 400
-RESAMPLES_OF_PREDICTIONS = 200
-_PRIOR_COUNTS = 0.5  # spread over a row: keeps a row without errors from standing still
+RESAMPLES_OF_PREDICTIONS = 200  # fewer than draws of counts: each takes the metric of all samples anew
+_PRIOR_COUNTS = 0.5  # spread over a row: without it a row without errors would not vary between draws
+_NUMBERS_AT_ONCE = 2**23  # bounds the memory of draws of a large matrix
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval, low <= value <= high."""
+    """Value with its interval, low <= value <= high.
+
+    Attributes:
+        value: of the sample.
+        low: lower confidence bound.
+        high: upper confidence bound.
+    """
 
     value: float
     low: float
@@ -42,7 +49,17 @@ class Estimate:
 def all_intervals(
     predictions: Predictions, context: MetricContext, level: float = 0.95
 ) -> dict[str, Estimate]:
-    """Every metric that the data allow, with its interval."""
+    """Every metric that the data allow, with its interval.
+
+    Args:
+        predictions: of one model.
+        context: of the metrics.
+        level: of each interval, in (0, 1).
+    Returns:
+        Metric -> estimate, in the order of METRICS.
+    Raises:
+        ValueError: a class has no sample, or the level is outside (0, 1).
+    """
     return {
         key: metric_interval(key, predictions, context, level)
         for key in evaluate_predictions(predictions, context)
@@ -54,6 +71,11 @@ def metric_interval(
 ) -> Estimate:
     """One metric of a model's predictions, with its interval.
 
+    Args:
+        key: of METRICS.
+        predictions: of one model.
+        context: of the metric.
+        level: of the interval, in (0, 1).
     Raises:
         ValueError: an unknown metric, or a level outside (0, 1).
     """
@@ -64,37 +86,50 @@ def metric_interval(
 
 
 def counts_interval(key: str, counts: Tensor, context: MetricContext, level: float = 0.95) -> Estimate:
-    """A metric of counts with its interval.
+    """One metric of counts, with its interval.
 
     - metrics of the worst classes: see :mod:`selmix.statistics.worst_case`; that of ``min_recall`` is exact.
     - weighted means of the recalls: Clopper-Pearson on the mean with its effective number of samples.
     - other metrics of the recalls: MOVER (Zou and Donner 2008), class by class: the distances that the metric moves
-      when one recall goes to its Clopper-Pearson limit, squared and added. The means of the recalls that weigh low
-      ones more are too low on a sample (Jensen); the upper limit is moved by that bias. Simulated coverage at 24
-      samples a class: 94 to 99 %, for Q-mean 91 to 99 %; without both it was 54 to 97 %.
+      when one recall goes to its Clopper-Pearson bound, squared and added. The means of the recalls that weigh low
+      ones more are too low on a sample (Jensen); the upper bound is moved by that bias. Simulated coverage at 24
+      samples per class: 94 to 99 %, for Q-mean 91 to 99 %; without both it was 54 to 97 %.
     - metrics of the whole matrix: quantiles over Dirichlet draws of the rows, half a count spread over each.
 
     Args:
-        counts: shape (K, K).
+        key: of METRICS, none of predictions.
+        counts: shape (K, K), of a metric of groups (K A, K).
+        context: of the metric.
+        level: of the interval, in (0, 1).
     Raises:
-        ValueError: an unknown metric, or a level outside (0, 1).
+        ValueError: an unknown metric, one that counts do not give, or a level outside (0, 1).
     """
     alpha = 1.0 - _checked(level)
     metric, counts = metric_named(key), counts.double().cpu()
     value = float(metric.of(counts, context))
-    if key in WORST_CASE_LIMITS:
-        low, high = WORST_CASE_LIMITS[key](counts, context, alpha)
+    # Looked up first: a minimum or a gap of recalls is a metric of the recalls too, for which MOVER collapses.
+    if key in WORST_CASE_BOUNDS:
+        low, high = WORST_CASE_BOUNDS[key](counts, context, alpha)
         return Estimate(value, min(value, low), max(value, high))
     if metric.of_recalls is not None and metric.linear:
         return _mean_interval(metric.of_recalls, counts, context, alpha)
     if metric.of_recalls is not None:
-        return Estimate(value, *_recalls_limits(metric.of_recalls, counts, context, alpha, value))
+        return Estimate(value, *_recalls_bounds(metric.of_recalls, counts, context, alpha, value))
     return _row_interval(lambda rows: metric.of(rows, context), counts, alpha, value)
 
 
 def linear_weights(metric: RecallsMetric, counts: Tensor, context: MetricContext) -> tuple[Tensor, float]:
-    """A linear metric as offset + weights . recalls: the weights, shape (K,), and the offset."""
+    """Weights and offset of a linear metric, offset + weights . recalls.
+
+    Args:
+        metric: of the recalls, linear in them.
+        counts: shape (K, K); they give the prior.
+        context: of the metric.
+    Returns:
+        Weights, shape (K,), and the offset.
+    """
     rows = counts.sum(dim=1)
+    # A linear function is known by its values at the unit vectors and at 0.
     points = torch.cat(
         [torch.eye(len(rows), dtype=torch.float64), torch.zeros(1, len(rows), dtype=torch.float64)]
     )
@@ -106,46 +141,54 @@ def _mean_interval(metric: RecallsMetric, counts: Tensor, context: MetricContext
     weights, offset = linear_weights(metric, counts, context)
     total, means = weights.sum(), recalls(counts)
     shares = weights / total
-    limits = mean_limits(shares, means, counts.sum(dim=1), alpha / 2.0)
-    ends = [float(offset + total * end) for end in (limits[0], (shares * means).sum(), limits[1])]
+    bounds = mean_bounds(shares, means, counts.sum(dim=1), alpha / 2.0)
+    ends = [float(offset + total * end) for end in (bounds[0], (shares * means).sum(), bounds[1])]
+    # An error is 1 minus a mean: its weights are negative, and the bounds change places.
     low, value, high = sorted(ends)
     return Estimate(value, low, high)
 
 
-def excursions(
-    metric: RecallsMetric, counts: Tensor, context: MetricContext, limits: tuple[Tensor, Tensor]
+def mover_margins(
+    metric: RecallsMetric, counts: Tensor, context: MetricContext, bounds: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """How far the metric moves down and up when one recall goes to a limit of its own, each shape (K,), >= 0.
+    """Per-class MOVER margins: the change of a metric when one recall goes to a confidence bound of its own.
 
     Args:
-        limits: lower and upper limits of the recalls, each of shape (K,).
+        metric: of the recalls.
+        counts: shape (K, K).
+        context: of the metric.
+        bounds: lower and upper bounds of the recalls, each of shape (K,).
+    Returns:
+        Margins down and up, each of shape (K,), >= 0.
     """
     values, rows = recalls(counts), counts.sum(dim=1)
     prior = rows / rows.sum()
-    moved = torch.stack([_each_replaced(values, limit) for limit in limits])
+    moved = torch.stack([_each_replaced(values, bound) for bound in bounds])
     change = metric(moved, prior, context) - metric(values, prior, context)
+    # Whichever bound moves it down or up: a metric may fall when a recall rises.
     return (-change).amax(dim=0).clamp_min(0.0), change.amax(dim=0).clamp_min(0.0)
 
 
-def _each_replaced(values: Tensor, limits: Tensor) -> Tensor:
-    """Row k is ``values`` with entry k replaced by its limit, shape (K, K)."""
+def _each_replaced(values: Tensor, bounds: Tensor) -> Tensor:
+    """Matrix whose row k is ``values`` with entry k replaced by its bound, shape (K, K)."""
     replaced = values.expand(len(values), -1).clone()
-    replaced.diagonal().copy_(limits)
+    replaced.diagonal().copy_(bounds)
     return replaced
 
 
-def _recalls_limits(
+def _recalls_bounds(
     metric: RecallsMetric, counts: Tensor, context: MetricContext, alpha: float, value: float
 ) -> tuple[float, float]:
     rows = counts.sum(dim=1)
-    down, up = excursions(metric, counts, context, clopper_pearson(counts.diagonal(), rows, alpha / 2.0))
+    down, up = mover_margins(metric, counts, context, clopper_pearson(counts.diagonal(), rows, alpha / 2.0))
     bias = _sampling_bias(metric, counts, context)
+    # A metric that is too low on a sample does not raise the lower bound: that errs on the safe side.
     low = value - max(bias, 0.0) - float(down.norm())
     return max(0.0, min(value, low)), min(1.0, max(value, value - bias + float(up.norm())))
 
 
 def _sampling_bias(metric: RecallsMetric, counts: Tensor, context: MetricContext) -> float:
-    """Mean of the metric over samples of this size minus its truth, by samples from recalls near the observed."""
+    """Mean of the metric over samples of this size minus its true value, simulated at recalls near the observed."""
     rows, generator = counts.sum(dim=1), torch.Generator().manual_seed(0)
     prior = rows / rows.sum()
     near = (counts.diagonal() + _PRIOR_COUNTS) / (rows + 2.0 * _PRIOR_COUNTS)
@@ -154,15 +197,25 @@ def _sampling_bias(metric: RecallsMetric, counts: Tensor, context: MetricContext
 
 
 def dirichlet_rows(counts: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-    """Rows of shares drawn around ``counts``, scaled back to the row sums, shape (draws, K, K)."""
+    """Draw rows of shares around ``counts``, scaled back to the row sums.
+
+    Args:
+        counts: shape (K, K).
+        draws: number of matrices.
+        generator: source of the draws.
+    Returns:
+        Shape (draws, K, K), float64.
+    """
+    # Normalised gamma variables are Dirichlet ones; torch.distributions takes no generator.
     concentration = counts + _PRIOR_COUNTS / counts.shape[1]
     gamma = torch._standard_gamma(concentration.expand(draws, -1, -1), generator=generator)
     return gamma / gamma.sum(dim=-1, keepdim=True) * counts.sum(dim=1, keepdim=True)
 
 
 def _row_interval(metric: Callable[[Tensor], Tensor], counts: Tensor, alpha: float, value: float) -> Estimate:
-    generator = torch.Generator().manual_seed(0)  # fixed: an interval is a figure, not an experiment
-    at_once = max(1, 2**23 // counts.numel())
+    # A fixed seed: the same counts have the same interval.
+    generator = torch.Generator().manual_seed(0)
+    at_once = max(1, _NUMBERS_AT_ONCE // counts.numel())
     draws = torch.cat([
         metric(dirichlet_rows(counts, min(at_once, _DRAWS - start), generator)) for start in range(0, _DRAWS, at_once)
     ])  # fmt: skip
@@ -182,13 +235,14 @@ def _resampled_interval(
 
 
 def _percentile(draws: Tensor, alpha: float, value: float) -> Estimate:
-    limits = torch.quantile(
+    bounds = torch.quantile(
         draws.double(), torch.tensor([alpha / 2.0, 1.0 - alpha / 2.0], dtype=torch.float64)
     )
-    return Estimate(value, min(value, float(limits[0])), max(value, float(limits[1])))
+    # Draws of a biased metric may all lie on one side of its value, which an interval must contain.
+    return Estimate(value, min(value, float(bounds[0])), max(value, float(bounds[1])))
 
 
 def _checked(level: float) -> float:
     if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+        raise ValueError(f"interval: level must lie in (0, 1), got {level}")
     return level

@@ -1,4 +1,4 @@
-"""Limits of proportions. The only import of scipy, inside its functions."""
+"""Confidence bounds of proportions. The only import of scipy in this package, inside its functions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from torch import Tensor
 
 
 def clopper_pearson(hits: Tensor, trials: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Exact one-sided limits of proportions, each missed with probability ``alpha`` at most.
+    """Exact one-sided confidence bounds of proportions, each missed with probability ``alpha`` at most.
 
     Args:
-        hits, trials: shape (K,).
+        hits: shape (K,); effective numbers need not be whole.
+        trials: shape (K,), likewise.
+        alpha: probability to miss one bound, in (0, 1).
     Returns:
-        Lower and upper limits, each of shape (K,), float64.
+        Lower and upper bounds, each of shape (K,), float64.
     """
     # scipy.stats.beta.ppf without its checks, which take most of its time.
     from scipy.special import betaincinv
@@ -20,11 +22,20 @@ def clopper_pearson(hits: Tensor, trials: Tensor, alpha: float) -> tuple[Tensor,
     x, n = hits.double().numpy(), trials.double().numpy()
     low = torch.from_numpy(betaincinv(x, n - x + 1.0, alpha))
     high = torch.from_numpy(betaincinv(x + 1.0, n - x, 1.0 - alpha))
+    # Without a hit, or without a miss, the quantile is not defined (NaN): the bound is the end of the scale.
     return torch.where(hits > 0, low, 0.0), torch.where(hits < trials, high, 1.0)
 
 
 def wilson(hits: Tensor, trials: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Wilson's score limits of proportions at level 1 - alpha, each of shape (K,), float64."""
+    """Wilson's score interval of proportions.
+
+    Args:
+        hits: shape (K,).
+        trials: shape (K,).
+        alpha: 1 - the level of the interval.
+    Returns:
+        Lower and upper bounds, each of shape (K,), float64.
+    """
     from scipy.special import ndtri
 
     z = float(ndtri(1.0 - alpha / 2.0))
@@ -32,23 +43,30 @@ def wilson(hits: Tensor, trials: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     p = hits.double() / n
     centre = (p + z * z / (2.0 * n)) / (1.0 + z * z / n)
     half = z / (1.0 + z * z / n) * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt()
+    # Rounding may put a bound beyond the proportion itself, or beyond 0 and 1.
     return torch.minimum(p, (centre - half).clamp_min(0.0)), torch.maximum(p, (centre + half).clamp_max(1.0))
 
 
 def sidak(alpha: float, count: int) -> float:
-    """Level of each of ``count`` independent limits that all hold with probability 1 - alpha."""
+    """Miss probability of each of ``count`` independent bounds that all hold with probability 1 - alpha."""
     return float(1.0 - (1.0 - alpha) ** (1.0 / count))
 
 
-def mean_limits(shares: Tensor, means: Tensor, trials: Tensor, alpha: float) -> tuple[float, float]:
-    """One-sided limits of sum_k share_k p_k: Clopper-Pearson with 1 / sum_k (share_k^2 / n_k) effective samples.
+def mean_bounds(shares: Tensor, means: Tensor, trials: Tensor, alpha: float) -> tuple[float, float]:
+    """One-sided bounds of sum_k share_k p_k: Clopper-Pearson with 1 / sum_k (share_k^2 / n_k) effective samples.
 
     With equal n the number of hits is a sum of Bernoulli variables of unequal p, which spreads less than the binomial
-    of the same mean (Hoeffding 1956), so the limits are conservative.
+    of the same mean (Hoeffding 1956), so the bounds are conservative.
 
     Args:
-        shares: shape (K,), >= 0, sum 1. means: hits / trials, shape (K,). trials: shape (K,).
+        shares: shape (K,), >= 0, sum 1.
+        means: hits / trials, shape (K,).
+        trials: shape (K,).
+        alpha: probability to miss one bound.
+    Returns:
+        Lower and upper bound.
     """
+    # A class of share 0 is no part of the mean; without trials its recall would make the mean NaN.
     used = shares > 0
     samples = 1.0 / (shares[used].square() / trials[used]).sum()
     hits = (shares[used] * means[used]).sum() * samples

@@ -13,19 +13,23 @@ from selmix.metrics import MetricContext, Predictions, metric_named
 from selmix.statistics.intervals import counts_interval
 
 STATISTICS = ("bagged", "lower_bound", "value")
+"""Statistics of a metric that can rank: its bootstrap mean, the lower end of its interval, its plain value."""
+
 RESAMPLES = 1000
-_CELLS_AT_ONCE = 2**24
+_NUMBERS_AT_ONCE = 2**24  # bounds the memory of resamples: 128 MiB of float64 at a time
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A floor or a ceiling on a metric.
+    """Floor or ceiling on a metric; exactly one of the two is set.
 
     Attributes:
-        metric: a key of METRICS. at_least, at_most: exactly one of them is set.
+        metric: a key of METRICS.
+        at_least: floor; None where the bound is a ceiling.
+        at_most: ceiling; None where the bound is a floor.
         where: ``method`` (through multipliers), ``search`` (feasibility), or both.
     Raises:
-        ValueError: not exactly one bound, or a place that is neither.
+        ValueError: not exactly one bound, or a place that is neither ``method`` nor ``search``.
     """
 
     metric: str
@@ -43,23 +47,24 @@ class Constraint:
 
     @property
     def bound(self) -> float:
-        """The one of ``at_least`` and ``at_most`` that is set."""
+        """Value of ``at_least`` or ``at_most``, whichever is set."""
         if self.at_least is not None:
             return self.at_least
         return self.at_most if self.at_most is not None else float("nan")
 
     def violation(self, values: Mapping[str, float]) -> float:
-        """By how much the metric misses the bound, 0.0 where it holds."""
+        """Amount by which the metric misses the bound, 0.0 where it holds."""
         value = values[self.metric]
         return max(0.0, self.bound - value if self.at_least is not None else value - self.bound)
 
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """What ranks rounds and trials on the select split.
+    """Rule that ranks rounds and trials on the select split.
 
     Attributes:
-        metric: a key of METRICS. statistic: of STATISTICS.
+        metric: a key of METRICS.
+        statistic: of STATISTICS.
         constraints: those that hold in the search decide feasibility.
         seed: of the bootstrap resamples; the same for all trials, so that equal predictions score equally.
         definitions: of the metrics with parameters.
@@ -83,7 +88,7 @@ class SelectionRule:
 
 
 def score(rule: SelectionRule, predictions: Predictions, context: MetricContext) -> float:
-    """The number that ranks rounds, trials and rows: higher is better, also for metrics to be minimised.
+    """Score that ranks rounds, trials and rows: higher is better, also for metrics to be minimised.
 
     Args:
         rule: metric and statistic.
@@ -106,16 +111,17 @@ def score_of_counts(
 ) -> float:
     """:func:`score` of confusion counts.
 
-    ``bagged`` is the mean of the metric over bootstrap resamples of the rows of ``counts``. Of two models with the
-    same minimum it prefers the one with fewer classes near it, where the plain value ties. Equal counts and seed
-    score equally.
+    ``bagged`` is the bootstrap mean: the mean of the metric over resamples of the rows of ``counts``. Of two models
+    with the same minimum it prefers the one with fewer classes near it, where the plain value ties. Equal counts and
+    seed score equally.
 
     Args:
         key: of METRICS.
-        counts: shape (K, K).
+        counts: shape (K, K), of a metric of groups (K A, K).
         context: of the metric.
         statistic: ``bagged``, ``lower_bound`` or ``value``.
-        resamples: of ``bagged``. seed: of the resamples.
+        resamples: number of bootstrap resamples.
+        seed: of the resamples.
     Raises:
         ValueError: an unknown metric or statistic.
     """
@@ -123,24 +129,29 @@ def score_of_counts(
     sign = metric.sign
     if statistic == "value":
         return sign * float(metric.of(counts, context))
+    # The pessimistic end: where less is better that is the upper one.
     if statistic == "lower_bound":
         interval = counts_interval(key, counts, context)
         return -interval.high if metric.minimise else interval.low
     if statistic != "bagged":
         raise ValueError(f"statistic must be bagged, lower_bound or value, got {statistic!r}")
-    return sign * _bagged(key, counts.double().cpu(), context, resamples, torch.Generator().manual_seed(seed))
+    # On the CPU: the generator lies there, and a GPU would draw other numbers.
+    generator = torch.Generator().manual_seed(seed)
+    return sign * _bootstrap_mean(key, counts.double().cpu(), context, resamples, generator)
 
 
-def _bagged(
+def _bootstrap_mean(
     key: str, counts: Tensor, context: MetricContext, resamples: int, generator: torch.Generator
 ) -> float:
     metric = metric_named(key)
     rows = counts.sum(dim=1)
+    # Recalls need the hits of each row only: one binomial draw in place of a row of the matrix.
     if metric.of_recalls is not None:
         p = (counts.diagonal() / rows).expand(resamples, -1)
         hits = torch.binomial(rows.expand(resamples, -1), p, generator=generator)
         return float(metric.of_recalls(hits / rows, rows / rows.sum(), context).mean())
-    at_once = max(1, _CELLS_AT_ONCE // counts.numel())
+    # A resample is a whole matrix here, so they are drawn some at a time.
+    at_once = max(1, _NUMBERS_AT_ONCE // counts.numel())
     total, left = 0.0, resamples
     while left > 0:
         size = min(at_once, left)
@@ -150,10 +161,12 @@ def _bagged(
 
 
 def resample_rows(counts: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
-    """Multinomial resamples of every row, as a chain of conditional binomials.
+    """Draw multinomial resamples of every row, as a chain of conditional binomials.
 
     Args:
         counts: shape (K, K), float64.
+        resamples: number of resamples.
+        generator: source of the draws, on the CPU.
     Returns:
         Shape (resamples, K, K), float64; row sums are those of ``counts``.
     """
@@ -161,6 +174,7 @@ def resample_rows(counts: Tensor, resamples: int, generator: torch.Generator) ->
     weight = counts.sum(dim=1).clone()
     columns = []
     for column in counts.unbind(dim=1):
+        # Once a row has given all its samples away, 0 / 0 must be 0 and rounding must not leave [0, 1].
         p = (column / weight.clamp_min(1e-300)).clamp(0.0, 1.0)
         drawn = torch.binomial(rest, p.expand(resamples, -1), generator=generator)
         columns.append(drawn)

@@ -42,7 +42,7 @@ def alive(nodes: Nodes) -> int:
 
 
 def end_all_of(scratch: str) -> None:
-    """What the nodes that the autoscaler started have left running, by the folder that it works in."""
+    """End everything that nodes of the autoscaler have left running, found by the folder that it works in."""
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if scratch.encode() in command.read_bytes():

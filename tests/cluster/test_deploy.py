@@ -68,7 +68,7 @@ def test_an_example_secret_is_seen() -> None:
 
 
 def problems_of(config: dict[str, Any]) -> list[str]:
-    """What Ray's loader and schema say, then what they let pass."""
+    """Problems that Ray's loader and schema find, then those that they let pass."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     try:

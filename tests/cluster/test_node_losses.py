@@ -97,10 +97,10 @@ def test_a_node_is_killed_one_cut_off_and_one_late(hosts: Hosts, tmp_path: Path)
     assert sum(record.losses for record in records) >= 2
     assert sum(record.lost_s for record in records) > 0
     told = launch.log.read_text()
-    assert "its node died; it goes on from its" in told
+    assert "its node died; it resumes from its" in told
     assert "raylet" not in told.lower()  # a line of ours for every loss, and none of Ray's pages
     shown: Done = selmix("show", "smoke", "--runs", runs)
-    assert "broke off with a worker or node and went on" in shown.out
+    assert "interrupted with a worker or node and resumed" in shown.out
     document = selmix("show", "smoke", "--runs", runs, "--json").document
     client = open_client(document["tracking_uri"])
     (experiment,) = [e for e in client.search_experiments() if e.name == "smoke"]

@@ -1,4 +1,4 @@
-"""A sweep in an object store whose head is lost with its disk, and what goes on elsewhere."""
+"""A sweep in an object store whose head is lost with its disk, and that resumes elsewhere."""
 
 from __future__ import annotations
 

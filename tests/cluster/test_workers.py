@@ -65,7 +65,7 @@ def test_a_trial_whose_worker_dies_goes_on(tmp_path: Path) -> None:
     assert [told[f"min_recall/trial-00{number}"]["losses"] for number in range(3)] == [1, 0, 0]
     log = driver.log.read_text()
     assert "min_recall/trial-000: RankLost: worker" in log
-    assert "died: its process crashed or was ended from outside; it goes on from its beginning" in log
+    assert "died: its process crashed or was ended from outside; it resumes from its beginning" in log
     undisturbed = tmp_path / "undisturbed"
     assert selmix("launch", SLOW_SMOKE, *overrides, "--runs", undisturbed).code == 0
     digests = [
@@ -104,8 +104,8 @@ def test_a_run_out_of_memory_gets_the_machine_for_itself(tmp_path: Path) -> None
     assert done.code == 0, done.err
     shown = selmix("show", "tight", "--runs", runs, "--json").document
     assert {(row["state"], row["alone"], row["losses"]) for row in shown["trials"]} == {("FINISHED", True, 1)}
-    assert "MemoryError: no room beside others: {'CPU': 1.0}; it goes on" in done.err
-    assert "with nothing beside it" in done.err
+    assert "MemoryError: no room beside others: {'CPU': 1.0}; it resumes" in done.err
+    assert "exclusive (nothing runs beside it)" in done.err
 
 
 def test_ctrl_c_in_the_middle_of_a_trial_leaves_nothing_and_it_goes_on(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_all_problems_of_a_file_at_once(called: Refused, tmp_path: Path) -> None
 def test_a_gpu_where_there_is_none(called: Refused, tmp_path: Path) -> None:
     done = refused(called, tmp_path, FILE, "resources.gpu=99")
     assert done.code == 4
-    assert "asks for cpu 1 and gpu 99" in done.err
+    assert "requests cpu 1 and gpu 99" in done.err
 
 
 def test_an_unwritable_runs_folder(called: Refused, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_every_shipped_sweep_file_is_valid_and_explains_itself(called: Refused) 
         assert "Question:" in head
         assert "Cost:" in head
         shipped = f"Run: selmix launch sweeps/{file.relative_to(ROOT / 'sweeps')}"
-        assert shipped in head or f"Run: selmix cp {file.stem} && selmix launch {file.name}" in head
+        assert shipped in head or f"Run: selmix cp {file.stem} && selmix launch {file.stem}" in head
 
 
 def test_plan_touches_nothing(called: Refused) -> None:

@@ -14,6 +14,7 @@ import yaml
 from orchestrator.records.folder import RunFolder
 from orchestrator.tracking.client import open_client
 from tests.command import SMOKE, selmix
+from tests.fakes import in_process
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -278,3 +279,17 @@ def test_no_credentials_and_no_stray_files(smoke_runs: Path) -> None:
     assert not (smoke_runs / "smoke" / "lease.json").exists()
     with sqlite3.connect(smoke_runs / "mlflow.db") as store:
         assert store.execute("select count(*) from runs where status = 'RUNNING'").fetchone() == (0,)
+
+
+def test_the_smoke_sweep_is_that_of_ray_to_the_bit(smoke_runs: Path, tmp_path: Path) -> None:
+    done = in_process.launch(tmp_path / "runs", "search.max_concurrent_trials=1")
+    assert done.code == 0, done.err
+    here_now, on_ray = in_process.show(tmp_path / "runs"), in_process.show(smoke_runs)
+    assert len(on_ray["trials"]) == 8
+    assert in_process.table(here_now) == in_process.table(on_ray)
+    sent = [
+        sorted(run.data.tags["mlflow.runName"] for run in mlflow_runs(runs))
+        for runs in (tmp_path / "runs", smoke_runs)
+    ]
+    assert sent[0] == sent[1]
+    assert not (tmp_path / "runs" / "smoke" / "ray").exists()

@@ -1,4 +1,4 @@
-"""The baselines: against scikit-learn, against search by brute force, and what labels they say they used."""
+"""The baselines: against scikit-learn, against search by brute force, and the labels that they record as used."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def test_the_bias_of_three_classes_is_near_a_grid_search() -> None:
 
     grid = torch.linspace(-1, 5, 40).tolist()
     best = max(value(torch.tensor([0.0, a, b])) for a, b in itertools.product(grid, grid))
-    found = bias_search(logits, labels, "min_recall", context)
-    assert value(found) >= best - 2 / 30
-    assert value(found) > value(torch.zeros(3)) + 0.2
+    biases = bias_search(logits, labels, "min_recall", context)
+    assert value(biases) >= best - 2 / 30
+    assert value(biases) > value(torch.zeros(3)) + 0.2
 
 
 @pytest.mark.parametrize("metric", ["recall_gap", "balanced_error"])
-def test_what_is_to_be_minimised_is_minimised(metric: str) -> None:
+def test_metrics_to_be_minimised_are_minimised(metric: str) -> None:
     generator = torch.Generator().manual_seed(5)
     labels = torch.arange(3).repeat(30)
     logits = torch.randn(90, 3, generator=generator) + torch.tensor([2.0, 0.0, -1.0])
@@ -130,7 +130,7 @@ def task() -> BaselineTask:
         ("mislas_stage_two", ("train", "feedback", "select"), 1),
     ],
 )
-def test_what_a_baseline_is_and_used(name: str, labels: tuple[str, ...], models: int) -> None:
+def test_the_result_of_a_baseline(name: str, labels: tuple[str, ...], models: int) -> None:
     assert set(BASELINES) > {name}
     result = BASELINES[name](task())
     assert result.labels == labels
@@ -174,7 +174,7 @@ def test_the_start_of_the_method_is_a_baseline() -> None:
     assert torch.equal(state["head.bias"], task().base.head["bias"])
 
 
-def test_a_correction_moves_the_biases_alone() -> None:
+def test_a_correction_moves_only_the_biases() -> None:
     for name in ("post_hoc_logit_adjustment", "post_hoc_bias_search"):
         (state,) = BASELINES[name](task()).states
         assert [key for key in state if not torch.equal(state[key], task().base.state[key])] == ["head.bias"]

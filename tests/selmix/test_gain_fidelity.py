@@ -16,7 +16,7 @@ from selmix.confusion import logit_gradient
 from selmix.data.splits import Split
 from selmix.gain import gain_matrix
 from selmix.gain_fidelity import (
-    MOST_PAIRS,
+    MAX_PAIRS,
     _correlations,
     gain_fidelity,
     policy_entropy,
@@ -78,7 +78,7 @@ def test_many_pairs_are_sampled() -> None:
         view, split, labels, split, labels, OBJECTIVES["mean_recall"], torch.zeros(20, 20), torch.arange(20), 0.8, 0.01,
         torch.ones(20, 20, dtype=torch.bool), g,
     )  # fmt: skip
-    assert len(torch.unique(told.pairs, dim=0)) == len(told.pairs) == MOST_PAIRS
+    assert len(torch.unique(told.pairs, dim=0)) == len(told.pairs) == MAX_PAIRS
 
 
 @pytest.mark.parametrize("objective", ["min_recall", "h_mean"])

@@ -298,7 +298,7 @@ def test_groups_that_are_not_there(tmp_path: Path) -> None:
     done = selmix("validate", path)
     assert done.code == 3
     assert (
-        ":4: objectives.0: worst_group_recall needs data with a group attribute, digits as asked has none"
+        ":4: objectives.0: worst_group_recall needs data with a group attribute, digits as configured has none"
         in done.err
     )
     assert ":5: constraints.0: equal_opportunity_gap needs data with a group attribute" in done.err

@@ -152,7 +152,7 @@ def test_definitions_that_do_not_fit() -> None:
         "recall_weights",
         "cost_matrix",
     ]
-    assert "must be one a class, 5, got 2" in Definitions(recall_weights=(1.0, 1.0)).problems(5)[0]
+    assert "must be one per class, 5, got 2" in Definitions(recall_weights=(1.0, 1.0)).problems(5)[0]
     assert "not all 0" in Definitions(recall_weights=(0.0, 0.0)).problems(2)[0]
     assert "must be finite" in Definitions(cost_matrix=((0.0, math.nan), (1.0, 0.0))).problems(2)[0]
 

@@ -98,8 +98,15 @@ def test_a_callable_works_where_a_name_does() -> None:
     context = ObjectiveContext(train_counts=torch.tensor([3, 2, 1]))
     named = bind_objective("h_mean", context)
     plain = bind_objective(lambda confusion: OBJECTIVES["h_mean"](confusion), context)
-    asks = bind_objective(lambda confusion, context: OBJECTIVES["h_mean"](confusion, context), context)
-    for objective in (plain, asks):
+    positional = bind_objective(lambda confusion, given: OBJECTIVES["h_mean"](confusion, given), context)
+
+    def keyword(confusion: torch.Tensor, *, context: ObjectiveContext) -> torch.Tensor:
+        return OBJECTIVES["h_mean"](confusion, context)
+
+    def scaled(confusion: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        return scale * OBJECTIVES["h_mean"](confusion)
+
+    for objective in (plain, positional, bind_objective(keyword, context), bind_objective(scaled, context)):
         assert torch.equal(logit_gradient(objective, MATRIX), logit_gradient(named, MATRIX))
 
 

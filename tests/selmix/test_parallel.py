@@ -73,11 +73,11 @@ def precise(name: str, ranks: World) -> dict[str, Any]:
 
 def scenario(ranks: World, folder: str) -> None:
     """Everything that the tests look at, in one start of the ranks."""
-    home, told = Path(folder), {}
-    told["precise"] = {name: precise(name, ranks) for name in VARIANTS}
+    home, report = Path(folder), {}
+    report["precise"] = {name: precise(name, ranks) for name in VARIANTS}
     data, base = world()
     whole, again = (finetune(data, base, "min_recall", SHORT, 5, RULE, world=ranks) for _ in range(2))
-    told["digests"] = [state_digest(run.view.model.state_dict()) for run in (whole, again)]
+    report["digests"] = [state_digest(run.view.model.state_dict()) for run in (whole, again)]
     first = Run(data, base, "min_recall", SHORT, 5, RULE, ranks)
     first.step()
     first.step()
@@ -88,24 +88,24 @@ def scenario(ranks: World, folder: str) -> None:
     second.load(home / "checkpoint")
     while not second.finished:
         second.step()
-    told["resumed"] = state_digest(second.view.model.state_dict())
-    told["weights"] = whole.view.model.state_dict()
-    told["recalls"] = [r.select_recalls for r in whole.rounds]
-    told["kept"] = whole.best is not None and bool(whole.best.state)
+    report["resumed"] = state_digest(second.view.model.state_dict())
+    report["weights"] = whole.view.model.state_dict()
+    report["recalls"] = [r.select_recalls for r in whole.rounds]
+    report["kept"] = whole.best is not None and bool(whole.best.state)
     broken = dataclasses.replace(
         data, feedback=dataclasses.replace(data.feedback, inputs=torch.where(
             torch.arange(len(data.feedback)).view(-1, 1, 1, 1) == 0, torch.nan, data.feedback.whole()))
     )  # fmt: skip
-    told["nonfinite"] = finetune(broken, base, "min_recall", SHORT, 0, RULE, world=ranks).stop_reason
+    report["nonfinite"] = finetune(broken, base, "min_recall", SHORT, 0, RULE, world=ranks).stop_reason
     try:
         ranks.check_alike(torch.tensor(float(ranks.rank)))
     except RanksDiffer as error:
-        told["differ"] = str(error)
-    torch.save(told, home / f"rank-{ranks.rank}.pt")
+        report["differ"] = str(error)
+    torch.save(report, home / f"rank-{ranks.rank}.pt")
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
+def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("ranks")
     on_local_ranks(scenario, 2, 1, str(folder))
     one, two = (torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
@@ -162,12 +162,12 @@ def test_the_union_over_the_ranks_is_the_single_draw(size: int, how: str) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_two_ranks_train_as_one(told: tuple[dict[str, Any], dict[str, Any], Path], name: str) -> None:
+def test_two_ranks_train_as_one(reports: tuple[dict[str, Any], dict[str, Any], Path], name: str) -> None:
     """In float64 only the order of sums is left: C is equal, the weights are to 1e-10."""
     torch.set_num_threads(1)
     one = precise(name, ALONE)
     for rank in (0, 1):
-        two = told[rank]["precise"][name]
+        two = reports[rank]["precise"][name]
         for mine, theirs in zip(one["confusion"], two["confusion"], strict=True):
             assert torch.equal(mine, theirs)
         for mine, theirs in zip(one["policy"], two["policy"], strict=True):
@@ -179,9 +179,9 @@ def test_two_ranks_train_as_one(told: tuple[dict[str, Any], dict[str, Any], Path
 
 @pytest.mark.slow
 def test_the_bits_are_those_of_the_number_of_ranks(
-    told: tuple[dict[str, Any], dict[str, Any], Path],
+    reports: tuple[dict[str, Any], dict[str, Any], Path],
 ) -> None:
-    first, second, _ = told
+    first, second, _ = reports
     digests = {*first["digests"], *second["digests"], first["resumed"], second["resumed"]}
     assert len(digests) == 1  # of both ranks, run twice, and resumed from a checkpoint
     data, base = world()
@@ -192,27 +192,29 @@ def test_the_bits_are_those_of_the_number_of_ranks(
 
 
 @pytest.mark.slow
-def test_two_ranks_in_float32_and_one_that_goes_on_alone(
-    told: tuple[dict[str, Any], dict[str, Any], Path],
+def test_two_ranks_in_float32_and_a_single_one_that_resumes(
+    reports: tuple[dict[str, Any], dict[str, Any], Path],
 ) -> None:
     """Rounding apart the same: weights to 1e-3 after 30 steps, and a recall differs by a sample of 20 at most."""
     data, base = world()
-    alone = finetune(data, base, "min_recall", SHORT, 5, RULE)
+    single = finetune(data, base, "min_recall", SHORT, 5, RULE)
     resumed = Run(data, base, "min_recall", SHORT, 5, RULE)
-    resumed.load(told[2] / "checkpoint")
+    resumed.load(reports[2] / "checkpoint")
     while not resumed.finished:
         resumed.step()
-    for run in (alone, resumed):
+    for run in (single, resumed):
         for key, weights in run.view.model.state_dict().items():
-            assert torch.allclose(weights, told[0]["weights"][key], rtol=0, atol=1e-3), key
-        for mine, theirs in zip(run.rounds, told[0]["recalls"], strict=True):
+            assert torch.allclose(weights, reports[0]["weights"][key], rtol=0, atol=1e-3), key
+        for mine, theirs in zip(run.rounds, reports[0]["recalls"], strict=True):
             assert float((mine.select_recalls - theirs).abs().max()) <= 1 / 20 + 1e-6
 
 
 @pytest.mark.slow
-def test_all_ranks_stop_where_one_sees_no_number(told: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
-    assert [told[rank]["nonfinite"] for rank in (0, 1)] == ["nonfinite:logits"] * 2
-    assert all("values from [0.0] to [1.0]" in told[rank]["differ"] for rank in (0, 1))
+def test_all_ranks_stop_where_one_sees_no_number(
+    reports: tuple[dict[str, Any], dict[str, Any], Path],
+) -> None:
+    assert [reports[rank]["nonfinite"] for rank in (0, 1)] == ["nonfinite:logits"] * 2
+    assert all("values from [0.0] to [1.0]" in reports[rank]["differ"] for rank in (0, 1))
 
 
 def dies(ranks: World, folder: str) -> None:

@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_bits(layer: str) -> None:
 
 @pytest.mark.parametrize("objective", ["min_recall", "g_mean", "mean_recall_min_coverage"])
 @pytest.mark.parametrize("after", [1, 3])
-def test_a_run_goes_on_bit_equal(tmp_path: Path, after: int, objective: str) -> None:
+def test_a_run_resumes_bit_equal(tmp_path: Path, after: int, objective: str) -> None:
     data, base = digits()
     config = dataclasses.replace(SHORT, multiplier_decay=0.5, refresh_growth=1.3)
     whole = finetune(data, base, objective, config, 5, RULE)
@@ -116,7 +116,7 @@ def test_rounds_grow() -> None:
     data, base = world()
     config = dataclasses.replace(SHORT, refresh_every=4, refresh_growth=1.5)
     reported = []
-    finetune(data, base, "h_mean", config, 0, RULE, told=lambda report: reported.append(report.steps))
+    finetune(data, base, "h_mean", config, 0, RULE, callback=lambda report: reported.append(report.steps))
     assert reported == [0, 4, 10, 19, 33, 50]  # 4, 6, 9, 13.5 -> 14 (to even), 20.25 and what is left
 
 

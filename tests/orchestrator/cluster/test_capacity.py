@@ -1,4 +1,4 @@
-"""What a trial may take to have no neighbours."""
+"""Resources of an exclusive trial."""
 
 from __future__ import annotations
 

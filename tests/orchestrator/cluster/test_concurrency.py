@@ -41,4 +41,4 @@ def test_the_limit_grows_with_a_late_node_and_never_ends(monkeypatch: pytest.Mon
     nodes.clear()
     assert [limit(), limit()] == [1, 1]
     (text,) = lines
-    assert text.startswith("waiting for a node: a trial must fit on the cluster, asks for cpu 1 and gpu 1")
+    assert text.startswith("waiting for a node: a trial must fit on the cluster, requests cpu 1 and gpu 1")

@@ -1,4 +1,4 @@
-"""What doctor makes of what nodes say, without a cluster."""
+"""Checks of the reports of nodes, without a cluster."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_an_autoscaler_whose_limits_cannot_be_read() -> None:
     assert "keep one node alive that fits" in problem
 
 
-def test_what_the_head_tells() -> None:
+def test_limits_as_the_head_reports_them() -> None:
     limits = AutoscalerConfig((NodeKind("gpu", 4.0, 1.0, 2),), 2)
     assert capacity([node()], limits).trials(ResourceSection(gpu=1)) == 2
     assert capacity([node()], AutoscalerConfig((), 2)).limits is None
@@ -81,7 +81,7 @@ def test_what_the_head_tells() -> None:
     assert capacity([node()], None) == Capacity((Machine(2, 0),), Machine(2, 0))
 
 
-# -- what a node says -------------------------------------------------------------------------------------------
+# -- report of a node -------------------------------------------------------------------------------------------
 
 
 def node() -> Node:
@@ -120,7 +120,7 @@ def test_a_node_s_problem(changed: dict[str, Any], says: str) -> None:
     assert "; " in problem  # what to do
 
 
-def test_a_node_that_says_nothing() -> None:
+def test_a_node_without_a_report() -> None:
     silent = Answer(node(), None, "no answer within 12 s", 1000.0, 1012.0)
     (problem,) = node_problems(silent, RUNS, versions())
     assert "must answer a task, got: no answer within 12 s" in problem
@@ -183,14 +183,14 @@ def test_every_problem_without_a_cluster(
     started = time.monotonic()
     assert main(arguments) == 4
     assert time.monotonic() - started < 20
-    told = capsys.readouterr()
-    assert "3 problem(s)" in told.out
+    printed = capsys.readouterr()
+    assert "3 problem(s)" in printed.out
     for words in (
         "must be writable",
         f"MLflow at sqlite:///{tmp_path}",
         "Ray cluster at 127.0.0.1:1: must answer",
     ):
-        assert words in told.err
+        assert words in printed.err
 
 
 # -- the signal of batch systems --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What travels to a cluster, and what must not: addresses, the package of code, variables, the job server's answers."""
+"""Submission to a cluster: addresses, the package of code, variables without secrets, the job server's answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from orchestrator.cli.main import main
 from orchestrator.cluster.address import check_reachable, driver_address, job_server, on_loopback_only
-from orchestrator.cluster.code_package import own_files, packed, sweep_package, user_files
+from orchestrator.cluster.code_package import own_files, pack, sweep_package, user_files
 from orchestrator.cluster.job_server import JobExists, JobServer, auth_token
 from orchestrator.cluster.submit import (
     attend,
@@ -93,9 +93,9 @@ def test_launch_says_so_and_writes_nothing(
     assert main([*arguments, "--submit", "--address", f"http://127.0.0.1:{free_port}"]) == 4
     assert main([*arguments, "--submit", "--address", f"127.0.0.1:{free_port}"]) == 2
     assert main([*arguments, "--follow"]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 4
-    assert "Ray job server at http://127.0.0.1" in told[1]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert "Ray job server at http://127.0.0.1" in lines[1]
     assert not runs.exists()
 
 
@@ -110,12 +110,12 @@ def free_port() -> int:
 
 def test_a_package_is_the_same_again(tmp_path: Path) -> None:
     contents = {"b/x.py": b"x", "a.py": b"a"}
-    first, second = packed(contents), packed(dict(reversed(contents.items())))
+    first, second = pack(contents), pack(dict(reversed(contents.items())))
     assert (first.digest, first.content) == (second.digest, second.content)
     assert first.names == ("a.py", "b/x.py")
     assert first.file_name in {f"_ray_pkg_{first.digest[7:47]}.zip"}
-    assert packed(contents | {"a.py": b"b"}).digest != first.digest
-    assert packed({"c.py": b"a", "b/x.py": b"x"}).digest != first.digest
+    assert pack(contents | {"a.py": b"b"}).digest != first.digest
+    assert pack({"c.py": b"a", "b/x.py": b"x"}).digest != first.digest
 
 
 def test_a_package_holds_our_code_and_nothing_else() -> None:
@@ -135,7 +135,7 @@ def test_a_package_holds_our_code_and_nothing_else() -> None:
 
 def test_a_package_that_is_too_large() -> None:
     with pytest.raises(PreflightError, match=r"package: must be below 0.\d+ MiB.*its largest file is big.py"):
-        packed({"small.py": b"x", "big.py": bytes(range(256)) * 8}, most_bytes=300)
+        pack({"small.py": b"x", "big.py": bytes(range(256)) * 8}, max_bytes=300)
 
 
 def test_the_user_s_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,10 +171,10 @@ def test_variables_of_a_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
     secret = {"MLFLOW_TRACKING_URI": "https://me:pa55word@m:5000/x", "AWS_SECRET_ACCESS_KEY": "pa55word"}
     assert job_variables(secret, progress) == {"MLFLOW_TRACKING_URI": "https://m:5000/x"}
-    told = capsys.readouterr().err
-    assert "pa55word" not in told
-    assert "MLFLOW_TRACKING_PASSWORD on the cluster's nodes" in told
-    assert "AWS_SECRET_ACCESS_KEY stays here" in told
+    warnings = capsys.readouterr().err
+    assert "pa55word" not in warnings
+    assert "MLFLOW_TRACKING_PASSWORD on the cluster's nodes" in warnings
+    assert "AWS_SECRET_ACCESS_KEY stays here" in warnings
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_runs_folder_as_the_cluster_sees_it(tmp_path: Path, monkeypatch: pytes
 
 
 class FakeJobServer(BaseHTTPRequestHandler):
-    """Keeps packages and jobs, as Ray's does; every job is over at once but those told to live."""
+    """Keeps packages and jobs, as Ray's does; every job is over at once unless ``status`` says otherwise."""
 
     packages: dict[str, bytes]
     jobs: dict[str, dict[str, object]]
@@ -316,15 +316,15 @@ def test_what_a_job_is_made_of(
     assert job["runtime_env"]["working_dir"] == f"gcs://{file_name}"
     assert zipfile.ZipFile(io.BytesIO(content)).read("sweep.yaml") == SMOKE.read_bytes()
     assert job["metadata"]["selmix.package"].startswith("sha256:")
-    told = json.loads(job["runtime_env"]["env_vars"][SUBMISSION])
-    assert told["package"] == job["metadata"]["selmix.package"]
+    submission = json.loads(job["runtime_env"]["env_vars"][SUBMISSION])
+    assert submission["package"] == job["metadata"]["selmix.package"]
     assert "pa55word" not in capsys.readouterr().err
 
 
 def test_submitted_again(fake: tuple[str, type[FakeJobServer]], capsys: pytest.CaptureFixture[str]) -> None:
     address, server = fake
     assert submit(address) == 0
-    assert submit(address) == 0  # a job that is over: the next one goes on
+    assert submit(address) == 0  # a job that is over: the next one resumes
     assert [name[-2:] for name in server.jobs] == ["-1", "-2"]
     assert len(server.packages) == 1
     server.status = "RUNNING"

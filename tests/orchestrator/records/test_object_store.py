@@ -70,22 +70,22 @@ def test_objects_come_back_and_go(store: ObjectStore, tmp_path: Path) -> None:
     assert store.objects("") == []
 
 
-def test_the_address_may_say_everything_and_is_masked(endpoint: str) -> None:
+def test_the_address_may_hold_everything_and_is_masked(endpoint: str) -> None:
     host = endpoint.removeprefix("http://")
-    given = f"s3://{KEY}:{SECRET}@{BUCKET}/said?scheme=http&region=us-east-1&endpoint_override={host}"
+    given = f"s3://{KEY}:{SECRET}@{BUCKET}/prefix?scheme=http&region=us-east-1&endpoint_override={host}"
     store = ObjectStore(given, {})
     store.check("sweep")
     assert SECRET not in store.shown + repr(store)
     assert KEY not in store.shown
     folder = RunFolder.at(SyncedStore(store), "sweep")
-    assert folder.shown == f"s3://{BUCKET}/said/sweep"
+    assert folder.shown == f"s3://{BUCKET}/prefix/sweep"
     lost = ObjectStore(given.replace(f"@{BUCKET}", "@nobody"), {})
     with pytest.raises(PreflightError, match="NO_SUCH_BUCKET") as refused:
         lost.check("sweep")
     assert SECRET not in str(refused.value)
 
 
-def test_what_workers_are_handed_holds_no_credentials(endpoint: str, address: str, tmp_path: Path) -> None:
+def test_the_file_system_of_workers_holds_no_credentials(endpoint: str, address: str, tmp_path: Path) -> None:
     store = ObjectStore(address, credentials(endpoint))
     store.put("sweep/a", b"one")
     handed = pickle.dumps(store.for_workers())
@@ -95,11 +95,11 @@ def test_what_workers_are_handed_holds_no_credentials(endpoint: str, address: st
     read = "import pickle, sys; fs = pickle.load(open(sys.argv[1], 'rb'))\n"
     read += "print(fs.open_input_stream(sys.argv[2]).read())"
     command = [sys.executable, "-c", read, str(tmp_path / "fs"), store.full("sweep/a")]
-    told = [
+    outputs = [
         subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, check=False).stdout
         for own in (credentials(endpoint), {"AWS_EC2_METADATA_DISABLED": "true"})
     ]
-    assert told == ["b'one'\n", ""]
+    assert outputs == ["b'one'\n", ""]
     with pytest.raises(UsageError, match="AWS_SECRET_ACCESS_KEY instead, on the nodes of a cluster too"):
         ObjectStore(f"s3://{KEY}:{SECRET}@{BUCKET}/x", {}).for_workers()
 
@@ -114,7 +114,7 @@ def test_what_is_no_address_is_refused() -> None:
         assert SECRET not in str(refused.value)
 
 
-def test_a_store_that_does_not_answer_is_said_soon() -> None:
+def test_a_store_that_does_not_answer_is_reported_soon() -> None:
     gone = ObjectStore(f"s3://{BUCKET}/x", credentials(f"http://127.0.0.1:{free_ports(1)[0]}"))
     started = time.monotonic()
     with pytest.raises(PreflightError, match="must be a bucket that can be written"):
@@ -181,11 +181,11 @@ def test_of_two_contenders_exactly_one_holds_the_lease(store: ObjectStore) -> No
         return ClaimLease(store, sweep, settle_s=1.2).claim(mine) is None
 
     with ThreadPoolExecutor(40) as pool:
-        told = [
+        pairs = [
             (pool.submit(contend, f"s{k}", f"a{k}"), pool.submit(contend, f"s{k}", f"b{k}"))
             for k in range(20)
         ]
-        won = [first.result() + second.result() for first, second in told]
+        won = [first.result() + second.result() for first, second in pairs]
     assert won == [1] * 20
 
 
@@ -213,7 +213,7 @@ def test_the_lease_of_a_dead_driver_is_taken_over(
     assert current_state(folder, "running") == "stopped"
 
 
-def test_logs_reach_the_store_and_go_on_from_another_head(endpoint: str, address: str) -> None:
+def test_logs_reach_the_store_and_continue_from_another_head(endpoint: str, address: str) -> None:
     def head() -> RunFolder:
         return RunFolder.at(SyncedStore(ObjectStore(address, credentials(endpoint))), "s")
 
@@ -239,7 +239,7 @@ def test_logs_reach_the_store_and_go_on_from_another_head(endpoint: str, address
         log_of(RunFolder.at(SyncedStore(ObjectStore(address, credentials(endpoint))), "none"), None)
 
 
-def test_what_the_store_does_not_take_is_written_later(store: ObjectStore) -> None:
+def test_a_write_that_the_store_refuses_is_done_later(store: ObjectStore) -> None:
     synced = SyncedStore(store)
     log = synced.root / "s" / "log"
     log.parent.mkdir()
@@ -257,7 +257,7 @@ def refusing(store: ObjectStore, local: Path, path: str) -> None:
     raise PreflightError(f"{path}: not now")
 
 
-def test_a_stop_is_asked_for_and_seen_through_the_store(
+def test_a_stop_is_requested_and_seen_through_the_store(
     endpoint: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ClaimLease.__init__, "__defaults__", (0.05,))
@@ -283,25 +283,25 @@ def test_a_stop_is_asked_for_and_seen_through_the_store(
 
 
 @pytest.mark.parametrize("method", ["tpe", "random"])
-def test_a_study_made_again_from_records_asks_for_the_same_points(tmp_path: Path, method: str) -> None:
+def test_a_study_made_again_from_records_proposes_the_same_points(tmp_path: Path, method: str) -> None:
     space = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.001, 1.0, log=True)}
 
     def study(name: str) -> ObjectiveStudy:
         return ObjectiveStudy(tmp_path / name, "o", method, 7, space, {"x": 0.5, "y": 0.1})
 
-    def told(of: ObjectiveStudy, number: int, x: float) -> None:
+    def report(of: ObjectiveStudy, number: int, x: float) -> None:
         of.tell(number, None if number % 7 == 3 else -abs(x - 0.3), max(0.0, x - 0.8))
 
     whole, points = study("whole"), {}
     for _ in range(16):
         number, points[number] = whole.ask()
-        told(whole, number, points[number]["x"])
+        report(whole, number, points[number]["x"])
     again = study("again")
     again.rebuild({number: points[number] for number in range(12) if number != 5})
     for number in range(12):
-        told(again, number, points[number]["x"])
+        report(again, number, points[number]["x"])
     rest = {}
     for _ in range(4):
         number, rest[number] = again.ask()
-        told(again, number, rest[number]["x"])
+        report(again, number, rest[number]["x"])
     assert {k: v for k, v in points.items() if k != 5 and k in rest} == rest

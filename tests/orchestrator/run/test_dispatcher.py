@@ -1,4 +1,4 @@
-"""What becomes of a run that is interrupted: handed out again, or failed; whoever executes it."""
+"""Dispatcher: a run that is interrupted is handed out again, or has failed, whichever executor runs it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import TrialRecord
-from orchestrator.run.execution import MAX_LOSSES, Assignment, Dispatcher, Takes
+from orchestrator.run.execution import MAX_LOSSES, Assignment, Dispatcher, WorkerResources
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.recorder import Recorder
 from orchestrator.search.sources import ListSource
 
-WHOLE: Takes = {"cpu": 1.0, "gpu": 1.0}
-LOST = RunOutcome("lost", "its node died")
+WHOLE: WorkerResources = {"cpu": 1.0, "gpu": 1.0}
+LOST = RunOutcome("worker_lost", "its node died")
 SHORT = RunOutcome("out_of_memory", "OutOfMemoryError: CUDA out of memory")
 FINISHED = RunOutcome("finished", score=1.0)
 
@@ -25,7 +25,7 @@ FINISHED = RunOutcome("finished", score=1.0)
 class Sweep:
     """A dispatcher of one replicate, with its records on disk."""
 
-    def __init__(self, home: Path, exclusive: Takes | None = None) -> None:
+    def __init__(self, home: Path, exclusive: WorkerResources | None = None) -> None:
         tracker, self.stream = MagicMock(), io.StringIO()
         tracker.open_trial.return_value = "1"
         self.folder = RunFolder.local(home, "s")
@@ -73,7 +73,7 @@ def test_a_run_whose_node_died_resumes(sweep: Sweep) -> None:
     assert sweep.is_over
 
 
-def test_a_run_that_is_lost_again_and_again_fails(sweep: Sweep) -> None:
+def test_a_run_that_loses_its_worker_again_and_again_fails(sweep: Sweep) -> None:
     for number in range(MAX_LOSSES):
         assert number == 0 or sweep.stored.state == "INTERRUPTED"
         sweep.next()
@@ -96,7 +96,7 @@ def test_a_checkpoint_in_between_begins_the_count_anew(sweep: Sweep) -> None:
     assert sweep.stored.losses == 2 * MAX_LOSSES
 
 
-def test_a_run_out_of_memory_is_tried_once_with_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_run_out_of_memory_is_tried_once_more_exclusively(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, exclusive=WHOLE)
     assert sweep.next()["takes"] is None
     sweep.end(SHORT)
@@ -130,7 +130,7 @@ def test_a_worker_that_dies_after_its_last_checkpoint_takes_nothing_with_it(swee
     assert sweep.is_over
 
 
-def test_a_second_word_about_a_run_changes_nothing(sweep: Sweep) -> None:
+def test_a_second_report_of_an_end_changes_nothing(sweep: Sweep) -> None:
     sweep.next()
     sweep.end(RunOutcome("failed", "ValueError: no"))
     sweep.end(LOST)
@@ -138,7 +138,7 @@ def test_a_second_word_about_a_run_changes_nothing(sweep: Sweep) -> None:
 
 
 class BrokenSource(ListSource):
-    """A source that cannot be asked, and does not listen."""
+    """Source that raises where it is to learn a result."""
 
     def tell(self, record: TrialRecord, score: float | None, violation: float) -> None:
         raise OSError("journal is gone")
@@ -148,4 +148,6 @@ def test_what_goes_wrong_is_noted_and_raises_nothing(sweep: Sweep) -> None:
     dispatcher = Dispatcher(BrokenSource([sweep.record]), sweep.recorder, lambda: False)
     assert dispatcher.next() is not None
     dispatcher.end(sweep.record.trial_id, FINISHED)
-    assert sweep.recorder.problems == ["tell o/trial-000/seed-1: OSError('journal is gone')"]
+    assert sweep.recorder.problems == [
+        "telling the search the result of o/trial-000/seed-1: OSError('journal is gone')"
+    ]

@@ -14,33 +14,14 @@ from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.recorder import Recorder
 from selmix.baselines import BASELINES, BaselineTask
 from selmix.baselines.task import Models
-from tests.command import SMOKE, Done, here
+from tests.command import SMOKE, here
+from tests.fakes.in_process import launch, show, table
 from tests.fakes.smoke import mlflow_runs
 from trainables.host import RunHost
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # matters of MLflow's, on a store that begins empty
 
 SMALL = ("search.num_trials=2", "selection.replicates=1", "selection.finalists=1")
-
-
-def launch(runs: Path, *overrides: str, file: Path = SMOKE, cwd: Path | None = None) -> Done:
-    return here("launch", file, *overrides, "--in-process", "--runs", runs, cwd=cwd or runs.parent)
-
-
-def show(runs: Path, sweep: str = "smoke") -> dict[str, Any]:
-    return here("show", sweep, "--runs", runs, "--json").document
-
-
-def table(document: dict[str, Any]) -> dict[str, Any]:
-    """A result without clocks, costs and random identities."""
-    clocks = {"cost_s", "lost_s", "started_ms", "ended_ms", "mlflow_run_id", "against_is_cheaper"}
-
-    def bare(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: bare(each) for key, each in value.items() if key not in clocks}
-        return [bare(each) for each in value] if isinstance(value, list) else value
-
-    return {key: bare(document[key]) for key in ("trials", "objectives", "rows")}
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +32,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.code == 0, done.err
     assert "smoke in this process is under way" in done.err
     return runs
-
-
-def test_the_smoke_sweep_is_that_of_ray_to_the_bit(smoke_runs: Path, tmp_path: Path) -> None:
-    done = launch(tmp_path / "runs", "search.max_concurrent_trials=1")
-    assert done.code == 0, done.err
-    here_now, on_ray = show(tmp_path / "runs"), show(smoke_runs)
-    assert len(on_ray["trials"]) == 8
-    assert table(here_now) == table(on_ray)
-    sent = [
-        sorted(run.data.tags["mlflow.runName"] for run in mlflow_runs(runs))
-        for runs in (tmp_path / "runs", smoke_runs)
-    ]
-    assert sent[0] == sent[1]
-    assert not (tmp_path / "runs" / "smoke" / "ray").exists()
 
 
 def test_it_is_pinned_and_reproduced(undisturbed: Path, tmp_path: Path) -> None:
@@ -163,8 +130,8 @@ def cannot(_task: BaselineTask) -> Models:
 def test_what_needs_ray_is_refused(tmp_path: Path) -> None:
     for arguments, words in (
         (("resources.workers=2",), "--in-process: runs have one worker, got resources.workers 2"),
-        (("--address", "head:6379"), "--in-process runs the sweep here"),
-        (("--submit",), "--in-process runs the sweep here"),
+        (("--address", "head:6379"), "--in-process runs the sweep without a cluster"),
+        (("--submit",), "--in-process runs the sweep without a cluster"),
     ):
         done = here("launch", SMOKE, "--in-process", *arguments, "--runs", tmp_path / "runs")
         assert done.code == 2

@@ -1,4 +1,4 @@
-"""Tune's searcher, callback and stopper carry words to the dispatcher; trials get no credentials."""
+"""Searcher, callback and stopper of Tune pass events to the dispatcher; trials get no credentials."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sweep(tmp_path: Path) -> Sweep:
     return Sweep(tmp_path)
 
 
-def test_a_run_that_broke_is_suggested_again(sweep: Sweep) -> None:
+def test_a_run_that_was_interrupted_is_suggested_again(sweep: Sweep) -> None:
     searcher = RunSearcher(sweep.dispatcher, lambda: 2)
     callback = RunCallback(sweep.dispatcher, searcher)
     assert searcher.suggest("tune-1")["trial_id"] == sweep.record.trial_id

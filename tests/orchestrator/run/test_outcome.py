@@ -1,4 +1,4 @@
-"""How a run ended: lost with its worker, out of memory, failed by itself, finished, or stopped with the sweep."""
+"""Outcome of a run: worker lost, out of memory, failed by itself, finished, or stopped with the sweep."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def raised(cause: Exception) -> RayTaskError:
             "RankFailed: worker 1",
         ),
         (raised(RankFailed("worker 1 of 2: ValueError: no")), "failed", "RankFailed: worker 1"),
-        (raised(RankLost("worker 1 of 2 died: its process")), "lost", "RankLost: worker 1 of 2 died"),
+        (raised(RankLost("worker 1 of 2 died: its process")), "worker_lost", "RankLost: worker 1 of 2 died"),
         (OutOfMemoryError("node running low on memory"), "out_of_memory", "OutOfMemoryError"),
         (
             ActorDiedError(RayTaskError("__init__", "ValueError: no start", ValueError("no start"))),
             "failed",
             "ActorDiedError",
         ),
-        (ActorDiedError(), "lost", "the worker process died"),
-        (NodeDiedError("The actor died because its node has died."), "lost", "its node died"),
-        (WorkerCrashedError(), "lost", "the worker process died"),
+        (ActorDiedError(), "worker_lost", "the worker process died"),
+        (NodeDiedError("The actor died because its node has died."), "worker_lost", "its node died"),
+        (WorkerCrashedError(), "worker_lost", "the worker process died"),
         (ValueError("here"), "failed", "ValueError: here"),
-        (None, "lost", "the worker process died"),
+        (None, "worker_lost", "the worker process died"),
     ],
 )
 def test_an_error_as_an_outcome(error: Exception | None, kind: Kind, reason: str) -> None:
@@ -68,7 +68,7 @@ def test_what_tune_keeps_of_a_trial(tmp_path: Path) -> None:
     trial.get_error.return_value = RuntimeError("copied later")
     assert RunOutcome.of_trial(trial).reason == "RuntimeError: copied later"
     (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(ActorDiedError()))
-    lost = RunOutcome("lost", "the worker process died", str(ActorDiedError()))
+    lost = RunOutcome("worker_lost", "the worker process died", str(ActorDiedError()))
     assert RunOutcome.of_trial(trial) == lost
     (tmp_path / "error.pkl").write_bytes(b"not a pickle")
     assert RunOutcome.of_trial(trial).kind == "failed"

@@ -8,12 +8,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from orchestrator.search.space import default_point, distributions, grid, settings, trials_per_objective
 from orchestrator.search.study import ObjectiveStudy
 from orchestrator.spec.schema import SweepSpec
-from tests.orchestrator.spec.test_schema import LEAST, spec_of
+from tests.orchestrator.spec.test_schema import MINIMAL, spec_of
 
 
 def searched(parameters: str, **search: object) -> SweepSpec:
     section = ", ".join(f"{key}: {value}" for key, value in search.items())
-    return spec_of(f"{LEAST}parameters: {{{parameters}}}\nsearch: {{{section}}}\n")
+    return spec_of(f"{MINIMAL}parameters: {{{parameters}}}\nsearch: {{{section}}}\n")
 
 
 def test_forms_of_a_wandb_file_as_distributions() -> None:
@@ -87,7 +87,7 @@ def play(path: Path, count: int, reopen: bool, seed: int = 0) -> list[dict[str, 
     return points
 
 
-def test_a_study_that_is_opened_again_asks_the_same_points(tmp_path: Path) -> None:
+def test_a_study_that_is_opened_again_proposes_the_same_points(tmp_path: Path) -> None:
     whole = play(tmp_path / "a", 14, reopen=False)
     assert play(tmp_path / "b", 14, reopen=True) == whole
     assert whole[0] == {"lr": 0.03, "refresh_every": 20}
@@ -96,8 +96,8 @@ def test_a_study_that_is_opened_again_asks_the_same_points(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_killed_at_any_write_it_asks_the_same_points(torn: bool, tmp_path: Path) -> None:
-    """Every beginning of the journal, by lines or in the midst of one, is gone on with as if nothing had happened."""
+def test_killed_at_any_write_it_proposes_the_same_points(torn: bool, tmp_path: Path) -> None:
+    """Every beginning of the journal, by lines or in the midst of one, is resumed from as if nothing had happened."""
     whole = play(tmp_path / "whole", 3, reopen=False)
     lines = (tmp_path / "whole").read_text().splitlines(keepends=True)
     for count in range(1, len(lines)):
@@ -113,7 +113,7 @@ def test_killed_at_any_write_it_asks_the_same_points(torn: bool, tmp_path: Path)
         assert points == whole, count
 
 
-def test_what_is_not_finite_is_a_failure_and_told_once(tmp_path: Path) -> None:
+def test_a_score_that_is_not_finite_is_a_failure_and_counts_once(tmp_path: Path) -> None:
     study = study_of(tmp_path / "journal")
     for score in (float("nan"), float("inf"), None, 0.5):
         number, _ = study.ask()

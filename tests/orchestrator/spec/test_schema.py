@@ -10,7 +10,7 @@ from orchestrator.spec.checks import check_spec
 from orchestrator.spec.schema import SweepSpec, spec_from_resolved
 from orchestrator.spec.yaml_file import apply_overrides, parse_scalar, parse_sweep_text
 
-LEAST = "version: 1\nname: x\ndata: {name: digits}\nobjectives: [min_recall]\n"
+MINIMAL = "version: 1\nname: x\ndata: {name: digits}\nobjectives: [min_recall]\n"
 
 
 def spec_of(text: str, *overrides: str) -> SweepSpec:
@@ -26,7 +26,7 @@ def problems_of(text: str, *overrides: str) -> list[str]:
 
 
 def test_four_keys_are_enough() -> None:
-    spec = spec_of(LEAST)
+    spec = spec_of(MINIMAL)
     assert spec.recipe == "erm"
     assert spec.model.name == "small_cnn"
     assert (spec.search.num_trials, spec.selection.statistic, spec.resources.cpu) == (16, "bagged", 1)
@@ -34,19 +34,19 @@ def test_four_keys_are_enough() -> None:
 
 @pytest.mark.parametrize("key", ["version", "name", "data", "objectives"])
 def test_each_of_the_four_is_required(key: str) -> None:
-    text = "".join(line + "\n" for line in LEAST.splitlines() if not line.startswith(key))
+    text = "".join(line + "\n" for line in MINIMAL.splitlines() if not line.startswith(key))
     assert any(f"{key}: must be given" in problem for problem in problems_of(text))
 
 
 def test_what_is_resolved_is_the_specification_again() -> None:
     text = (
-        LEAST
+        MINIMAL
         + "parameters: {lr: {min: 0.01, max: 0.1}, steps: {value: 50}, policy: {values: [softmax, uniform]}}\n"
     )
     spec = spec_of(text + "constraints: [{metric: min_coverage, at_least: 0.09}]\n")
     assert spec_from_resolved(spec.resolved()) == spec
     assert spec_from_resolved(spec.resolved()).digest() == spec.digest()
-    assert spec_of(LEAST, "search.seed=1").digest() != spec_of(LEAST).digest()
+    assert spec_of(MINIMAL, "search.seed=1").digest() != spec_of(MINIMAL).digest()
 
 
 def test_scalars_are_those_of_yaml_1_2() -> None:
@@ -61,15 +61,15 @@ def test_scalars_are_those_of_yaml_1_2() -> None:
 
 
 def test_overrides_are_checked_as_the_file_is() -> None:
-    assert spec_of(LEAST, "search.num_trials=3", "name=y").name == "y"
+    assert spec_of(MINIMAL, "search.num_trials=3", "name=y").name == "y"
     assert (
         "override search.num_trials=x: search.num_trials: must be a whole number"
-        in problems_of(LEAST, "search.num_trials=x")[0]
+        in problems_of(MINIMAL, "search.num_trials=x")[0]
     )
-    assert "did you mean num_trials?" in problems_of(LEAST, "search.num_trialz=3")[0]
+    assert "did you mean num_trials?" in problems_of(MINIMAL, "search.num_trialz=3")[0]
     for bad in ("name", "=3", "data.name.x=3"):
         with pytest.raises(UsageError):
-            spec_of(LEAST, bad)
+            spec_of(MINIMAL, bad)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,30 @@ def test_overrides_are_checked_as_the_file_is() -> None:
     ],
 )  # fmt: skip
 def test_a_parameter_that_cannot_be(parameter: str, says: str) -> None:
-    problems = problems_of(LEAST + f"parameters:\n  {parameter}\n")
+    problems = problems_of(MINIMAL + f"parameters:\n  {parameter}\n")
     assert any(says in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("compared", "fixed"), [("temperature", "effective_pairs"), ("effective_pairs", "temperature")]
+)
+def test_a_comparison_and_a_parameter_that_set_the_same(compared: str, fixed: str) -> None:
+    text = MINIMAL + f"compare: {{{compared}: [0.1, 0.5]}}\nparameters: {{{fixed}: {{value: 0.3}}}}\n"
+    (problem,) = problems_of(text)
+    assert "temperature: must not stand beside effective_pairs" in problem
+
+
+def test_anchors_are_read_and_must_have_an_end() -> None:
+    text = MINIMAL + "parameters: {lr: &range {min: 0.01, max: 0.1}, weight_decay: *range}\n"
+    assert spec_of(text).parameters["weight_decay"].max == 0.1
+    assert problems_of(MINIMAL + "parameters: &all\n  lr: {value: *all}\n") == [
+        "f.yaml:5: must have an end, an alias stands within what it names"
+    ]
 
 
 def test_temperature_and_effective_pairs_set_the_same() -> None:
     both = "parameters: {temperature: {value: 1}, effective_pairs: {value: 0.3}}\n"
-    assert any("leave one out" in problem for problem in problems_of(LEAST + both))
+    assert any("leave one out" in problem for problem in problems_of(MINIMAL + both))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +132,7 @@ def test_temperature_and_effective_pairs_set_the_same() -> None:
         ("constraints: [{metric: recall_gap, at_most: 1.1}]", "must lie in [0, 1], got 1.1"),
         ("constraints: [{metric: cost, at_most: 3}]", "cost needs metrics.cost_matrix"),
         ("metrics: {cvar_fraction: 0}", "cvar_fraction: must be a number in (0, 1], got 0"),
-        ("metrics: {recall_weights: [1, 2]}", "recall_weights: must be one a class, 10, got 2"),
+        ("metrics: {recall_weights: [1, 2]}", "recall_weights: must be one per class, 10, got 2"),
         ("metrics: {cost_matrx: []}", "did you mean cost_matrix?"),
         ("selection: {metric: weighted_recall}", "weighted_recall needs metrics.recall_weights"),
         ("pretrain: {recipe: erm, checkpoint: x}", "got both"),
@@ -137,24 +154,26 @@ def test_temperature_and_effective_pairs_set_the_same() -> None:
     ],
 )
 def test_what_does_not_fit_together(line: str, says: str) -> None:
-    text = LEAST if not line.startswith("objectives") else LEAST.replace("objectives: [min_recall]\n", "")
+    text = MINIMAL if not line.startswith("objectives") else MINIMAL.replace("objectives: [min_recall]\n", "")
     problems = problems_of(text + line + "\n")
     assert any(says in problem for problem in problems), problems
 
 
 def test_several_workers_share_a_batch() -> None:
-    spec = spec_of(LEAST + "parameters: {accumulate: {value: 2}}\n", "resources.workers=4", "resources.gpu=1")
+    spec = spec_of(
+        MINIMAL + "parameters: {accumulate: {value: 2}}\n", "resources.workers=4", "resources.gpu=1"
+    )
     assert spec.resources.workers == 4
 
 
 def test_a_search_only_constraint_is_any_metric() -> None:
-    spec = spec_of(LEAST + "constraints: [{metric: recall_gap, at_most: 0.1, in: [search]}]\n")
+    spec = spec_of(MINIMAL + "constraints: [{metric: recall_gap, at_most: 0.1, in: [search]}]\n")
     rule = selection_rules(spec, 10)["min_recall"]
     assert rule.violation({"recall_gap": 0.25}) == pytest.approx(0.15)
 
 
 def test_an_objective_with_coverage_brings_its_constraint() -> None:
-    spec = spec_of(LEAST.replace("[min_recall]", "[mean_recall_min_coverage, mean_recall]"))
+    spec = spec_of(MINIMAL.replace("[min_recall]", "[mean_recall_min_coverage, mean_recall]"))
     rules = selection_rules(spec, 10)
     (constraint,) = rules["mean_recall_min_coverage"].constraints
     assert (constraint.metric, constraint.at_least) == ("min_coverage", 0.095)
@@ -163,10 +182,10 @@ def test_an_objective_with_coverage_brings_its_constraint() -> None:
 
 
 def test_warnings_of_what_cannot_be_resolved() -> None:
-    few = warnings_of(spec_of(LEAST, "data.select=5", "data.feedback=8"))
-    assert any("steps of 20 points" in warning for warning in few)
+    few = warnings_of(spec_of(MINIMAL, "data.select=5", "data.feedback=8"))
+    assert any("steps of 20 percentage points" in warning for warning in few)
     assert any("the gain will follow noise" in warning for warning in few)
-    assert warnings_of(spec_of(LEAST, "data.imbalance=1", "search.num_trials=2")) == []
+    assert warnings_of(spec_of(MINIMAL, "data.imbalance=1", "search.num_trials=2")) == []
 
 
 def test_a_file_that_is_no_mapping(tmp_path: Path) -> None:

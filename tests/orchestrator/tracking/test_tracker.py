@@ -13,7 +13,7 @@ from orchestrator.errors import PreflightError
 from orchestrator.records.types import Figure
 from orchestrator.tracking.address import check_tracking, tracking_address
 from orchestrator.tracking.client import open_client, read_run
-from orchestrator.tracking.outbox import Verdict, judge
+from orchestrator.tracking.outbox import FailureKind, failure_kind
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.values import checked_key, frozen_params, metrics_to_keep
 from tests.command import SMOKE, selmix
@@ -195,14 +195,14 @@ class _Http(Exception):
 
 
 @pytest.mark.parametrize(
-    ("error", "verdict"),
+    ("error", "kind"),
     [
-        (ConnectionError("refused"), Verdict.RETRY),
-        (_Http(503), Verdict.RETRY),
-        (_Http(500), Verdict.DOUBTFUL),
-        (_Http(400), Verdict.PERMANENT),
-        (ValueError("x"), Verdict.PERMANENT),
+        (ConnectionError("refused"), FailureKind.RETRY),
+        (_Http(503), FailureKind.RETRY),
+        (_Http(500), FailureKind.DOUBTFUL),
+        (_Http(400), FailureKind.PERMANENT),
+        (ValueError("x"), FailureKind.PERMANENT),
     ],
 )
-def test_which_errors_are_worth_another_attempt(error: Exception, verdict: Verdict) -> None:
-    assert judge(error) is verdict
+def test_which_errors_are_worth_another_attempt(error: Exception, kind: FailureKind) -> None:
+    assert failure_kind(error) is kind

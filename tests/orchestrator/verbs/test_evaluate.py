@@ -60,7 +60,7 @@ def test_the_samples_needed_are_the_fewest_that_do(metric: str) -> None:
     before, after = ((w.high - w.low) / 2 for w in widths)
     assert (
         after <= 0.05 < before + 0.002
-    )  # sampled bias makes the smooth means uneven by a fraction of a point
+    )  # sampled bias makes the smooth means uneven by a fraction of a percentage point
 
 
 def test_enough_samples_are_said_to_be_enough() -> None:
@@ -140,11 +140,11 @@ def test_tables_that_do_not_do(tmp_path: Path, columns: dict[str, Any], message:
 def test_on_the_command_line(tmp_path: Path) -> None:
     labels, logits = scores(30, shift=2.0)
     table = write(tmp_path / "t.parquet", {"label": labels.tolist(), "scores": logits.tolist()})
-    said = here("evaluate", table, "--objective", "min_recall")
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith("min_recall ")
-    assert "resolved       no" in said.out
-    assert "post hoc       biases" in said.out
+    done = here("evaluate", table, "--objective", "min_recall")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("min_recall ")
+    assert "resolved       no" in done.out
+    assert "post hoc       biases" in done.out
     document = here("evaluate", table, "--objective", "min_recall", "--json").document
     assert document["schema_version"] == 1
     assert document["rows"] == 90
@@ -169,16 +169,16 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
     labels, logits = scores(3)
     table = write(tmp_path / "t.parquet", {"label": labels.tolist(), "scores": logits.tolist()})
-    said = here("evaluate", table, *arguments)
-    assert (said.code, said.out) == (code, "")
-    assert says in said.err
-    assert "Traceback" not in said.err
+    done = here("evaluate", table, *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert says in done.err
+    assert "Traceback" not in done.err
 
 
 def test_no_table(tmp_path: Path) -> None:
-    said = here("evaluate", tmp_path / "none.parquet", "--objective", "min_recall")
-    assert said.code == 4
-    assert "must be a Parquet file, there is none" in said.err
+    done = here("evaluate", tmp_path / "none.parquet", "--objective", "min_recall")
+    assert done.code == 4
+    assert "must be a Parquet file, there is none" in done.err
     (tmp_path / "none.parquet").write_text("no")
     assert here("evaluate", tmp_path / "none.parquet", "--objective", "min_recall").code == 4
 
@@ -231,15 +231,15 @@ def test_groups_on_the_command_line(tmp_path: Path) -> None:
     labels, logits, group = grouped(3, 2)
     columns = {"label": labels.tolist(), "scores": logits.tolist()}
     table = write(tmp_path / "t.parquet", columns | {"group": group.tolist()})
-    said = here("evaluate", table, "--objective", "worst_group_recall")
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith("worst_group_recall ")
-    assert "in 2 groups" in said.out
+    done = here("evaluate", table, "--objective", "worst_group_recall")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("worst_group_recall ")
+    assert "in 2 groups" in done.out
     plain = write(tmp_path / "p.parquet", columns)
-    said = here("evaluate", plain, "--objective", "equalized_odds_gap")
-    assert (said.code, said.out) == (2, "")
-    assert "needs groups; give" in said.err
+    done = here("evaluate", plain, "--objective", "equalized_odds_gap")
+    assert (done.code, done.out) == (2, "")
+    assert "needs groups; give" in done.err
     one = write(tmp_path / "o.parquet", columns | {"group": [0] * len(labels)})
-    said = here("evaluate", one, "--objective", "worst_group_recall")
-    assert said.code == 4
-    assert "group must name at least two groups" in said.err
+    done = here("evaluate", one, "--objective", "worst_group_recall")
+    assert done.code == 4
+    assert "group must name at least two groups" in done.err

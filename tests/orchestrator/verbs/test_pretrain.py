@@ -1,4 +1,4 @@
-"""Recipes of pre-training: what each does, going on bit-equal, and the command."""
+"""Recipes of pre-training: what each does, resuming bit-equal, and the command."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def data() -> SweepData:
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
-def test_a_recipe_learns_and_goes_on_bit_equal(recipe: str) -> None:
+def test_a_recipe_learns_and_resumes_bit_equal(recipe: str) -> None:
     config, settings = ModelConfig("small_cnn"), PretrainSettings(epochs=12)
     before = torch.get_rng_state()
     whole = pretrain(recipe, config, data(), 5, settings)
@@ -145,7 +145,7 @@ objectives: [min_recall]
 
 @pytest.mark.slow
 def test_on_the_command_line(tmp_path: Path) -> None:
-    """Trained, killed and gone on with to the same bits; the weights serve as a checkpoint."""
+    """Trained, killed and resumed to the same bits; the weights serve as a checkpoint."""
     file = tmp_path / "base.yaml"
     file.write_text(FILE)
     done = selmix("pretrain", file, "--output", "a.safetensors", "--json", cwd=tmp_path)
@@ -178,12 +178,12 @@ def test_signals_stop_it_also_where_they_were_ignored(number: signal.Signals, co
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # MLflow, in this process, uses what SQLAlchemy deprecates
-def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
+def test_stopped_and_resumed(tmp_path: Path) -> None:
     file = tmp_path / "base.yaml"
     file.write_text(FILE.replace("epochs: 20", "epochs: 120"))
     log = tmp_path / "log"
-    asked = ("pretrain", file, "--output", tmp_path / "a.safetensors", "--runs", tmp_path / "runs")
-    with Background(*asked, log=log) as background:
+    arguments = ("pretrain", file, "--output", tmp_path / "a.safetensors", "--runs", tmp_path / "runs")
+    with Background(*arguments, log=log) as background:
         background.wait_until(lambda: "epoch 10 of" in log.read_text())  # five seconds before its end
         background.process.send_signal(signal.SIGINT)
         assert background.process.wait(30) == 130
@@ -191,11 +191,11 @@ def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
     assert not (tmp_path / "a.safetensors").exists()
     other = here("pretrain", file, "pretrain.seed=1", "--output", "a.safetensors", cwd=tmp_path)
     assert other.code == 2
-    assert "is of another training" in other.err
-    going_on = here("pretrain", file, "--output", "a.safetensors", "--json", cwd=tmp_path)
+    assert "got one of another training" in other.err
+    resumed = here("pretrain", file, "--output", "a.safetensors", "--json", cwd=tmp_path)
     afresh = here("pretrain", file, "--output", "b.safetensors", "--json", cwd=tmp_path)
-    assert going_on.code == afresh.code == 0, going_on.err
-    assert going_on.document["digest"] == afresh.document["digest"]
+    assert resumed.code == afresh.code == 0, resumed.err
+    assert resumed.document["digest"] == afresh.document["digest"]
     assert not (tmp_path / "a.safetensors.partial").exists()
 
 

@@ -58,7 +58,7 @@ def test_digits_refuse_what_the_data_do_not_hold() -> None:
         DigitsConfig(largest_class=100)
     with pytest.raises(ValueError, match="imbalance: must be >= 1") as caught:
         DigitsConfig(imbalance=0.5, select=0)
-    assert "select: must be >= 1 sample a class, got 0" in str(caught.value)
+    assert "select: must be >= 1 sample per class, got 0" in str(caught.value)
     with pytest.raises(ValueError, match=r"data\.name: must be one of digits, gaussians"):
         build_data_config("mnist")
     with pytest.raises(ValueError, match="class 1 holds 1 samples, the splits ask for 2"):
@@ -75,7 +75,7 @@ def test_splits() -> None:
     assert split.counts(3).tolist() == [1, 0, 2]
     assert split.take(split.labels == 2).inputs.tolist() == [[2.0, 3.0], [4.0, 5.0]]
     assert len(join(split, split)) == 6
-    with pytest.raises(ValueError, match="one label a sample"):
+    with pytest.raises(ValueError, match="one label per sample"):
         Split(torch.zeros(3, 2), torch.tensor([0, 1]))
 
 

@@ -105,7 +105,7 @@ def test_tables_that_do_not_do(
 
 
 def test_sizes_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="select: must be >= 1 sample a class, got 0"):
+    with pytest.raises(ValueError, match="select: must be >= 1 sample per class, got 0"):
         ParquetConfig("x", select=0)
 
 

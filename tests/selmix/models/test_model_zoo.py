@@ -131,7 +131,7 @@ def test_a_model_of_the_users_own(own_module: str) -> None:
     config = ModelConfig(f"{own_module}:network")
     assert config.build((1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     for function, message in {
-        "greedy": "also wants width", "wrong": "must give 10 logits", "nothing": "must return an nn.Module",
+        "greedy": "also requires width", "wrong": "must give 10 logits", "nothing": "must return an nn.Module",
         "missing": "has no function 'missing'; it has",
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=message):

@@ -70,8 +70,8 @@ def verdicts(
     from selmix.statistics.comparison import outcome, paired_difference
 
     generator = torch.Generator().manual_seed(seed)
-    found = {"better": 0, "tied": 0, "worse": 0}
+    counts = {"better": 0, "tied": 0, "worse": 0}
     for _ in range(repetitions):
         a, b = draw(list(ours), generator), draw(theirs, generator)
-        found[outcome(paired_difference("min_recall", [a], [b], CONTEXT))] += 1
-    return {name: count / repetitions for name, count in found.items()}
+        counts[outcome(paired_difference("min_recall", [a], [b], CONTEXT))] += 1
+    return {name: count / repetitions for name, count in counts.items()}

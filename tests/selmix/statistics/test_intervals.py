@@ -38,17 +38,17 @@ def test_coverage(key: str, truth: str) -> None:
 )  # fmt: skip
 def test_coverage_of_other_metrics(key: str, least: float) -> None:
     for name, truth in TRUTHS.items():
-        assert coverage(key, truth, 500) >= least - 0.02, name  # 2 points: the error of 500 draws
+        assert coverage(key, truth, 500) >= least - 0.02, name  # 2 percentage points: the error of 500 draws
 
 
 @pytest.mark.parametrize("key", ["min_coverage", "min_head_tail_coverage"])
 @pytest.mark.parametrize("truth", list(TRUTHS))
 def test_coverage_of_the_least_coverage(key: str, truth: str) -> None:
-    # 2 points: the error of 500 draws
+    # 2 percentage points: the error of 500 draws
     assert coverage(key, TRUTHS[truth], 500) >= 0.93 - 0.02
 
 
-def test_worst_case_limits_do_not_collapse_where_classes_are_alike() -> None:
+def test_worst_case_bounds_do_not_collapse_where_classes_are_alike() -> None:
     for key in ("min_head_tail_recall", "cvar_recall", "recall_gap", "g_mean", "q_mean"):
         assert coverage(key, [0.8] * CLASSES, 60) >= 0.85, key
 
@@ -76,7 +76,7 @@ def test_a_large_difference_is_seen() -> None:
     assert verdicts([0.95] * 10, [0.95] * 9 + [0.3], repetitions=50)["better"] >= 0.9
 
 
-def test_exact_limits_invert_the_binomial() -> None:
+def test_exact_bounds_invert_the_binomial() -> None:
     from scipy.stats import binomtest
 
     hits, trials = torch.tensor([0, 3, 12, 24]), torch.full((4,), 24)
@@ -140,7 +140,7 @@ def test_several_against_one() -> None:
     others = {
         f"{recall}": [draw([recall] * 10, generator, 100)] for recall in (0.5, 0.74, 0.76, 0.8, 0.84, 0.95)
     }
-    told = outcomes_against("mean_recall", others, reference, CONTEXT)
+    outcomes = outcomes_against("mean_recall", others, reference, CONTEXT)
 
     def at(name: str, level: float) -> str:
         return outcome(paired_difference("mean_recall", others[name], reference, CONTEXT, level))
@@ -155,8 +155,8 @@ def test_several_against_one() -> None:
         if at(name, 1 - 0.05 / (len(order) - rank)) == "tied":
             break
         expected[name] = at(name, 0.95)
-    assert told == expected
-    assert (told["0.5"], told["0.8"], told["0.95"]) == ("worse", "tied", "better")
+    assert outcomes == expected
+    assert (outcomes["0.5"], outcomes["0.8"], outcomes["0.95"]) == ("worse", "tied", "better")
     one = {"0.76": others["0.76"]}
     assert outcomes_against("mean_recall", one, reference, CONTEXT) == {"0.76": at("0.76", 0.95)}
     assert outcomes_against("mean_recall", {}, reference, CONTEXT) == {}
@@ -178,10 +178,10 @@ def test_refusals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "says"), [(0.1, 0.2, "better"), (-0.1, 0.2, "tied"), (-0.2, -0.1, "worse")]
+    ("low", "high", "expected"), [(0.1, 0.2, "better"), (-0.1, 0.2, "tied"), (-0.2, -0.1, "worse")]
 )
-def test_outcome(low: float, high: float, says: str) -> None:
-    assert outcome(Estimate((low + high) / 2, low, high)) == says
+def test_outcome(low: float, high: float, expected: str) -> None:
+    assert outcome(Estimate((low + high) / 2, low, high)) == expected
 
 
 def test_every_metric_has_one_definition() -> None:

@@ -1,4 +1,4 @@
-"""Differences of minima on the same samples: limits that hold, and that know of the pairing."""
+"""Differences of minima on the same samples: bounds that hold, and that know of the pairing."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def misses(
 
 @pytest.mark.parametrize("together", [0.0, 0.9])
 @pytest.mark.parametrize("case", list(CASES))
-def test_the_limits_hold(case: str, together: float) -> None:
+def test_the_bounds_hold(case: str, together: float) -> None:
     # 60 draws: at true misses of 0.05 there are more than 8 of them with probability 0.004.
     assert misses(CASES[case], 24, together, 60)[0] <= 8 / 60
 
 
 @pytest.mark.parametrize("truths", [(WEAK, WEAK), (WEAK, WEAK[::-1]), ([0.8] * 10, [0.8] * 10)])
-def test_the_limits_of_means_hold(truths: tuple[list[float], list[float]]) -> None:
+def test_the_bounds_of_means_hold(truths: tuple[list[float], list[float]]) -> None:
     """Head and tail: two parts of five classes each."""
     for together in (0.0, 0.9):
         assert misses(truths, 24, together, 60, size=5)[0] <= 8 / 60
@@ -66,13 +66,13 @@ def test_the_limits_of_means_hold(truths: tuple[list[float], list[float]]) -> No
 @pytest.mark.long
 @pytest.mark.parametrize("samples", [12, 24, 100])
 @pytest.mark.parametrize("case", list(CASES))
-def test_the_limits_hold_at_length(case: str, samples: int) -> None:
+def test_the_bounds_hold_at_length(case: str, samples: int) -> None:
     for together in (0.0, 0.5, 0.9):
         # 0.02: three errors of 1000 draws
         assert misses(CASES[case], samples, together, 1000)[0] <= 0.053 + 0.02, together
 
 
-def test_models_that_agree_are_told_apart_by_fewer_samples() -> None:
+def test_models_that_agree_are_distinguished_by_fewer_samples() -> None:
     apart, together = (misses(CASES["alike, one weak"], 100, share, 20)[1] for share in (0.0, 0.9))
     assert together < 0.4 * apart
 
@@ -82,8 +82,8 @@ def test_of_one_class_it_is_newcombe() -> None:
     ours = torch.tensor([1] * 36 + [1] * 12 + [0] * 2, dtype=torch.bool)
     theirs = torch.tensor([1] * 36 + [0] * 12 + [1] * 2, dtype=torch.bool)
     one = torch.zeros(1, dtype=torch.int64)
-    limits = least_mean_difference(one.expand(50), one, ours, theirs, 0.05 / SPLIT)
-    assert limits == pytest.approx((0.0569, 0.3404), abs=5e-5)
+    bounds = least_mean_difference(one.expand(50), one, ours, theirs, 0.05 / SPLIT)
+    assert bounds == pytest.approx((0.0569, 0.3404), abs=5e-5)
 
 
 def test_correlations() -> None:
@@ -95,7 +95,7 @@ def test_correlations() -> None:
     assert correlations(labels, ours, ours, 2, 0.125).tolist() == [0.5, 0.0]
 
 
-def test_every_minimum_lies_within_its_limits() -> None:
+def test_every_minimum_lies_within_its_bounds() -> None:
     generator = torch.Generator().manual_seed(0)
     context = MetricContext(train_counts=torch.tensor([40, 30, 20, 10, 5]), num_groups=2)
     labels = torch.arange(5).repeat_interleave(20)

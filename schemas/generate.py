@@ -1,0 +1,93 @@
+"""Write the JSON Schema of every document: ``python schemas/generate.py``.
+
+Each is made from the dataclass that the document is printed from. They are open: later versions add keys, and values of
+enumerations, and change the meaning of none.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster.doctor import DoctorDocument
+from orchestrator.documents import json_schema
+from orchestrator.pins.lock_file import Pin, PinsDocument
+from orchestrator.pins.reproduce import ReproduceDocument
+from orchestrator.records.logs import LogsDocument
+from orchestrator.records.types import SweepState, TrialRecord
+from orchestrator.results.rows import Choices, SweepResult
+from orchestrator.verbs.data import DataDocument
+from orchestrator.verbs.diagnose import DiagnoseDocument
+from orchestrator.verbs.evaluate import EvaluateDocument
+from orchestrator.verbs.ls import LsDocument
+from orchestrator.verbs.plan import PlanDocument
+from orchestrator.verbs.pretrain import PretrainDocument
+from orchestrator.verbs.recipes import RecipesDocument
+from orchestrator.verbs.show import ShowDocument
+from orchestrator.verbs.validate import ValidateDocument
+
+FOLDER = Path(__file__).parent
+
+PRINTED: dict[str, tuple[type[Any], str]] = {
+    "evaluate": (EvaluateDocument, "selmix evaluate --json"),
+    "validate": (ValidateDocument, "selmix validate --json"),
+    "data": (DataDocument, "selmix data check --json"),
+    "plan": (PlanDocument, "selmix plan --json"),
+    "diagnose": (DiagnoseDocument, "selmix diagnose --json"),
+    "doctor": (DoctorDocument, "selmix doctor --json"),
+    "pretrain": (PretrainDocument, "selmix pretrain --json"),
+    "ls": (LsDocument, "selmix ls --json"),
+    "recipes": (RecipesDocument, "selmix ls --recipes --json"),
+    "show": (ShowDocument, "selmix show --json"),
+    "logs": (LogsDocument, "selmix logs --json"),
+    "pins": (PinsDocument, "selmix pins --json"),
+    "reproduce": (ReproduceDocument, "selmix reproduce --json"),
+}
+"""Name -> dataclass, and the command that prints the document."""
+
+STORED: dict[str, tuple[type[Any], str]] = {
+    "sweep": (SweepState, "RUNS/SWEEP/sweep.json"),
+    "record": (TrialRecord, "RUNS/SWEEP/trials/TRIAL/record.json"),
+    "choices": (Choices, "RUNS/SWEEP/choices.json"),
+    "results": (SweepResult, "RUNS/SWEEP/results.json"),
+    "pin": (Pin, "PINS/NAME.yaml"),
+}
+"""Name -> dataclass, and the file that holds the document."""
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Name -> JSON Schema."""
+    made = {name: _open(json_schema(kind, title)) for name, (kind, title) in (PRINTED | STORED).items()}
+    _say_nothing_yet(made["sweep"])
+    return made
+
+
+def _open(schema: Any) -> Any:
+    """The schema with the values of its enumerations as examples: a later version has more of them."""
+    if isinstance(schema, list):
+        return [_open(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    opened = {key: _open(value) for key, value in schema.items()}
+    # A list is an enumeration; a mapping is a field of that name.
+    if isinstance(opened.get("enum"), list):
+        opened["examples"] = opened.pop("enum")
+    return opened
+
+
+def _say_nothing_yet(schema: dict[str, Any]) -> None:
+    """``sweep.json`` holds ``{}`` for what is not known yet, and leaves out what a base model does not have."""
+    for key in ("data", "base", "environment", "cluster"):
+        schema["properties"][key]["anyOf"].append({"type": "object", "maxProperties": 0})
+    schema["$defs"]["BaseFacts"]["required"] = ["digest", "cost_s"]
+
+
+def text_of(schema: dict[str, Any]) -> str:
+    """The schema as it stands in its file."""
+    return json.dumps(schema, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    for name, schema in schemas().items():
+        (FOLDER / f"{name}.schema.json").write_text(text_of(schema))
