@@ -32,3 +32,8 @@ def first_line(error: BaseException) -> str:
     """First line of an error's message, or its kind where the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else repr(error)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 problem``, ``3 problems``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from orchestrator.table import message, terminal_width
+
 
 class Progress:
     """Counter of the runs of a phase, with an estimate of the time that is left.
@@ -108,7 +110,7 @@ class Progress:
     def _write(self, text: str) -> None:
         # Else the end of a longer live line would stand behind the text.
         self._clear()
-        self._stream.write(text + "\n")
+        self._stream.write(message(text, terminal_width(self._stream)) + "\n")
         self._stream.flush()
 
     def _clear(self) -> None:

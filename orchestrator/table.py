@@ -9,15 +9,21 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TextIO
 
 GAP = 2
 INDENT = 2
+NOTE = 6
+"""Columns that a note below a row is indented by."""
+
 LABEL = 15
 """Columns that the labels of a paragraph take."""
 
-_PIECE = re.compile(r"[^\s_+/,=]*[\s_+/,=]?")
-"""Piece of a cell: it may be broken after a blank, and after the signs that join the words of a name."""
+_SOFT = re.compile(r"[^\s/+,]*[\s/+,]?")
+"""Pieces at whose ends a cell may be broken: after a blank, and after the signs between the parts of a path or list."""
+
+_HARD = re.compile(r"[^\s/+,=_-]*[\s/+,=_-]?")
+"""The same inside the parts of a name: where the terminal is too narrow for whole names."""
 
 
 class Interval(Protocol):
@@ -31,12 +37,31 @@ class Interval(Protocol):
     def high(self) -> float: ...
 
 
-def terminal_width() -> int | None:
-    """Columns of the terminal that stdout is, or COLUMNS; None where it goes elsewhere: lines stay whole."""
-    # A file or a pipe has no width, unless COLUMNS is set.
-    if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit():
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """Columns of the terminal that a stream is; None where it goes elsewhere: lines stay whole.
+
+    Args:
+        stream: stdout by default, for which COLUMNS counts too where it is no terminal.
+    """
+    stated = stream is None and os.environ.get("COLUMNS", "").isdigit()
+    if not stated and not (sys.stdout if stream is None else stream).isatty():
         return None
     return max(40, shutil.get_terminal_size().columns)
+
+
+def message(text: str, width: int | None) -> str:
+    """Lines for stderr, each continued below itself with an indent.
+
+    Args:
+        text: of one line or several.
+        width: columns of the terminal; None: lines stay whole.
+    """
+    if width is None:
+        return text
+    return "\n".join(
+        textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
 
 
 def estimate(interval: Interval) -> str:
@@ -57,6 +82,11 @@ def percent(value: float) -> str:
 def short(trial_id: str) -> str:
     """``trial-007`` of ``min_recall/trial-007``."""
     return trial_id.partition("/")[2] or trial_id
+
+
+def minute(time: str) -> str:
+    """``2026-11-26 12:44`` of a time stamp in UTC."""
+    return time[:16].replace("T", " ")
 
 
 def paragraph(label: str, text: str, width: int | None, indent: int = LABEL) -> str:
@@ -96,20 +126,48 @@ class Column:
     right: bool = False
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> str:
+def table(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    width: int | None,
+    notes: Sequence[Sequence[str]] = (),
+) -> str:
     """Rows below their titles, indented; cells of text are broken where the terminal is too narrow for them.
 
     Args:
         columns: titles and alignment.
         rows: one cell per column.
         width: columns of the terminal; None: every row stays on one line.
+        notes: sentences below each row; none at all where it is empty.
     """
     cells = [[column.title for column in columns], *(list(row) for row in rows)]
-    widths = _widths(columns, cells, width)
-    return "\n".join(line for row in cells for line in _lines(columns, row, widths))
+    pieces = _SOFT
+    widths = _widths(columns, cells, width, pieces)
+    # Names are kept whole if that is possible at all.
+    if width is not None and _total(widths) > width:
+        pieces = _HARD
+        widths = _widths(columns, cells, width, pieces)
+    lines: list[str] = []
+    for number, row in enumerate(cells):
+        lines += _lines(columns, row, widths, pieces)
+        if number and notes:
+            lines += [paragraph(" " * NOTE, note, width, NOTE) for note in notes[number - 1]]
+    return "\n".join(lines)
 
 
-def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int | None) -> list[int]:
+def natural_width(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> int:
+    """Columns of the terminal that a table takes where no cell is broken."""
+    cells = [[column.title for column in columns], *rows]
+    return _total([max(len(row[k]) for row in cells) for k in range(len(columns))])
+
+
+def _total(widths: Sequence[int]) -> int:
+    return INDENT + sum(widths) + GAP * (len(widths) - 1)
+
+
+def _widths(
+    columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int | None, pieces: re.Pattern[str]
+) -> list[int]:
     """Columns' widths: as wide as their cells, then the widest text narrower until the table fits."""
     widths = [max(len(row[k]) for row in cells) for k in range(len(columns))]
     if width is None:
@@ -118,11 +176,11 @@ def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: in
     for k, column in enumerate(columns):
         title, *values = (row[k] for row in cells)
         # Below its longest piece a cell cannot be broken any more; of a column of numbers only the title can.
-        unbroken = [*_pieces(title), *(values if column.right else [p for v in values for p in _pieces(v)])]
-        minima.append(max(map(len, unbroken), default=0))
-    available = width - INDENT - GAP * (len(columns) - 1)
+        broken = [] if column.right else values
+        parts = [part.rstrip() for text in (title, *broken) for part in pieces.findall(text)]
+        minima.append(max(map(len, [*parts, *(values if column.right else [])]), default=0))
     # By single columns, so that long texts end up equally wide.
-    while sum(widths) > available:
+    while _total(widths) > width:
         spare = [(widths[k] - minima[k], widths[k], k) for k in range(len(columns)) if widths[k] > minima[k]]
         # No cell can be broken any more: the lines stay too long.
         if not spare:
@@ -131,8 +189,10 @@ def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: in
     return widths
 
 
-def _lines(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    broken = [_broken(cell, width) for cell, width in zip(row, widths, strict=True)]
+def _lines(
+    columns: Sequence[Column], row: Sequence[str], widths: Sequence[int], pieces: re.Pattern[str]
+) -> list[str]:
+    broken = [_broken(cell, width, pieces) for cell, width in zip(row, widths, strict=True)]
     lines = []
     for number in range(max(len(cell) for cell in broken)):
         parts = []
@@ -143,16 +203,12 @@ def _lines(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int])
     return lines
 
 
-def _pieces(text: str) -> list[str]:
-    return [piece.rstrip() for piece in _PIECE.findall(text) if piece]
-
-
-def _broken(text: str, width: int) -> list[str]:
+def _broken(text: str, width: int, pieces: re.Pattern[str]) -> list[str]:
     """A cell as lines of at most ``width`` columns, as far as its pieces allow."""
     if len(text) <= width:
         return [text]
     lines = [""]
-    for piece in _PIECE.findall(text):
+    for piece in pieces.findall(text):
         if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
             lines[-1] = lines[-1].rstrip()
             lines.append("")

@@ -7,6 +7,7 @@ enumerations, and change the meaning of none.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,39 @@ STORED: dict[str, tuple[type[Any], str]] = {
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Name -> JSON Schema."""
-    made = {name: _open(json_schema(kind, title)) for name, (kind, title) in (PRINTED | STORED).items()}
+    made = {
+        name: _open(_explained(json_schema(kind, title), top=True))
+        for name, (kind, title) in (PRINTED | STORED).items()
+    }
     _say_nothing_yet(made["sweep"])
     return made
+
+
+_ENTRY = re.compile(r"^    (\w+): (.*)$")
+
+
+def _explained(schema: dict[str, Any], top: bool = False) -> dict[str, Any]:
+    """The schema with what the docstring says of each attribute beside the property, and without made-up titles."""
+    text, _, attributes = schema.get("description", "").partition("Attributes:")
+    entries: dict[str, str] = {}
+    name = ""
+    for line in attributes.splitlines():
+        if (match := _ENTRY.match(line)) is not None:
+            name, entries[match[1]] = match[1], match[2]
+        elif line.strip() and name:
+            entries[name] += f" {line.strip()}"
+    properties = {
+        key: {k: v for k, v in value.items() if k != "title"}
+        | ({"description": entries[key]} if key in entries else {})
+        for key, value in schema.get("properties", {}).items()
+    }
+    kept = {k: v for k, v in schema.items() if top or k != "title"}
+    explained = kept | ({"description": text.strip()} if text.strip() else {})
+    if properties:
+        explained["properties"] = properties
+    if "$defs" in schema:
+        explained["$defs"] = {key: _explained(each) for key, each in schema["$defs"].items()}
+    return explained
 
 
 def _open(schema: Any) -> Any:

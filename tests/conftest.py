@@ -29,6 +29,16 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-screens", action="store_true", help="write the golden screens anew")
+
+
+@pytest.fixture
+def update_screens(request: pytest.FixtureRequest) -> bool:
+    """True if golden screens are to be written instead of compared with."""
+    return bool(request.config.getoption("--update-screens"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The sweep first: it takes longest, and what is left is spread over the other process meanwhile."""
     items.sort(key=lambda item: "smoke_runs" not in getattr(item, "fixturenames", ()))

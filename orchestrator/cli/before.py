@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from orchestrator.cli.imports import heavy_imports
-from orchestrator.cli.output import emit
+from orchestrator.cli.output import emit, err
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -27,7 +26,7 @@ def validate(options: argparse.Namespace) -> int:
     document = validate_document(load_spec(options.file, options.overrides), options.file)
     # On stderr, so that stdout has the one line or document that a script reads.
     for warning in document.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+        err(f"warning: {warning}")
     emit(options, document, validation_text)
     return 0
 
@@ -39,7 +38,7 @@ def data(options: argparse.Namespace) -> int:
 
     spec = load_spec(options.file, options.overrides)
     if options.action == "prepare" and (archive := prepare_data(spec)) is not None:
-        sys.stderr.write(f"extracted {archive}\n")
+        err(f"extracted {archive}")
     document = data_document(spec)
     # Printed first: the counts help to understand the problems.
     emit(options, document, data_text)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from orchestrator.cli.output import emit, out
+from orchestrator.cli.output import emit, err, out
 
 
 def pin(options: argparse.Namespace) -> int:
@@ -30,5 +29,5 @@ def reproduce(options: argparse.Namespace) -> int:
     emit(options, document, reproduction_text)
     # On stderr too: with --json, stdout alone would leave a failure in a log unexplained.
     for problem in document.problems:
-        sys.stderr.write(f"selmix: {options.name}: {problem}\n")
+        err(f"selmix: {options.name}: {problem}")
     return document.exit_code

@@ -12,47 +12,79 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestrator.cli import before, keep, look, options, run
+from orchestrator.cli.output import err, out
 from orchestrator.errors import SelmixError
 from orchestrator.messages import closest
 from orchestrator.signals import Stopped
+from orchestrator.table import paragraph, sentence, terminal_width
 
 Verb = Callable[[argparse.Namespace], int]
 
-USAGE = """\
-usage: selmix VERB [ARGUMENTS] [--help]
+GROUPS: dict[str, dict[str, str]] = {
+    "no sweep": {
+        "evaluate TABLE": "a metric from labels and scores alone, and whether the samples suffice for it",
+    },
+    "before": {
+        "validate FILE": "check a sweep file, all problems at once",
+        "data check FILE": "counts by class and split, digests, problems",
+        "data prepare FILE": "extract the official archive that you have, then check",
+        "plan FILE": "estimate trials, time and disk; writes nothing",
+        "diagnose FILE": "does the predicted gain match real training steps on these data?",
+        "doctor [FILE]": "check this machine, or every node of a cluster, for what a sweep needs",
+    },
+    "run": {
+        "pretrain FILE": "train a base model by the file's recipe, or resume it",
+        "launch FILE": "run the sweep, or resume it; --address, --submit: on a cluster; --in-process: without Ray",
+        "stop SWEEP": "stop it, wherever it runs",
+    },
+    "inspect": {
+        "ls": "list the sweeps of a runs folder; ls --recipes: sweep files to start from",
+        "cp RECIPE": "copy one of these here",
+        "show SWEEP": "result of a sweep",
+        "logs SWEEP": "log of its driver, or of one trial; --follow",
+        "ui": "open MLflow on the store of these sweeps",
+    },
+    "keep": {
+        "pin SWEEP": "write the winner's lock file; opens the test split",
+        "pins": "list the pins of a folder",
+        "reproduce NAME": "train again from a pin and compare number by number",
+    },
+}  # fmt: skip
+"""The help page: group of verbs -> command -> what it does."""
 
-Name the metric that matters and the checkpoint you have; get back the fine-tuned model that is best for it.
 
-  selmix launch sweeps/digits_min_recall.yaml            run a sweep, or resume it
-  selmix show digits_min_recall                          the winner, and how it compares with the baselines
+def help_page(width: int | None) -> str:
+    """All verbs by group, for a terminal of this width; None: lines stay whole."""
+    lines = [
+        "usage: selmix VERB [ARGUMENTS] [--help]",
+        "",
+        sentence(
+            "Name the metric that matters and the checkpoint you have; get back the fine-tuned model that is best for "
+            "it.", width,
+        ),
+        "",
+        paragraph("  selmix launch sweeps/digits_min_recall.yaml", "run a sweep, or resume it", width, 47),
+        paragraph("  selmix show digits_min_recall", "the winner beside the baselines", width, 47),
+        "",
+    ]  # fmt: skip
+    for group, commands in GROUPS.items():
+        for number, (command, purpose) in enumerate(commands.items()):
+            label = f"{group if number == 0 else '':<10}{command}"
+            lines.append(paragraph(label, purpose, width, 29))
+    return "\n".join([
+        *lines,
+        "",
+        sentence(
+            "FILE may be followed by overrides: selmix launch FILE search.num_trials=8 parameters.lr.max=0.05", width
+        ),
+        sentence(
+            "exit codes: 0 success, 2 usage, 3 invalid sweep file, 4 preflight check failed, 5 too many failed trials, "
+            "6 no feasible trial, 7 not reproduced, 8 no such sweep or pin, 130/143 stopped by a signal, resumable",
+            width,
+        ),
+    ])  # fmt: skip
 
-no sweep     evaluate TABLE   a metric from labels and scores alone, and whether the samples suffice for it
-before       validate FILE    check a sweep file, all problems at once
-             data check FILE  counts by class and split, digests, problems
-             data prepare FILE  extract the official archive that you have, then check
-             plan FILE        estimate trials, time and disk; writes nothing
-             diagnose FILE    does the predicted gain match real training steps on these data?
-             doctor [FILE]    check this machine, or every node of a cluster, for what a sweep needs
-run          pretrain FILE    train a base model by the file's recipe, or resume it
-             launch FILE      run the sweep, or resume it. --address, --submit: on a cluster;
-                             --in-process: without Ray
-             stop SWEEP       stop it, wherever it runs
-inspect      ls               list the sweeps of a runs folder; ls --recipes: sweep files to start from
-             cp RECIPE        copy one of these here
-             show SWEEP       result of a sweep
-             logs SWEEP       log of its driver, or of one trial; --follow
-             ui               open MLflow on the store of these sweeps
-keep         pin SWEEP        write the winner's lock file; opens the test split
-             pins             list the pins of a folder
-             reproduce NAME   train again from a pin and compare number by number
 
-FILE may be followed by overrides: selmix launch FILE search.num_trials=8 parameters.lr.max=0.05
-exit codes: 0 success, 2 usage, 3 invalid sweep file, 4 preflight check failed, 5 too many failed trials,
-6 no feasible trial, 7 not reproduced, 8 no such sweep or pin, 130/143 stopped by a signal, resumable
-"""
-
-
-# Functions that make a parser, and not parsers: only that of the requested verb is built.
 VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
     "evaluate": (options.evaluate, before.evaluate),
     "validate": (options.validate, before.validate),
@@ -78,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        sys.stdout.write(USAGE)
+        out(help_page(terminal_width()))
         return 0 if arguments else 2
     if arguments[0] == "--version":
         from selmix import __version__
@@ -87,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in VERBS:
-        sys.stderr.write(f"selmix: unknown verb {name!r}; {closest(name, VERBS)}\n")
+        err(f"selmix: unknown verb {name!r}; {closest(name, VERBS)}")
         return 2
     # As with `python -m`: a sweep file may name functions of the user's own, in modules of the working folder.
     if str(Path.cwd()) not in sys.path:
@@ -110,10 +142,10 @@ def _guarded(verb: Verb, parsed: argparse.Namespace) -> int:
             parsed.runs_text, parsed.runs = parsed.runs, open_store(parsed.runs)
         return verb(parsed)
     except SelmixError as error:
-        sys.stderr.write(f"selmix: {error}\n")
+        err(f"selmix: {error}")
         return error.exit_code
     except KeyboardInterrupt as stop:
-        sys.stderr.write("selmix: interrupted\n")
+        err("selmix: interrupted")
         return stop.exit_code if isinstance(stop, Stopped) else 130
     except BrokenPipeError:
         # The reader of the output ended first, as in `selmix show x | head`: no error. Python would complain at its

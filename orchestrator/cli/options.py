@@ -106,7 +106,7 @@ def diagnose() -> argparse.ArgumentParser:
 def pretrain() -> argparse.ArgumentParser:
     parser = _with_json(_file_parser(
         "pretrain", "Train a base model by the recipe of a sweep file. Run again after a stop, it resumes.",
-        "  $ selmix pretrain sweeps/smoke.yaml pretrain.recipe=mixup --output base.safetensors"))  # fmt: skip
+        "  $ selmix pretrain sweeps/smoke.yaml --output base.safetensors"))  # fmt: skip
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="PATH", help="safetensors file to write"
     )
@@ -144,7 +144,7 @@ def doctor() -> argparse.ArgumentParser:
         "Check this machine, or every node of a cluster, for what a sweep needs: storage, versions, MLflow, "
         "resources, clocks, disks, data. Reports all problems at once, with exit code 4."
     )
-    example = "  $ selmix doctor sweeps/digits_min_recall.yaml --address 10.0.0.1:6379 --runs /shared/runs"
+    example = "  $ selmix doctor mine.yaml --address 10.0.0.1:6379 --runs /shared/runs"
     parser = _with_json(_with_runs(_parser("doctor", about, example)))
     parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="sweep file to check for")
     parser.add_argument(

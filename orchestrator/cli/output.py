@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from orchestrator.documents import to_document
-from orchestrator.table import terminal_width
+from orchestrator.table import message, terminal_width
 
 T = TypeVar("T")
 
@@ -18,6 +18,11 @@ T = TypeVar("T")
 def out(text: str) -> None:
     """Print a text, ended by one newline."""
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def err(text: str) -> None:
+    """Print lines to stderr, wrapped where that is a terminal."""
+    sys.stderr.write(message(text, terminal_width(sys.stderr)) + "\n")
 
 
 def emit(options: argparse.Namespace, document: T, text: Callable[[T, int | None], str]) -> None:

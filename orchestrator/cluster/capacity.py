@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from orchestrator.messages import counted
 from orchestrator.spec.sections import ResourceSection
 from trainables.node import NodeKind
 
@@ -160,5 +161,6 @@ def shortage(resources: ResourceSection, capacity: Capacity) -> str | None:
     bounds = "".join(f", {name} {getattr(resources, name):g}" for name in bounded)
     return (
         f"resources: a trial must fit on the cluster, requests cpu {resources.cpu:g} and gpu {resources.gpu:g} with "
-        f"{resources.workers} worker(s), {capacity}{bounds}; lower resources.workers, resources.cpu or resources.gpu"
+        f"{counted(resources.workers, 'worker')}, {capacity}{bounds}; lower resources.workers, resources.cpu or "
+        "resources.gpu"
     )

@@ -26,6 +26,7 @@ from orchestrator.cluster.node_checks import (
 from orchestrator.credentials import masked
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import PreflightError
+from orchestrator.messages import counted
 from orchestrator.records.store import Store
 from orchestrator.table import Column, paragraph, sentence, table
 from orchestrator.tracking.address import check_tracking, tracking_of
@@ -279,7 +280,7 @@ def doctor_text(document: DoctorDocument, width: int | None) -> str:
         )  # fmt: skip
         lines.append(table(columns, [_cells(node) for node in document.nodes], width))
     count = len(document.problems)
-    lines.append(sentence("everything is there" if not count else f"{count} problem(s)", width))
+    lines.append(sentence("everything is there" if not count else counted(count, "problem"), width))
     return "\n".join(lines)
 
 

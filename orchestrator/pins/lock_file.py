@@ -18,7 +18,7 @@ from orchestrator.files import write_atomically
 from orchestrator.provenance import Environment
 from orchestrator.records.types import Figure, Metrics, Settings
 from orchestrator.results.rows import Outcome
-from orchestrator.table import Column, difference, estimate, sentence, short, table
+from orchestrator.table import Column, difference, estimate, minute, sentence, short, table
 
 REQUIRED = (
     "schema_version", "name", "created", "sweep", "objective", "trial_id", "is_winner", "seed", "round", "config",
@@ -347,25 +347,28 @@ def _pin_row(pins: Path, path: Path) -> PinRow:
 
 
 def pins_text(document: PinsDocument, width: int | None) -> str:
-    """Table of the pins, one row per pin."""
+    """Table of the pins, with the verdict on test below each."""
     if not document.pins:
         return sentence("no pins yet; selmix pin SWEEP --name NAME writes one", width)
-    rows = []
+    rows, notes = [], []
     for pin in document.pins:
         # One damaged pin must not hide the others.
         if pin.problem is not None or pin.test is None or pin.trial_id is None:
-            rows.append((pin.name, pin.problem or "", "", "", "", "", ""))
+            rows.append((pin.name, "", "", "", "", ""))
+            notes.append([pin.problem or "it cannot be read"])
             continue
-        verdict = pin.verdict
-        outcome = ""
-        if verdict is not None:
-            outcome = f"{verdict.outcome} vs {verdict.against}, {difference(verdict.difference)} pp"
-        # An edited pin is no evidence: that stands where its date of creation would.
-        edited = f"EDITED: {', '.join(pin.edited)}" if pin.edited else str(pin.created)
-        trial = short(pin.trial_id) + ("" if pin.is_winner else " (not the winner)")
-        rows.append((pin.name, str(pin.sweep), trial, str(pin.metric), estimate(pin.test), outcome, edited))
+        trial, created = short(pin.trial_id), minute(str(pin.created))
+        rows.append((pin.name, str(pin.sweep), trial, str(pin.metric), estimate(pin.test), created))
+        below = []
+        if pin.verdict is not None:
+            gap = f"{difference(pin.verdict.difference)} pp"
+            below.append(f"on test {pin.verdict.outcome} vs {pin.verdict.against}, {gap}")
+        below += [] if pin.is_winner else ["not the winner of its sweep"]
+        # An edited pin is no evidence.
+        below += [f"EDITED since it was written: {', '.join(pin.edited)}"] if pin.edited else []
+        notes.append(below)
     columns = (
         Column("pin"), Column("sweep"), Column("trial"), Column("metric"), Column("test, %", right=True),
-        Column("verdict on test"), Column("created"),
+        Column("created"),
     )  # fmt: skip
-    return table(columns, rows, width)
+    return table(columns, rows, width, notes)

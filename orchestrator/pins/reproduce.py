@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import NotFound, NotReproduced, PreflightError
+from orchestrator.messages import counted
 from orchestrator.pins.lock_file import Pin, broken_sections, pin_path, read_pin, typed_pin, weights_beside
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.store import Store
@@ -231,7 +232,7 @@ def reproduction_text(document: ReproduceDocument, width: int | None) -> str:
         lines.append(sentence(f"{document.pin}: reproduced; {how} {counts}", width))
     else:
         count = len(document.problems)
-        lines.append(sentence(f"{document.pin}: not reproduced; {count} differences", width))
+        lines.append(sentence(f"{document.pin}: not reproduced; {counted(count, 'difference')}", width))
         lines += [paragraph("  differs", problem, width) for problem in document.problems]
     for key, both in document.stack_differences.items():
         lines.append(paragraph("  other stack", f"{key}: pinned {both.pinned}, here {both.here}", width))

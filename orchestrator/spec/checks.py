@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from orchestrator.errors import SpecError
-from orchestrator.messages import closest
+from orchestrator.messages import closest, counted
 from orchestrator.spec.check_data import group_problems, has_unlabelled, partner_problems, unlabelled_hint
 from orchestrator.spec.check_objectives import (
     constraint_problems,
@@ -121,7 +121,7 @@ def resource_problems(typed: TypedFile) -> Iterable[Problem]:
         if limit is not None and limit < needed:
             yield (
                 ("resources", key),
-                f"must hold one trial, {needed:g} ({each} of {section.workers:g} worker(s)), got {limit:g}",
+                f"must hold one trial, {needed:g} ({each} of {counted(section.workers, 'worker')}), got {limit:g}",
             )
 
 

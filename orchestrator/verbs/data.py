@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import PreflightError
-from orchestrator.table import Column, paragraph, sentence, table
+from orchestrator.table import Column, sentence, table
 
 if TYPE_CHECKING:
     from orchestrator.spec.schema import SweepSpec
@@ -118,7 +118,8 @@ def data_text(document: DataDocument, width: int | None) -> str:
     ]
     if document.unlabelled:
         lines.append(sentence(f"and {document.unlabelled} samples without labels", width))
-    lines += ["", *(paragraph(f"  {split}", document.digests[split], width, indent=12) for split in SPLITS)]
+    digests = [(split, document.digests[split].removeprefix("sha256:")) for split in SPLITS]
+    lines += ["", table((Column("split"), Column("sha256 of its content")), digests, width)]
     return "\n".join(lines)
 
 

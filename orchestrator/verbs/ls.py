@@ -9,7 +9,7 @@ from orchestrator.records.folder import RunFolder, list_sweeps
 from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
 from orchestrator.results.rows import ObjectiveResult, Outcome, load_results
-from orchestrator.table import Column, percent, sentence, short, table
+from orchestrator.table import Column, minute, percent, sentence, short, table
 from orchestrator.verbs.show import RunCounts, run_counts
 
 
@@ -100,25 +100,25 @@ def _brief(result: ObjectiveResult) -> BriefResult:
 
 
 def ls_text(document: LsDocument, width: int | None) -> str:
-    """Table of the sweeps, one row per sweep and objective."""
+    """Table of the sweeps, with their objectives below each."""
     if not document.sweeps:
         return sentence(f"no sweeps in {document.runs}; selmix launch FILE starts one", width)
-    rows = []
+    rows, notes = [], []
     for sweep in document.sweeps:
         done = sweep.progress
         failed = f", {done.failed} failed" if done.failed else ""
-        count = f"{done.finished}/{done.total}{failed}"
-        # A sweep without results has one row, too.
-        undecided: dict[str, BriefResult | None] = {"": None}
-        for objective, result in (sweep.objectives or undecided).items():
-            summary = ("", "", "", "")
-            if result is not None and result.winner is not None:
-                verdict = f"{result.verdict.outcome} vs {result.verdict.against}" if result.verdict else ""
-                value = "" if result.value is None else percent(result.value)
-                summary = (short(result.winner), objective, value, verdict)
-            rows.append((sweep.sweep, sweep.state, count, *summary, sweep.created))
-    columns = (
-        Column("sweep"), Column("state"), Column("runs", right=True), Column("winner"), Column("metric"),
-        Column("select, %", right=True), Column("verdict"), Column("created"),
-    )  # fmt: skip
-    return table(columns, rows, width)
+        rows.append(
+            (sweep.sweep, sweep.state, f"{done.finished}/{done.total}{failed}", minute(sweep.created))
+        )
+        notes.append([_summary(name, result) for name, result in sweep.objectives.items()])
+    columns = (Column("sweep"), Column("state"), Column("runs", right=True), Column("created"))
+    return table(columns, rows, width, notes)
+
+
+def _summary(objective: str, result: BriefResult) -> str:
+    if result.winner is None or result.value is None:
+        return f"{objective}: no feasible trial"
+    text = f"{objective} {percent(result.value)} % on select: {short(result.winner)}"
+    if result.verdict is not None:
+        text += f", {result.verdict.outcome} vs {result.verdict.against}"
+    return text

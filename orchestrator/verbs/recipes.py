@@ -173,13 +173,16 @@ def recipes_document() -> RecipesDocument:
 
 
 def recipes_text(document: RecipesDocument, width: int | None) -> str:
-    """One row per recipe."""
-    columns = (Column("recipe"), Column("question"), Column("objectives"))
-    rows = [(row.recipe, row.question, ", ".join(row.objectives)) for row in document.recipes]
+    """Names, with question and objectives below each."""
+    rows = [(row.recipe,) for row in document.recipes]
+    notes = [
+        [row.question, *([f"objectives: {', '.join(row.objectives)}"] if row.objectives else [])]
+        for row in document.recipes
+    ]
     advice = (
         "selmix cp NAME [--objective X] writes the sweep file here; the first objective where none is named"
     )
-    return table(columns, rows, width) + "\n" + sentence(advice, width)
+    return table((Column("recipe"),), rows, width, notes) + "\n" + sentence(advice, width)
 
 
 def copy_recipe(name: str, folder: Path, objective: str | None = None) -> Path:

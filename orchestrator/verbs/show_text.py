@@ -12,6 +12,7 @@ from orchestrator.table import (
     Interval,
     difference,
     estimate,
+    natural_width,
     paragraph,
     percent,
     sentence,
@@ -27,6 +28,10 @@ STATISTICS = {"bagged": "bootstrap mean", "lower_bound": "lower confidence bound
 """Meaning of ``selection.statistic``, which ranks trials."""
 
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
+SPLITS = ("train", "feedback", "select", "checkpoint")
+LABELS = 4
+"""Place of the labels in a row of winner and baselines."""
+
 BASELINE_COLUMNS = (
     Column("value", right=True), Column("[95 % interval]", right=True), Column("score", right=True),
     Column("labels used"), Column("cost per run", right=True),
@@ -176,7 +181,7 @@ def _objective(
     )
     lines = [
         objective,
-        table((Column(f"{metric} on select, %"), *BASELINE_COLUMNS), rows, width),
+        *_results(f"{metric} on select, %", rows, width),
         paragraph("winner", own, width),
         paragraph("", _settings(document.spec, winner.config), width),
     ]
@@ -190,6 +195,24 @@ def _objective(
         lines += ["", sentence(_caption(result.compare, seeds), width)]
         lines.append(_comparison(result.compare, metric, width))
     return "\n".join(lines)
+
+
+def _results(title: str, rows: Sequence[tuple[str, ...]], width: int | None) -> list[str]:
+    """Table of winner and baselines; where the terminal is too narrow for it, with the labels by their initials."""
+    columns = (Column(title), *BASELINE_COLUMNS)
+    if width is None or natural_width(columns, rows) <= width:
+        return [table(columns, rows, width)]
+    named = {label: label[0] for row in rows for label in row[LABELS].split("+") if label in SPLITS}
+    short_rows = [
+        (
+            *row[:LABELS],
+            "+".join(named.get(label, label) for label in row[LABELS].split("+")),
+            *row[LABELS + 1 :],
+        )
+        for row in rows
+    ]
+    legend = ", ".join(f"{initial} {label}" for label, initial in named.items())
+    return [table(columns, short_rows, width), sentence(f"labels used: {legend}", width)]
 
 
 def _baseline(name: str, row: BaselineRow, metric: str) -> tuple[str, ...]:
@@ -254,17 +277,25 @@ def _caption(compare: ComparisonTable, seeds: int) -> str:
 
 
 def _comparison(compare: ComparisonTable, metric: str, width: int | None) -> str:
+    """Two tables, each narrow enough for a terminal of 80 columns."""
     minus = f"minus {compare.reference}, pp"
     columns = (
-        Column(compare.parameter), Column("tuned, %", right=True), Column(minus, right=True), Column("outcome"),
-        Column("best of its study"), Column("defaults, %", right=True), Column(minus, right=True), Column("outcome"),
-    )  # fmt: skip
-    rows = []
-    for row in compare.rows:
-        tuned, defaults = _arm(row.tuned, metric), _arm(row.defaults, metric)
-        best = "" if row.tuned is None else short(row.tuned.trial_id)
-        rows.append((str(row.value), *tuned, best, *defaults))
-    return table(columns, rows, width)
+        Column(compare.parameter),
+        Column("%", right=True),
+        Column(minus, right=True),
+        Column("outcome"),
+    )
+    tuned = [
+        (str(row.value), *_arm(row.tuned, metric), "" if row.tuned is None else short(row.tuned.trial_id))
+        for row in compare.rows
+    ]
+    defaults = [(str(row.value), *_arm(row.defaults, metric)) for row in compare.rows]
+    return "\n".join([
+        "tuned: the best of each value's study",
+        table((*columns, Column("trial")), tuned, width),
+        "with the defaults otherwise",
+        table(columns, defaults, width),
+    ])  # fmt: skip
 
 
 def _arm(arm: ArmResult | None, metric: str) -> tuple[str, str, str]:

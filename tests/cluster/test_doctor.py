@@ -86,7 +86,7 @@ def test_a_cluster_without_a_problem_then_every_problem_at_once(nodes: Nodes, tm
     assert len(seen.document["nodes"]) == 3
     told = (
         f"delete in {runs}, does not see what the driver wrote", "numpy 0.0.1 (driver: ", f"MLflow at {store}",
-        "requests cpu 1 and gpu 2 with 1 worker(s), there are cpu 4 and gpu 1 on 3 nodes",
+        "requests cpu 1 and gpu 2 with 1 worker, there are cpu 4 and gpu 1 on 3 nodes",
     )  # fmt: skip
     assert [sum(words in line for line in problems) for words in told] == [1, 1, 1, 1], problems
     assert len(problems) == 4

@@ -223,7 +223,7 @@ def test_pin_and_reproduce(smoke_runs: Path, tmp_path: Path) -> None:
     refused = selmix("reproduce", "first", "--runs", runs, "--pins", pins)
     assert refused.code == 7
     assert "config: was edited" in refused.err
-    assert "EDITED: config" in selmix("pins", "--pins", pins).out
+    assert "EDITED since it was written: config" in selmix("pins", "--pins", pins).out
 
 
 def check_model(path: Path, pin: dict[str, Any]) -> None:

@@ -184,7 +184,7 @@ def test_every_problem_without_a_cluster(
     assert main(arguments) == 4
     assert time.monotonic() - started < 20
     printed = capsys.readouterr()
-    assert "3 problem(s)" in printed.out
+    assert "3 problems" in printed.out
     for words in (
         "must be writable",
         f"MLflow at sqlite:///{tmp_path}",
