@@ -100,7 +100,7 @@ def _coarse_splits(config: Any) -> list[str]:
     if fewer:
         shown = ", ".join(fewer[:10]) + (f" and {len(fewer) - 10} more" if len(fewer) > 10 else "")
         warnings.append(
-            f"data.feedback: {shown} have more feedback ({config.feedback}) than training samples: "
+            f"data.feedback: classes {shown} have more feedback ({config.feedback}) than training samples: "
             "their feedback is worth more as training data (draw_from: train+feedback)"
         )
     return warnings

@@ -22,7 +22,12 @@ Verb = Callable[[argparse.Namespace], int]
 
 GROUPS: dict[str, dict[str, str]] = {
     "no sweep": {
-        "evaluate TABLE": "a metric from labels and scores alone, and whether the samples suffice for it",
+        "evaluate TABLE": "a metric from labels and scores alone: its interval, whether the samples suffice, and "
+        "what a bias per class would give",
+    },
+    "start": {
+        "ls --recipes": "list the sweep files that come with selmix",
+        "cp RECIPE": "write one of them into this folder",
     },
     "before": {
         "validate FILE": "check a sweep file, all problems at once",
@@ -33,19 +38,19 @@ GROUPS: dict[str, dict[str, str]] = {
         "doctor [FILE]": "check this machine, or every node of a cluster, for what a sweep needs",
     },
     "run": {
-        "pretrain FILE": "train a base model by the file's recipe, or resume it",
+        "pretrain FILE": "train a base model by the file's section pretrain, or resume it",
         "launch FILE": "run the sweep, or resume it; --address, --submit: on a cluster; --in-process: without Ray",
         "stop SWEEP": "stop it, wherever it runs",
     },
     "inspect": {
-        "ls": "list the sweeps of a runs folder; ls --recipes: sweep files to start from",
-        "cp RECIPE": "copy one of these here",
-        "show SWEEP": "result of a sweep",
-        "logs SWEEP": "log of its driver, or of one trial; --follow",
+        "ls": "list the sweeps of a runs folder",
+        "show SWEEP": "result of a sweep, or its progress",
+        "logs SWEEP [TRIAL]": "log of the sweep's driver, or of one trial; --follow",
         "ui": "open MLflow on the store of these sweeps",
     },
     "keep": {
-        "pin SWEEP": "write the winner's lock file; opens the test split",
+        "pin SWEEP": "evaluate winner and baselines on test, write the winner's lock file, register the model in "
+        "MLflow",
         "pins": "list the pins of a folder",
         "reproduce NAME": "train again from a pin and compare number by number",
     },
@@ -63,8 +68,9 @@ def help_page(width: int | None) -> str:
             "it.", width,
         ),
         "",
-        paragraph("  selmix launch sweeps/digits_min_recall.yaml", "run a sweep, or resume it", width, 47),
-        paragraph("  selmix show digits_min_recall", "the winner beside the baselines", width, 47),
+        paragraph("  selmix cp digits_min_recall", "write a sweep file", width, 40),
+        paragraph("  selmix launch digits_min_recall.yaml", "run it, or resume it", width, 40),
+        paragraph("  selmix show digits_min_recall", "the winner beside the baselines", width, 40),
         "",
     ]  # fmt: skip
     for group, commands in GROUPS.items():

@@ -53,7 +53,7 @@ def validate() -> argparse.ArgumentParser:
     return _with_json(
         _file_parser(
             "validate",
-            "Check a sweep file and report all its problems at once, with exit code 3.",
+            "Check a sweep file and report all its problems at once, with exit code 3 if there are any.",
             "  $ selmix validate sweeps/smoke.yaml\n  sweeps/smoke.yaml: valid (min_recall)",
         )
     )
@@ -105,7 +105,7 @@ def diagnose() -> argparse.ArgumentParser:
 
 def pretrain() -> argparse.ArgumentParser:
     parser = _with_json(_file_parser(
-        "pretrain", "Train a base model by the recipe of a sweep file. Run again after a stop, it resumes.",
+        "pretrain", "Train a base model by the section `pretrain` of a sweep file. Run again after a stop, it resumes.",
         "  $ selmix pretrain sweeps/smoke.yaml --output base.safetensors"))  # fmt: skip
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="PATH", help="safetensors file to write"
@@ -201,12 +201,17 @@ def ls() -> argparse.ArgumentParser:
 
 def cp() -> argparse.ArgumentParser:
     parser = _parser(
-        "cp", "Write a sweep file that comes with selmix, as NAME_OBJECTIVE.yaml where it has several objectives.",
+        "cp", "Write a sweep file that comes with selmix, as RECIPE_X.yaml where it has several objectives.",
         "  $ selmix cp cifar10_lt --objective min_recall\n  cifar10_lt_min_recall.yaml",
     )  # fmt: skip
-    parser.add_argument("recipe", metavar="RECIPE")
+    parser.add_argument("recipe", metavar="RECIPE", help="name of it, as `selmix ls --recipes` lists it")
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="where to (here)"
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="where to write it (default: this folder)",
     )
     parser.add_argument(
         "--objective", metavar="X", help="one of the recipe's objectives (default: the first one of them)"
@@ -238,7 +243,8 @@ def ui() -> argparse.ArgumentParser:
 
 def pin() -> argparse.ArgumentParser:
     parser = _with_pins(_with_runs(_parser(
-        "pin", "Write the lock file of a sweep's winner. Evaluates it and the baselines on test; trains nothing.",
+        "pin", "Evaluate a sweep's winner and the baselines on test, write the winner's lock file with the weights "
+        "beside it (PINS/NAME.yaml, NAME.safetensors), and register the model in MLflow. Trains nothing.",
         "  $ selmix pin digits_min_recall --name digits\n  pins/digits.yaml")))  # fmt: skip
     parser.add_argument("sweep", metavar="SWEEP", help="name of the sweep")
     parser.add_argument("--name", required=True, help="name of the pin, and alias of the model in MLflow")
@@ -254,7 +260,8 @@ def pins() -> argparse.ArgumentParser:
 
 def reproduce() -> argparse.ArgumentParser:
     parser = _with_json(_with_pins(_with_runs(_parser(
-        "reproduce", "Train again from a pin and compare digests and numbers; exit code 7 where one differs.",
+        "reproduce", "Train again from a pin and compare digests and numbers; exit code 7 where one differs, or on "
+        "another stack where a metric lies outside the pin's own interval.",
         "  $ selmix reproduce digits"))))  # fmt: skip
     parser.add_argument("name", metavar="NAME", help="name of the pin")
     return parser
@@ -264,8 +271,8 @@ def evaluate() -> argparse.ArgumentParser:
     parser = _with_json(_parser(
         "evaluate",
         "Compute a metric from a Parquet table of labels and class scores, with its interval, whether the samples "
-        "suffice, and the effect of a post-hoc correction. Columns: label, scores (lists) or score_NAME (one per "
-        "class), and group for metrics of groups.",
+        "suffice, and the effect of a bias per class. Columns: label (index or name of the class), scores (lists) or "
+        "score_NAME (one per class): logits or log-probabilities; and group for metrics of groups.",
         "  $ selmix evaluate scores.parquet --objective min_recall"))  # fmt: skip
     parser.add_argument("table", type=Path, metavar="TABLE", help="Parquet file")
     parser.add_argument("--objective", required=True, help="metric or objective, such as min_recall")

@@ -280,7 +280,7 @@ def doctor_text(document: DoctorDocument, width: int | None) -> str:
         )  # fmt: skip
         lines.append(table(columns, [_cells(node) for node in document.nodes], width))
     count = len(document.problems)
-    lines.append(sentence("everything is there" if not count else counted(count, "problem"), width))
+    lines.append(sentence("everything is there" if not count else f"{counted(count, 'problem')}:", width))
     return "\n".join(lines)
 
 

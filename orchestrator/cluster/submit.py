@@ -34,7 +34,7 @@ STOP_WAIT_S = 30
 """Seconds that ``ray job stop`` gives the driver to drain, instead of Ray's three."""
 
 # Line that `orchestrator.run.launch` prints once the driver has checked everything and holds the lease.
-UNDER_WAY = re.compile(r"is under way: process \d+")
+UNDER_WAY = re.compile(r"driven by process \d+")
 OWN_SECRETS = (
     "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",

@@ -18,7 +18,7 @@ from orchestrator.files import write_atomically
 from orchestrator.provenance import Environment
 from orchestrator.records.types import Figure, Metrics, Settings
 from orchestrator.results.rows import Outcome
-from orchestrator.table import Column, difference, estimate, minute, sentence, short, table
+from orchestrator.table import Column, difference, estimate, sentence, short, table
 
 REQUIRED = (
     "schema_version", "name", "created", "sweep", "objective", "trial_id", "is_winner", "seed", "round", "config",
@@ -355,9 +355,9 @@ def pins_text(document: PinsDocument, width: int | None) -> str:
         # One damaged pin must not hide the others.
         if pin.problem is not None or pin.test is None or pin.trial_id is None:
             rows.append((pin.name, "", "", "", "", ""))
-            notes.append([pin.problem or "it cannot be read"])
+            notes.append([f"unreadable: {pin.problem}"])
             continue
-        trial, created = short(pin.trial_id), minute(str(pin.created))
+        trial, created = short(pin.trial_id), str(pin.created)[:10]
         rows.append((pin.name, str(pin.sweep), trial, str(pin.metric), estimate(pin.test), created))
         below = []
         if pin.verdict is not None:

@@ -232,6 +232,10 @@ def reproduction_text(document: ReproduceDocument, width: int | None) -> str:
         lines.append(sentence(f"{document.pin}: reproduced; {how} {counts}", width))
     else:
         count = len(document.problems)
+        if not document.compared:
+            lines.append(
+                sentence(f"{document.pin}: not reproduced, nothing was trained: the pin was edited", width)
+            )
         lines.append(sentence(f"{document.pin}: not reproduced; {counted(count, 'difference')}", width))
         lines += [paragraph("  differs", problem, width) for problem in document.problems]
     for key, both in document.stack_differences.items():

@@ -91,7 +91,7 @@ class Drain:
             raise KeyboardInterrupt
         self._signal = number
         self._progress.say(
-            "stopping: what is finished is kept, launch again to resume (once more: stop at once)"
+            "stopping: what is finished is kept, launch again to resume (a second signal stops at once)"
         )
         self._deadline = threading.Timer(OVERDUE_S, self._overdue)
         self._deadline.daemon = True

@@ -86,7 +86,7 @@ def launch_sweep(
         where = "in this process" if cluster is None else str(cluster)
         holder = lease.holder
         # ``launch --submit`` waits for this line.
-        progress.say(f"{spec.name} {where} is under way: process {holder.pid} on {holder.host}")
+        progress.say(f"{spec.name}: started {where}, driven by process {holder.pid} on {holder.host}")
         # Imported here, because a refusal above needs neither MLflow nor Ray, and Ray reads its environment on import.
         from orchestrator.run.driver import Driver, Launch
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import PreflightError
+from orchestrator.messages import counted
 from orchestrator.table import Column, sentence, table
 
 if TYPE_CHECKING:
@@ -120,6 +121,9 @@ def data_text(document: DataDocument, width: int | None) -> str:
         lines.append(sentence(f"and {document.unlabelled} samples without labels", width))
     digests = [(split, document.digests[split].removeprefix("sha256:")) for split in SPLITS]
     lines += ["", table((Column("split"), Column("sha256 of its content")), digests, width)]
+    count = len(document.problems)
+    # On a terminal the problems follow: they are an error, and go to stderr.
+    lines += ["", "no problems" if not count else f"{counted(count, 'problem')}:"]
     return "\n".join(lines)
 
 

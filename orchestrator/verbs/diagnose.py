@@ -52,7 +52,12 @@ class Fidelity:
 
 
 # One column for policy_perplexity, not two for its two names.
-COLUMNS = tuple(field.name for field in dataclasses.fields(Fidelity) if field.name != "effective_pairs")
+COLUMNS = {
+    "gain_spearman": ("Spearman", 3), "gain_pearson": ("Pearson", 3), "policy_perplexity": ("policy perplexity", 1),
+    "policy_entropy": ("policy entropy", 2), "prototype_drift": ("prototype drift", 4),
+    "expected_gain": ("expected gain", 3),
+}  # fmt: skip
+"""Metric -> title of its column, and decimals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +175,7 @@ def _mean(values: list[float | None]) -> float | None:
 def diagnosis_text(document: DiagnoseDocument, width: int | None) -> str:
     """Table of the rounds for each objective."""
     blocks = []
-    columns = [Column("round", right=True), *(Column(name, right=True) for name in COLUMNS)]
+    columns = [Column("round", right=True), *(Column(title, right=True) for title, _ in COLUMNS.values())]
     for name, diagnosis in document.objectives.items():
         title = f"{name}: predicted gain against the real change after one step, over class pairs"
         if diagnosis.stop_reason is not None:
@@ -184,8 +189,10 @@ def diagnosis_text(document: DiagnoseDocument, width: int | None) -> str:
 
 
 def _row(metrics: Fidelity) -> list[str]:
-    values = [getattr(metrics, name) for name in COLUMNS]
-    return ["" if value is None else f"{value:.3g}" for value in values]
+    values = {name: getattr(metrics, name) for name in COLUMNS}
+    return [
+        "" if values[name] is None else f"{values[name]:.{digits}f}" for name, (_, digits) in COLUMNS.items()
+    ]
 
 
 def heat_maps(rounds: list[RoundMatrices], path: Path) -> None:

@@ -162,31 +162,30 @@ def evaluation_text(document: EvaluateDocument, width: int | None) -> str:
     """Text of an evaluation on one screen; its first line is the answer."""
     smallest = min(row.samples for row in document.classes)
     groups = f" in {len(document.groups)} groups" if document.groups else ""
-    half = f"half-width of the interval {percent(document.half_width)} pp (limit 5 pp)"
+    half = f"the interval is {percent(document.half_width)} pp to a side"
     if document.is_resolved:
-        resolved = f"yes: {half}"
+        resolved = f"yes: {half}, no more than 5 pp"
     else:
         needed = document.samples_needed
-        more = f"about {needed} samples per class would be enough" if needed else "more samples are needed"
-        resolved = f"no: {half} with {smallest} samples in the smallest class; {more}"
+        more = f"about {needed} per class would do" if needed else "more are needed"
+        resolved = f"no: {half}, more than 5 pp, with {smallest} samples in the smallest class; {more}"
     weakest = "; ".join(
-        f"{row.name}: {estimate(row.recall)} (n {row.samples})"
-        for row in document.classes[:MAX_CLASSES_SHOWN]
+        f"{row.name} {estimate(row.recall)} (n {row.samples})" for row in document.classes[:MAX_CLASSES_SHOWN]
     )
     correction = document.correction
     if correction is None:
         post_hoc = "not tried: too many classes for the search, or a metric of confidences"
     else:
         post_hoc = (
-            f"biases per class on the scores, fitted and judged on different samples: {percent(correction.value)} %, "
-            f"{difference(correction.difference)} pp: {correction.outcome}"
+            f"a bias per class on the scores, which costs no training, gives {percent(correction.value)} %, "
+            f"{difference(correction.difference)} pp: {correction.outcome}; fitted and evaluated on different samples"
         )
     return "\n".join([
         sentence(
-            f"{document.metric} {estimate(document.value)} %, on {document.rows} samples of {document.num_classes} "
-            f"classes{groups}", width,
+            f"{document.metric} {estimate(document.value)} % (95 % interval), on {document.rows} samples of "
+            f"{document.num_classes} classes{groups}", width,
         ),
         paragraph("resolved", resolved, width),
-        paragraph("weakest", f"recalls by class, %: {weakest}", width),
+        paragraph("weakest", f"recall in %, each class with its own interval: class {weakest}", width),
         paragraph("post hoc", post_hoc, width),
     ])  # fmt: skip

@@ -131,7 +131,7 @@ def plan_text(document: PlanDocument, width: int | None) -> str:
     device = "one GPU" if memory.device == "cuda" else "this machine"
     lines = [
         ("trials", f"{document.trials}, {document.at_once} at once{on_workers}, about {probe.trial_s:.1f} s each "
-                   f"({probe.rounds} rounds, {probe.rounds_measured} measured)"),
+                   f"({probe.rounds} rounds, {probe.rounds_measured} of them timed)"),
         ("finalists", f"at most {document.replicates} runs on fresh seeds"),
         ("baselines", f"{document.baselines}; base model about {probe.pretrain_s:.1f} s"),
         ("memory", f"about {memory.peak_bytes / 1e9:.1f} GB per worker, {memory.fit} would fit in the "

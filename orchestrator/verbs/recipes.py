@@ -9,6 +9,7 @@ A recipe is a valid sweep file for the first of its objectives. Comments of it s
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass, field
 from importlib import resources
@@ -19,7 +20,7 @@ from orchestrator.errors import NotFound, UsageError
 from orchestrator.messages import closest
 from orchestrator.table import Column, sentence, table
 
-FOLDERS = ("recipes", "ablations")  # beside the files at the top
+FOLDERS = ("recipes", "ablations")  # after the files at the top
 
 OBJECTIVE_OF = {
     "head_tail": "min_head_tail_recall",
@@ -129,12 +130,13 @@ class Recipe:
 
 
 def recipes() -> dict[str, Recipe]:
-    """Every shipped sweep file by name."""
+    """Every shipped sweep file by name: small ones to start with, those of the field's data sets, ablations."""
     home = resources.files("sweeps")
-    found = [*home.iterdir(), *(file for folder in FOLDERS for file in home.joinpath(folder).iterdir())]
     made = {}
-    for file in sorted(found, key=lambda file: file.name):
-        if file.name.endswith(".yaml"):
+    for folder in (home, *(home.joinpath(name) for name in FOLDERS)):
+        for file in sorted(folder.iterdir(), key=lambda file: file.name):
+            if not file.name.endswith(".yaml"):
+                continue
             name, text = file.name.removesuffix(".yaml"), file.read_text(encoding="utf-8")
             listed = " ".join(re.findall(r"(?m)^# Objectives: (.*(?:\n#      .*)*)", text))
             names = re.sub(r"\n#\s+", " ", listed.partition(";")[0])
@@ -179,9 +181,7 @@ def recipes_text(document: RecipesDocument, width: int | None) -> str:
         [row.question, *([f"objectives: {', '.join(row.objectives)}"] if row.objectives else [])]
         for row in document.recipes
     ]
-    advice = (
-        "selmix cp NAME [--objective X] writes the sweep file here; the first objective where none is named"
-    )
+    advice = "selmix cp RECIPE [--objective X] writes the sweep file here, for the first objective where none is named"
     return table((Column("recipe"),), rows, width, notes) + "\n" + sentence(advice, width)
 
 
@@ -206,7 +206,9 @@ def copy_recipe(name: str, folder: Path, objective: str | None = None) -> Path:
         recipe = max(begun, key=lambda each: len(each.name), default=None)
         short = "" if recipe is None else name.removeprefix(f"{recipe.name}_")
         if recipe is None or short not in recipe.objectives or objective not in (None, short):
-            raise NotFound(f"no recipe {name!r}; {closest(name, known)} `selmix ls --recipes` lists them")
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise NotFound(f"no recipe {name!r}; {hint}`selmix ls --recipes` lists them")
         objective = short
     stem, text = recipe.file_for(objective)
     target = folder / f"{stem}.yaml"

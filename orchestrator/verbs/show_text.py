@@ -28,13 +28,17 @@ STATISTICS = {"bagged": "bootstrap mean", "lower_bound": "lower confidence bound
 """Meaning of ``selection.statistic``, which ranks trials."""
 
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
+REFERENCE = (
+    "* for reference only: the whole model trained again, which is another cost; no opponent of the verdict"
+)
+
 SPLITS = ("train", "feedback", "select", "checkpoint")
 LABELS = 4
 """Place of the labels in a row of winner and baselines."""
 
 BASELINE_COLUMNS = (
-    Column("value", right=True), Column("[95 % interval]", right=True), Column("score", right=True),
-    Column("labels used"), Column("cost per run", right=True),
+    Column("value", right=True), Column("95 % interval", right=True), Column("score", right=True),
+    Column("labels used"), Column("cost/run", right=True),
 )  # fmt: skip
 
 
@@ -157,7 +161,7 @@ def _undecided(document: ShowDocument, result: ObjectiveResult) -> str:
         return "no trial meets the constraints"
     if document.state == "finished":
         return "no finalist could be run on its fresh seeds"
-    return "not decided yet"
+    return "no result" if document.state == "failed" else "not decided yet"
 
 
 def _objective(
@@ -182,6 +186,7 @@ def _objective(
     lines = [
         objective,
         *_results(f"{metric} on select, %", rows, width),
+        *([sentence(REFERENCE, width)] if any(row.reference for row in result.baselines.values()) else []),
         paragraph("winner", own, width),
         paragraph("", _settings(document.spec, winner.config), width),
     ]
@@ -218,9 +223,9 @@ def _results(title: str, rows: Sequence[tuple[str, ...]], width: int | None) -> 
 def _baseline(name: str, row: BaselineRow, metric: str) -> tuple[str, ...]:
     if row.state != "FINISHED":
         return (name, "", "", "", f"failed: {row.error}", "")
-    reference = " (reference)" if row.reference else ""
     return (
-        f"{name}{reference}", *_interval(row.select[metric]), "" if row.score is None else percent(row.score),
+        f"{name}*" if row.reference else name, *_interval(row.select[metric]),
+        "" if row.score is None else percent(row.score),
         "+".join(row.labels), f"{row.cost_per_run_s:.1f} s",
     )  # fmt: skip
 
@@ -271,8 +276,8 @@ def _caption(compare: ComparisonTable, seeds: int) -> str:
     others = len(compare.rows) - 1
     corrected = f", corrected for {others} comparisons" if others > 1 else ""
     return (
-        f"ablation, each value with a study of its own, means over {seeds} fresh seeds, paired, on select; intervals "
-        f"at 95 % each, outcomes at 5 %{corrected}:"
+        f"ablation of {compare.parameter} on select: every value has a study of its own; means over {seeds} fresh "
+        f"seeds, paired differences with their 95 % intervals, outcomes at 5 %{corrected}"
     )
 
 
@@ -291,9 +296,9 @@ def _comparison(compare: ComparisonTable, metric: str, width: int | None) -> str
     ]
     defaults = [(str(row.value), *_arm(row.defaults, metric)) for row in compare.rows]
     return "\n".join([
-        "tuned: the best of each value's study",
+        f"each {compare.parameter} with the best settings of its study",
         table((*columns, Column("trial")), tuned, width),
-        "with the defaults otherwise",
+        f"each {compare.parameter} with the default settings otherwise",
         table(columns, defaults, width),
     ])  # fmt: skip
 
@@ -325,9 +330,14 @@ def _cross_table(winners: Mapping[str, Winner], width: int | None) -> str:
 
 def _next(document: ShowDocument, width: int | None) -> str:
     name = document.sweep
-    if document.state == "finished":
+    winners = [objective for objective, result in document.objectives.items() if result.winner is not None]
+    if document.state == "finished" and winners:
+        which = f" --objective {winners[0]}" if len(document.objectives) > 1 else ""
         steps = (
-            (f"selmix pin {name} --name NAME", "evaluate winner and baselines on test, keep the model"),
+            (
+                f"selmix pin {name}{which} --name NAME",
+                "evaluate winner and baselines on test, keep the model",
+            ),
             ("selmix ui", "every run and round in MLflow"),
         )
         return "\n".join(
@@ -339,5 +349,8 @@ def _next(document: ShowDocument, width: int | None) -> str:
     if document.cancelled:
         return paragraph("next", "it was cancelled for good; launch it under a new name (name=NEW)", width)
     if document.state == "stopped":
-        return paragraph("next", "launch the same file again to resume", width)
+        return paragraph("next", "selmix launch FILE, the same file again: resume", width)
+    failed = next((trial.trial_id for trial in document.trials if trial.state == "FAILED"), None)
+    if document.state == "failed" and failed is not None:
+        return paragraph("next", f"selmix logs {name} {failed}: the traceback of a failed trial", width)
     return ""

@@ -89,7 +89,7 @@ def test_the_head_is_lost_with_its_disk(tmp_path: Path, whole: Path, mlflow_serv
         assert len(ids) == len(set(ids))
         store = ObjectStore(runs, environ)
         logged = selmix("logs", "smoke", "--runs", runs, **environ)
-        assert logged.out.count("is under way") == 2  # of the lost head too
+        assert logged.out.count("driven by process") == 2  # of the lost head too
         names = [item.path for item in store.objects("smoke")]
         assert not [name for name in names if "/ray/" in name]
         documents = [store.get(name) or b"" for name in names if name.endswith((".json", ".jsonl", ".log"))]

@@ -132,7 +132,7 @@ class Terminal(io.StringIO):
 
 def run_of(progress: Progress) -> None:
     """What a launch says of itself."""
-    progress.say("digits in this process is under way: process 4242 on laptop")
+    progress.say("digits: started in this process, driven by process 4242 on laptop")
     progress.phase("search", 3)
     for number, state in enumerate(("FINISHED", "FAILED", "FINISHED")):
         progress.started()
@@ -141,7 +141,7 @@ def run_of(progress: Progress) -> None:
                 f"min_recall/trial-{number:03d} failed: ValueError: the loss of a batch must be finite, got nan"
             )
         progress.ended(f"min_recall/trial-{number:03d}", state, 0.9 if state == "FINISHED" else None, 4.25)
-    progress.say("stopping: what is finished is kept, launch again to resume (once more: stop at once)")
+    progress.say("stopping: what is finished is kept, launch again to resume (a second signal stops at once)")
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -301,7 +301,7 @@ def test_what_a_job_is_made_of(
 ) -> None:
     address, server = fake
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pa55word@mlflow:5000")
-    server.log = "smoke on the Ray cluster at x:1 is under way: process 7 on head\n"
+    server.log = "smoke: started on the Ray cluster at x:1, driven by process 7 on head\n"
     assert submit(address, "name=a b", "-q") == 3
     assert submit(address, "search.num_trials=2") == 0
     ((name, job),) = server.jobs.items()

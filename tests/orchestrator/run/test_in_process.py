@@ -30,7 +30,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("undisturbed") / "runs"
     done = launch(runs, *SMALL)
     assert done.code == 0, done.err
-    assert "smoke in this process is under way" in done.err
+    assert "smoke: started in this process, driven by process " in done.err
     return runs
 
 
