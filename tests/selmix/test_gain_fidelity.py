@@ -117,7 +117,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert (tmp_path / "maps" / "h_mean.png").read_bytes().startswith(b"\x89PNG")
     text = here("diagnose", file, "--objective", "min_recall", cwd=tmp_path)
     assert text.code == 0
-    assert "gain_spearman" in text.out
+    assert "Spearman" in text.out
     assert "h_mean" not in text.out
     assert here("diagnose", file, "--objective", "g_mean", cwd=tmp_path).code == 2
     assert here("diagnose", file, "parameters.policy.value=uniform", cwd=tmp_path).code == 2

@@ -144,7 +144,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("min_recall ")
     assert "resolved       no" in done.out
-    assert "post hoc       biases" in done.out
+    assert "post hoc       a bias per class" in done.out
     document = here("evaluate", table, "--objective", "min_recall", "--json").document
     assert document["schema_version"] == 1
     assert document["rows"] == 90
