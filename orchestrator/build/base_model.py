@@ -12,11 +12,8 @@ import torch
 from orchestrator.errors import PreflightError
 from orchestrator.records.types import BaseFacts
 from orchestrator.spec.schema import SweepSpec
-from selmix.baselines import tuned_head
-from selmix.data.splits import SweepData, join
-from selmix.models import ModelConfig
+from selmix.data.splits import SweepData
 from selmix.pretrain import pretrain, pretrainer
-from selmix.statistics.selection import SelectionRule
 from selmix.weights import State, load_checkpoint_into, load_weights, state_digest
 
 
@@ -82,20 +79,6 @@ def base_model(spec: SweepSpec, data: SweepData, stored: Path | None = None) -> 
     return state, BaseFacts(
         state_digest(state), cost_s, recipe=recipe, seed=spec.pretrain.seed, init=spec.pretrain.init
     )
-
-
-def balanced_head_of(config: ModelConfig, state: State, data: SweepData, rule: SelectionRule) -> State:
-    """The head of ``last_layer_on_train_plus_feedback`` on a base model.
-
-    Args:
-        config: of the model.
-        state: weights of the base model.
-        data: the head is fitted on train and feedback.
-        rule: tunes the head's weight decay on select.
-    """
-    model = config.build(data.input_shape, data.num_classes)
-    load_checkpoint_into(model, state)
-    return tuned_head(config.view(model), join(data.train, data.feedback), data, rule)[0]
 
 
 def _from_checkpoint(spec: SweepSpec, data: SweepData) -> State:

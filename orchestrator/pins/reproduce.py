@@ -128,13 +128,13 @@ class _Comparison:
 
     def run(self, weights: Path, store: Store) -> list[Compared]:
         """Train and compare; if the training fails, only the entries before it."""
-        from orchestrator.build.base_model import balanced_head_of, base_model, torch_threads
+        from orchestrator.build.base_model import base_model, torch_threads
         from orchestrator.build.data import load_data
         from orchestrator.build.selection import selection_rule
         from orchestrator.pins.test_split import metrics_of, open_test
+        from selmix.baselines.last_layer import start_base
         from selmix.config import FinetuneConfig
         from selmix.run.local_ranks import RunRequest, finetune_on_workers
-        from selmix.run.start_model import Base
         from selmix.weights import load_weights, state_digest
 
         pin, spec = self.pin, _spec(self.pin)
@@ -151,10 +151,9 @@ class _Comparison:
             # Trained weights may have other bits on another stack; the data must be the same everywhere.
             self._equal("digests/base", pin.digests["base"], base.digest, must=self.same_stack)
             rule = selection_rule(spec, pin.objective, data.num_classes)
-            head = balanced_head_of(spec.model.config, state, data, rule)
             request = RunRequest(
-                data, Base(spec.model.config, state, head), pin.objective, FinetuneConfig(**pin.config), pin.seed,
-                rule,
+                data, start_base(spec.model.config, state, data, rule), pin.objective,
+                FinetuneConfig(**pin.config), pin.seed, rule,
             )  # fmt: skip
             run = finetune_on_workers(spec.resources.workers, request)
             # On the same stack equal weights give equal predictions: evaluating the stored ones would add nothing.

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from orchestrator.clock import now_ms, utc_now
@@ -25,7 +25,7 @@ from orchestrator.records.types import SweepState
 from orchestrator.results.judge import judged
 from orchestrator.results.rows import SweepResult
 from orchestrator.run.drain import Drain, Drained
-from orchestrator.run.execution import Dispatcher, Executor, WorkerResources
+from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
 from orchestrator.run.prepare import prepare, shared_by_runs
 from orchestrator.run.recorder import Recorder
@@ -124,9 +124,9 @@ class Driver:
         # With an exit code all runs are done, and only the result is made and sent again.
         if self.state.exit_code is None:
             self._prepare()
-            with self._executor() as (executor, exclusive):
-                self._search(executor, exclusive)
-                self._replicate(executor, exclusive)
+            with self._executor() as executor:
+                self._search(executor)
+                self._replicate(executor)
                 self._baselines(executor)
             if self.drain.is_requested():
                 raise Drained
@@ -159,8 +159,8 @@ class Driver:
         self.shared = shared_by_runs(self.spec, prepared, self.folder, self.launch.cluster)
 
     @contextlib.contextmanager
-    def _executor(self) -> Iterator[tuple[Executor, Callable[[], WorkerResources | None]]]:
-        """Build the executor of the runs for as long as the block lasts, and a source of an exclusive run's resources.
+    def _executor(self) -> Iterator[Executor]:
+        """Build the executor of the runs, for as long as the block lasts.
 
         Ray and Tune are imported here: a sweep in this process needs neither.
         """
@@ -178,24 +178,23 @@ class Driver:
                 if cluster is None:
                     from orchestrator.run.in_process import InProcessExecutor
 
-                    yield InProcessExecutor(self.folder, self.shared, draining), lambda: None
+                    yield InProcessExecutor(self.folder, self.shared, draining)
                 else:
                     from orchestrator.run.on_ray import RayExecutor
 
-                    executor = RayExecutor(
+                    yield RayExecutor(
                         self.spec, self.folder, self.shared, cluster, draining, self.progress.warn
                     )
-                    yield executor, executor.exclusive
             finally:
                 self.drain.at_once = True
 
-    def _search(self, executor: Executor, exclusive: Callable[[], WorkerResources | None]) -> None:
+    def _search(self, executor: Executor) -> None:
         max_failed = self.pending.max_failed
         source, total, done = self.pending.search(lambda: self.recorder.failed_trials <= max_failed)
         self._plan(total)
         if done < total:
             self.progress.phase("search", total, done)
-            self._dispatch(executor, source, exclusive)
+            self._dispatch(executor, source)
         # After the phase and not in the midst of it: trials that were under way have ended, and are on record.
         failed = [t for t in self.folder.load_trials() if t.kind == "trial" and t.state == "FAILED"]
         if len(failed) > self.spec.search.max_failed * total and not self.drain.is_requested():
@@ -205,23 +204,21 @@ class Driver:
                 f"{100 * self.spec.search.max_failed:g} %: {'; '.join(reasons[:3])}"
             )
 
-    def _replicate(self, executor: Executor, exclusive: Callable[[], WorkerResources | None]) -> None:
+    def _replicate(self, executor: Executor) -> None:
         if self.drain.is_requested():
             return
         source, total, done = self.pending.replicates()
         self._plan(self.pending.num_trials + total)
         if done < total:
             self.progress.phase("finalists on fresh seeds", total, done)
-            self._dispatch(executor, source, exclusive)
+            self._dispatch(executor, source)
 
     def _plan(self, runs: int) -> None:
         self.state.planned_runs = runs
         self.folder.save_state(self.state)
 
-    def _dispatch(
-        self, executor: Executor, source: Source, exclusive: Callable[[], WorkerResources | None]
-    ) -> None:
-        executor.run(Dispatcher(source, self.recorder, self.drain.is_requested, exclusive))
+    def _dispatch(self, executor: Executor, source: Source) -> None:
+        executor.run(Dispatcher(source, self.recorder, self.drain.is_requested, executor.exclusive))
         if self.drain.is_requested():
             self.recorder.on_drain()
         for problem in self.recorder.problems:

@@ -45,6 +45,9 @@ class Assignment(TypedDict):
 class Executor(Protocol):
     """Executor of runs and baselines."""
 
+    def exclusive(self) -> WorkerResources | None:
+        """Resources of a worker that has no neighbours; None where it has none, or can get no more."""
+
     def run(self, dispatcher: Dispatcher) -> None:
         """Run everything that a dispatcher hands out, until there is no more or the sweep drains."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from orchestrator.build.base_model import torch_threads
 from orchestrator.records.folder import RunFolder
-from orchestrator.run.execution import Assignment, Dispatcher
+from orchestrator.run.execution import Assignment, Dispatcher, WorkerResources
 from orchestrator.run.outcome import RunOutcome
 from trainables.baseline import BaselineJob, BaselineReport, fit_baseline, write_baseline
 from trainables.host import RunHost
@@ -25,6 +25,10 @@ class InProcessExecutor:
 
     def __init__(self, folder: RunFolder, shared: Shared, draining: Callable[[], bool]) -> None:
         self._folder, self._shared, self._draining = folder, shared, draining
+
+    def exclusive(self) -> WorkerResources | None:
+        """None: one run at a time has no neighbours."""
+        return None
 
     def run(self, dispatcher: Dispatcher) -> None:
         """Run everything that a dispatcher hands out."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.build.base_model import balanced_head_of, base_model, initial_weights, torch_threads
+from orchestrator.build.base_model import base_model, initial_weights, torch_threads
 from orchestrator.build.selection import selection_rules
 from orchestrator.cluster.address import Cluster
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import BaseFacts, DataFacts
 from orchestrator.spec.schema import SweepSpec
+from selmix.baselines.last_layer import start_head
 from selmix.data.splits import SweepData
 from selmix.data.stored import bytes_of, save_data
 from selmix.run.start_model import Base
@@ -63,8 +64,7 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
             folder.store.publish(folder.base_weights)
         rules = selection_rules(spec, data.num_classes)
         heads = {
-            objective: balanced_head_of(spec.model.config, state, data, rule)
-            for objective, rule in rules.items()
+            objective: start_head(spec.model.config, state, data, rule) for objective, rule in rules.items()
         }
     for objective, head in heads.items():
         save_weights(folder.base_head(objective), head)

@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selmix.data.splits import Split, SweepData
+from selmix.data.splits import Split, SweepData, join
 from selmix.groups import strata_of
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
+from selmix.models import ModelConfig
+from selmix.run.start_model import Base
 from selmix.statistics.selection import SelectionRule, score
+from selmix.weights import State, load_checkpoint_into
 
 WEIGHT_DECAYS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 _ITERATIONS = 500
@@ -112,6 +115,34 @@ def tuned_head(
     if best is None:
         raise AssertionError("WEIGHT_DECAYS is not empty")
     return best[2], best[1]
+
+
+def start_head(config: ModelConfig, state: State, data: SweepData, selection: SelectionRule) -> State:
+    """The head of ``start: balanced_head``: class-balanced on train + feedback, its decay tuned on select.
+
+    Args:
+        config: configuration of the network.
+        state: weights of the base model.
+        data: splits.
+        selection: rule that tunes the weight decay.
+    Returns:
+        ``weight`` (K, d) and ``bias`` (K,), float32 on the CPU.
+    """
+    model = config.build(data.input_shape, data.num_classes)
+    load_checkpoint_into(model, state)
+    return tuned_head(config.view(model), join(data.train, data.feedback), data, selection)[0]
+
+
+def start_base(config: ModelConfig, state: State, data: SweepData, selection: SelectionRule) -> Base:
+    """A base model with the head that runs start from.
+
+    Args:
+        config: configuration of the network.
+        state: weights of the base model.
+        data: splits.
+        selection: rule that tunes the head's weight decay.
+    """
+    return Base(config, state, start_head(config, state, data, selection))
 
 
 def _select_scorer(
