@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.documents import Document
+from orchestrator.messages import counted
 from orchestrator.results.rows import ArmResult, BaselineRow, ComparisonTable, ObjectiveResult, Winner
 from orchestrator.table import (
     Column,
@@ -124,7 +125,7 @@ def _setting(document: ShowDocument, width: int | None) -> str:
         (
             "runs",
             f"{done.finished} finished, {done.failed} failed, of {done.total} (trials, and finalists on "
-            f"{spec['selection']['replicates']} fresh seeds){_interruptions(document.trials)}",
+            f"{counted(spec['selection']['replicates'], 'fresh seed')}){_interruptions(document.trials)}",
         ),
     ]
     return "\n".join(paragraph(label, text, width) for label, text in lines)
@@ -181,7 +182,8 @@ def _objective(
     rows += [_baseline(name, row, metric) for name, row in ranked]
     own = (
         f"{short(winner.trial_id)}, seed {winner.seed}, round {winner.round} ({winner.steps} steps), "
-        f"{estimate(winner.select[metric])} on its own seed; the table has its mean over {len(means.seeds)} fresh seeds"
+        f"{estimate(winner.select[metric])} on its own seed; the table has its mean over "
+        f"{counted(len(means.seeds), 'fresh seed')}"
     )
     lines = [
         objective,
@@ -276,8 +278,8 @@ def _caption(compare: ComparisonTable, seeds: int) -> str:
     others = len(compare.rows) - 1
     corrected = f", corrected for {others} comparisons" if others > 1 else ""
     return (
-        f"ablation of {compare.parameter} on select: every value has a study of its own; means over {seeds} fresh "
-        f"seeds, paired differences with their 95 % intervals, outcomes at 5 %{corrected}"
+        f"ablation of {compare.parameter} on select: every value has a study of its own; means over "
+        f"{counted(seeds, 'fresh seed')}, paired differences with their 95 % intervals, outcomes at 5 %{corrected}"
     )
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,18 +31,7 @@ from orchestrator.tracking.address import tracking_of
 from orchestrator.verbs.ls import ls_document
 from orchestrator.verbs.show import show_document
 from orchestrator.verbs.stop import stop_sweep
-from tests.fakes.servers import BUCKET, KEY, SECRET, credentials, free_ports, s3_server
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_server() as address:
-        yield address
-
-
-@pytest.fixture
-def address() -> str:
-    return f"s3://{BUCKET}/{secrets.token_hex(4)}"
+from tests.fakes.servers import BUCKET, KEY, SECRET, credentials, free_ports
 
 
 @pytest.fixture

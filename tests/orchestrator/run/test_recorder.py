@@ -179,7 +179,12 @@ def test_the_last_checkpoint_finishes_a_run(sweep: Sweep) -> None:
     sweep.recorder.on_checkpoint(TRIAL, sweep.checkpoint("a"))
     sweep.recorder.on_checkpoint(TRIAL, last := sweep.checkpoint("b", finished=True))
     stored = sweep.stored()
-    assert (stored.state, stored.error, stored.checkpoint, stored.ended_ms) == ("FINISHED", None, None, 10_000)
+    assert (stored.state, stored.error, stored.checkpoint, stored.ended_ms) == (
+        "FINISHED",
+        None,
+        None,
+        10_000,
+    )
     assert (stored.round, stored.steps, stored.score, stored.stop_reason) == (2, 40, 0.5, "steps")
     assert stored.select == {"m": Figure(0.5, 0.25, 0.75)}
     home = sweep.folder.trial_folder(TRIAL)
@@ -200,7 +205,12 @@ def test_a_run_that_was_not_finite_has_failed_with_its_reason(sweep: Sweep) -> N
     sweep.recorder.on_checkpoint(TRIAL, last)
     assert (sweep.stored().state, sweep.stored().error) == ("FAILED", "nonfinite:loss")
     assert sweep.recorder.failed_trials == 1
-    assert sweep.ended()[1:5] == ("FAILED", 10_000, 40, {})  # metrics would be taken for those of a finished run
+    assert sweep.ended()[1:5] == (
+        "FAILED",
+        10_000,
+        40,
+        {},
+    )  # metrics would be taken for those of a finished run
     assert "warning: o/trial-000 failed: nonfinite:loss" in sweep.stream.getvalue()
 
 
@@ -250,7 +260,7 @@ def test_failures_of_trials_count_over_all_launches(sweep: Sweep) -> None:
     assert sweep.launched().failed_trials == 1
 
 
-def test_an_interrupted_run_is_told_to_the_user_with_the_work_that_was_lost(
+def test_an_interrupted_run_warns_of_the_work_that_was_lost(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep.opened(losses=1, lost_s=2.0)
@@ -284,7 +294,12 @@ def test_a_drain_ends_all_that_is_alive_and_nothing_twice(sweep: Sweep) -> None:
 
 
 def test_a_cancelled_sweep_kills_what_is_unfinished(sweep: Sweep) -> None:
-    states = {TRIAL: "RUNNING", "o/trial-001": "INTERRUPTED", "o/trial-002": "FINISHED", "o/trial-003": "FAILED"}
+    states = {
+        TRIAL: "RUNNING",
+        "o/trial-001": "INTERRUPTED",
+        "o/trial-002": "FINISHED",
+        "o/trial-003": "FAILED",
+    }
     records = [TrialRecord(name, "o", "trial", k, 0, state=s) for k, (name, s) in enumerate(states.items())]  # type: ignore[arg-type]
     records.append(TrialRecord("o/trial-002/seed-1", "o", "replicate", 2, 1, checkpoint="ray/000/a"))
     records.append(TrialRecord("o/arm=1/trial-004", "o", "trial", 4, 0, arm="arm=1"))
@@ -301,12 +316,14 @@ def test_a_cancelled_sweep_kills_what_is_unfinished(sweep: Sweep) -> None:
 
 @pytest.mark.parametrize(("state", "error"), [("FINISHED", None), ("FAILED", "ArithmeticError: singular")])
 def test_a_baseline_is_opened_and_ended_at_once(sweep: Sweep, state: Any, error: str | None) -> None:
-    baseline = TrialRecord("o/baseline/untouched", "o", "baseline", 0, 0, state=state, error=error, started_ms=4)
+    baseline = TrialRecord(
+        "o/baseline/untouched", "o", "baseline", 0, 0, state=state, error=error, started_ms=4
+    )
     sweep.recorder.add(baseline)
     stored = sweep.stored(baseline.trial_id)
     assert (stored.state, stored.error, stored.started_ms) == (state, error, 4)
     assert sweep.ended()[1:3] == (state, 10_000)
-    assert sweep.ended()[-1] == []  # it has no table of rounds
+    assert list(sweep.ended()[-1]) == []  # it has no table of rounds
     assert sweep.recorder.failed_trials == 0
 
 

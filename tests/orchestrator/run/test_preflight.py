@@ -1,0 +1,118 @@
+"""Preflight: a sweep resumes with the file, the method and the MLflow that it began with, and with no other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.documents import Document
+from orchestrator.errors import PreflightError, UsageError
+from orchestrator.records.folder import RunFolder
+from orchestrator.records.store import LocalStore
+from orchestrator.records.types import SweepState
+from orchestrator.run.preflight import changed_keys, check_all, check_unchanged
+from orchestrator.spec.checks import load_spec
+from selmix import METHOD
+from tests.command import SMOKE
+
+ADDRESS = "http://me:pa55word@mlflow:5000"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    made = RunFolder.local(tmp_path, "smoke")
+    made.create()
+    made.save_spec(load_spec(SMOKE).resolved())
+    return made
+
+
+def begun(folder: RunFolder, **known: Any) -> RunFolder:
+    state = {"tracking_uri": "http://mlflow:5000", "method": METHOD} | known
+    folder.save_state(SweepState("smoke", "1" * 16, **state))
+    return folder
+
+
+def test_the_same_sweep_resumes_with_other_credentials(folder: RunFolder) -> None:
+    begun(folder)
+    for address in (ADDRESS, "http://you@mlflow:5000", "http://mlflow:5000"):
+        check_unchanged(folder, load_spec(SMOKE), address)
+    begun(folder, tracking_uri="")  # a record from before addresses were kept
+    check_unchanged(folder, load_spec(SMOKE), ADDRESS)
+
+
+def test_every_key_that_changed_is_named_with_both_values(folder: RunFolder) -> None:
+    spec = load_spec(SMOKE, ["search.num_trials=9", "parameters.lr.max=0.2", "data.seed=1"])
+    with pytest.raises(UsageError) as refused:
+        check_unchanged(begun(folder), spec, ADDRESS)
+    assert refused.value.exit_code == 2
+    assert (
+        "changed: data.seed (0 -> 1), parameters.lr.max (0.1 -> 0.2), search.num_trials (4 -> 9). Launch"
+        in str(refused.value)
+    )
+
+
+def test_another_method_ends_no_sweep_that_it_did_not_begin(folder: RunFolder) -> None:
+    begun(folder, method=METHOD - 1)
+    with pytest.raises(
+        UsageError, match=f"begun with method {METHOD - 1}, this is method {METHOD}"
+    ) as refused:
+        check_unchanged(folder, load_spec(SMOKE), ADDRESS)
+    assert refused.value.exit_code == 2
+    # It has no more runs: any version may send it to MLflow.
+    check_unchanged(begun(folder, method=METHOD - 1, exit_code=0), load_spec(SMOKE), ADDRESS)
+
+
+def test_another_mlflow_would_miss_the_runs_of_earlier_launches(folder: RunFolder) -> None:
+    with pytest.raises(PreflightError) as refused:
+        check_unchanged(begun(folder), load_spec(SMOKE), "http://me:pa55word@other:5000")
+    assert "began with, http://mlflow:5000, got http://other:5000; set MLFLOW_TRACKING_URI back" in str(
+        refused.value
+    )
+    assert "pa55word" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "changed"),
+    [
+        ({}, {}, []),
+        ({"a": {"b": [1]}}, {"a": {"b": [1]}}, []),
+        ({"b": 1, "a": {"c": 1}}, {"a": {"c": 2}}, ["b (1 -> nothing)", "a.c (1 -> 2)"]),
+        ({"a": None}, {}, []),  # a key without a value is as good as none
+        ({}, {"a": {"b": 1}}, ["a (nothing -> {'b': 1})"]),
+        ({"a": {"b": 1}}, {"a": 0}, ["a ({'b': 1} -> 0)"]),
+        ({"a": "x" * 40}, {"a": "x" * 41}, [f"a ({'x' * 40} -> {'x' * 37}...)"]),
+        ({"a": 0}, {"a": False}, []),  # equal to Python, and to JSON's reader of a number
+    ],
+)
+def test_changed_keys_are_dotted_and_in_the_order_of_the_file(
+    before: Document, now: Document, changed: list[str]
+) -> None:
+    assert changed_keys(before, now) == changed
+
+
+def test_a_resolved_specification_is_unchanged_by_json() -> None:
+    resolved = load_spec(SMOKE).resolved()
+    assert changed_keys(json.loads(json.dumps(resolved)), resolved) == []
+
+
+def test_the_first_thing_that_is_missing_ends_the_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of how quickly each is known: storage, MLflow, resources, data."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "file").touch()
+    wanting = load_spec(SMOKE, ["resources.cpu=9999", "pretrain={checkpoint: /none}"])
+    with pytest.raises(PreflightError, match="must be writable"):
+        check_all(wanting, LocalStore(tmp_path / "file" / "runs"))
+    store = LocalStore(tmp_path / "runs")
+    with pytest.raises(PreflightError, match="a trial must fit on the cluster, requests cpu 9999"):
+        check_all(wanting, store)
+    with pytest.raises(PreflightError, match="pretrain.checkpoint: /none"):
+        check_all(wanting, store, on_this_machine=False)
+    address, data = check_all(load_spec(SMOKE), store)
+    assert address == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert (len(data.feedback), len(data.select)) == (20 * 6, 24 * 6)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing was written
