@@ -10,7 +10,9 @@ import pytest
 
 from tests.command import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "tests" / "fixtures").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "tests" / "fixtures").glob("*.md")]
+)
 
 
 @pytest.mark.filterwarnings("ignore")  # matters of MLflow's, on a store that begins empty

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -175,3 +176,46 @@ def test_every_objective_can_be_fine_tuned_for(name: str) -> None:
 def test_q_mean_is_differentiable_where_all_is_right() -> None:
     gradient = logit_gradient(bind_objective("q_mean", CONTEXT), torch.eye(6, dtype=torch.float64) / 6)
     assert float(gradient.abs().max()) == 0.0
+
+
+def test_penalties_of_several_bounds_add_up_under_the_largest_divisor() -> None:
+    bounds = [Constraint("recall_gap", at_most=0.1), Constraint("min_head_tail_coverage", at_least=0.19)]
+    matrix, total, divisor = confusion(), 0.4, 0.0
+    for bound in bounds:
+        values, sizes = slacks(bound, matrix, CONTEXT)
+        for value, size in zip(values.tolist(), sizes.tolist(), strict=True):
+            held = max(0.0, 100.0 * -math.expm1(min(0.0, value) / 0.01))
+            total, divisor = total + held * value, max(divisor, held / size)
+    ours = with_constraints(lambda c: c.new_tensor(0.4), bounds, CONTEXT)
+    assert float(ours(matrix)) == pytest.approx(total / (1 + divisor))
+
+
+def test_without_bounds_the_objective_is_the_same_object() -> None:
+    objective = bind_objective("g_mean", CONTEXT)
+    assert with_constraints(objective, (), CONTEXT) is objective
+
+
+def test_a_floor_on_a_minimum_has_a_slack_for_each_value_and_other_bounds_have_one() -> None:
+    matrix = confusion()
+    assert [len(part) for part in slacks(Constraint("min_precision", at_least=0.5), matrix, CONTEXT)] == [
+        6,
+        6,
+    ]
+    slack, sizes = slacks(Constraint("min_head_tail_coverage", at_least=0.1), matrix, CONTEXT)
+    assert sizes.tolist() == [5.0, 1.0]
+    assert slack[1] == pytest.approx(float(matrix[:, 5].sum()) - 0.1)  # the tail is the last class
+    for bound in (Constraint("min_precision", at_most=0.5), Constraint("macro_f1", at_least=0.5)):
+        assert [part.tolist() for part in slacks(bound, matrix, CONTEXT)][1] == [1.0]
+
+
+def test_bounds_on_cells_see_groups_and_bounds_on_classes_see_their_sums() -> None:
+    cells = smooth_confusion(20 * torch.rand(12, 6, generator=torch.Generator().manual_seed(1)) + 5.0)
+    labels = torch.arange(6).repeat_interleave(2)
+    context = dataclasses.replace(CONTEXT, labels=labels, num_groups=2)
+    floor, _ = slacks(Constraint("worst_group_recall", at_least=0.2), cells, context)
+    hits = cells.gather(1, labels.unsqueeze(1)).squeeze(1)
+    assert torch.allclose(floor, hits / cells.sum(dim=1) - 0.2)
+    by_class = cells.view(6, 2, 6).sum(dim=1)
+    for key in ("min_recall", "recall_gap", "macro_f1", "accuracy"):
+        (ceiling,) = slacks(Constraint(key, at_most=0.4), cells, context)[0].tolist()
+        assert ceiling == pytest.approx(0.4 - float(METRICS[key].of(by_class, MetricContext(COUNTS)))), key

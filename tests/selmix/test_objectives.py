@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from selmix.confusion import logit_gradient, smooth_confusion
+from selmix.definitions import Definitions
+from selmix.metrics import METRICS
 from selmix.multipliers import (
     MultiplierSettings,
     WorstCaseState,
     constraint_multipliers,
     worst_case_multipliers,
 )
-from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective, tail_classes
+from selmix.objectives import (
+    OBJECTIVES,
+    PUBLISHED,
+    ObjectiveContext,
+    bind_objective,
+    is_of_groups,
+    known_objective,
+    metric_of_objective,
+    tail_classes,
+)
 from selmix.schedules import scheduled
 
 MATRIX = smooth_confusion(torch.tensor([[8.0, 2.0, 0.0], [3.0, 15.0, 2.0], [1.0, 4.0, 5.0]]), 1e-12)
@@ -131,3 +145,127 @@ def test_constant_schedule_and_refusals() -> None:
         scheduled("wavy", 1.0, 1.0, 0.5)
     with pytest.raises(ValueError, match="progress"):
         scheduled("linear", 1.0, 1.0, 1.5)
+
+
+DEFINED = Definitions(0.4, (1.0, 2.0, 3.0), ((0.0, 1.0, 4.0), (2.0, 0.0, 1.0), (1.0, 3.0, 0.0)))
+CELLS = smooth_confusion(
+    torch.tensor([[5.0, 1, 0], [3, 1, 2], [2, 6, 1], [0, 4, 1], [0, 2, 7], [1, 0, 6]]), 1e-12
+)
+SHARP = MultiplierSettings(lr=1e6)
+
+
+def context_of(name: str) -> tuple[torch.Tensor, ObjectiveContext]:
+    """A matrix for an objective, of cells where it is one of groups, and a context with a sharp minimum."""
+    context = ObjectiveContext(train_counts=torch.tensor([9, 5, 1]), settings=SHARP, definitions=DEFINED)
+    if not OBJECTIVES[name].of_groups:
+        return MATRIX, context
+    return CELLS, dataclasses.replace(context, labels=torch.tensor([0, 0, 1, 1, 2, 2]), num_groups=2)
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_an_objective_is_its_metric_where_nothing_binds(name: str) -> None:
+    """At sharp multipliers a minimum is attained, and below every coverage a floor has no part."""
+    matrix, context = context_of(name)
+    context = dataclasses.replace(context, floor=0.0)
+    definition = OBJECTIVES[name].definition
+    value = float(definition.of(500 * matrix, context.for_metrics(3)))
+    assert float(OBJECTIVES[name](matrix, context)) == pytest.approx(definition.sign * value, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in OBJECTIVES.items() if entry.coverage is None])
+@pytest.mark.parametrize("scale", [1000.0, 1e-3])
+def test_an_objective_without_a_floor_is_the_same_on_counts_and_on_shares(name: str, scale: float) -> None:
+    matrix, context = context_of(name)
+    assert float(OBJECTIVES[name](scale * matrix, context)) == pytest.approx(
+        float(OBJECTIVES[name](matrix, context)), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, entry in OBJECTIVES.items() if entry.worst_of is not None])
+@pytest.mark.parametrize("lr", [0.0, 5.0, 50.0])
+def test_a_lagrangian_lies_between_the_least_and_the_mean(name: str, lr: float) -> None:
+    matrix, context = context_of(name)
+    found, flat, sharp = (
+        float(OBJECTIVES[name](matrix, dataclasses.replace(context, settings=MultiplierSettings(lr=each))))
+        for each in (lr, 0.0, 1e6)
+    )
+    assert sharp - 1e-12 <= found <= flat + 1e-12
+    worst_of = OBJECTIVES[name].worst_of
+    assert worst_of is not None
+    values, groups = worst_of(matrix, context)
+    assert flat == pytest.approx(float((values if groups is None else groups @ values).mean()))
+
+
+def test_ten_perfect_classes_have_precision_one() -> None:
+    assert float(OBJECTIVES["min_precision"](torch.eye(10, dtype=torch.float64) / 10)) == pytest.approx(1.0)
+
+
+def test_head_and_tail_of_cells_are_those_of_their_classes() -> None:
+    """Strata of class 0 (the tail by training count) are two of six: their mean recall, and that of the other four."""
+    context = ObjectiveContext(
+        labels=torch.tensor([0, 0, 1, 1, 2, 2]), train_counts=torch.tensor([1, 9, 5]), settings=SHARP
+    )
+    tail, head = (5 / 6 + 3 / 6) / 2, (6 / 9 + 4 / 5 + 7 / 9 + 6 / 7) / 4
+    assert float(OBJECTIVES["min_head_tail_recall"](CELLS, context)) == pytest.approx(min(tail, head))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("weighted_recall", "weighted_recall needs recall_weights; none are given"),
+        ("cost", "cost needs cost_matrix; none are given"),
+        ("equalized_odds_gap", "equalized_odds_gap needs data with a group attribute"),
+    ],
+)
+def test_what_an_objective_lacks_is_named(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OBJECTIVES[name](MATRIX)
+
+
+def test_a_function_named_by_its_module_has_no_metric_of_its_own() -> None:
+    with pytest.raises(
+        ValueError, match="math:prod is a function of C: name the metric that it is judged by"
+    ):
+        metric_of_objective("math:prod")
+    assert metric_of_objective("recall_gap") == "recall_gap"  # of METRICS alone
+    assert {metric_of_objective(name) for name in OBJECTIVES} <= set(METRICS)
+
+
+def test_a_function_named_by_its_module_is_imported() -> None:
+    context = ObjectiveContext()
+    assert torch.equal(bind_objective("selmix.confusion:coverage", context)(MATRIX), MATRIX.sum(dim=0))
+    with pytest.raises(ValueError, match="torch has no function 'no_such_name'"):
+        bind_objective("torch:no_such_name", context)
+
+
+def test_what_is_known_of_an_objective() -> None:
+    assert known_objective("g_mean") is known_objective(OBJECTIVES["g_mean"]) is OBJECTIVES["g_mean"]
+    assert known_objective("mine:own") is known_objective(torch.trace) is None
+    assert [name for name in OBJECTIVES if is_of_groups(name)] == [
+        "worst_group_recall", "equal_opportunity_gap", "equalized_odds_gap", "demographic_parity_gap",
+    ]  # fmt: skip
+    assert not is_of_groups(torch.trace)
+    assert len(PUBLISHED) == 9
+
+
+@pytest.mark.parametrize("progress", [-1e-9, 1.0 + 1e-9, float("nan")])
+def test_progress_outside_its_range_is_refused(progress: float) -> None:
+    with pytest.raises(ValueError, match=r"progress must lie in \[0, 1\]"):
+        scheduled("cosine", 1.0, 0.0, progress)
+
+
+@given(st.floats(0.1, 5), st.floats(0.1, 5), st.floats(0, 1), st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
+def test_schedules_are_monotone_between_their_ends(
+    start: float, final: float, one: float, other: float
+) -> None:
+    for kind in ("linear", "cosine", "exponential", "step"):
+        early, late = (scheduled(kind, start, final, at) for at in sorted((one, other)))
+        way = 1.0 if final >= start else -1.0
+        assert way * early <= way * late + 1e-9
+        assert min(start, final) - 1e-9 <= early <= max(start, final) + 1e-9
+
+
+def test_a_step_schedule_has_four_equal_stages() -> None:
+    values = [scheduled("step", 8.0, 1.0, k / 100) for k in range(100)]
+    assert [round(value, 9) for value in values] == [8.0] * 25 + [4.0] * 25 + [2.0] * 25 + [1.0] * 25

@@ -16,6 +16,7 @@ from selmix.mixup import draw_coefficients, mixed_logits
 from selmix.model import ClassifierView, predict
 from selmix.models import ModelConfig
 from selmix.objectives import ObjectiveContext
+from selmix.precision import Arithmetic
 
 SETTINGS: list[dict[str, Any]] = [{"precision": "bfloat16"}, {"channels_last": True}, {"accumulate": 4}]
 
@@ -112,3 +113,29 @@ def test_the_default_step_is_that_of_a_hand_written_loop_to_the_bit() -> None:
         plain.steps_done += 1
     for name, tensor in weights(tuner).items():
         assert torch.equal(weights(plain)[name], tensor), name
+
+
+def test_an_arithmetic_changes_outputs_and_layouts_only_as_it_is_set() -> None:
+    plain, half = Arithmetic(), Arithmetic("bfloat16", channels_last=True)
+    double, low = torch.ones(2, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.bfloat16)
+    assert plain.full(double) is double
+    assert half.full(low).dtype == torch.float32
+    images, vectors = torch.rand(2, 3, 4, 4), torch.rand(2, 3)
+    assert plain.laid_out(images) is images
+    assert half.laid_out(vectors) is vectors
+    laid_out = half.laid_out(images)
+    assert torch.equal(laid_out, images)
+    assert laid_out.is_contiguous(memory_format=torch.channels_last)
+    with half.autocast(torch.device("cpu")):
+        assert (torch.rand(2, 3) @ torch.rand(3, 2)).dtype == torch.bfloat16
+    with plain.autocast(torch.device("cpu")):
+        assert (torch.rand(2, 3) @ torch.rand(3, 2)).dtype == torch.float32
+
+
+def test_parameters_that_are_laid_out_anew_stay_the_same_objects() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    before, values = list(model.parameters()), [p.clone() for p in model.parameters()]
+    Arithmetic(channels_last=True).lay_out_(model)
+    assert all(one is other for one, other in zip(before, model.parameters(), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(values, model.parameters(), strict=True))
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)

@@ -81,3 +81,51 @@ def test_draw_needs_a_policy() -> None:
 def test_strata_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\[0, 2\)"):
         PairSampler(LABELS, 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_draws_are_the_inverse_transform_of_the_seeds_uniform_numbers(seed: int) -> None:
+    """Three numbers a pair: one for the pair of strata, one for each sample within its stratum."""
+    policy = torch.rand(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    policy[1, 0] = policy[2, 2] = 0.0
+    policy /= policy.sum()
+    sampler = PairSampler(LABELS, 3)
+    sampler.set_policy(policy)
+    first, second = sampler.draw(40, torch.Generator().manual_seed(seed))
+    uniform = torch.rand(3, 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
+    members = [[k for k, label in enumerate(LABELS.tolist()) if label == stratum] for stratum in range(3)]
+    for k in range(40):
+        total, pair = 0.0, -1
+        while uniform[0][k] >= total:
+            pair += 1
+            total += float(policy.flatten()[pair])
+        row, column = members[pair // 3], members[pair % 3]
+        assert int(first[k]) == row[int(uniform[1][k] * len(row))]
+        assert int(second[k]) == column[int(uniform[2][k] * len(column))]
+
+
+def test_counts_and_pairs_of_empty_strata() -> None:
+    sampler = PairSampler(torch.tensor([0, 2, 2]), 4, second=torch.tensor([1]))
+    assert sampler.counts.tolist() == [1, 0, 2, 0]
+    assert torch.nonzero(sampler.drawable).tolist() == [[0, 1], [2, 1]]
+    assert not PairSampler(torch.empty(0, dtype=torch.int64), 2).drawable.any()
+
+
+def test_the_last_pair_with_weight_is_the_last_that_is_drawn() -> None:
+    """The sum of the shares rounds; a number next to it must not fall on a pair beyond, which has no sample."""
+    sampler = PairSampler(torch.tensor([0, 1]), 3)
+    policy = torch.zeros(3, 3, dtype=torch.float64)
+    policy[:2, :2] = 0.25 * (1 - 5e-7)  # within what the check of the sum allows
+    sampler.set_policy(policy)
+    first, second = sampler.draw(5000, torch.Generator().manual_seed(0))
+    pairs = torch.bincount(2 * first + second, minlength=4) / 5000
+    assert float((pairs - 0.25).abs().max()) < 4 * (0.25 * 0.75 / 5000) ** 0.5
+
+
+def test_a_policy_that_is_refused_leaves_the_one_before() -> None:
+    sampler = PairSampler(LABELS, 3)
+    sampler.set_policy(torch.eye(3, dtype=torch.float64) / 3)
+    with pytest.raises(ValueError, match="sum to 1, got sum nan"):
+        sampler.set_policy(torch.full((3, 3), float("nan")))
+    first, second = sampler.draw(100, torch.Generator().manual_seed(0))
+    assert torch.equal(LABELS[first], LABELS[second])

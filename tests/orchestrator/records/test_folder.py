@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.documents import to_document
 from orchestrator.errors import NotFound, PreflightError
 from orchestrator.records.folder import RunFolder, list_sweeps
 from orchestrator.records.lease import acquire, check_free, current_state, live_holder
@@ -171,7 +170,7 @@ def test_changed_keys_are_dotted() -> None:
 
 def test_runs_are_in_order_of_objective_arm_number_and_seed(folder: RunFolder) -> None:
     trials = [
-        TrialRecord(f"{objective}/{arm}/trial-{number:03d}", objective, "trial", number, 0, arm=arm)
+        TrialRecord(f"{objective}/{arm}/trial-{number:03d}", objective, "trial", number, 50, arm=arm)
         for objective, arm, number in (("o", "p=b", 0), ("o", "p=a", 10), ("o", "p=a", 9), ("n", "p=z", 3))
     ]
     seeds = [replicate_record(trials[2], index, seed=index) for index in (10, 2)]
@@ -254,7 +253,7 @@ def test_a_damaged_line_before_others_is_named_with_its_number(folder: RunFolder
 
 def test_rounds_that_were_run_again_count_once_in_order(folder: RunFolder) -> None:
     assert folder.rounds("o/trial-000") == []
-    for index, x in ((0, "a"), (1, "b"), (2, "c"), (1, "d"), (0, "é")):
+    for index, x in ((0, "a"), (2, "c"), (1, "b"), (1, "d"), (0, "é")):
         folder.append_round("o/trial-000", {"round": index, "x": x})
     assert [(row["round"], row["x"]) for row in folder.rounds("o/trial-000")] == [
         (0, "é"),
@@ -350,7 +349,7 @@ def test_dropping_twice_is_fine_and_touches_nothing_else(folder: RunFolder) -> N
     assert folder.state_path.is_file()
 
 
-def test_a_folder_that_is_no_sweep_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_sweep_has_other_words_than_one_that_is_not_there(tmp_path: Path) -> None:
     empty = RunFolder.local(tmp_path / "runs", "a")
     with pytest.raises(NotFound, match=r"runs/a: does not exist \(no sweep\.json\); there are: none"):
         empty.load_state()
@@ -364,7 +363,7 @@ def test_a_folder_that_is_no_sweep_is_told_from_one_that_is_not_there(tmp_path: 
 
 def test_a_runs_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(PreflightError, match="runs/s: must be writable: .*; choose another --runs folder"):
+    with pytest.raises(PreflightError, match=r"runs/s: must be writable: .*; choose another --runs folder"):
         RunFolder.local(tmp_path / "runs", "s").create()
 
 
@@ -381,8 +380,3 @@ def test_a_write_that_fails_leaves_the_record_as_it_was(
         folder.save_trial(record(score=0.2))
     assert folder.load_trial("o/trial-000") == record(score=0.1)
     assert [path.name for path in folder.trial_folder("o/trial-000").iterdir()] == ["record.json"]
-
-
-def test_a_document_holds_the_record_and_nothing_else(folder: RunFolder) -> None:
-    folder.save_trial(record(error="é\n☃"))
-    assert json.loads(folder.record_path("o/trial-000").read_text()) == to_document(record(error="é\n☃"))

@@ -123,3 +123,56 @@ def test_the_log_of_a_crash_has_its_traceback(folder: RunFolder) -> None:
     lines = logs_document(folder, "trial-000").lines
     assert '      File "x.py", line 7' in lines
     assert lines[-1].endswith("FAILED ValueError: too hot")
+
+
+def test_a_log_that_nobody_writes_is_read_to_its_end_at_once(folder: RunFolder) -> None:
+    folder.log_path.write_bytes("one\nhalf é".encode())
+
+    def wait(_: float) -> None:
+        raise AssertionError("there is nothing to wait for")
+
+    assert list(follow(folder, folder.log_path, wait)) == ["one\nhalf é"]
+    folder.log_path.write_bytes(b"")
+    assert list(follow(folder, folder.log_path, wait)) == []
+
+
+def test_a_character_that_is_half_written_is_waited_for(folder: RunFolder) -> None:
+    whole = "é\n".encode()
+    folder.log_path.write_bytes(whole[:1])
+    waits = []
+    with acquire(folder) as lease:
+
+        def wait(seconds: float) -> None:
+            waits.append(seconds)
+            folder.log_path.write_bytes(whole)
+            if len(waits) == 2:
+                lease.release()
+
+        assert list(follow(folder, folder.log_path, wait)) == ["é\n"]
+    assert waits == [folder.store.poll_s] * 2
+
+
+def test_of_several_objectives_a_run_is_named_in_full(folder: RunFolder) -> None:
+    folder.save_spec({"objectives": ["min_recall", "h_mean"]})
+    append_log(folder, folder.trial_log_path("min_recall/trial-000"), "round 1")
+    assert log_of(folder, "min_recall/trial-000") == folder.trial_log_path("min_recall/trial-000")
+    with pytest.raises(NotFound, match="no trial 'trial-000'; `selmix show a` lists them"):
+        log_of(folder, "trial-000")
+
+
+def test_bytes_that_are_no_text_cost_their_characters_only(folder: RunFolder) -> None:
+    folder.log_path.write_bytes(b"one\n\xff two\n")
+    assert logs_document(folder, None).lines == ["one", "\N{REPLACEMENT CHARACTER} two"]
+
+
+def test_a_request_names_where_it_came_from_also_without_a_user(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with acquire(folder) as lease:
+        for user, words in (("ann", "ann on "), (None, "somebody on ")):
+            monkeypatch.setenv("USER", user) if user else monkeypatch.delenv("USER", raising=False)
+            request_stop(folder, lease.holder, cancel=False)
+            request = stop_request(folder, lease.holder.token)
+            assert request is not None
+            assert request.by.startswith(words)
+            assert request.cancel is False

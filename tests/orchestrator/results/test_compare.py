@@ -124,6 +124,44 @@ def test_a_reference_without_finalists_leaves_no_difference() -> None:
     assert judge.questions == []
 
 
+def test_an_arm_is_represented_by_scores_of_zero_and_below_too() -> None:
+    table, judge = comparison({"softmax": [-0.1, 0.0], "uniform": [0.0, 0.0], "balanced": [-0.2]})
+    tuned = {row.value: row.tuned for row in table.rows}
+    assert {value: each and (each.trial_id[-3:], each.score) for value, each in tuned.items()} == {
+        "softmax": ("001", 0.0), "uniform": ("000", 0.0), "balanced": ("000", -0.2),
+    }  # fmt: skip
+    assert tuned["uniform"] is not None
+    assert tuned["uniform"].difference == Figure(0.0, -0.1, 0.1)
+    # One question for all arms, which Holm's correction needs: once for the tuned, once for the defaults.
+    assert [question[:3] for question in judge.questions] == [
+        ["policy=uniform", "policy=balanced", "against"]
+    ] * 2
+
+
+def test_values_are_in_the_order_of_the_file_and_the_first_is_the_reference() -> None:
+    table, _ = comparison({"balanced": [0.9], "uniform": [0.5], "softmax": [0.1]})
+    assert (table.parameter, table.reference) == ("policy", "softmax")
+    assert [row.value for row in table.rows] == ["softmax", "uniform", "balanced"]
+
+
+def test_an_arm_whose_defaults_did_not_finish_is_still_tuned() -> None:
+    trials = {
+        name: TrialRecord(name, "o", "trial", number, 0, arm="p=1")
+        for number, name in enumerate(("zero", "one", "two"))
+    }
+    finals = {
+        name: [
+            TrialRecord(f"{name}/{seed}", "o", "replicate", 0, 1, score=score)
+            for seed, score in enumerate(scores)
+        ]
+        for name, scores in (("zero", []), ("one", [0.9, 0.1]), ("two", [0.6, 0.6]))
+    }
+    (row,) = ArmComparison(FixedJudge(), {"p=1": {"p": 1}}, trials, finals).table("p").rows
+    assert row.defaults is None
+    assert row.tuned is not None
+    assert (row.tuned.trial_id, row.tuned.score) == ("two", 0.6)  # the best mean, not the best seed
+
+
 @pytest.mark.ray
 @pytest.mark.long
 def test_a_sweep_that_compares(tmp_path: Path) -> None:

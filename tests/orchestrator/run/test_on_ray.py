@@ -1,4 +1,4 @@
-"""Searcher, callback and stopper of Tune pass events to the dispatcher; trials get no credentials."""
+"""Runs on Ray: events of Tune reach the dispatcher, baselines are fitted side by side, credentials stay away."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ from typing import Any, cast
 from unittest.mock import MagicMock
 
 import pytest
-from ray import cloudpickle
-from ray.exceptions import NodeDiedError
+from ray import cloudpickle, tune
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError
 from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
-from orchestrator.run.on_ray import without_credentials
+from orchestrator.cluster.address import Cluster
+from orchestrator.run import on_ray
+from orchestrator.run.execution import MAX_LOSSES
+from orchestrator.run.on_ray import RayExecutor, without_credentials
 from orchestrator.run.tune import DrainStopper, InertCallback, RunCallback, RunSearcher
+from orchestrator.spec.checks import load_spec
+from selmix.baselines import BASELINES
+from tests.command import SMOKE
+from tests.orchestrator.cluster.fake_ray import HANGS, FakeRay, Task, listed
 from tests.orchestrator.run.test_dispatcher import Sweep
+from trainables.baseline import BaselineJob
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 
@@ -76,3 +84,161 @@ def test_no_credentials_in_runtime_environments(monkeypatch: pytest.MonkeyPatch)
         class_cache._ActorClassCache().get(object)
     class_cache._ActorClassCache().get(object)
     assert ["canary" in str(options["runtime_env"]) for options in given] == [True, False, True]
+
+
+# -- baselines as tasks ---------------------------------------------------------------------------------------
+
+SHORT = OutOfMemoryError("node running low on memory")
+SINGLE = "untouched"
+
+
+def job(name: str, seeds: tuple[int, ...] = (1, 2)) -> BaselineJob:
+    return BaselineJob(name, "o", {}, [f"/w{seed}" for seed in seeds], list(seeds), f"/out/{name}")
+
+
+class Tasks(FakeRay):
+    """Tasks of baselines on a machine of four CPUs; ``ends`` tells how one ends, by its job and its function."""
+
+    def __init__(self, sweep: Sweep, patch: pytest.MonkeyPatch, *overrides: str) -> None:
+        super().__init__(self._end)
+        self.sweep, self.ends = sweep, lambda task: f"report of {task.arguments[1].name}"
+        patch.setattr("ray.nodes", lambda: [listed("a", 4.0, resources={"GPU": 1.0})])
+        patch.setattr(on_ray, "ray", self)
+        spec, shared = load_spec(SMOKE, overrides), MagicMock(filesystem=None)
+        self.executor = RayExecutor(
+            spec, sweep.folder, shared, Cluster(), lambda: sweep.draining, lambda text: None
+        )
+
+    def _end(self, task: Task) -> Any:
+        return self.ends(task)
+
+    def fitted(self, *jobs: BaselineJob) -> list[tuple[str, Any]]:
+        return [(each.name, end) for each, end in self.executor.fit(jobs)]
+
+    def takes(self, name: str) -> list[tuple[float, float]]:
+        """CPUs and GPUs of all tasks of a function."""
+        return [(t.options["num_cpus"], t.options["num_gpus"]) for t in self.tasks if t.name == name]
+
+
+def seed_by_seed() -> str:
+    """A baseline of the catalogue that is fitted seed by seed."""
+    return next(name for name, baseline in BASELINES.items() if baseline.by_seed)
+
+
+def test_baselines_are_fitted_in_parts_and_written_from_all_of_them(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray, by_seed = Tasks(sweep, monkeypatch, "resources.cpu=2", "resources.workers=2"), seed_by_seed()
+    assert ray.fitted(job(by_seed), job(SINGLE)) == [
+        (by_seed, f"report of {by_seed}"), (SINGLE, f"report of {SINGLE}"),
+    ]  # fmt: skip
+    fits = [task for task in ray.tasks if task.name == "fit_baseline"]
+    assert [task.arguments[1].seeds for task in fits] == [[1], [2], [1, 2]]
+    written = {t.arguments[1].name: t.arguments[2:] for t in ray.tasks if t.name == "write_baseline"}
+    assert written == {by_seed: (fits[0], fits[1]), SINGLE: (fits[2],)}  # in the order of the seeds
+    # Each takes one worker's resources, whatever a trial takes, and Ray retries what is lost.
+    assert set(ray.takes("fit_baseline") + ray.takes("write_baseline")) == {(2, 0)}
+    assert {task.options["max_retries"] for task in ray.tasks} == {MAX_LOSSES - 1}
+    assert ray.most_at_once == 2
+    assert ray.cancelled == []
+
+
+def test_a_baseline_that_raises_ends_no_other(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = Tasks(sweep, monkeypatch)
+    error = RayTaskError("write", "Traceback\nValueError: singular", ValueError("singular"))
+    ray.ends = lambda t: error if (t.name, t.arguments[1].name) == ("write_baseline", SINGLE) else "report"
+    ends = dict(ray.fitted(job(SINGLE), job(seed_by_seed())))
+    assert (ends[SINGLE].kind, ends[SINGLE].reason) == ("failed", "ValueError: singular")
+    assert ends[seed_by_seed()] == "report"
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_baseline_out_of_memory_is_fitted_once_more_exclusively(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, helps: bool
+) -> None:
+    ray = Tasks(sweep, monkeypatch)
+    ray.ends = lambda t: (
+        SHORT if t.name == "write_baseline" and not (helps and t.options["num_cpus"] == 4) else "report"
+    )
+    ((name, end),) = ray.fitted(job(seed_by_seed()))
+    assert name == seed_by_seed()
+    assert end == "report" if helps else end.kind == "out_of_memory"
+    # All its parts are fitted again, each with all CPUs of the machine: nothing runs beside it.
+    assert ray.takes("fit_baseline") == [(1, 0), (1, 0), (4, 0), (4, 0)]
+    again = ray.tasks[-1]
+    assert [part.options["num_cpus"] for part in again.arguments[2:]] == [4, 4]
+
+
+def test_a_drain_ends_baselines_that_run_and_reports_none_that_died_in_it(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = Tasks(sweep, monkeypatch)
+    ray.ends = lambda t: HANGS if t.arguments[1].name == seed_by_seed() else "report"
+    ends = ray.executor.fit([job(SINGLE), job(seed_by_seed())])
+    assert next(ends)[0].name == SINGLE
+    sweep.draining = True
+    assert list(ends) == []
+    assert [task.arguments[1].seeds for task in ray.cancelled] == [[1], [2]]
+
+    def dies(task: Task) -> Any:
+        sweep.draining = task.name == "write_baseline"
+        return NodeDiedError("its node has died") if sweep.draining else "report"
+
+    sweep.draining, ray.ends = False, dies
+    assert ray.fitted(job(SINGLE)) == []
+
+
+# -- trials by Tune -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "takes", "bundles"),
+    [
+        ((), None, [{"CPU": 1}]), (("resources.gpu=0.5", "resources.cpu=2"), None, [{"CPU": 2, "GPU": 0.5}]),
+        ((), {"cpu": 4, "gpu": 0}, [{"CPU": 4}]),
+        (("resources.gpu=0.5",), {"cpu": 1, "gpu": 1}, [{"CPU": 1, "GPU": 1}]),
+        (("resources.workers=2",), None, [{}, {"CPU": 1}, {"CPU": 1}]),
+    ],
+)  # fmt: skip
+def test_a_trial_is_run_in_a_new_folder_with_a_bundle_per_worker(
+    sweep: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: tuple[str, ...],
+    takes: Any,
+    bundles: list[dict[str, float]],
+) -> None:
+    made: list[tuple[Any, tune.TuneConfig, tune.RunConfig]] = []
+
+    class Tuner:
+        def __init__(self, trainable: Any, tune_config: tune.TuneConfig, run_config: tune.RunConfig) -> None:
+            made.append((trainable, tune_config, run_config))
+
+        def fit(self) -> None:
+            assert not any(name.startswith("AWS_") for name in class_cache.ENV_VARS_TO_PROPAGATE)
+
+    monkeypatch.setattr(tune, "Tuner", Tuner)
+    (sweep.folder.ray_path / "000").mkdir(parents=True)
+    Tasks(sweep, monkeypatch, *overrides).executor.run(sweep.dispatcher)
+    ((trainable, tune_config, run_config),) = made
+    assert f"{run_config.storage_path}/{run_config.name}" == str(sweep.folder.ray_path.absolute() / "001")
+    assert run_config.failure_config.max_failures == 0  # the dispatcher decides what resumes
+    assert run_config.checkpoint_config.checkpoint_at_end is False
+    assert (tune_config.num_samples, tune_config.reuse_actors) == (-1, True)
+    request = trainable.default_resource_request({"takes": takes})
+    assert request.bundles == [bundle for bundle in bundles if bundle]
+    assert request.head_bundle_is_empty == ({} in bundles)
+
+
+def test_a_report_of_tune_s_reaches_the_recorder_under_our_name(sweep: Sweep) -> None:
+    callback = RunCallback(sweep.dispatcher, RunSearcher(sweep.dispatcher, lambda: 1))
+    sweep.next()
+    trial = MagicMock(config={"trial_id": sweep.record.trial_id})
+    row = {"round": 0, "steps": 0, "time_ms": 1, "score": 0.5, "feasible": True, "select": {}, "scalars": {}}
+    callback.on_trial_result(1, [], trial, {"row": row, "cost_s": 2.0})
+    checkpoint = sweep.folder.ray_path / "000" / "checkpoint_0"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trial.json").write_text('{"finished": false}')
+    callback.on_checkpoint(1, [], trial, MagicMock(path=str(checkpoint.absolute())))
+    assert sweep.folder.rounds(sweep.record.trial_id) == [row]
+    assert (sweep.stored.checkpoint, sweep.stored.cost_s) == ("ray/000/checkpoint_0", 2.0)
+    assert sweep.recorder.problems == []

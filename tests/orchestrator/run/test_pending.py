@@ -190,11 +190,6 @@ def test_replicates_that_are_done_do_not_run_again(tmp_path: Path) -> None:
     assert [r and (r.seed, r.state) for r in left] == [(2, "INTERRUPTED"), (2, "RUNNING"), None]
 
 
-def test_a_sweep_without_a_finalist_has_no_replicates(tmp_path: Path) -> None:
-    source, total, done = pending(tmp_path).replicates()
-    assert (source.next(), total, done) == (None, 0, 0)
-
-
 def decided(runs: Path, winner: str | None) -> PendingRuns:
     home = with_replicates(runs, *["FINISHED"] * 4)
     state = SweepState(
@@ -221,10 +216,6 @@ def test_baselines_that_are_left_take_the_winner_s_settings_and_weights(tmp_path
         (str(winner.config), *weights, 1, 2)
     }
     assert jobs[0].folder == str((home.folder.path / "baselines" / "min_recall" / jobs[0].name).absolute())
-
-
-def test_without_a_winner_there_is_nothing_to_compare_a_baseline_with(tmp_path: Path) -> None:
-    assert decided(tmp_path, None).baselines() == ([], 0)
 
 
 def test_the_record_of_a_baseline_is_its_report_or_its_failure(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -84,18 +83,12 @@ def test_another_mlflow_would_miss_the_runs_of_earlier_launches(folder: RunFolde
         ({}, {"a": {"b": 1}}, ["a (nothing -> {'b': 1})"]),
         ({"a": {"b": 1}}, {"a": 0}, ["a ({'b': 1} -> 0)"]),
         ({"a": "x" * 40}, {"a": "x" * 41}, [f"a ({'x' * 40} -> {'x' * 37}...)"]),
-        ({"a": 0}, {"a": False}, []),  # equal to Python, and to JSON's reader of a number
     ],
 )
 def test_changed_keys_are_dotted_and_in_the_order_of_the_file(
     before: Document, now: Document, changed: list[str]
 ) -> None:
     assert changed_keys(before, now) == changed
-
-
-def test_a_resolved_specification_is_unchanged_by_json() -> None:
-    resolved = load_spec(SMOKE).resolved()
-    assert changed_keys(json.loads(json.dumps(resolved)), resolved) == []
 
 
 def test_the_first_thing_that_is_missing_ends_the_checks(
@@ -110,7 +103,7 @@ def test_the_first_thing_that_is_missing_ends_the_checks(
     store = LocalStore(tmp_path / "runs")
     with pytest.raises(PreflightError, match="a trial must fit on the cluster, requests cpu 9999"):
         check_all(wanting, store)
-    with pytest.raises(PreflightError, match="pretrain.checkpoint: /none"):
+    with pytest.raises(PreflightError, match=r"pretrain\.checkpoint: /none"):
         check_all(wanting, store, on_this_machine=False)
     address, data = check_all(load_spec(SMOKE), store)
     assert address == f"sqlite:///{tmp_path}/runs/mlflow.db"

@@ -21,6 +21,22 @@ TRIAL = "o/trial-000"
 LOST = RunOutcome("worker_lost", "its node died", "Traceback\nNodeDied: gone")
 
 
+def left_checkpoint(folder: RunFolder, name: str, finished: bool, **figures: Any) -> str:
+    """Address of a checkpoint as a worker leaves it."""
+    home = folder.ray_path / "000" / name
+    home.mkdir(parents=True)
+    if finished:
+        for file in OUTCOME_FILES:
+            (home / file).write_text(file)
+        outcome = {
+            "select": {"m": {"value": 0.5, "low": 0.25, "high": 0.75}}, "weights_digest": "sha256:1", "round": 2,
+            "steps": 40, "score": 0.5, "feasible": True, "stop_reason": "steps", "failed": False,
+        }  # fmt: skip
+        (home / "figures.json").write_text(json.dumps(outcome | figures))
+    (home / "trial.json").write_text(json.dumps({"finished": finished, "cost_s": 1.0}))
+    return folder.address_of(home)
+
+
 class Sweep:
     """A recorder with its records on disk, an MLflow that notes what it is sent, and a clock that stands still."""
 
@@ -43,18 +59,7 @@ class Sweep:
         return self.folder.load_trial(trial_id)
 
     def checkpoint(self, name: str, finished: bool = False, **figures: Any) -> str:
-        """Address of a checkpoint as a worker leaves it."""
-        home = self.folder.ray_path / "000" / name
-        home.mkdir(parents=True)
-        if finished:
-            for file in OUTCOME_FILES:
-                (home / file).write_text(file)
-            outcome = {"select": {"m": {"value": 0.5, "low": 0.25, "high": 0.75}}, "weights_digest": "sha256:1",
-                       "round": 2, "steps": 40, "score": 0.5, "feasible": True, "stop_reason": "steps",
-                       "failed": False}  # fmt: skip
-            (home / "figures.json").write_text(json.dumps(outcome | figures))
-        (home / "trial.json").write_text(json.dumps({"finished": finished, "cost_s": 1.0}))
-        return self.folder.address_of(home)
+        return left_checkpoint(self.folder, name, finished, **figures)
 
     def ended(self) -> tuple[Any, ...]:
         """Arguments of the last end of a run that MLflow was sent."""
@@ -95,12 +100,6 @@ def test_a_run_is_on_record_before_mlflow_makes_its_run(sweep: Sweep) -> None:
     sweep.opened()
     assert seen == [("RUNNING", None)]
     assert sweep.stored().mlflow_run_id == "run-7"
-
-
-def test_a_run_without_mlflow_keeps_the_id_that_it_has(sweep: Sweep) -> None:
-    sweep.tracker.open_trial.return_value = None
-    assert sweep.opened(mlflow_run_id="run-0").mlflow_run_id == "run-0"
-    assert sweep.stored().mlflow_run_id == "run-0"
 
 
 def test_a_run_that_resumes_begins_anew_but_for_its_start_and_its_rounds(sweep: Sweep) -> None:
@@ -241,15 +240,6 @@ def test_problems_are_noted_with_method_run_and_place(sweep: Sweep) -> None:
     sweep.tracker.finish_trial.side_effect = OSError("full")
     sweep.recorder.on_drain()  # it is of no single run
     assert sweep.recorder.problems[-1].startswith("on_drain: OSError('full')")
-
-
-def test_a_run_that_failed_keeps_its_traceback_in_its_log(sweep: Sweep) -> None:
-    sweep.opened(checkpoint="ray/000/a")
-    sweep.recorder.on_failed(TRIAL, RunOutcome("failed", "ValueError: no", "Traceback\nValueError: no"))
-    stored = sweep.stored()
-    assert (stored.state, stored.error, stored.checkpoint) == ("FAILED", "ValueError: no", None)
-    assert "Traceback\n    ValueError: no\n" in sweep.log
-    assert sweep.ended()[1] == "FAILED"
 
 
 def test_failures_of_trials_count_over_all_launches(sweep: Sweep) -> None:

@@ -1,13 +1,19 @@
+"""The space of a sweep file, and points of it as settings; studies over it."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from orchestrator.search.space import default_point, distributions, grid, settings, trials_per_objective
 from orchestrator.search.study import ObjectiveStudy
 from orchestrator.spec.schema import SweepSpec
+from selmix.config import FinetuneConfig
 from tests.orchestrator.spec.test_schema import MINIMAL, spec_of
 
 
@@ -67,6 +73,95 @@ def test_a_grid_begins_with_the_defaults() -> None:
     assert points is not None
     assert points[0] == {"lr": 0.03, "policy": "softmax"}
     assert len(points) == len({tuple(sorted(p.items())) for p in points}) == trials_per_objective(spec) == 4
+
+
+def test_a_grid_without_the_defaults_begins_with_the_nearest_to_them() -> None:
+    spec = searched("lr: {values: [0.5, 0.04, 0.9]}", method="grid", num_trials=2)
+    assert grid(spec) == [{"lr": 0.04}, {"lr": 0.5}, {"lr": 0.9}]
+    assert trials_per_objective(spec) == 2
+    assert trials_per_objective(searched("lr: {values: [0.5]}", method="grid", num_trials=9)) == 1
+
+
+@pytest.mark.parametrize("method", ["tpe", "random"])
+def test_other_methods_have_no_grid(method: str) -> None:
+    spec = searched("lr: {values: [0.01, 0.03]}", method=method, num_trials=9)
+    assert grid(spec) is None
+    assert trials_per_objective(spec) == 9
+
+
+def test_nothing_searched_is_the_defaults() -> None:
+    spec = searched("steps: {value: 7}", num_trials=1)
+    assert distributions(spec) == default_point(spec) == {}
+    assert settings(spec, {}).flat() == FinetuneConfig(steps=7).flat()
+
+
+def test_an_arm_sets_its_parameter_and_a_setting_that_is_off_starts_at_the_low_end() -> None:
+    spec = searched(
+        "steps: {value: 7}, patience_rounds: {min: 2, max: 9}, gain_plateau: {min: 0.1, max: 0.9}"
+    )
+    assert default_point(spec) == {"patience_rounds": 2, "gain_plateau": 0.1}
+    config = settings(spec, {"patience_rounds": 3}, {"policy": "uniform"})
+    assert (config.policy, config.steps, config.patience_rounds, config.gain_plateau) == (
+        "uniform",
+        7,
+        3,
+        None,
+    )
+
+
+few = hypothesis_settings(max_examples=30, deadline=None, derandomize=True)
+thousandths = st.integers(1, 400)
+
+
+@few
+@given(
+    thousandths,
+    thousandths,
+    st.integers(1, 20),
+    st.sampled_from(["uniform", "log_uniform_values", "q_uniform"]),
+)
+def test_the_default_of_a_range_is_its_nearest_value(start: int, q: int, count: int, kind: str) -> None:
+    low, high = start / 1000, (start + count * q) / 1000
+    step = f", q: {q / 1000}" if kind == "q_uniform" else ""
+    spec = searched(f"lr: {{distribution: {kind}, min: {low}, max: {high}{step}}}")
+    value = default_point(spec)["lr"]
+    allowed = (
+        [low + k * q / 1000 for k in range(count + 1)] if step else [low, high, min(max(0.03, low), high)]
+    )
+    # Sums of thousandths are exact to some 1e-16.
+    assert min(abs(value - each) for each in allowed) < 1e-12
+    assert abs(value - 0.03) == pytest.approx(min(abs(each - 0.03) for each in allowed), abs=1e-12)
+    assert distributions(spec)["lr"].to_internal_repr(value) == value  # Optuna refuses other values
+
+
+@few
+@example(low=1, q=10, more=8, share=1.0)  # 19 rounds to 20, above the range
+@example(low=11, q=10, more=9, share=0.0)  # 11 rounds to 10, below it
+@given(st.integers(1, 999), st.integers(1, 99), st.integers(0, 999), st.floats(0, 1))
+def test_steps_on_a_logarithmic_scale_are_multiples_in_the_range(
+    low: int, q: int, more: int, share: float
+) -> None:
+    high = low + q + more
+    spec = searched(f"lr: {{distribution: q_log_uniform_values, min: {low}.0, max: {high}.0, q: {q}.0}}")
+    value = low * (high / low) ** share
+    rounded = settings(spec, {"lr": value}).lr
+    assert rounded % q == 0
+    assert low <= rounded <= high
+    assert abs(rounded - value) < q
+    assert settings(spec, {"lr": rounded}).lr == rounded
+
+
+@pytest.mark.xfail(
+    strict=True, raises=ValueError, reason="the rounded value is a float, which counted settings refuse"
+)
+def test_steps_on_a_logarithmic_scale_of_a_counted_setting_are_whole() -> None:
+    spec = searched("batch_size: {distribution: q_log_uniform_values, min: 8, max: 64, q: 8}")
+    assert settings(spec, {"batch_size": 13}).batch_size == 16
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="a step below 1 of a counted setting becomes 0")
+def test_a_step_below_one_of_a_counted_setting_is_no_crash_after_the_check() -> None:
+    distributions(searched("steps: {distribution: q_uniform, min: 10, max: 20, q: 0.5}"))
 
 
 def study_of(path: Path, seed: int = 0, objective: str = "min_recall") -> ObjectiveStudy:

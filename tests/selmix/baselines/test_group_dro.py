@@ -34,7 +34,9 @@ def test_its_worst_cell_is_as_good_as_the_best_of_a_grid() -> None:
             logit = slope * x + offset
             best = min(best, worst_loss(torch.stack([torch.zeros_like(logit), logit], dim=1), labels, strata))
     found = worst_loss(features.double() @ weight.T + bias, labels, strata)
-    assert found <= best + 0.01  # 500 steps of Adam come near the saddle point; the grid is off by less than 0.001
+    assert (
+        found <= best + 0.01
+    )  # 500 steps of Adam come near the saddle point; the grid is off by less than 0.001
     assert found >= best - 0.005
 
 
@@ -61,7 +63,7 @@ def test_cells_may_be_missing_and_samples_come_in_any_order() -> None:
 
 def test_one_cell_of_each_class_is_plain_minimax_over_classes() -> None:
     """Of two mirrored classes the boundary lies in the middle, however unequal their sizes."""
-    x = torch.tensor([[-1.5], [-0.5], [0.2], [1.5], [0.5], [-0.2]]).repeat(1, 1)
+    x = torch.tensor([[-1.5], [-0.5], [0.2], [1.5], [0.5], [-0.2]])
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
     more = torch.cat([torch.arange(6), torch.arange(3).repeat(5)])
     weight, bias = group_dro_head(x[more], labels[more], labels[more], 2, 1e-1)
@@ -76,6 +78,4 @@ def test_a_constant_feature_gets_no_weight() -> None:
     weight, bias = group_dro_head(wide, labels, strata, 2, 1e-2)
     assert weight[:, 1].abs().max() < 1e-9
     plain, offset = group_dro_head(features, labels, strata, 2, 1e-2)
-    assert torch.allclose(
-        wide.double() @ weight.T + bias, features.double() @ plain.T + offset, atol=1e-6
-    )
+    assert torch.allclose(wide.double() @ weight.T + bias, features.double() @ plain.T + offset, atol=1e-6)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from selmix.mixup import draw_coefficients, mix, mixed_logits
 from selmix.model import ClassifierView, freeze_batchnorm_, predict
-from selmix.models import build_model
+from selmix.models import ModelConfig, build_model
+from selmix.models.linear_head import StandardisedHead
 from selmix.weights import load_checkpoint_into, load_weights, save_weights, state_digest, tensor_digest
 
 
@@ -182,3 +183,111 @@ def test_a_checkpoint_that_does_not_fit(change: dict[str, Tensor | None], messag
     state = {name: tensor for name, tensor in (small().state_dict() | change).items() if tensor is not None}
     with pytest.raises(ValueError, match=message):
         load_checkpoint_into(small(), state)
+
+
+@pytest.mark.parametrize(("name", "width"), [("small_cnn", 256), ("resnet32", 64), ("wrn_28_2", 128)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_are_the_input_of_the_head(name: str, width: int, channels: int) -> None:
+    model = build_model(name, (channels, 8, 8), 4, torch.Generator().manual_seed(0)).eval()
+    features, logits = ClassifierView(model).features_and_logits(torch.rand(3, channels, 8, 8))
+    assert (features.shape, logits.shape) == ((3, width), (3, 4))
+    head = dict(model.named_modules())["head"]
+    assert torch.allclose(features @ head.weight.T + head.bias, logits, atol=1e-6)
+
+
+def test_weights_are_drawn_by_their_rules_and_not_from_the_global_stream() -> None:
+    """He for convolutions, variance 2 / (outputs x area); U(+-1 / sqrt(d)) for the head; norms the identity."""
+    state = torch.get_rng_state()
+    model = build_model("resnet32", (3, 32, 32), 10, torch.Generator().manual_seed(1))
+    assert torch.equal(torch.get_rng_state(), state)
+    model.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 5000:
+            spread = (2.0 / (module.out_channels * 9)) ** 0.5
+            assert float(module.weight.std()) == pytest.approx(spread, rel=0.05)
+        elif isinstance(module, nn.BatchNorm2d):
+            assert bool((torch.stack([module.weight, module.running_var]) == 1).all())  # type: ignore[list-item]
+            assert bool((torch.stack([module.bias, module.running_mean]) == 0).all())  # type: ignore[list-item]
+    head = ClassifierView(model).head
+    assert 0.95 * 64**-0.5 < float(head.weight.abs().max()) <= 64**-0.5
+    assert bool((head.bias == 0).all())
+
+
+def test_the_shortcut_of_resnet_takes_every_second_pixel_and_adds_zeros() -> None:
+    """Without its convolutions a block is its shortcut, after a ReLU."""
+    model = build_model("resnet32", (3, 8, 8), 2, torch.Generator()).eval()
+    block = dict(model.named_modules())["stage2.0"]
+    for name in ("conv1", "conv2"):
+        nn.init.zeros_(getattr(block, name).weight)
+    inputs = torch.randn(2, 16, 6, 6, generator=torch.Generator().manual_seed(0))
+    found = block(inputs)
+    assert torch.equal(found[:, 8:24], inputs[:, :, ::2, ::2].relu())
+    assert bool((found[:, :8] == 0).all())
+    assert bool((found[:, 24:] == 0).all())
+
+
+def test_a_linear_head_flattens_and_a_standardised_one_scales() -> None:
+    inputs = torch.randn(50, 2, 3, generator=torch.Generator().manual_seed(0)) * 4.0 + 1.0
+    inputs[:, 1, 2] = 0.1  # never varies
+    plain, scaled = (
+        build_model(name, (2, 3), 3, torch.Generator().manual_seed(1))
+        for name in ("linear_head", "standardised_head")
+    )
+    assert torch.allclose(scaled(inputs), plain(inputs))  # a scale of 1 until it is fitted
+    assert isinstance(scaled, StandardisedHead)
+    scaled.fit_scale(inputs)
+    flat = inputs.flatten(1)
+    expected = (flat - flat.mean(dim=0)) / flat.std(dim=0, unbiased=False)
+    expected[:, 5] = 0.0
+    assert torch.allclose(ClassifierView(scaled).features_and_logits(inputs)[0], expected, atol=1e-4)
+    assert float(scaled.scale[5]) == 1.0
+
+
+@pytest.mark.parametrize("layer", ["input", "stage1", "pool", "features"])
+def test_a_coefficient_of_one_is_the_first_sample_and_of_zero_the_second(layer: str) -> None:
+    view, first, second = ClassifierView(small().eval()), images(4, 1), images(4, 2)
+    lam = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    expected = torch.where(lam.view(-1, 1) == 1.0, view.logits(first), view.logits(second))
+    assert torch.allclose(mixed_logits(view, first, second, lam, layer), expected, atol=1e-5)
+
+
+def test_a_forward_pass_that_fails_leaves_no_hook() -> None:
+    view = ClassifierView(small())
+    for layer in ("stage1", "features"):
+        with pytest.raises(RuntimeError):
+            mixed_logits(view, torch.rand(2, 5, 8, 8), torch.rand(2, 5, 8, 8), torch.ones(2), layer)
+    with pytest.raises(RuntimeError):
+        view.features_and_logits(torch.rand(2, 5, 8, 8))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in view.model.modules())
+
+
+def test_mixing_names_every_layer_where_it_can_mix() -> None:
+    view = ClassifierView(small())
+    assert view.layers()[:3] == ["input", "features", "stage1"]
+    assert "head" not in view.layers()
+    for layer in ("", "head.weight"):
+        with pytest.raises(
+            ValueError, match=f"mixup_layer '{layer}' is not in the model; there are input, features"
+        ):
+            mixed_logits(view, images(2), images(2), torch.ones(2), layer)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("small_cnn", (1, 1, 8), r"of 2 x 2 or more, got samples of shape \(1, 1, 8\)"),
+        ("resnet32", (3, 8, 3), "resnet32 takes images .* of 4 x 4 or more"),
+        ("torchvision/zzzzzz", (3, 8, 8), r"no classifier 'zzzzzz'; there are \d+, such as"),
+        ("torchvision/resnet18", (3, 8), r"torchvision/resnet18 takes images \(3, height, width\)"),
+        ("elsewhere/resnet18", (3, 8, 8), "model must be one of .*, got 'elsewhere/resnet18'"),
+    ],
+)
+def test_inputs_and_names_that_do_not_do(name: str, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_model(name, shape, 3, torch.Generator())
+
+
+def test_a_named_head_must_give_a_logit_per_class() -> None:
+    with pytest.raises(ValueError, match=r"must name an nn\.Linear of the model, one of head; got 'body'"):
+        ModelConfig("linear_head", head="body").build((4,), 3)
+    assert ModelConfig("linear_head", head="head").build((4,), 3)(torch.zeros(1, 4)).shape == (1, 3)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from selmix.metrics import METRICS
+from selmix.definitions import Definitions
+from selmix.metrics import METRICS, MetricContext, Predictions
 from selmix.statistics.comparison import outcome, outcomes_against, paired_difference, tied_with_leader
-from selmix.statistics.intervals import Estimate, all_intervals, metric_interval
+from selmix.statistics.intervals import (
+    Estimate,
+    all_intervals,
+    counts_interval,
+    dirichlet_rows,
+    linear_weights,
+    metric_interval,
+    mover_margins,
+)
 from selmix.statistics.proportions import clopper_pearson, wilson
 from tests.selmix.statistics.simulation import CLASSES, CONTEXT, TRUTHS, coverage, draw, verdicts
 
@@ -188,3 +199,80 @@ def test_every_metric_has_one_definition() -> None:
     for key, metric in METRICS.items():
         assert metric.key == key
         assert (metric.of_recalls is None) or (metric.of_counts is None)
+
+
+THREE = MetricContext(torch.tensor([300, 50, 5]), Definitions(recall_weights=(1.0, 0.0, 3.0)))
+UNEVEN = torch.tensor([[18.0, 1.0, 1.0], [5.0, 10.0, 5.0], [2.0, 2.0, 4.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("key", [key for key, metric in METRICS.items() if metric.linear])
+def test_weights_and_offset_are_those_of_the_linear_metric(key: str) -> None:
+    metric = METRICS[key].of_recalls
+    assert metric is not None
+    weights, offset = linear_weights(metric, UNEVEN, THREE)
+    recalls = torch.tensor([0.9, 0.5, 0.5], dtype=torch.float64)
+    assert float(offset + weights @ recalls) == pytest.approx(float(METRICS[key].of(UNEVEN, THREE)))
+    assert offset == (1.0 if key == "balanced_error" else 0.0)
+
+
+def test_the_interval_of_a_linear_metric_of_one_class_is_exact() -> None:
+    """``many_shot_recall`` is the recall of class 0 here, ``few_shot_recall`` that of class 2."""
+    low, high = clopper_pearson(UNEVEN.diagonal(), UNEVEN.sum(dim=1), 0.025)
+    for key, k in (("many_shot_recall", 0), ("medium_shot_recall", 1), ("few_shot_recall", 2)):
+        found = counts_interval(key, UNEVEN, THREE)
+        assert (found.low, found.high) == pytest.approx((float(low[k]), float(high[k])))
+    error, mean = (counts_interval(key, UNEVEN, THREE) for key in ("balanced_error", "mean_recall"))
+    assert (error.low, error.value, error.high) == pytest.approx(
+        (1 - mean.high, 1 - mean.value, 1 - mean.low)
+    )
+
+
+@pytest.mark.parametrize("key", ["g_mean", "mean_recall", "q_mean"])
+def test_margins_are_the_changes_when_one_recall_moves(key: str) -> None:
+    metric, recalls = METRICS[key].of_recalls, [0.9, 0.5, 0.5]
+    assert metric is not None
+    bounds = torch.tensor([0.8, 0.4, 0.1]), torch.tensor([1.0, 0.7, 0.9])
+
+    def value(changed: list[float]) -> float:
+        return float(metric(torch.tensor(changed, dtype=torch.float64), torch.ones(3) / 3, THREE))
+
+    down, up = mover_margins(metric, UNEVEN, THREE, bounds)
+    for k in range(3):
+        for margin, bound, sign in ((down, bounds[0], -1.0), (up, bounds[1], 1.0)):
+            moved = [*recalls[:k], float(bound[k]), *recalls[k + 1 :]]
+            assert float(margin[k]) == pytest.approx(sign * (value(moved) - value(recalls)), abs=1e-6)
+
+
+def test_drawn_rows_keep_their_sums_and_lie_around_the_counts() -> None:
+    drawn = dirichlet_rows(UNEVEN, 4000, torch.Generator().manual_seed(0))
+    assert torch.allclose(drawn.sum(dim=-1), UNEVEN.sum(dim=1).expand(4000, -1))
+    rows = UNEVEN.sum(dim=1, keepdim=True)
+    centre = (UNEVEN + 0.5 / 3) / (rows + 0.5) * rows
+    # Five standard errors of a share of a half of 20 samples: 20 * 0.5 / sqrt(20.5 * 4000) * 5
+    assert torch.allclose(drawn.mean(dim=0), centre, atol=0.18)
+
+
+@pytest.mark.parametrize("key", list(METRICS))
+def test_a_higher_level_gives_a_wider_interval_and_the_same_value(key: str) -> None:
+    generator = torch.Generator().manual_seed(7)
+    labels = torch.arange(3).repeat(20)
+    predicted = torch.where(torch.rand(60, generator=generator) < 0.7, labels, (labels + 1) % 3)
+    groups = torch.arange(60) // 3 % 2
+    predictions = Predictions(labels, predicted, torch.rand(60, generator=generator), groups)
+    costs = ((0.0, 1.0, 2.0), (1.0, 0.0, 1.0), (1.0, 1.0, 0.0))
+    context = MetricContext(
+        THREE.train_counts, Definitions(recall_weights=(1.0, 2.0, 3.0), cost_matrix=costs), 2
+    )
+    narrow, wide = (metric_interval(key, predictions, context, level) for level in (0.5, 0.99))
+    assert wide.value == narrow.value == pytest.approx(predictions.value(METRICS[key], context))
+    assert wide.low <= narrow.low <= narrow.value <= narrow.high <= wide.high
+    assert wide.high - wide.low > narrow.high - narrow.low
+    assert metric_interval(key, predictions, context, 0.5) == narrow
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -1.0, math.nan])
+def test_levels_outside_their_range_are_refused_everywhere(level: float) -> None:
+    predictions = draw([0.9] * 10, torch.Generator().manual_seed(0))
+    for key in ("mean_recall", "calibration_error", "macro_f1"):
+        with pytest.raises(ValueError, match=r"interval: level must lie in \(0, 1\)"):
+            metric_interval(key, predictions, CONTEXT, level)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from selmix.metrics import METRICS, MetricContext, Predictions
 from selmix.statistics.comparison import MINIMA, paired_difference
-from selmix.statistics.paired_minima import SPLIT, correlations, least_mean_difference
+from selmix.statistics.paired_minima import (
+    SPLIT,
+    correlations,
+    least_mean_difference,
+    paired_squares,
+    recalls_of,
+)
 
 WEAK = [0.95] * 9 + [0.6]
 CASES: dict[str, tuple[list[float], list[float]]] = {
@@ -116,3 +124,54 @@ def test_every_minimum_lies_within_its_bounds() -> None:
         assert gap.value == pytest.approx(plain[0] - plain[1])
         assert gap.low < gap.value < gap.high
         assert (gap.low, gap.high) == pytest.approx((-back.high, -back.low))
+
+
+def test_recalls_and_correlations_by_a_loop() -> None:
+    """Strata out of order, one of them without samples."""
+    g = torch.Generator().manual_seed(0)
+    strata = torch.tensor([0, 1, 3])[torch.randint(3, (60,), generator=g)]
+    ours, theirs = (torch.rand(60, generator=g) < 0.7 for _ in range(2))
+    found, phi = recalls_of(strata, ours, 4), correlations(strata, ours, theirs, 4)
+    for s in (0, 1, 3):
+        x, y = ours[strata == s].double(), theirs[strata == s].double()
+        assert float(found[s]) == pytest.approx(float(x.mean()))
+        assert float(phi[s]) == pytest.approx(float(torch.corrcoef(torch.stack([x, y]))[0, 1]))
+    assert found[2].isnan()
+    assert float(phi[2]) == 0.0
+
+
+@pytest.mark.parametrize(("phi", "expected"), [(0.0, 0.05), (1.0, 0.01), (-1.0, 0.09), (0.5, 0.03)])
+def test_a_paired_margin_is_the_law_of_cosines(phi: float, expected: float) -> None:
+    down, up = (torch.tensor([x], dtype=torch.float64) for x in (0.1, 0.2))
+    assert float(paired_squares(down, up, torch.tensor([phi]))) == pytest.approx(expected)
+    assert float(paired_squares(down, down, torch.tensor([1.0 + 1e-12], dtype=torch.float64))) == 0.0
+
+
+def test_bounds_change_sign_with_the_sides_and_ignore_numbers_and_order() -> None:
+    labels, ours, theirs = pair((WEAK[5:], [0.7] * 5), 20, 0.5, torch.Generator().manual_seed(1))
+    parts = torch.tensor([0, 0, 1, 1, 1])
+    bounds = least_mean_difference(labels, parts, ours, theirs, 0.05)
+    back = least_mean_difference(labels, parts, theirs, ours, 0.05)
+    assert back == pytest.approx((-bounds[1], -bounds[0]))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(2))
+    assert least_mean_difference(labels[order], parts, ours[order], theirs[order], 0.05) == pytest.approx(
+        bounds
+    )
+    spread = torch.full(
+        (13,), 9
+    )  # strata numbered 3 k, the others without samples; parts numbered with a gap
+    spread[torch.arange(5) * 3] = torch.tensor([2, 2, 7, 7, 7])
+    assert least_mean_difference(3 * labels, spread, ours, theirs, 0.05) == pytest.approx(bounds)
+
+
+@given(st.integers(0, 500))
+@settings(max_examples=20, deadline=None)
+def test_a_model_against_itself_has_bounds_around_nothing_that_narrow_with_the_level(seed: int) -> None:
+    labels, ours, theirs = pair(
+        ([0.9, 0.7, 0.8], [0.6, 0.9, 0.8]), 12, 0.3, torch.Generator().manual_seed(seed)
+    )
+    parts = torch.arange(3)
+    low, high = least_mean_difference(labels, parts, ours, ours, 0.05)
+    assert low == -high <= 0.0
+    wide, narrow = (least_mean_difference(labels, parts, ours, theirs, alpha) for alpha in (0.01, 0.3))
+    assert wide[0] <= narrow[0] <= narrow[1] <= wide[1]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 
-from selmix.metrics import METRICS, MetricContext
+from selmix.metrics import METRICS, MetricContext, Predictions
+from selmix.statistics import selection
 from selmix.statistics.intervals import counts_interval
 from selmix.statistics.selection import Constraint, SelectionRule, resample_rows
 from selmix.statistics.selection import score_of_counts as score
@@ -91,3 +95,82 @@ def test_constraints() -> None:
         Constraint("min_coverage", at_least=0.1, where=("nowhere",))
     with pytest.raises(ValueError, match="statistic must be one of"):
         SelectionRule("min_recall", "mean")
+
+
+@pytest.mark.parametrize("key", ["min_recall", "mean_recall", "g_mean", "recall_gap"])
+def test_bagged_is_the_mean_over_all_resamples_of_tiny_rows(key: str) -> None:
+    """Two classes of three samples: every number of hits with its binomial probability."""
+    counts, context = torch.tensor([[2, 1], [1, 2]]), MetricContext(torch.tensor([3, 3]))
+    expected, square = 0.0, 0.0
+    for hits in itertools.product(range(4), repeat=2):
+        chance = math.prod(math.comb(3, h) * (2 / 3) ** h * (1 / 3) ** (3 - h) for h in hits)
+        matrix = torch.tensor([[hits[0], 3 - hits[0]], [3 - hits[1], hits[1]]])
+        value = METRICS[key].sign * float(METRICS[key].of(matrix, context))
+        expected, square = expected + chance * value, square + chance * value**2
+    error = 4 * math.sqrt((square - expected**2) / 20_000) + 1e-12
+    assert score(key, counts, context, resamples=20_000) == pytest.approx(expected, abs=error)
+
+
+def test_resamples_drawn_some_at_a_time_have_the_same_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "_NUMBERS_AT_ONCE", 9 * 300)  # 300 of 1000 resamples at once
+    parts = score("macro_f1", COUNTS, CONTEXT)
+    monkeypatch.undo()
+    assert parts == pytest.approx(score("macro_f1", COUNTS, CONTEXT), abs=0.01)
+
+
+@pytest.mark.parametrize("key", ["min_recall", "recall_gap"])
+def test_a_perfect_model_has_the_highest_score_by_every_statistic(key: str) -> None:
+    perfect = torch.diag(COUNTS.sum(dim=1))
+    for statistic in selection.STATISTICS:
+        assert score(key, perfect, CONTEXT, statistic) > score(key, COUNTS, CONTEXT, statistic)
+    assert score(key, perfect, CONTEXT) == METRICS[key].sign * float(METRICS[key].of(perfect, CONTEXT))
+
+
+def test_the_rule_scores_the_counts_of_its_metric() -> None:
+    labels = torch.arange(3).repeat(8)
+    predictions = Predictions(
+        labels, (labels + (torch.arange(24) < 5)) % 3, torch.ones(24), torch.arange(24) % 2
+    )
+    context = MetricContext(torch.tensor([50, 20, 5]), num_groups=2)
+    for key in ("min_recall", "worst_group_recall"):
+        rule = SelectionRule(key, statistic="value", seed=3)
+        assert selection.score(rule, predictions, context) == score(
+            key, predictions.counts_for(key, context), context, "value"
+        )
+    bagged = SelectionRule("min_recall", seed=3)
+    assert selection.score(bagged, predictions, context) == score(
+        "min_recall", predictions.counts(3), context, seed=3
+    )
+    plain = Predictions(labels, predictions.predicted, predictions.confidence)
+    with pytest.raises(ValueError, match="worst_group_recall needs data with a group attribute"):
+        selection.score(SelectionRule("worst_group_recall"), plain, context)
+
+
+def test_rows_that_are_certain_or_empty_resample_to_themselves() -> None:
+    rows = torch.tensor([[0.0, 7.0, 0.0], [0.0, 0.0, 0.0], [5.0, 0.0, 0.0]], dtype=torch.float64)
+    assert torch.equal(resample_rows(rows, 4, torch.Generator().manual_seed(0)), rows.expand(4, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "missed"),
+    [
+        (Constraint("m", at_least=0.5), 0.5, 0.0), (Constraint("m", at_least=0.5), 0.2, 0.3),
+        (Constraint("m", at_most=0.5), 0.5, 0.0), (Constraint("m", at_most=0.5), 0.9, 0.4),
+        (Constraint("m", at_least=0.0), -0.1, 0.1), (Constraint("m", at_most=0.0), 0.1, 0.1),
+    ],
+)  # fmt: skip
+def test_a_bound_is_missed_by_its_distance_and_met_at_its_edge(
+    bound: Constraint, value: float, missed: float
+) -> None:
+    assert bound.violation({"m": value}) == pytest.approx(missed)
+    assert bound.bound == (bound.at_least if bound.at_least is not None else bound.at_most)
+    assert SelectionRule("m", constraints=(bound, bound)).violation({"m": value}) == pytest.approx(2 * missed)
+
+
+def test_places_of_a_bound() -> None:
+    assert Constraint("m", at_least=0.1).where == ("method", "search")
+    for where in ((), ("method", "nowhere")):
+        with pytest.raises(ValueError, match="m: `in` must name method, search or both"):
+            Constraint("m", at_least=0.1, where=where)
+    with pytest.raises(ValueError, match="exactly one of at_least and at_most must be set"):
+        Constraint("m")

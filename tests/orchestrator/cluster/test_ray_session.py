@@ -1,0 +1,136 @@
+"""Environment of Ray: what it reads while a block lasts, with a token of its own, and what a user has set stays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import ray
+
+from orchestrator.cluster.address import Cluster
+from orchestrator.cluster.code_package import pack
+from orchestrator.cluster.ray_session import connected, ray_environment
+from orchestrator.errors import PreflightError
+
+TOKEN = "RAY_AUTH_TOKEN_PATH"
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TUNE_"))}
+    with mock.patch.dict(os.environ, kept, clear=True):
+        yield
+
+
+def test_a_private_ray_has_a_token_that_only_its_owner_reads_and_that_goes_with_it() -> None:
+    with ray_environment(Cluster()):
+        token = Path(os.environ[TOKEN])
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        assert len(token.read_text()) == 64
+        assert token.parent.stat().st_mode & 0o077 == 0
+        assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"  # it listens on loopback
+        first = token.read_text()
+    assert not token.exists()
+    assert TOKEN not in os.environ
+    assert "RAY_AUTH_MODE" not in os.environ
+    with contextlib.suppress(ZeroDivisionError), ray_environment(Cluster()):
+        token = Path(os.environ[TOKEN])
+        assert token.read_text() != first
+        raise ZeroDivisionError
+    assert not token.exists()
+
+
+@pytest.mark.parametrize("name", [TOKEN, "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"])
+def test_a_user_who_configures_authentication_brings_the_token(name: str) -> None:
+    os.environ[name] = "mine"
+    with ray_environment(Cluster()):
+        assert {key for key in os.environ if key.startswith("RAY_AUTH")} == {name}
+    assert os.environ[name] == "mine"
+
+
+def test_a_cluster_s_driver_makes_no_token_and_its_processes_join_no_other_cluster() -> None:
+    os.environ["RAY_ADDRESS"] = "other:6379"
+    os.environ["RAY_TQDM"] = "1"
+    with ray_environment(Cluster("10.0.0.1:6379")):
+        assert "RAY_ADDRESS" not in os.environ
+        assert TOKEN not in os.environ
+        assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in os.environ
+        assert os.environ["RAY_TQDM"] == "1"  # what the user has set stays
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert os.environ["RAY_ADDRESS"] == "other:6379"
+
+
+def test_workers_import_this_checkout_before_anything_else_and_once() -> None:
+    root = str(Path(__file__).parents[3])
+    os.environ["PYTHONPATH"] = "/a::/b"
+    for _ in range(2):
+        with ray_environment(Cluster("head:6379")):
+            assert os.environ["PYTHONPATH"].split(os.pathsep) == [root, "/a", "/b"]
+
+
+def test_signals_that_drain_do_not_reach_the_processes_of_a_private_ray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They inherit the mask of the moment in which Ray starts; the driver's own is as before."""
+    started: list[tuple[set[int], dict[str, Any]]] = []
+    ended: list[bool] = []
+    monkeypatch.setattr(
+        ray, "init", lambda **given: started.append((set(signal.pthread_sigmask(0, ())), given))
+    )
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    with connected(Cluster()):
+        assert not signal.pthread_sigmask(0, ()) & {signal.SIGTERM, signal.SIGUSR1}
+        assert not ended
+    ((mask, given),) = started
+    assert mask >= {signal.SIGTERM, signal.SIGUSR1}
+    assert (given["address"], given["include_dashboard"]) == ("local", False)  # it joins no other Ray
+    assert ended == [True]
+
+
+def test_the_code_goes_to_a_cluster_as_a_file_that_is_gone_once_it_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    package = pack({"a.py": b"a"})
+    sent: list[tuple[Path, bytes]] = []
+
+    def init(address: str, runtime_env: dict[str, str], **_: Any) -> None:
+        assert address == "head:6379"
+        path = Path(runtime_env["working_dir"])
+        sent.append((path, path.read_bytes()))
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with connected(Cluster("head:6379", package)):
+        ((path, content),) = sent
+        assert (path.name, content) == (package.file_name, package.content)
+        assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        (Cluster(), "Ray on this machine: must start, got: no memory; look at Ray's own logs"),
+        (
+            Cluster("head:6379"),
+            "Ray cluster at head:6379: must accept this driver, got: no memory; check the address",
+        ),
+    ],
+)
+def test_a_ray_that_does_not_start_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, cluster: Cluster, words: str
+) -> None:
+    def init(**_: Any) -> None:
+        raise RuntimeError("no memory\nand much more")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: pytest.fail("there is nothing to end"))
+    with pytest.raises(PreflightError) as error, connected(cluster):
+        pass
+    assert str(error.value).startswith(words)
+    assert "much more" not in str(error.value)

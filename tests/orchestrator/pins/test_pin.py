@@ -1,0 +1,166 @@
+"""`selmix pin`: everything that can be refused is, before the test split is opened; no sweep is run here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.errors import NoFeasibleTrial, NotFound, PreflightError, SelmixError, UsageError
+from orchestrator.pins import test_split
+from orchestrator.pins.pin import PinRequest, pin_sweep
+from orchestrator.records.folder import RunFolder
+from orchestrator.records.types import Figure, SweepState, TrialRecord
+from orchestrator.results.rows import ObjectiveResult, ReplicateMeans, SweepResult, Winner
+from selmix.weights import save_weights, state_digest
+
+METRICS = {"min_recall": Figure(0.8, 0.6, 0.9)}
+WEIGHTS = {"head.weight": torch.zeros(2, 2)}
+WINNER = "min_recall/trial-000"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A finished sweep of two objectives, of which the second has no winner."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    made = RunFolder.local(tmp_path / "runs", "s")
+    made.create()
+    made.save_spec({"objectives": ["min_recall", "g_mean"]})
+    made.save_state(SweepState("s", "1" * 16, state="finished", problem="no feasible trial for g_mean"))
+    for number, state in enumerate(("FINISHED", "FAILED")):
+        record = TrialRecord(
+            f"min_recall/trial-{number:03d}", "min_recall", "trial", number, 0, select=METRICS
+        )
+        record.state, record.mlflow_run_id, record.weights_digest = state, "run", state_digest(WEIGHTS)  # type: ignore[assignment]
+        made.save_trial(record)
+    made.save_trial(
+        TrialRecord("min_recall/baseline/untouched", "min_recall", "baseline", 0, 0, state="FINISHED")
+    )
+    save_weights(made.weights_path(WINNER), WEIGHTS)
+    means = ReplicateMeans([1], 0.8, METRICS)
+    winner = Winner(WINNER, 0, 3, 60, None, {}, True, 0.8, METRICS, 1.0, ["train"], means)
+    results = {"min_recall": ObjectiveResult(metric="min_recall", winner=winner), "g_mean": ObjectiveResult()}
+    made.save(made.results_path, SweepResult(objectives=results))
+    return made
+
+
+def changed(folder: RunFolder, **values: Any) -> None:
+    record = folder.load_trial(WINNER)
+    for key, value in values.items():
+        setattr(record, key, value)
+    folder.save_trial(record)
+
+
+def refused(folder: RunFolder, kind: type[SelmixError], pins: Path | None = None, **request: Any) -> str:
+    """The words of a refusal, which opens no test split and writes no pin."""
+    arguments = {"sweep": "s", "name": "kept", "objective": "min_recall"} | request
+    with pytest.raises(kind) as caught:
+        pin_sweep(folder.store, pins or folder.store.root.parent / "pins", PinRequest(**arguments))
+    assert folder.load_state().test_openings == []
+    assert not (folder.store.root.parent / "pins" / "kept.safetensors").exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("", "must be letters, digits"), ("../x", "must be letters, digits"), ("-x", "must be letters, digits"),
+        ("a b", "must be letters, digits"), ("v1", "MLflow's own aliases"), ("V12", "MLflow's own aliases"),
+        ("Latest", "MLflow's own aliases"),
+    ],
+)  # fmt: skip
+def test_names_that_mlflow_or_the_disk_cannot_have(folder: RunFolder, name: str, says: str) -> None:
+    words = refused(folder, UsageError, name=name)
+    assert words.startswith("--name: ")
+    assert says in words
+
+
+def test_a_name_that_is_taken_or_whose_alias_is(folder: RunFolder) -> None:
+    pins = folder.store.root.parent / "pins"
+    pins.mkdir()
+    (pins / "a.b.yaml").write_text("")
+    assert refused(folder, UsageError, name="a-b") == (
+        "--name: a-b would take the alias of the pin a.b in MLflow, which knows no dots; choose another"
+    )
+    # Not even by force: that replaces the pin of this name, and there is another one.
+    assert "alias of the pin a.b" in refused(folder, UsageError, name="a-b", force=True)
+    assert "a.b.yaml: exists; choose another --name, or replace it with --force" in refused(
+        folder, UsageError, name="a.b"
+    )
+
+
+@pytest.mark.xfail(strict=True, reason="check_writable takes the pin that exists for a folder")
+def test_force_replaces_a_pin(folder: RunFolder) -> None:
+    pins = folder.store.root.parent / "pins"
+    pins.mkdir()
+    (pins / "kept.yaml").write_text("")
+    changed(folder, mlflow_run_id=None)  # what is looked at next
+    assert "must have a run in MLflow" in refused(folder, PreflightError, force=True)
+
+
+def test_an_unwritable_pins_folder_is_answered_with_advice_about_it(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    words = refused(folder, PreflightError, tmp_path / "file" / "pins")
+    assert words.endswith("; choose another --pins folder")
+    assert "--runs" not in words
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "says"),
+    [
+        ({"sweep": "t"}, NotFound, "there are: s"),
+        ({"objective": None}, UsageError, "--objective: must be given, s has several: min_recall, g_mean"),
+        ({"objective": "h_mean"}, UsageError, "must be one of min_recall, g_mean, .* got 'h_mean'"),
+        ({"objective": "g_mean"}, NoFeasibleTrial, "s: g_mean has no winner: no feasible trial for g_mean"),
+        ({"trial_id": "min_recall/trial-009"}, NotFound, "no trial 'min_recall/trial-009'"),
+        (
+            {"trial_id": "min_recall/trial-001"},
+            UsageError,
+            "must be a finished trial or replicate, got .*FAILED",
+        ),
+        ({"trial_id": "min_recall/baseline/untouched"}, UsageError, "got .*: baseline, FINISHED"),
+        ({"trial_id": WINNER, "objective": "g_mean"}, UsageError, "must be a trial of --objective g_mean"),
+    ],
+)
+def test_what_cannot_be_pinned(
+    folder: RunFolder, request_: dict[str, Any], kind: type[SelmixError], says: str
+) -> None:
+    words = refused(folder, kind, **request_)
+    assert re.search(says, words), words
+
+
+def test_a_winner_is_decided_when_the_sweep_is_finished_but_a_trial_can_be_named_before(
+    folder: RunFolder,
+) -> None:
+    folder.save_state(SweepState("s", "1" * 16, state="running"))
+    assert "must be finished to have a winner, got stopped" in refused(folder, UsageError)
+    changed(folder, mlflow_run_id=None)
+    assert "must have a run in MLflow" in refused(folder, PreflightError, trial_id=WINNER)
+
+
+def test_weights_that_are_gone_or_others(folder: RunFolder) -> None:
+    path = folder.weights_path(WINNER)
+    save_weights(path, {"head.weight": torch.ones(2, 2)})
+    assert f"must be the weights of {WINNER}, digest {state_digest(WEIGHTS)}" in refused(
+        folder, PreflightError
+    )
+    path.unlink()
+    assert "there is none" in refused(folder, PreflightError)
+
+
+def test_an_opening_is_on_record_before_the_split_is_read(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_spec: object) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr(test_split, "data_config", gone)
+    for by in ("pin a", "reproduce a"):
+        with pytest.raises(OSError, match="gone"):
+            test_split.open_test(None, by, folder)  # type: ignore[arg-type]
+    assert [opening.by for opening in folder.load_state().test_openings] == ["pin a", "reproduce a"]

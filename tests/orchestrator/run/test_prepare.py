@@ -1,0 +1,100 @@
+"""Preparation: a base model is trained once, and data above a bound are staged where nodes reach them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.build.data import load_data
+from orchestrator.cluster.address import Cluster
+from orchestrator.records.folder import RunFolder
+from orchestrator.records.store import LocalStore
+from orchestrator.run.prepare import prepare, shared_by_runs, staged
+from orchestrator.spec.checks import load_spec
+from orchestrator.spec.schema import SweepSpec
+from selmix.data.splits import SweepData
+from selmix.data.stored import bytes_of
+from selmix.weights import load_weights, state_digest
+from tests.command import SMOKE
+from trainables.staged import StagedData
+
+KEYS = ("objectives=[min_recall, h_mean]", "pretrain.epochs=2")
+
+
+@pytest.fixture(scope="module")
+def data() -> SweepData:
+    return load_data(load_spec(SMOKE))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    made = RunFolder.local(tmp_path, "smoke")
+    made.create()
+    return made
+
+
+def spec_of(*overrides: str) -> SweepSpec:
+    return load_spec(SMOKE, [*KEYS, *overrides])
+
+
+def test_a_base_model_is_trained_once_and_its_heads_are_kept(data: SweepData, folder: RunFolder) -> None:
+    threads = torch.get_num_threads()
+    first = prepare(spec_of(), data, folder)
+    assert torch.get_num_threads() == threads
+    assert first.base.digest == state_digest(load_weights(folder.base_weights))
+    written = folder.base_weights.stat().st_mtime_ns
+    again = prepare(spec_of("pretrain.epochs=3"), data, folder)  # what is there is read, and not trained anew
+    assert folder.base_weights.stat().st_mtime_ns == written
+    assert again.base.digest == first.base.digest
+    for objective in ("min_recall", "h_mean"):
+        head = load_weights(folder.base_head(objective))
+        assert {name: tensor.shape for name, tensor in head.items()} == {"weight": (6, 8), "bias": (6,)}
+        for made in (first, again):
+            base = made.bases[objective]
+            assert state_digest(base.head) == state_digest(head)
+            assert (state_digest(base.state), base.labels) == (first.base.digest, ("train",))
+    assert list(first.rules) == ["min_recall", "h_mean"]
+    assert (first.base.recipe, first.base.seed, first.base.checkpoint) == ("erm", 0, None)
+
+
+def test_what_a_checkpoint_has_seen_is_not_known(data: SweepData, folder: RunFolder) -> None:
+    trained = prepare(spec_of(), data, folder).base
+    other = RunFolder.local(folder.path / "other", "smoke")
+    other.create()
+    made = prepare(spec_of(f"pretrain={{checkpoint: {folder.base_weights}}}"), data, other)
+    assert (made.base.digest, made.base.checkpoint, made.base.recipe) == (
+        trained.digest,
+        str(folder.base_weights),
+        None,
+    )
+    assert {base.labels for base in made.bases.values()} == {("checkpoint",)}
+    assert state_digest(load_weights(other.base_weights)) == trained.digest  # the sweep has a copy of its own
+
+
+@pytest.mark.parametrize("cluster", [Cluster(), Cluster("head:6379")])
+def test_data_above_the_bound_are_staged_and_copied_by_nodes_of_a_cluster(
+    data: SweepData, folder: RunFolder, cluster: Cluster
+) -> None:
+    bound = bytes_of(data) / 1e6
+    assert staged(spec_of(f"resources.stage_above_mb={bound}"), data, folder, cluster) is data
+    assert not folder.staged_data.exists()
+    made = staged(spec_of(f"resources.stage_above_mb={bound * 0.999}"), data, folder, cluster)
+    assert isinstance(made, StagedData)
+    assert (made.address, made.copied) == (str(folder.staged_data.absolute()), not cluster.is_private)
+    opened = made.opened(None, folder.path / "node")
+    assert torch.equal(opened.train.whole(), data.train.whole())
+
+
+def test_in_an_object_store_every_node_copies(
+    data: SweepData, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalStore, "filesystem", lambda _: "of a store")
+    spec = spec_of("resources.stage_above_mb=0", "resources.cpu=2")
+    prepared = prepare(spec_of(), data, folder)
+    shared = shared_by_runs(spec, prepared, folder, Cluster())
+    assert isinstance(shared.data, StagedData)
+    assert (shared.data.copied, shared.filesystem, shared.threads, shared.gpu) == (True, "of a store", 2, 0)
+    # In this process there is nothing to send the data to.
+    assert shared_by_runs(spec, prepared, folder, None).data is data

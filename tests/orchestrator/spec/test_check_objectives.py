@@ -1,0 +1,118 @@
+"""Objectives of the user's own: tried before a launch on matrices that a run meets, by the file's definitions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from orchestrator.cli import options
+from orchestrator.errors import SpecError
+from orchestrator.spec.checks import check_spec
+from orchestrator.spec.sections import MetricsSection
+from orchestrator.spec.yaml_file import parse_sweep_text
+from selmix.definitions import Definitions
+from selmix.metrics import MetricContext
+from selmix.objectives import ObjectiveContext
+
+SEEN: list[Any] = []
+
+
+def recalls(confusion: Tensor) -> Tensor:
+    return confusion.diagonal() / confusion.sum(dim=1)
+
+
+def good(confusion: Tensor, context: ObjectiveContext) -> Tensor:
+    SEEN.append((confusion.detach(), context))
+    return recalls(confusion).mean()
+
+
+def weighted(confusion: Tensor, context: ObjectiveContext) -> Tensor:
+    SEEN.append((confusion.detach(), context))
+    return (torch.tensor(context.definitions.recall_weights) * recalls(confusion)).mean()
+
+
+FAULTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "vector": (recalls, "scalar"),
+    "constant": (lambda _: torch.tensor(1.0), "fails on a 10 x 10 confusion matrix"),
+    "number": (lambda _: 0.5, "fails on a 10 x 10 confusion matrix"),
+    "raises": (lambda confusion: confusion["x"], "fails on a 10 x 10 confusion matrix: "),
+    "infinite": (lambda confusion: recalls(confusion).sub(0.1).log().mean(), "finite"),
+}
+
+
+@pytest.fixture(autouse=True)
+def users_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module ``users_own`` that holds these functions."""
+    module = ModuleType("users_own")
+    vars(module).update(
+        {"good": good, "weighted": weighted} | {name: each for name, (each, _) in FAULTS.items()}
+    )
+    monkeypatch.setitem(sys.modules, "users_own", module)
+    SEEN.clear()
+    yield
+    SEEN.clear()
+
+
+def problems_of(objective: str, more: str = "selection: {metric: min_recall}\n") -> list[str]:
+    text = f'version: 1\nname: x\ndata: {{name: digits}}\nobjectives: ["users_own:{objective}"]\n{more}'
+    try:
+        check_spec(parse_sweep_text(text, "f.yaml"))
+    except SpecError as error:
+        return error.problems
+    return []
+
+
+def test_a_good_one_is_tried_on_matrices_of_every_kind() -> None:
+    assert problems_of("good") == []
+    matrices = [confusion for confusion, _ in SEEN]
+    assert {tuple(each.shape) for each in matrices} == {(10, 10)}
+    # The others are right: of a perfect one all ten, of one with a class of recall 0 nine; smoothed, both.
+    right = [int((recalls(each) > 0.8).sum()) for each in matrices]
+    assert {10, 9} <= set(right)
+    assert min(right) == 0
+    assert problems_of("good") == []
+    half = len(SEEN) // 2
+    assert all(torch.equal(SEEN[k][0], SEEN[half + k][0]) for k in range(half))  # the same every time
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_cannot_be_maximised_is_refused_with_the_line(name: str) -> None:
+    (problem,) = problems_of(name)
+    assert problem.startswith(f"f.yaml:4: objectives.0: users_own:{name}")
+    assert FAULTS[name][1] in problem
+
+
+def test_a_name_that_leads_nowhere_and_a_metric_to_judge_by() -> None:
+    (problem,) = problems_of("god")
+    assert "users_own has no function 'god'; it has " in problem
+    (problem,) = problems_of("good", "")
+    assert "users_own:good needs selection.metric" in problem
+
+
+def test_the_share_of_cvar_has_one_default_everywhere() -> None:
+    assert problems_of("good") == []
+    tried = {context.definitions.cvar_fraction for _, context in SEEN}
+    parsed = options.evaluate().parse_args(["t.parquet", "--objective", "cvar_recall"])
+    counts = MetricContext(torch.ones(3))
+    everywhere = {
+        *tried, Definitions().cvar_fraction, MetricsSection().cvar_fraction, MetricsSection().definitions.cvar_fraction,
+        ObjectiveContext().definitions.cvar_fraction, counts.definitions.cvar_fraction, parsed.cvar_fraction,
+    }  # fmt: skip
+    assert everywhere == {0.3}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="an own objective is tried without the definitions of the file's `metrics`"
+)
+def test_an_own_objective_is_tried_with_the_definitions_of_the_file() -> None:
+    weights = (
+        f"metrics: {{cvar_fraction: 0.5, recall_weights: {[1] * 10}}}\nselection: {{metric: min_recall}}\n"
+    )
+    assert problems_of("weighted", weights) == []
+    assert {context.definitions.cvar_fraction for _, context in SEEN} == {0.5}

@@ -1,0 +1,91 @@
+"""`selmix plan`: the arithmetic of runs, seconds and bytes, from a probe that a test makes up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from orchestrator.records.store import LocalStore
+from orchestrator.spec.schema import spec_from_resolved
+from orchestrator.verbs import plan as module
+from orchestrator.verbs.plan import RUN_OVERHEAD_S, START_S, PlanDocument, duration, megabytes, plan_document
+from orchestrator.verbs.plan_probe import Memory, Probe
+from selmix.baselines import baselines_for
+
+PROBE = Probe(
+    rounds_measured=3, rounds=20, trial_s=10.0, one_worker_trial_s=20.0, pretrain_s=5.0, weights_bytes=1000,
+    table_bytes=10, memory=Memory("cpu", 10**6, 10**12, 10**6),
+)  # fmt: skip
+BASELINES = len(baselines_for(0))
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, runs: Path, **sections: object) -> PlanDocument:
+    """A plan on a machine of eight cores."""
+    spec = spec_from_resolved({
+        "version": 1, "name": "x", "data": {"name": "digits"}, "objectives": ["min_recall"],
+        "parameters": {"lr": {"min": 0.01, "max": 0.1}}, "selection": {"replicates": 2, "finalists": 3}, **sections,
+    })  # fmt: skip
+    monkeypatch.setattr(module, "check_all", lambda *_: ("http://u:secret@h", SimpleNamespace(num_groups=0)))
+    monkeypatch.setattr(module, "measure", lambda *_: PROBE)
+    monkeypatch.setattr(module, "local_resources", lambda: (8.0, 0.0))
+    return plan_document(spec, LocalStore(runs))
+
+
+@pytest.mark.parametrize(
+    ("sections", "trials", "replicates", "baselines", "at_once"),
+    [
+        ({}, 16, 4 * 2, 1, 8),
+        ({"objectives": ["min_recall", "g_mean"]}, 32, 2 * 4 * 2, 2, 8),
+        ({"compare": {"policy": ["softmax", "uniform", "greedy"]}}, 48, 3 * 4 * 2, 1, 8),
+        ({"search": {"num_trials": 2}}, 2, 2 * 2, 1, 8),
+        ({"search": {"method": "grid"}, "parameters": {"lr": {"values": [0.03, 0.1]}}}, 2, 2 * 2, 1, 8),
+        ({"search": {"max_concurrent_trials": 3}}, 16, 8, 1, 3),
+        ({"resources": {"workers": 2, "cpu": 2}}, 16, 8, 1, 2),
+        ({"resources": {"cpu": 16}}, 16, 8, 1, 1),
+    ],
+)
+def test_runs_are_those_of_the_file(
+    sections: dict[str, object], trials: int, replicates: int, baselines: int, at_once: int,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    plan = planned(monkeypatch, tmp_path, **sections)
+    assert (plan.trials, plan.replicates, plan.baselines) == (trials, replicates, baselines * BASELINES)
+    assert plan.at_once == at_once
+    # Every run leaves weights, a baseline one file per seed; trials and replicates a table of rounds too.
+    assert plan.estimated_bytes == 1000 * (trials + replicates + 2 * baselines * BASELINES) + 10 * (
+        trials + replicates
+    )
+    runs_s = (trials + replicates) * (10.0 + RUN_OVERHEAD_S) / at_once
+    assert plan.estimated_s > START_S + 5.0 + runs_s
+
+
+def test_nothing_is_written_and_no_credentials_are_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan = planned(monkeypatch, tmp_path / "a" / "runs")
+    assert plan.free_bytes > 0
+    assert plan.tracking_uri == "http://h"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_at_once_takes_less_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Less the start and the base model, which happen once.
+    one, two, eight, more = (
+        planned(monkeypatch, tmp_path, search={"max_concurrent_trials": count}).estimated_s - START_S - 5.0
+        for count in (1, 2, 8, 64)
+    )
+    assert one == pytest.approx(2 * two) == pytest.approx(8 * eight)
+    assert more == eight
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")]
+)
+def test_durations_have_one_unit(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_sizes_have_one_unit() -> None:
+    assert [megabytes(size) for size in (0, 1.6e6, 9.99e9, 1e10)] == ["0 MB", "2 MB", "9990 MB", "10 GB"]

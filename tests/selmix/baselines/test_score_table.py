@@ -1,0 +1,73 @@
+"""A table of labels and scores: metrics of every kind, and where no correction can be searched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from selmix.baselines import score_table
+from selmix.baselines.score_table import assess
+from selmix.metrics import MetricContext
+
+
+def table(classes: int, each: int) -> tuple[torch.Tensor, torch.Tensor, MetricContext, tuple[str, ...]]:
+    labels = torch.arange(classes).repeat(each)
+    scores = torch.randn(len(labels), classes, generator=torch.Generator().manual_seed(0))
+    scores[torch.arange(len(labels)), labels] += 3.0
+    return labels, scores, MetricContext(torch.ones(classes)), tuple(f"k{k}" for k in range(classes))
+
+
+def test_a_metric_of_predictions_has_neither_correction_nor_number_of_samples() -> None:
+    labels, scores, context, names = table(3, 4)
+    found = assess(labels, scores, "calibration_error", context, names)
+    assert found.correction is None
+    assert found.samples_needed is None
+    assert not found.is_resolved
+
+
+def test_of_a_metric_of_the_whole_matrix_the_samples_cannot_be_worked_out() -> None:
+    labels, scores, context, names = table(3, 4)
+    found = assess(labels, scores, "macro_f1", context, names)
+    assert found.samples_needed is None
+    assert found.correction is not None
+    assert len(found.correction.biases) == 3
+
+
+@pytest.mark.parametrize("most", [2, 3])
+def test_a_correction_is_searched_up_to_a_number_of_classes(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_table, "MAX_CLASSES_CORRECTED", most)
+    labels, scores, context, names = table(3, 2)
+    assert (assess(labels, scores, "mean_recall", context, names).correction is None) == (most < 3)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=IndexError, reason="the first fold holds every sample: no rest to fit on"
+)
+def test_one_sample_of_each_class_is_enough() -> None:
+    labels, _, context, names = table(3, 1)
+    assert assess(labels, 9.0 * torch.eye(3)[labels], "min_recall", context, names).value.value == 1.0
+
+
+def test_equal_recalls_keep_the_order_of_the_classes() -> None:
+    labels, _, context, names = table(3, 5)
+    found = assess(labels, 9.0 * torch.eye(3)[labels], "min_recall", context, names)
+    assert [row.name for row in found.classes] == list(names)
+    for row in found.classes:  # five of five: the exact bound is 0.025 ** (1 / 5)
+        assert (row.samples, row.recall.value, row.recall.high) == (5, 1.0, 1.0)
+        assert row.recall.low == pytest.approx(0.025 ** (1 / 5))
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_scores_that_are_not_finite_are_refused(value: float) -> None:
+    labels, scores, context, names = table(3, 2)
+    scores[4, 1] = value
+    with pytest.raises(ValueError, match="scores must be finite numbers"):
+        assess(labels, scores, "min_recall", context, names)
+
+
+def test_all_classes_without_a_sample_are_named() -> None:
+    labels, scores, context, names = table(3, 2)
+    with pytest.raises(ValueError, match="every class must have a sample, got none of k0, k2"):
+        assess(torch.ones_like(labels), scores, "min_recall", context, names)
