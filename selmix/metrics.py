@@ -235,18 +235,31 @@ def _one_each(values: Tensor) -> tuple[Tensor, Tensor]:
     return values, torch.ones_like(values)
 
 
+def calibration_bins(predictions: Predictions) -> list[tuple[Tensor, Tensor]]:
+    """Correctness (0 or 1) and confidence of the samples of each bin of equal mass, float64, by rising confidence."""
+    correct, confidence = predictions.correct, predictions.confidence
+    # Stable, so that equal confidences fall into the same bins on every machine.
+    order = torch.argsort(confidence, stable=True)
+    return list(
+        zip(
+            correct[order].double().tensor_split(CALIBRATION_BINS),
+            confidence[order].double().tensor_split(CALIBRATION_BINS),
+            strict=True,
+        )
+    )
+
+
 def calibration_error(predictions: Predictions) -> float:
     """Expected calibration error over 15 bins of equal mass.
 
     Returns:
         Mean over the samples of |share correct - mean confidence| of their bin.
     """
-    correct, confidence = predictions.correct, predictions.confidence
-    # Stable, so that equal confidences fall into the same bins on every machine.
-    order = torch.argsort(confidence, stable=True)
-    gaps = (correct[order].double() - confidence[order].double()).tensor_split(CALIBRATION_BINS)
     # The sum of a bin's gaps, divided by n, is the bin's share of the samples times its mean gap.
-    return float(sum(abs(gap.sum()) for gap in gaps) / len(order))
+    bins = calibration_bins(predictions)
+    return float(
+        sum(abs((correct - confidence).sum()) for correct, confidence in bins) / len(predictions.labels)
+    )
 
 
 METRICS: dict[str, Metric] = {
