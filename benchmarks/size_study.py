@@ -251,7 +251,9 @@ def results(cells: list[Cell], jobs: int, repetitions: int | None) -> Iterator[t
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cells", type=Path, default=HERE / "size_study_cells.csv")
     parser.add_argument("--out", type=Path, help="write the outcomes here, as CSV")
     parser.add_argument("--jobs", type=int, default=2)

@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from selmix.statistics.means import mean_limits, shrunk_recalls
-from selmix.statistics.proportions import Bounds, clopper_pearson, sidak, wilson
+from selmix.statistics.proportions import Bounds, clopper_pearson, normal_quantile, sidak, wilson
 
 SPLIT = 0.8
 """Share of alpha that each of two limits has, the higher of which counts: either may miss, and the size study shows
 that both together then miss as often as alpha says at worst."""
+
+MANY = 10
+"""Parts up to which the bias of an observed minimum is small against its noise: 5 % wrong or less, simulated."""
 
 FEW = 5
 """Parts that cannot be told from the minimum, up to which the observed minimum is taken for its centre."""
@@ -115,15 +118,20 @@ def proportions(hits: Tensor, trials: Tensor, alpha: float) -> Parts:
 def apart(ours: Parts, theirs: Parts, alpha: float) -> Tensor:
     """Lower limits of m_p(ours) - min(theirs) for every part p, by MOVER; shape (P,).
 
-    The minimum of noisy numbers lies below the least true one, and that bias adds to a difference; it is no noise,
-    which would enter the root of squares. So the centre is the median-unbiased minimum, over those of their parts that
-    cannot be told from the least one (Chernozhukov, Lee and Rosen, "Intersection bounds", Econometrica 2013).
+    The upper limit of a minimum is that of all its parts together. With many parts most of its distance is bias: the
+    minimum of noisy numbers lies below the least true one, and that adds to a difference; it is no noise, which would
+    enter the root of squares (8.6 % wrong at 100 classes). So beyond MANY parts the centre is the median-unbiased
+    minimum, over those of their parts that cannot be told from the least one (Chernozhukov, Lee and Rosen,
+    "Intersection bounds", Econometrica 2013).
 
     Args:
         ours: parts of our side.
         theirs: parts of the other side.
         alpha: 1 - the level of the difference.
     """
+    if len(theirs.value) <= MANY:
+        high = float(theirs.high_at(sidak(each_side(alpha), len(theirs.value))).min())
+        return _mover(ours, float(theirs.value.min()), high)
     centres, errors = theirs.near
     near = centres - _NEAR * errors <= (centres + _NEAR * errors).min()
     count = int(near.sum())
@@ -132,6 +140,10 @@ def apart(ours: Parts, theirs: Parts, alpha: float) -> Tensor:
     centre = float(theirs.value.min())
     if count > FEW:
         centre = max(centre, min(float(theirs.quantile_at(0.5 ** (1.0 / count))[near].min()), high))
+    return _mover(ours, centre, high)
+
+
+def _mover(ours: Parts, centre: float, high: float) -> Tensor:
     gap = ours.value - centre
     return gap - torch.hypot(ours.value - ours.low, torch.full_like(gap, max(0.0, high - centre)))
 
@@ -153,7 +165,9 @@ def least_mean_difference(
 ) -> Bounds:
     """Limits at level 1 - alpha of min_p m_p(ours) - min_p m_p(theirs), m_p the mean of the recalls of part p.
 
-    The paired limits are Newcombe's (1998, method 10), stratum by stratum.
+    The paired limits are Newcombe's (1998, method 10) where each stratum is a part. Of means over strata they are normal
+    on the differences of the samples: correlations within strata of five samples are too noisy for square-and-add
+    (7.7 % wrong at 100 classes of 5 to 100 samples).
 
     Args:
         strata: of each sample, shape (n,).
@@ -168,22 +182,41 @@ def least_mean_difference(
     strata, parts = _renumbered(strata), _renumbered(parts[present])
     trials = torch.bincount(strata).double()
     a, b = (recalls_of(strata, side, len(parts)) for side in (ours, theirs))
-    # Newcombe's continuity correction, with the samples of the whole part and not of one stratum.
-    phi = correlations(strata, ours, theirs, len(parts), 0.5 / _summed(parts, trials)[parts])
     sides = [_means_of(parts, trials, side, alpha) for side in (a, b)]
-    lower = least_difference(_paired(parts, trials, a, b, phi, alpha), *sides, alpha)
-    upper = least_difference(_paired(parts, trials, b, a, phi, alpha), *reversed(sides), alpha)
-    return lower, -upper
+    if int(parts.max()) + 1 < len(parts):
+        low, high = _paired_means(strata, parts, trials, ours.double() - theirs.double(), alpha)
+    else:
+        # With Newcombe's continuity correction.
+        phi = correlations(strata, ours, theirs, len(parts), 0.5 / trials)
+        low, high = _newcombe(trials, a, b, phi, alpha), -_newcombe(trials, b, a, phi, alpha)
+    return least_difference(low, *sides, alpha), -least_difference(-high, *reversed(sides), alpha)
 
 
-def _paired(parts: Tensor, trials: Tensor, a: Tensor, b: Tensor, phi: Tensor, alpha: float) -> Tensor:
-    """Newcombe's lower limits of the differences of the parts' means, from recalls of the strata; shape (P,)."""
-    # Every stratum of a part weighs the same in its mean.
-    shares = 1.0 / torch.bincount(parts).double()[parts]
+def _newcombe(trials: Tensor, a: Tensor, b: Tensor, phi: Tensor, alpha: float) -> Tensor:
+    """Newcombe's lower limits of differences of recalls, shape (S,)."""
     down = a - wilson(a * trials, trials, SPLIT * alpha)[0]
     up = wilson(b * trials, trials, SPLIT * alpha)[1] - b
-    squares = shares.square() * paired_squares(down, up, phi)
-    return _summed(parts, shares * (a - b)) - _summed(parts, squares).sqrt()
+    return a - b - paired_squares(down, up, phi).sqrt()
+
+
+def _paired_means(
+    strata: Tensor, parts: Tensor, trials: Tensor, difference: Tensor, alpha: float
+) -> tuple[Tensor, Tensor]:
+    """Limits of the differences of the parts' means, with two pseudo-samples in each part; shape (P,)."""
+    # Every stratum of a part weighs the same in its mean.
+    weights = 1.0 / (torch.bincount(parts).double()[parts] * trials)
+    each = weights[strata] * difference
+    sums, squares = (torch.bincount(strata, weights=x, minlength=len(parts)) for x in (each, each.square()))
+    # Of a single sample the square stands for the variance: nothing better is known.
+    within = torch.where(
+        trials > 1, (squares - sums.square() / trials) / (trials - 1.0).clamp_min(1.0), squares
+    )
+    samples = _summed(parts, trials)
+    largest = torch.stack([weights[parts == p].max() for p in range(len(samples))])
+    variance = _summed(parts, trials * within.clamp_min(0.0)) + 2.0 * largest.square()
+    half = normal_quantile(SPLIT * alpha / 2.0) * variance.sqrt()
+    centre = _summed(parts, sums) * samples / (samples + 2.0)
+    return centre - half, centre + half
 
 
 def _means_of(parts: Tensor, trials: Tensor, values: Tensor, alpha: float) -> Parts:
