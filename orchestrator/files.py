@@ -13,14 +13,20 @@ from typing import IO, Any
 from orchestrator.errors import PreflightError
 from selmix.files import written_aside
 
+ADVICE = "choose another --runs folder"
 
-def write_atomically(path: Path, content: bytes) -> None:
+
+def write_atomically(path: Path, content: bytes, advice: str = ADVICE) -> None:
     """Write aside, sync, and rename over ``path``.
 
+    Args:
+        path: file to write.
+        content: of the file.
+        advice: see :func:`writing`.
     Raises:
         PreflightError: the folder or the file cannot be written; ``path`` is as it was.
     """
-    with writing(path), written_aside(path) as aside, aside.open("wb") as file:
+    with writing(path, advice), written_aside(path) as aside, aside.open("wb") as file:
         file.write(content)
         file.flush()
         # A rename may reach the disk before the content: after a power cut the file would be empty.
@@ -61,7 +67,7 @@ def drop_torn_line_(file: IO[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path, advice: str = "choose another --runs folder") -> Iterator[None]:
+def writing(path: Path, advice: str = ADVICE) -> Iterator[None]:
     """Turn an error of the system while ``path`` is written into a message with the path and exit code 4.
 
     Args:
@@ -77,13 +83,36 @@ def writing(path: Path, advice: str = "choose another --runs folder") -> Iterato
         raise PreflightError(f"{path}: must be writable: {error.strerror or error}; {advice}") from error
 
 
-def check_writable(path: Path, advice: str = "choose another --runs folder") -> None:
-    """Check that ``path`` can be made and written; nothing is left behind.
+def check_writable(folder: Path, advice: str = ADVICE) -> None:
+    """Check that a folder can be made and written; nothing is left behind.
 
+    Args:
+        folder: need not exist.
+        advice: see :func:`writing`.
     Raises:
         PreflightError: it could not.
     """
-    # Folders that are missing would be made in the nearest one that exists: that one must be writable.
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    with writing(path, advice), tempfile.TemporaryFile(dir=existing):
-        pass
+    _try_to_write(folder, folder, advice)
+
+
+def check_file_writable(path: Path, advice: str = ADVICE) -> None:
+    """Check that a file can be made, or written aside and renamed over the one that is there; nothing is left behind.
+
+    Args:
+        path: of the file.
+        advice: see :func:`writing`.
+    Raises:
+        PreflightError: it could not.
+    """
+    _try_to_write(path, path.parent, advice)
+    if path.is_dir():
+        raise PreflightError(f"{path}: must be writable: a folder lies there; {advice}")
+
+
+def _try_to_write(path: Path, folder: Path, advice: str) -> None:
+    """Write to a folder; ``path`` is shown in the message."""
+    with writing(path, advice):
+        # Folders that are missing would be made in the nearest one that exists: that one must be writable.
+        existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass

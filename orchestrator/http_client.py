@@ -77,6 +77,16 @@ def ask(request: Request, timeout_s: float, tls: ssl.SSLContext | None = None) -
     Raises:
         Unreachable: nothing answers, or the answer is no HTTP.
     """
+    try:
+        return _answer(_prepared(request), timeout_s, tls)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        # ValueError: the parser refuses a bracket without its other half, and codecs refuse host names that it let
+        # through. The cause may quote credentials.
+        raise Unreachable(scrubbed(str(getattr(error, "reason", error)), request.address)) from None
+
+
+def _prepared(request: Request) -> urllib.request.Request:
+    """The request as urllib wants it."""
     parts = urlsplit(request.address)
     # urllib takes USER:PASSWORD@ for a part of the host's name.
     host = parts.netloc.rpartition("@")[2]
@@ -87,6 +97,11 @@ def ask(request: Request, timeout_s: float, tls: ssl.SSLContext | None = None) -
     # A redirect may lead to another host, which must not see the credentials.
     for name, value in request.secret_headers.items():
         prepared.add_unredirected_header(name, value)
+    return prepared
+
+
+def _answer(prepared: urllib.request.Request, timeout_s: float, tls: ssl.SSLContext | None) -> Answer:
+    """What the server answers, also an error."""
     try:
         with urllib.request.urlopen(prepared, timeout=timeout_s, context=tls) as answer:
             return Answer(int(answer.status), answer.read())
@@ -94,14 +109,14 @@ def ask(request: Request, timeout_s: float, tls: ssl.SSLContext | None = None) -
     except urllib.error.HTTPError as error:
         with error:
             return Answer(error.code, error.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        # ValueError: codecs refuse host names that the parser let through. The cause may quote credentials.
-        raise Unreachable(scrubbed(str(getattr(error, "reason", error)), request.address)) from None
 
 
 def credentials_of(address: str) -> tuple[str, str]:
     """User and password of an address, decoded; empty where it has none."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "", ""  # no address at all, which :func:`ask` reports
     return unquote(parts.username or ""), unquote(parts.password or "")
 
 

@@ -102,10 +102,12 @@ def paragraph(label: str, text: str, width: int | None, indent: int = LABEL) -> 
     if width is None:
         return f"{head}{text}".rstrip()
     # Ids of trials and negative numbers hold hyphens: they must not be torn.
-    return textwrap.fill(
+    filled = textwrap.fill(
         text, max(width, indent + 20), initial_indent=head, subsequent_indent=" " * indent,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
+    # Of a text without words there are no lines, so that the label would go too.
+    return filled or head.rstrip()
 
 
 def sentence(text: str, width: int | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +158,7 @@ class FinetuneConfig:
         return [
             f"{name}: must be {rule}, got {getattr(self, name)!r}"
             for name, (whole, optional, rule, holds) in _NUMBER_RULES.items()
-            if not _is_valid(getattr(self, name), whole, optional, holds)
+            if not number_holds(getattr(self, name), whole, optional, holds)
         ]
 
     def _wrong_pairs(self) -> list[str]:
@@ -247,17 +248,25 @@ class FinetuneConfig:
         return {name: value for name, value in values.items() if name not in idle}
 
 
-def _is_valid(value: object, whole: bool, optional: bool, holds: Any) -> bool:
+def number_holds(value: object, whole: bool, optional: bool, holds: Callable[[Any], bool]) -> bool:
+    """True if a setting is a finite number within its range.
+
+    Args:
+        value: of the setting.
+        whole: True if it must be a whole number.
+        optional: True if it may be None.
+        holds: True for a number within the range.
+    """
     if value is None:
         return optional
     # bool is a subclass of int: `steps: true` must not pass as 1.
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return False
-    return math.isfinite(value) and bool(holds(value))
+    return math.isfinite(value) and holds(value)
 
 
 # name -> (whole number, may be None, rule in words, predicate)
-_NUMBER_RULES: dict[str, tuple[bool, bool, str, Any]] = {
+_NUMBER_RULES: dict[str, tuple[bool, bool, str, Callable[[Any], bool]]] = {
     "temperature": (False, True, "a number > 0", lambda v: v > 0),
     "effective_pairs": (False, True, "a number in (0, 1]", lambda v: 0 < v <= 1),
     "temperature_final": (False, True, "a number > 0", lambda v: v > 0),

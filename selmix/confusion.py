@@ -107,16 +107,17 @@ def class_confusion(confusion: Tensor, labels: Tensor | None = None) -> Tensor:
     """Sum the rows of C over the strata of each class.
 
     Args:
-        confusion: shape (S, K).
+        confusion: shape (..., S, K).
         labels: class of each stratum, shape (S,); None if strata are classes.
     Returns:
-        Shape (K, K).
+        Shape (..., K, K).
     """
     if labels is None:
         return confusion
     # Out of place: objectives of classes take their gradient through this sum.
-    total = confusion.new_zeros(confusion.shape[1], confusion.shape[1])
-    return total.index_add(0, labels.to(confusion.device), confusion)
+    *stack, _, classes = confusion.shape
+    total = confusion.new_zeros(*stack, classes, classes)
+    return total.index_add(-2, labels.to(confusion.device), confusion)
 
 
 def precisions(confusion: Tensor) -> Tensor:

@@ -20,11 +20,14 @@ def fetched(filesystem: Any, address: str) -> Iterator[Path]:
     if filesystem is None:
         yield Path(address)
         return
-    from pyarrow.fs import copy_files
+    from pyarrow.fs import FileType, copy_files
 
     with tempfile.TemporaryDirectory(prefix="selmix-") as scratch:
         # Under its own name: weights are read by the suffix of their file.
         local = Path(scratch) / address.rpartition("/")[2]
+        # pyarrow makes the folders inside a folder, but not the one that it copies to.
+        if filesystem.get_file_info(address).type == FileType.Directory:
+            local.mkdir()
         copy_files(address, str(local), source_filesystem=filesystem)
         yield local
 

@@ -67,7 +67,7 @@ def warnings_of(spec: SweepSpec) -> list[str]:
     # Sizes of some data sets are read from their files, which need not be there to validate.
     try:
         warnings += _coarse_splits(config)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         warnings.append(f"data: not checked yet, a launch will stop here: {error}")
     if spec.search.num_trials == 1 and spec.searched:
         warnings.append("search.num_trials: 1 runs the defaults only; nothing is searched")
@@ -77,6 +77,8 @@ def warnings_of(spec: SweepSpec) -> list[str]:
 def _coarse_splits(config: Any) -> list[str]:
     """Warnings of splits too small to see differences on."""
     warnings: list[str] = []
+    # Read in any case: also of files that assign the splits a missing one is worth a warning.
+    class_names = config.class_names
     # A file assigns the samples to the splits; the sizes of the configuration are not used.
     if getattr(config, "split", None) is not None:
         return warnings
@@ -93,9 +95,7 @@ def _coarse_splits(config: Any) -> list[str]:
             f"{100 / config.feedback:.0f} percentage points, the gain will follow noise"
         )
     fewer = [
-        name
-        for name, count in zip(config.class_names, config.train_sizes, strict=True)
-        if count < config.feedback
+        name for name, count in zip(class_names, config.train_sizes, strict=True) if count < config.feedback
     ]
     if fewer:
         shown = ", ".join(fewer[:10]) + (f" and {len(fewer) - 10} more" if len(fewer) > 10 else "")

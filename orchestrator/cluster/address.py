@@ -59,7 +59,7 @@ def driver_address(given: str | None, environ: Mapping[str, str]) -> str:
     source = "--address" if given is not None else "RAY_ADDRESS"
     address = (environ.get("RAY_ADDRESS", "") if given is None else given).strip()
     # An empty RAY_ADDRESS is as good as none; an empty --address may be a shell variable that is not set: refused.
-    if address in {"", "local"} and (given is None or given == "local"):
+    if address == "local" or (not address and given is None):
         return ""
     if address == "auto" or HEAD.fullmatch(address):
         return address

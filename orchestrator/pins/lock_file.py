@@ -27,6 +27,9 @@ REQUIRED = (
 OPTIONAL = ("method",)
 """Keys that earlier versions did not write: a pin without them is complete."""
 
+ADVICE = "choose another --pins folder"
+"""Advice where a file beside the pins cannot be written."""
+
 
 @dataclass(frozen=True)
 class PinnedSweep:
@@ -191,8 +194,8 @@ class Pin:
 
     @property
     def metric(self) -> str:
-        """Metric that the trial was selected by."""
-        return str(self.protocol.selection["metric"])
+        """Metric that the trial was selected by; empty in an edited pin that names none."""
+        return str(self.protocol.selection.get("metric", ""))
 
 
 def pin_path(pins: Path, name: str) -> Path:
@@ -224,10 +227,21 @@ def broken_sections(document: Mapping[str, Any]) -> list[str]:
         return ["digests"]
     sections: Mapping[str, Any] = digests["sections"]
     unsealed = {key: value for key, value in digests.items() if key != "pin"}
-    broken = ["digests"] if digest(unsealed) != digests.get("pin") else []
+    broken = [] if _has_digest(unsealed, digests.get("pin")) else ["digests"]
     # A key that has a digest and is gone was removed by hand, also an optional one; one without a digest was added.
     keys = [key for key in dict.fromkeys([*REQUIRED, *sections, *document]) if key != "digests"]
-    return broken + [key for key in keys if key not in document or digest(document[key]) != sections.get(key)]
+    return broken + [
+        str(key) for key in keys if key not in document or not _has_digest(document[key], sections.get(key))
+    ]
+
+
+def _has_digest(value: Any, stated: object) -> bool:
+    """True if a value of a pin is the one that its digest was made of."""
+    try:
+        return digest(value) == stated
+    # YAML reads dates, sets and the like, which have no digest: no pin is written with them.
+    except (TypeError, ValueError):
+        return False
 
 
 def digest(value: Any) -> str:
@@ -236,7 +250,11 @@ def digest(value: Any) -> str:
 
 
 def write_pin(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a sealed pin in block style, keys in order."""
+    """Write a sealed pin in block style, keys in order.
+
+    Raises:
+        PreflightError: the folder or the file cannot be written.
+    """
     # Block style with one key per line, so that a diff shows which number changed.
     head = (
         "# Written by `selmix pin`; checked by `selmix reproduce`. Edit nothing: each section has a digest.\n"
@@ -244,7 +262,7 @@ def write_pin(path: Path, document: Mapping[str, Any]) -> None:
     text = yaml.safe_dump(
         dict(document), sort_keys=False, default_flow_style=False, allow_unicode=True, width=120
     )
-    write_atomically(path, (head + text).encode())
+    write_atomically(path, (head + text).encode(), ADVICE)
 
 
 def read_pin(pins: Path, name: str) -> Document:
@@ -265,7 +283,8 @@ def read_pin(pins: Path, name: str) -> Document:
         raise NotFound(f"{path}: no such pin; {hint}")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # ValueError: bytes that are no text, and dates that are none.
+    except (OSError, ValueError, yaml.YAMLError) as error:
         # The first line names the place; the rest of a YAML error quotes the file.
         raise PreflightError(f"{path}: must be a readable pin: {str(error).splitlines()[0]}") from error
     if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
@@ -303,7 +322,7 @@ class PinRow:
         trial_id: the pinned trial.
         is_winner: False for a trial that ``--trial`` named.
         metric: metric that it was selected by.
-        test: that metric on test, with its interval.
+        test: that metric on test, with its interval; None also where an edited pin names a metric that it has not.
         verdict: verdict on test; None where there was no baseline.
         edited: sections that were edited since the pin was written.
     """
@@ -342,7 +361,7 @@ def _pin_row(pins: Path, path: Path) -> PinRow:
         return PinRow(path.stem, str(error))
     return PinRow(
         pin.name, None, pin.created, pin.sweep.name, pin.objective, pin.trial_id, pin.is_winner, pin.metric,
-        pin.test[pin.metric], pin.verdict.test, broken_sections(document),
+        pin.test.get(pin.metric), pin.verdict.test, broken_sections(document),
     )  # fmt: skip
 
 
@@ -353,12 +372,13 @@ def pins_text(document: PinsDocument, width: int | None) -> str:
     rows, notes = [], []
     for pin in document.pins:
         # One damaged pin must not hide the others.
-        if pin.problem is not None or pin.test is None or pin.trial_id is None:
+        if pin.problem is not None or pin.trial_id is None:
             rows.append((pin.name, "", "", "", "", ""))
             notes.append([f"unreadable: {pin.problem}"])
             continue
         trial, created = short(pin.trial_id), str(pin.created)[:10]
-        rows.append((pin.name, str(pin.sweep), trial, str(pin.metric), estimate(pin.test), created))
+        test = "" if pin.test is None else estimate(pin.test)
+        rows.append((pin.name, str(pin.sweep), trial, str(pin.metric), test, created))
         below = []
         if pin.verdict is not None:
             gap = f"{difference(pin.verdict.difference)} pp"

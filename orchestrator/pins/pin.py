@@ -15,8 +15,9 @@ from orchestrator.clock import utc_now
 from orchestrator.credentials import masked
 from orchestrator.documents import SCHEMA_VERSION, Document, to_document
 from orchestrator.errors import NoFeasibleTrial, PreflightError, UsageError
-from orchestrator.files import check_writable, writing
+from orchestrator.files import check_file_writable, writing
 from orchestrator.pins.lock_file import (
+    ADVICE,
     Pin,
     PinnedBaseline,
     PinnedSweep,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # MLflow reserves these aliases for versions; refused here, before the test split is opened.
 ALIAS_TAKEN = re.compile(r"v\d+|latest", re.IGNORECASE)
-ADVICE = "choose another --pins folder"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def pin_sweep(store: Store, pins: Path, request: PinRequest) -> Path:
     path = _free_path(pins, request)
     objective, trial, result = _chosen(folder, request)
     # All these checks come before the test split is opened, because each opening is on record.
-    check_writable(path, ADVICE)
+    for file in (path, weights_beside(path)):
+        check_file_writable(file, ADVICE)
     address = tracking_of(store)
     check_tracking(address)
     if trial.mlflow_run_id is None:

@@ -19,6 +19,7 @@ from orchestrator.table import paragraph, sentence
 if TYPE_CHECKING:
     from orchestrator.pins.test_split import OpenedTest
     from orchestrator.spec.schema import SweepSpec
+    from selmix.weights import State
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def reproduce_pin(pins: Path, name: str, store: Store) -> ReproduceDocument:
         store: runs folder; the opening of the test split is recorded in the pin's sweep, if that lies there.
     Raises:
         NotFound: there is no such pin.
-        PreflightError: the pin cannot be read, or a checkpoint that it names is gone.
+        PreflightError: the pin cannot be read, or its data, or a checkpoint that it names, cannot be.
     """
     path, document = pin_path(pins, name), read_pin(pins, name)
     # An edited pin is not trained: its result would be compared with numbers that nobody measured.
@@ -135,12 +136,10 @@ class _Comparison:
         from selmix.baselines.last_layer import start_base
         from selmix.config import FinetuneConfig
         from selmix.run.local_ranks import RunRequest, finetune_on_workers
-        from selmix.weights import load_weights, state_digest
+        from selmix.weights import state_digest
 
         pin, spec = self.pin, _spec(self.pin)
-        # Missing weights count as a difference; the training is compared all the same.
-        stored = load_weights(weights) if weights.is_file() else None
-        self._equal(weights.name, pin.digests["weights"], None if stored is None else state_digest(stored))
+        stored = self._weights(weights)
         test = open_test(spec, f"reproduce {pin.name}", _own_folder(pin, store))
         with torch_threads(pin.protocol.threads):
             data = load_data(spec)
@@ -171,11 +170,28 @@ class _Comparison:
             self._metrics("test", pin.test, on_test)
         return self.compared
 
-    def _stored(self, spec: SweepSpec, stored: Any, select: Any, test: OpenedTest, context: Any) -> None:
+    def _weights(self, path: Path) -> State | None:
+        """The pinned weights; missing or damaged ones are a difference, and the training is compared all the same."""
+        from selmix.weights import load_weights, state_digest
+
+        pinned = self.pin.digests["weights"]
+        try:
+            stored = load_weights(path) if path.is_file() else None
+        except ValueError as error:
+            self._equal(path.name, pinned, str(error))
+            return None
+        self._equal(path.name, pinned, None if stored is None else state_digest(stored))
+        return stored
+
+    def _stored(self, spec: SweepSpec, stored: State, select: Any, test: OpenedTest, context: Any) -> None:
         """Evaluate the pinned weights here: the same model on another stack, apart from the training."""
         from orchestrator.pins.test_split import metrics_of, predictions_on
 
-        on_select = metrics_of(predictions_on(spec, stored, select), context)
+        try:
+            on_select = metrics_of(predictions_on(spec, stored, select), context)
+        except ValueError as error:
+            self.compared.append(Compared("stored weights", "weights of the model", str(error), False, False))
+            return
         self._metrics("stored weights/select", self.pin.select, on_select)
         on_test = metrics_of(test.predictions(stored), context)
         self._metrics("stored weights/test", self.pin.test, on_test)

@@ -11,6 +11,7 @@ from torch import Tensor
 from orchestrator.build.base_model import torch_threads
 from orchestrator.build.selection import data_config
 from orchestrator.clock import utc_now
+from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import Figure, Metrics, Opening
 from orchestrator.spec.schema import SweepSpec
@@ -44,8 +45,20 @@ class OpenedTest:
         return predictions_on(self.spec, state, self.split)
 
     def of_files(self, weights: Sequence[Path]) -> list[Predictions]:
-        """Predictions of every model of these files."""
-        return [self.predictions(load_weights(path)) for path in weights]
+        """Predictions of every model of these files.
+
+        Raises:
+            PreflightError: one of them cannot be read, or does not fit the model.
+        """
+        predictions = []
+        for path in weights:
+            try:
+                predictions.append(self.predictions(load_weights(path)))
+            except ValueError as error:
+                # An error of reading names the file already, one of fitting does not.
+                reason = str(error).removeprefix(f"{path}: ")
+                raise PreflightError(f"{path}: must be weights of the sweep's model: {reason}") from error
+        return predictions
 
 
 def open_test(spec: SweepSpec, by: str, folder: RunFolder | None) -> OpenedTest:
@@ -55,13 +68,20 @@ def open_test(spec: SweepSpec, by: str, folder: RunFolder | None) -> OpenedTest:
         spec: specification of the sweep.
         by: the command that opens it, for the record.
         folder: records of the sweep; None where a pin is reproduced without its sweep.
+    Raises:
+        PreflightError: the split cannot be read.
     """
     # Recorded before it is read: an opening that fails half way counts too.
     if folder is not None:
         state = folder.load_state()
         state.test_openings.append(Opening(utc_now(), by))
         folder.save_state(state)
-    return OpenedTest(spec, data_config(spec).load_test())
+    try:
+        return OpenedTest(spec, data_config(spec).load_test())
+    except (OSError, ValueError) as error:
+        raise PreflightError(
+            f"data: the test split of {spec.data['name']} must be readable: {error}"
+        ) from error
 
 
 def predictions_on(spec: SweepSpec, state: Mapping[str, Tensor], split: Split) -> Predictions:
@@ -71,6 +91,8 @@ def predictions_on(spec: SweepSpec, state: Mapping[str, Tensor], split: Split) -
         spec: specification of the sweep.
         state: weights of the model.
         split: samples.
+    Raises:
+        ValueError: the weights do not fit the model.
     """
     source = data_config(spec)
     # As many threads as in a trial: another number gives other bits.

@@ -76,7 +76,7 @@ class LeaseBackend(Protocol):
         """Give the lease back; one that was taken over is left alone."""
 
     def holder(self) -> Holder | None:
-        """The last holder, dead or alive; None without a lease, or where it is damaged and so renewed by nobody."""
+        """The holder that is alive, as far as this host can tell; None without one, or where its lease is damaged."""
 
 
 class DiskLease:
@@ -93,7 +93,7 @@ class DiskLease:
     def claim(self, mine: Holder) -> Holder | None:
         with self._locked():
             other = self.holder()
-            if other is not None and other.is_alive():
+            if other is not None and other.token != mine.token:
                 return other
             self._write(mine)
         return None
@@ -112,14 +112,20 @@ class DiskLease:
                 self.path.unlink(missing_ok=True)
 
     def holder(self) -> Holder | None:
+        last = self._last()
+        return last if last is not None and last.is_alive() else None
+
+    def _last(self) -> Holder | None:
+        """The last holder, dead or alive."""
         try:
             return from_document(Holder, read_json(self.path))
         except (PreflightError, ValueError):
             return None
 
     def _is_held_by(self, mine: Holder) -> bool:
-        current = self.holder()
-        return current is not None and current.token == mine.token
+        # Dead or alive: one that slept for longer than a minute keeps a lease that nobody took over.
+        last = self._last()
+        return last is not None and last.token == mine.token
 
     def _write(self, holder: Holder) -> None:
         write_json(self.path, to_document(holder))

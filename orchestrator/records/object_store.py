@@ -24,6 +24,8 @@ CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 5.0, 20.0
 ATTEMPTS = 3
 MAX_CONCURRENT = 16
 QUERY = ("scheme", "region", "endpoint_override")
+# ValueError: what pyarrow raises of a scheme, region or endpoint that is none, at the first use of the address.
+REFUSALS = (OSError, ValueError)
 # Weights are copied in pieces of 4 MiB, never held in memory as a whole.
 _BLOCK = 1 << 22
 
@@ -82,6 +84,7 @@ class ObjectStore:
 
         Raises:
             UsageError: the address holds credentials, which workers would not get.
+            PreflightError: the address has parts that pyarrow refuses.
         """
         if self.given != self.shown:
             raise UsageError(
@@ -89,7 +92,8 @@ class ObjectStore:
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, on the nodes of a cluster too"
             )
         secret = {"access_key", "secret_key", "session_token"}
-        return self._connect(ATTEMPTS, {key: v for key, v in self._options.items() if key not in secret})
+        with self._naming("connect to", ""):
+            return self._connect(ATTEMPTS, {key: v for key, v in self._options.items() if key not in secret})
 
     def _connect(self, attempts: int, options: Mapping[str, Any] | None = None) -> Any:
         from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
@@ -212,7 +216,7 @@ class ObjectStore:
                     return f"{name} reads back with another content"
             step = f"delete {name}"
             filesystem.delete_file(self.full(name))
-        except OSError as error:
+        except REFUSALS as error:
             return f"cannot {step}: {error}"
         return None
 
@@ -224,7 +228,7 @@ class ObjectStore:
         # A missing object is an answer and no failure: callers return None, False, or go without it.
         except FileNotFoundError:
             raise
-        except OSError as error:
+        except REFUSALS as error:
             raise self._failed(
                 f"cannot {step} {path or 'it'}: {error}"
             ) from None  # its cause may quote credentials

@@ -106,7 +106,8 @@ class SyncedStore:
         shutil.rmtree(folder, ignore_errors=True)
 
     def exists(self, path: Path) -> bool:
-        return self.objects.get(self._key(path)) is not None
+        # The absolute path of an older record is one of the disk that it was written on.
+        return path.is_relative_to(self.root) and self.objects.get(self._key(path)) is not None
 
     def discard(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -122,7 +123,7 @@ class SyncedStore:
         return self.objects.full(self._key(path))
 
     def path_of(self, address: str) -> Path:
-        return self.root / address.removeprefix(f"{self.objects.root}/")
+        return self.root / address.removeprefix(self.objects.root).lstrip("/")
 
     def copy(self, path: Path, target: Path) -> None:
         if not self.objects.fetch(self._key(path), target):
@@ -145,7 +146,8 @@ class SyncedStore:
         return ClaimLease(self.objects, name)
 
     def _key(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        # The root itself is a dot to pathlib, and would be an object of that name to the store.
+        return "" if path == self.root else path.relative_to(self.root).as_posix()
 
 
 def open_store(text: str) -> Store:

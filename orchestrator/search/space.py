@@ -53,6 +53,8 @@ def settings(
         parameter = spec.searched[name]
         if parameter.distribution == "q_log_uniform_values" and parameter.q is not None:
             value = _rounded(value, parameter)
+            # Whole already, but a float, which counted settings refuse.
+            value = int(value) if name in WHOLE_NUMBERS else value
         chosen[name] = value
     return FinetuneConfig(**chosen)
 

@@ -34,26 +34,25 @@ def partner_problems(typed: TypedFile) -> Iterable[Problem]:
 
     ``second`` is the key of the partner samples; ``pseudo`` and ``oracle`` take them from the unlabelled ones.
     """
-    if has_unlabelled(typed):
+    advice = unlabelled_advice(typed)
+    if advice is None:
         return
     parameter = typed.parameters.get("second")
     values = () if parameter is None else (parameter.value, *(parameter.values or ()))
     for section, given in (("parameters", values), ("compare", typed.compare.get("second", ()))):
         # A compared value that is no list has a check of its own.
         if isinstance(given, tuple) and any(value in ("pseudo", "oracle") for value in given):
-            yield (section, "second"), f"needs unlabelled samples: {unlabelled_hint(typed)}"
+            yield (section, "second"), f"needs unlabelled samples: {advice}"
 
 
-def has_unlabelled(typed: TypedFile) -> bool:
-    """True if the data have unlabelled samples as configured."""
-    key = None if typed.data is None else unlabelled_key(typed.data.name)
-    return key is not None and bool(getattr(typed.data, key))
+def unlabelled_advice(typed: TypedFile) -> str | None:
+    """Advice on the way to unlabelled samples: a key of the data set, or data sets that have one.
 
-
-def unlabelled_hint(typed: TypedFile) -> str:
-    """Advice on the way to unlabelled samples: a key of the data set, or data sets that have one."""
-    name = "the data set" if typed.data is None else typed.data.name
-    key = unlabelled_key(name)
-    if key is not None:
-        return f"give data.{key}"
-    return f"{name} has none; use {', '.join(each for each in DATA if unlabelled_key(each))}"
+    None where the data have some as configured, or are wrong: what they would have is then not known.
+    """
+    if typed.data is None:
+        return None
+    key = unlabelled_key(typed.data.name)
+    if key is None:
+        return f"{typed.data.name} has none; use {', '.join(each for each in DATA if unlabelled_key(each))}"
+    return None if getattr(typed.data, key) else f"give data.{key}"

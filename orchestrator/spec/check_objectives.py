@@ -47,8 +47,8 @@ def missing_definition(typed: TypedFile, metric: str) -> Iterable[str]:
 def own_objective_problems(typed: TypedFile, reference: str) -> Iterable[str]:
     """Reasons why ``module:function`` cannot be an objective: it must be a finite scalar with a finite gradient.
 
-    It is tried on smoothed confusion matrices of the kind that a run meets: random ones, a perfect one, and one with
-    a class of zero recall.
+    It is tried with the definitions of the file, on smoothed confusion matrices of the kind that a run meets: random
+    ones, a perfect one, and one with a class of zero recall.
     """
     if typed.selection is not None and typed.selection.metric is None:
         yield f"{reference} needs selection.metric, the metric that its rounds and trials are judged by"
@@ -57,7 +57,14 @@ def own_objective_problems(typed: TypedFile, reference: str) -> Iterable[str]:
     except ValueError as error:
         yield f"{reference}: {error}"
         return
-    classes = typed.num_classes or _CLASSES_WHERE_UNKNOWN
+    # A function may fail by definitions that are wrong, which is reported in their own place.
+    if typed.metrics is None:
+        return
+    definitions = typed.metrics.definitions
+    defined = len(definitions.recall_weights or definitions.cost_matrix or ())
+    classes = typed.num_classes or defined or _CLASSES_WHERE_UNKNOWN
+    if definitions.problems(classes):
+        return
     # One seed: a file that is valid once is valid always.
     generator = torch.Generator().manual_seed(0)
     counts = [torch.randint(0, 20, (classes, classes), generator=generator).double() for _ in range(_DRAWS)]
@@ -66,7 +73,7 @@ def own_objective_problems(typed: TypedFile, reference: str) -> Iterable[str]:
     missed = 20.0 * torch.eye(classes).double()
     missed[-1] = missed[-1].roll(1)
     # A long tail, so that the classes have a head and a tail.
-    context = ObjectiveContext(train_counts=torch.arange(classes, 0, -1))
+    context = ObjectiveContext(train_counts=torch.arange(classes, 0, -1), definitions=definitions)
     for matrix in [*counts, missed]:
         try:
             logit_gradient(bind_objective(reference, context), smooth_confusion(matrix))

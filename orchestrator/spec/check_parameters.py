@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -119,6 +120,8 @@ def _range(typed: TypedFile, name: str, parameter: ParameterSection) -> Iterable
         ends = (parameter.min, parameter.max)
         if any(end is not None and end != int(end) for end in ends):
             problems.append((path, "int_uniform needs whole numbers"))
+    if not problems and name in WHOLE_NUMBERS and parameter.q is not None and not parameter.q.is_integer():
+        problems.append(((*path, "q"), f"must be a whole number, as {name} is one, got {parameter.q:g}"))
     yield from problems
 
 
@@ -187,9 +190,13 @@ def _counts(typed: TypedFile, name: str) -> list[int]:
         if not isinstance(parameter, ParameterSection):
             return []
         if parameter.min is not None and parameter.max is not None:
-            low, high = int(parameter.min), int(parameter.max)
-            step = int(parameter.q or 1) if parameter.distribution == "q_uniform" else 1
-            values = range(low, high + 1, step) if low > 0 and step > 0 else ()
+            low, high, kind = int(parameter.min), int(parameter.max), str(parameter.distribution)
+            step = int(parameter.q or 1) if kind.startswith("q_") else 1
+            if low <= 0 or step <= 0:
+                return []
+            # On a logarithmic scale the steps are the multiples of q, otherwise they begin at the low end.
+            first = math.ceil(low / step) * step if kind == "q_log_uniform_values" else low
+            values = range(first, high + 1, step)
         else:
             values = parameter.values if parameter.values is not None else (parameter.value,)
     return [v for v in values if isinstance(v, int) and v > 0] if isinstance(values, tuple | range) else []

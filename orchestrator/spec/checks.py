@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.errors import SpecError
 from orchestrator.messages import closest, counted
-from orchestrator.spec.check_data import group_problems, has_unlabelled, partner_problems, unlabelled_hint
+from orchestrator.spec.check_data import group_problems, partner_problems, unlabelled_advice
 from orchestrator.spec.check_objectives import (
     constraint_problems,
     definition_problems,
@@ -85,9 +85,8 @@ def pretrain_problems(typed: TypedFile) -> Iterable[Problem]:
         return
     if section.recipe is not None and section.recipe not in RECIPES:
         yield ("pretrain", "recipe"), f"unknown recipe {section.recipe!r}; {closest(section.recipe, RECIPES)}"
-    if str(section.recipe).startswith("fixmatch") and not has_unlabelled(typed):
-        hint = unlabelled_hint(typed)
-        yield ("pretrain", "recipe"), f"{section.recipe} needs unlabelled samples: {hint}"
+    if str(section.recipe).startswith("fixmatch") and (advice := unlabelled_advice(typed)) is not None:
+        yield ("pretrain", "recipe"), f"{section.recipe} needs unlabelled samples: {advice}"
     if section.recipe is not None and section.checkpoint is not None:
         yield ("pretrain",), "must name a recipe or a checkpoint, got both; leave one out"
     if section.checkpoint is not None and section.checkpoint.startswith("models:"):

@@ -23,6 +23,7 @@ _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_ENDLESS = "must have an end, an alias stands within what it names"
 _CONSTANTS: dict[str, Any] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None, "true": True, "True": True, "TRUE": True,
     "false": False, "False": False, "FALSE": False,
@@ -93,7 +94,7 @@ def parse_sweep_text(text: str, name: str) -> SweepFile:
         raise SpecError([f"{name}:1: must be a mapping of keys (version, name, data, objectives, ...)"])
     # An anchor inside what it names is legal YAML and has no end.
     if (endless := _within_itself(root, ())) is not None:
-        raise SpecError([f"{name}:{endless}: must have an end, an alias stands within what it names"])
+        raise SpecError([f"{name}:{endless}: {_ENDLESS}"])
     file = SweepFile(name, {})
     file.values = _mapping(root, (), file)
     return file
@@ -103,7 +104,7 @@ def parse_scalar(text: str) -> Any:
     """A scalar or a flow list as a sweep file has it, for overrides on the command line.
 
     Raises:
-        ValueError: it is no YAML value, or a number that is not finite.
+        ValueError: it is no YAML value, a number that is not finite, or an alias within what it names.
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -111,6 +112,8 @@ def parse_scalar(text: str) -> Any:
         raise ValueError(f"must be a YAML value, got {text!r}") from error
     if node is None:
         return None
+    if _within_itself(node, ()) is not None:
+        raise ValueError(_ENDLESS)
     file = SweepFile("", {})
     value = _value(node, (), file)
     if file.problems:

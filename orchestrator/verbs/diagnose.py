@@ -13,6 +13,7 @@ from orchestrator.build.base_model import check_checkpoint, torch_threads
 from orchestrator.build.data import load_data
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import UsageError
+from orchestrator.files import check_writable, writing
 from orchestrator.records.folder import RunFolder
 from orchestrator.run.prepare import Prepared, prepare
 from orchestrator.search.space import default_point, settings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from selmix.run.round_table import RoundMatrices
     from selmix.run.run import RoundReport
 
+ADVICE = "choose another --output"
 MAX_MAPS = 5
 """Rounds in an image of heat maps: more would not be readable."""
 
@@ -76,7 +78,7 @@ class ObjectiveDiagnosis:
         stop_reason: reason why the run ended; None while it is not over.
         rounds: rounds of the run, oldest first.
         mean: means over the rounds that have correlations.
-        maps: path of the heat maps; None if none were requested.
+        maps: path of the heat maps; None if none were requested, or no round has a gain to draw.
     """
 
     stop_reason: str | None
@@ -103,12 +105,15 @@ def diagnose(spec: SweepSpec, objective: str | None, output: Path | None) -> Dia
         output: folder for heat maps of C, G and P, or None for no maps.
     Raises:
         UsageError: the file has no such objective, or its policy does not use the gain.
-        PreflightError: the data or the checkpoint cannot be used.
+        PreflightError: the data, the checkpoint or the output cannot be used.
     """
     if objective is not None and objective not in spec.objectives:
         raise UsageError(
             f"--objective: must be one of {', '.join(spec.objectives)}, the objectives of the file, got {objective!r}"
         )
+    # Before the runs, which take minutes.
+    if output is not None:
+        check_writable(output, ADVICE)
     data = load_data(spec)
     check_checkpoint(spec, data)
     # Of an ablation the first value: that of trial 0.
@@ -151,7 +156,7 @@ def _diagnosis(
     if output is not None:
         # The name of a user's own objective is module:function, and some file systems refuse the colon.
         path = output / f"{objective.replace(':', '-')}.png"
-        heat_maps(run.rounds, path)
+        path = path if heat_maps(run.rounds, path) else None
     return ObjectiveDiagnosis(
         stop_reason=run.stop_reason,
         rounds=rounds,
@@ -161,14 +166,15 @@ def _diagnosis(
 
 
 def _round(report: RoundReport) -> DiagnosedRound:
-    metrics = {field.name: report.scalars.get(field.name) for field in dataclasses.fields(Fidelity)}
+    scalars = {field.name: report.scalars.get(field.name) for field in dataclasses.fields(Fidelity)}
+    # A correlation is NaN where all changes are equal: such a round has none, and JSON has no NaN.
+    metrics = {k: v if v is not None and math.isfinite(v) else None for k, v in scalars.items()}
     metrics["effective_pairs"] = metrics["policy_perplexity"]
     return DiagnosedRound(round=report.round, steps=report.steps, **metrics)
 
 
 def _mean(values: list[float | None]) -> float | None:
-    # A correlation is NaN where all changes are equal: such a round says nothing.
-    known = [value for value in values if value is not None and math.isfinite(value)]
+    known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
@@ -195,14 +201,14 @@ def _row(metrics: Fidelity) -> list[str]:
     ]
 
 
-def heat_maps(rounds: list[RoundMatrices], path: Path) -> None:
-    """Draw C, G and P of at most five rounds, evenly spaced, as one image."""
+def heat_maps(rounds: list[RoundMatrices], path: Path) -> bool:
+    """Draw C, G and P of at most five rounds, evenly spaced, as one image; False where no round has all three."""
     # Imported late: without --output nobody waits for matplotlib. Figure draws without a display, pyplot may need one.
     from matplotlib.figure import Figure
 
     drawable = [r for r in rounds if r.gain is not None and r.policy is not None]
     if not drawable:
-        return
+        return False
     step = max(1, math.ceil(len(drawable) / MAX_MAPS))
     shown = drawable[::step]
     figure = Figure(figsize=(2.6 * len(shown) + 1.0, 7.6), layout="constrained")
@@ -227,5 +233,7 @@ def heat_maps(rounds: list[RoundMatrices], path: Path) -> None:
             axes[row][column].set_ylabel(title if column == 0 else "", fontsize=9)
             axes[row][column].tick_params(labelsize=6)
             figure.colorbar(image, ax=axes[row][column], shrink=0.7).ax.tick_params(labelsize=6)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with writing(path, ADVICE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+    return True

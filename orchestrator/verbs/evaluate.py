@@ -174,7 +174,9 @@ def evaluation_text(document: EvaluateDocument, width: int | None) -> str:
     )
     correction = document.correction
     if correction is None:
-        post_hoc = "not tried: too many classes for the search, or a metric of confidences"
+        post_hoc = (
+            "not tried: too many classes for the search, one sample of each, or a metric of confidences"
+        )
     else:
         post_hoc = (
             f"a bias per class on the scores, which costs no training, gives {percent(correction.value)} %, "

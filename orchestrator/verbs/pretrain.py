@@ -16,6 +16,7 @@ from orchestrator.build.base_model import initial_weights, torch_threads
 from orchestrator.clock import now_ms
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import PreflightError, UsageError
+from orchestrator.files import check_file_writable, writing
 from orchestrator.progress import Progress
 from orchestrator.records.store import Store
 from orchestrator.records.types import Figure
@@ -32,6 +33,7 @@ from selmix.pretrain import Pretrainer, pretrainer
 from selmix.weights import State, save_weights, state_digest
 
 SAVE_EVERY_S = 30.0
+ADVICE = "choose another --output"
 SHOWN = ("mean_recall", "min_recall", "accuracy")
 
 
@@ -71,7 +73,7 @@ def pretrain_base(spec: SweepSpec, output: Path, store: Store, progress: Progres
     Raises:
         UsageError: the file names a checkpoint instead of a recipe, the output exists, or the checkpoint beside it is
             of another training.
-        PreflightError: data, storage or MLflow cannot be used.
+        PreflightError: data, storage, the output or MLflow cannot be used.
     """
     if spec.recipe is None:
         raise UsageError(
@@ -79,6 +81,8 @@ def pretrain_base(spec: SweepSpec, output: Path, store: Store, progress: Progres
         )
     if output.exists():
         raise UsageError(f"{output}: exists; choose another --output")
+    # Before the training, which may take hours.
+    check_file_writable(output, ADVICE)
     address, data = check_all(spec, store)
     # It takes the place of a sweep's id: a resumed training finds its MLflow runs by it.
     identity = _identity(spec, data)
@@ -98,7 +102,8 @@ def pretrain_base(spec: SweepSpec, output: Path, store: Store, progress: Progres
         with stopped_by_signals():
             _train(trainer, partial, identity, tracker, progress)
         state = trainer.weights()
-        save_weights(output, state)
+        with writing(output, ADVICE):
+            save_weights(output, state)
         select = _on_select(spec, data, state)
         # Single values, for which no interval was computed.
         estimates = {key: Figure(value, value, value) for key, value in select.items()}
@@ -150,8 +155,7 @@ def _train(trainer: Pretrainer, partial: Path, identity: str, tracker: Tracker, 
 
 
 def _save(state: dict[str, Any], partial: Path, identity: str) -> None:
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(partial) as aside:
+    with writing(partial, ADVICE), written_aside(partial) as aside:
         torch.save({"identity": identity, "trainer": state}, aside)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import NotFound, UsageError
+from orchestrator.files import write_atomically
 from orchestrator.messages import closest
 from orchestrator.table import Column, sentence, table
 
@@ -197,6 +198,7 @@ def copy_recipe(name: str, folder: Path, objective: str | None = None) -> Path:
     Raises:
         NotFound: there is no such recipe.
         UsageError: it has no such objective, or a file of its name exists there.
+        PreflightError: the folder cannot be written.
     """
     known = recipes()
     recipe = known.get(name)
@@ -214,6 +216,5 @@ def copy_recipe(name: str, folder: Path, objective: str | None = None) -> Path:
     target = folder / f"{stem}.yaml"
     if target.exists():
         raise UsageError(f"{target}: exists; remove it, or copy into another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
+    write_atomically(target, text.encode(), "copy into another folder")
     return target

@@ -62,7 +62,8 @@ class Assessment:
         half_width: of the interval.
         samples_needed: per class, for a half-width of 5 percentage points at these recalls; None where no reachable
             number is enough, or where it cannot be worked out from recalls.
-        correction: None for a metric that biases cannot be searched for, or where there are too many classes.
+        correction: None for a metric that biases cannot be searched for, where there are too many classes, or one
+            sample of each.
     """
 
     metric: str
@@ -110,8 +111,9 @@ def assess(
     value = metric_interval(metric, predictions, context)
     half = (value.high - value.low) / 2.0
     corrected = None
-    # Biases are searched on counts, and a metric of predictions has none.
-    if definition.of_predictions is None and len(names) <= MAX_CLASSES_CORRECTED:
+    # Biases are searched on counts, and a metric of predictions has none. Of one sample per class, none would be left
+    # to fit on: all of them are in the same fold.
+    if definition.of_predictions is None and len(names) <= MAX_CLASSES_CORRECTED and len(labels) > len(names):
         corrected = _corrected(labels, scores.float(), metric, context, predictions)
     return Assessment(
         metric,

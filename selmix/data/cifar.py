@@ -110,9 +110,10 @@ class CifarConfig:
     def _read(self, names: list[str]) -> tuple[Images, Tensor]:
         read = [_read_batch(Path(self.path), name, self.classes) for name in names]
         pixels, labels = torch.cat([p for p, _ in read]), torch.cat([y for _, y in read])
-        # Any byte can be read as a label; here the folder of a wrong one is still known.
-        if len(labels) and int(labels.max()) >= self.classes:
-            raise ValueError(f"{self.path}: labels must lie below {self.classes}, got {int(labels.max())}")
+        # Any byte, and any number of a pickle, can be read as a label; here the folder of a wrong one is still known.
+        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+        if low < 0 or high >= self.classes:
+            raise ValueError(f"{self.path}: labels must lie in 0 to {self.classes - 1}, got {low} to {high}")
         return Images(pixels, mean=MEAN[self.classes], std=STD[self.classes]), labels
 
     @cached_property

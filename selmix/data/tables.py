@@ -76,7 +76,8 @@ def _labels(path: Path, values: list[Any], names: tuple[str, ...]) -> Tensor:
     # Names come before places: with columns score_2 and score_1 the label 1 is the second column.
     if not all(str(value) in place for value in values):
         if all(isinstance(value, int) and 0 <= value < len(names) for value in values):
-            return torch.tensor(values)
+            # Truth values are whole numbers to Python, and booleans to torch.
+            return torch.tensor(values, dtype=torch.int64)
         unknown = next(value for value in values if str(value) not in place)
         raise ValueError(f"{path}: label must be one of {', '.join(names)}, got {unknown!r}")
     return torch.tensor([place[str(value)] for value in values])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selmix.augment import strong, weak
+from selmix.config import number_holds
 from selmix.data.splits import Split
 from selmix.models import ModelConfig
 from selmix.models.linear_head import StandardisedHead
@@ -73,18 +74,22 @@ class PretrainSettings:
     def __post_init__(self) -> None:
         problems = [
             f"{name}: must be {rule}, got {getattr(self, name)!r}"
-            for name, rule, good in (
-                ("epochs", "a whole number >= 1", self.epochs >= 1),
-                ("batch_size", "a whole number >= 2", self.batch_size >= 2),
-                ("lr", "a number > 0", self.lr > 0),
-                ("weight_decay", "a number >= 0", self.weight_decay >= 0),
-                ("mixup_alpha", "a number > 0", self.mixup_alpha > 0),
-                ("ema_decay", "a number in [0, 1)", 0 <= self.ema_decay < 1),
-            )
-            if not good
+            for name, (whole, rule, holds) in _NUMBER_RULES.items()
+            if not number_holds(getattr(self, name), whole, False, holds)
         ]
         if problems:
             raise ValueError("\n".join(problems))
+
+
+# name -> (whole number, rule in words, predicate)
+_NUMBER_RULES: dict[str, tuple[bool, str, Callable[[Any], bool]]] = {
+    "epochs": (True, "a whole number >= 1", lambda v: v >= 1),
+    "batch_size": (True, "a whole number >= 2", lambda v: v >= 2),
+    "lr": (False, "a number > 0", lambda v: v > 0),
+    "weight_decay": (False, "a number >= 0", lambda v: v >= 0),
+    "mixup_alpha": (False, "a number > 0", lambda v: v > 0),
+    "ema_decay": (False, "a number in [0, 1)", lambda v: 0 <= v < 1),
+}
 
 
 class Pretrainer:

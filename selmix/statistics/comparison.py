@@ -173,9 +173,11 @@ def holm(
 
 
 def _clearness(difference: Estimate) -> float:
-    """Difference in units of its lower margin: above 1 the interval leaves 0 out."""
+    """Difference in units of its lower margin: above 1 the interval leaves 0 out; without a margin it is certain."""
     width = difference.value - difference.low
-    return difference.value / width if width > 0 else 0.0
+    if width > 0:
+        return difference.value / width
+    return math.copysign(math.inf, difference.value) if difference.value else 0.0
 
 
 def _made_positive(difference: Estimate) -> Estimate:

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.errors import PreflightError
 from orchestrator.files import (
+    check_file_writable,
     check_writable,
     drop_torn_line_,
     read_json,
@@ -131,10 +132,26 @@ def test_a_folder_below_a_file_is_refused_with_the_advice_given(tmp_path: Path) 
         check_writable(tmp_path / "file" / "x.yaml", "choose another --pins folder")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an existing file is taken for a folder: `selmix pin --force` always exits 4"
-)
-def test_a_file_that_exists_can_be_written_again(tmp_path: Path) -> None:
+def test_a_file_that_exists_can_be_written_again_and_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("old")
-    check_writable(tmp_path / "x.yaml")
+    check_file_writable(tmp_path / "x.yaml")
     assert (tmp_path / "x.yaml").read_text() == "old"
+    with pytest.raises(
+        PreflightError, match=r"x\.yaml: must be writable: Not a directory; choose another --runs"
+    ):
+        check_writable(tmp_path / "x.yaml")
+
+
+def test_a_file_is_refused_where_a_folder_lies_or_none_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_file_writable(Path("x.yaml"))
+    check_file_writable(tmp_path / "a" / "b" / "x.yaml")
+    assert listed(tmp_path) == []
+    (tmp_path / "x.yaml").mkdir()
+    with pytest.raises(PreflightError, match=r"x\.yaml: must be writable: a folder lies there; move it"):
+        check_file_writable(tmp_path / "x.yaml", "move it")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PreflightError, match=r"file/x\.yaml: must be writable: Not a directory; move it"):
+        check_file_writable(tmp_path / "file" / "x.yaml", "move it")

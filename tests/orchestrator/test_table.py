@@ -130,7 +130,6 @@ def test_paragraphs_continue_below_their_text_and_tear_no_id() -> None:
     assert max(map(len, paragraph("label", "words of a text " * 4, 10).splitlines())) <= 35
 
 
-@pytest.mark.xfail(strict=True, reason="textwrap.fill of an empty text drops the label too")
 def test_a_label_without_a_text_is_shown_at_any_width() -> None:
     assert paragraph("label", "", 80).rstrip() == paragraph("label", "", None) == "label"
 

@@ -35,10 +35,6 @@ def test_a_fetched_file_keeps_its_name_and_goes_with_the_block(store: FileSystem
     assert not local.parent.exists()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=FileNotFoundError,
-    reason="trainables/remote.py, fetched: copy_files does not make the folder that it copies a folder to",
-)  # fmt: skip
 def test_a_fetched_folder_has_all_its_files(store: FileSystem) -> None:
     """A checkpoint in an object store, from which a run resumes."""
     with fetched(store, "runs/a") as local:

@@ -94,12 +94,8 @@ LISTS = dict.fromkeys(("root", "train_list", "held_list", "test_list"), "nowhere
 UNREAD = [
     {"name": "parquet", "path": "nowhere"},
     {"name": "image_folder", "path": "nowhere"},
-    *(
-        pytest.param(
-            data, marks=pytest.mark.xfail(strict=True, reason="of lists and split columns nothing is read")
-        )
-        for data in ({"name": "parquet", "path": "nowhere", "split": "part"}, {"name": "image_list", **LISTS})
-    ),
+    {"name": "parquet", "path": "nowhere", "split": "part"},
+    {"name": "image_list", **LISTS},
 ]
 
 

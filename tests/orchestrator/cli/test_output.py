@@ -81,7 +81,6 @@ OUTPUTS = {
 
 
 @pytest.mark.filterwarnings("ignore")  # matters of MLflow's, on a store that begins empty
-@pytest.mark.xfail(strict=True, raises=OSError, reason="found when it is written, and raised as it comes")
 @pytest.mark.parametrize("verb", OUTPUTS)
 def test_an_output_that_cannot_be_written_is_one_message(verb: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")

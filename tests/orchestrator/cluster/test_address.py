@@ -40,7 +40,6 @@ def test_other_forms_name_where_they_were_given(address: str) -> None:
         driver_address(address, {"RAY_ADDRESS": "head:6379"})
 
 
-@pytest.mark.xfail(strict=True, raises=UsageError, reason="address.py: `given` is compared with its blanks")
 def test_a_private_ray_by_flag_is_named_with_blanks_around_it_too() -> None:
     assert driver_address("local ", {}) == ""
 

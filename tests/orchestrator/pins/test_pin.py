@@ -15,6 +15,7 @@ from orchestrator.pins.pin import PinRequest, pin_sweep
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import Figure, SweepState, TrialRecord
 from orchestrator.results.rows import ObjectiveResult, ReplicateMeans, SweepResult, Winner
+from orchestrator.spec.schema import spec_from_resolved
 from selmix.weights import save_weights, state_digest
 
 METRICS = {"min_recall": Figure(0.8, 0.6, 0.9)}
@@ -92,13 +93,20 @@ def test_a_name_that_is_taken_or_whose_alias_is(folder: RunFolder) -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="check_writable takes the pin that exists for a folder")
 def test_force_replaces_a_pin(folder: RunFolder) -> None:
     pins = folder.store.root.parent / "pins"
     pins.mkdir()
     (pins / "kept.yaml").write_text("")
     changed(folder, mlflow_run_id=None)  # what is looked at next
     assert "must have a run in MLflow" in refused(folder, PreflightError, force=True)
+
+
+@pytest.mark.parametrize("name", ["kept.yaml", "kept.safetensors"])
+def test_not_even_force_replaces_a_folder(folder: RunFolder, tmp_path: Path, name: str) -> None:
+    pins = tmp_path / "others"
+    (pins / name).mkdir(parents=True)
+    words = refused(folder, PreflightError, pins, force=True)
+    assert words == f"{pins / name}: must be writable: a folder lies there; choose another --pins folder"
 
 
 def test_an_unwritable_pins_folder_is_answered_with_advice_about_it(
@@ -160,7 +168,10 @@ def test_an_opening_is_on_record_before_the_split_is_read(
         raise OSError("gone")
 
     monkeypatch.setattr(test_split, "data_config", gone)
+    spec = spec_from_resolved({
+        "version": 1, "name": "s", "data": {"name": "digits"}, "objectives": ["min_recall"],
+    })  # fmt: skip
     for by in ("pin a", "reproduce a"):
-        with pytest.raises(OSError, match="gone"):
-            test_split.open_test(None, by, folder)  # type: ignore[arg-type]
+        with pytest.raises(PreflightError, match=r"data: the test split of .* must be readable: gone"):
+            test_split.open_test(spec, by, folder)
     assert [opening.by for opening in folder.load_state().test_openings] == ["pin a", "reproduce a"]

@@ -143,24 +143,16 @@ def test_a_place_that_fails_refuses_claims_and_beats_but_no_withdrawal(
         lease.withdraw(holder("a"))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="ClaimLease.holder() passes over the dead, DiskLease.holder() does not"
-)
-def test_the_last_holder_is_kept_dead_or_alive(endpoint: str, address: str) -> None:
-    lease = ClaimLease(ObjectStore(address, credentials(endpoint)), "s", settle_s=0.0)
-    dead = holder("a", age_s=STALE_AFTER_S + 1)
-    lease.claim(dead)
-    assert lease.holder() == dead
+def test_the_dead_hold_nothing(lease: LeaseBackend) -> None:
+    lease.claim(holder("a", age_s=STALE_AFTER_S + 1))
+    assert lease.holder() is None
 
 
-@pytest.mark.xfail(
-    strict=True, reason="DiskLease.claim() by its own holder returns it, ClaimLease.claim() None"
-)
-def test_a_claim_by_its_own_holder_succeeds(tmp_path: Path) -> None:
-    lease = DiskLease(tmp_path)
+def test_a_claim_by_its_own_holder_succeeds(lease: LeaseBackend) -> None:
     mine = holder("a")
     assert lease.claim(mine) is None
     assert lease.claim(mine) is None
+    assert lease.holder() == mine
 
 
 # -- one of the two alone ---------------------------------------------------------------------------------

@@ -162,9 +162,6 @@ def test_checkpoints_are_recorded_relative(store: ObjectStore, tmp_path: Path) -
     assert not remote.has_checkpoint(recorded)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="the key of a path outside the private copy is not made"
-)
 def test_a_checkpoint_of_a_disk_is_not_in_a_store_that_the_records_were_moved_to(store: ObjectStore) -> None:
     assert not RunFolder.at(SyncedStore(store), "s").has_checkpoint("/runs/s/ray/000/c")
 

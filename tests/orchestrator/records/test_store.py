@@ -132,12 +132,10 @@ def test_an_address_leads_back_to_its_path(head: Opener) -> None:
     assert store.address_of(path) == f"{store.address_of(sweep)}/trials/o/trial-000"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="SyncedStore.address_of(root) is bucket/prefix/.: its key of the root is a dot"
-)
-def test_the_address_of_the_runs_folder_has_no_dot_at_its_end(address: str) -> None:
+def test_the_address_of_the_runs_folder_leads_back_to_it(address: str) -> None:
     store = SyncedStore(ObjectStore(address, {}))
     assert store.address_of(store.root) == store.objects.root
+    assert store.path_of(store.objects.root) == store.root
 
 
 def test_a_copy_is_whole_or_not_at_all(head: Opener, tmp_path: Path) -> None:

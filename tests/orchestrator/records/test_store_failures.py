@@ -101,11 +101,16 @@ def test_the_runs_folder_itself_has_a_name_in_messages_too(store: Callable[..., 
     assert "got: cannot list it: " in refusal(lambda: SyncedStore(store("list")).sweep_names())
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="pyarrow refuses with ValueError, which is not turned"
-)
 def test_a_scheme_that_is_none_is_refused_in_our_words() -> None:
-    assert "ftp" in refusal(lambda: ObjectStore("s3://bucket/runs?scheme=ftp", {}).get("s/a"))
+    for store in (
+        ObjectStore("s3://bucket/runs?scheme=ftp", {}),
+        ObjectStore("s3://bucket/runs", {"AWS_ENDPOINT_URL": "ftp://host"}),
+    ):
+        assert "got: cannot read s/a: Invalid S3 connection scheme 'ftp'" in refusal(
+            lambda s=store: s.get("s/a")
+        )
+        assert "got: cannot connect: Invalid" in refusal(lambda s=store: s.check("s"))
+        assert "got: cannot connect to it: Invalid" in refusal(store.for_workers)
 
 
 def test_a_call_that_takes_too_long_is_given_up() -> None:

@@ -151,17 +151,15 @@ def test_steps_on_a_logarithmic_scale_are_multiples_in_the_range(
     assert settings(spec, {"lr": rounded}).lr == rounded
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="the rounded value is a float, which counted settings refuse"
-)
 def test_steps_on_a_logarithmic_scale_of_a_counted_setting_are_whole() -> None:
     spec = searched("batch_size: {distribution: q_log_uniform_values, min: 8, max: 64, q: 8}")
     assert settings(spec, {"batch_size": 13}).batch_size == 16
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="a step below 1 of a counted setting becomes 0")
-def test_a_step_below_one_of_a_counted_setting_is_no_crash_after_the_check() -> None:
-    distributions(searched("steps: {distribution: q_uniform, min: 10, max: 20, q: 0.5}"))
+@pytest.mark.parametrize("q", [1, 2, 2.0, 10])
+def test_a_step_of_a_counted_setting_that_passes_the_check_is_a_whole_one(q: float) -> None:
+    spec = searched(f"steps: {{distribution: q_uniform, min: 10, max: 20, q: {q}}}")
+    assert distributions(spec)["steps"] == IntDistribution(10, 20, step=int(q))
 
 
 def study_of(path: Path, seed: int = 0, objective: str = "min_recall") -> ObjectiveStudy:

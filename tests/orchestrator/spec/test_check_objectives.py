@@ -59,8 +59,10 @@ def users_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     SEEN.clear()
 
 
-def problems_of(objective: str, more: str = "selection: {metric: min_recall}\n") -> list[str]:
-    text = f'version: 1\nname: x\ndata: {{name: digits}}\nobjectives: ["users_own:{objective}"]\n{more}'
+def problems_of(
+    objective: str, more: str = "selection: {metric: min_recall}\n", data: str = "digits"
+) -> list[str]:
+    text = f'version: 1\nname: x\ndata: {{name: {data}}}\nobjectives: ["users_own:{objective}"]\n{more}'
     try:
         check_spec(parse_sweep_text(text, "f.yaml"))
     except SpecError as error:
@@ -107,12 +109,28 @@ def test_the_share_of_cvar_has_one_default_everywhere() -> None:
     assert everywhere == {0.3}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an own objective is tried without the definitions of the file's `metrics`"
-)
 def test_an_own_objective_is_tried_with_the_definitions_of_the_file() -> None:
     weights = (
         f"metrics: {{cvar_fraction: 0.5, recall_weights: {[1] * 10}}}\nselection: {{metric: min_recall}}\n"
     )
     assert problems_of("weighted", weights) == []
     assert {context.definitions.cvar_fraction for _, context in SEEN} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ("{recall_weights: [1, 2]}", "metrics.recall_weights: must be one per class, 10, got 2"),
+        ("{cvar_fraction: x}", "metrics.cvar_fraction: must be a number, got 'x'"),
+    ],
+)
+def test_definitions_that_are_wrong_are_no_fault_of_the_function(metrics: str, says: str) -> None:
+    (problem,) = problems_of("weighted", f"metrics: {metrics}\nselection: {{metric: min_recall}}\n")
+    assert problem.endswith(says)
+    assert SEEN == []
+
+
+def test_definitions_say_how_many_classes_data_have_that_are_not_there_yet() -> None:
+    more = "selection: {metric: min_recall}\nmetrics: {recall_weights: [1, 2, 3]}\n"
+    assert problems_of("weighted", more, data="parquet, path: nowhere.parquet") == []
+    assert {tuple(confusion.shape) for confusion, _ in SEEN} == {(3, 3)}

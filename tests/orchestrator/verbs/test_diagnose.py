@@ -66,7 +66,6 @@ def test_means_are_over_the_rounds_that_took_a_step(monkeypatch: pytest.MonkeyPa
     assert (result["mean"]["prototype_drift"], result["maps"]) == (None, None)
 
 
-@pytest.mark.xfail(strict=True, reason="a correlation without a value is printed as NaN, which is no JSON")
 def test_a_round_without_a_correlation_is_valid_json(monkeypatch: pytest.MonkeyPatch) -> None:
     done = diagnosed(monkeypatch, [{}, FIGURES, FIGURES | {"gain_spearman": math.nan}], [])
     result = strict(done.out)["objectives"]["min_recall"]
@@ -90,7 +89,6 @@ def test_maps_are_drawn_of_a_few_rounds_evenly_spaced(
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the path of the maps is shown also where no round could be drawn")
 def test_maps_that_were_not_drawn_are_not_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     done = diagnosed(monkeypatch, [FIGURES], [matrices(0, gain=False)], "-o", tmp_path)
     assert strict(done.out)["objectives"]["min_recall"]["maps"] is None

@@ -122,10 +122,16 @@ def test_one_sided_a_negative_difference_is_never_ahead_in_the_order() -> None:
     assert two_sided == {"ahead": "worse", "beaten": "better", "close": "tied"}
 
 
-@pytest.mark.xfail(strict=True, reason="a difference without a lower margin is taken for the least clear one")
 def test_a_difference_that_is_certain_comes_first() -> None:
     named = {"certain": Estimate(0.3, 0.3, 0.4), "noise": Estimate(0.01, -0.1, 0.1)}
     assert holm(named, lambda name, _: named[name], 0.95) == {"certain": "better", "noise": "tied"}
+    # One-sided, one that is certainly behind comes last, and two that are equal are not certain.
+    named = {
+        "behind": Estimate(-0.3, -0.3, -0.2),
+        "equal": Estimate(0.0, 0.0, 0.0),
+        "clear": Estimate(0.3, 0.1, 0.5),
+    }
+    assert holm(named, lambda name, _: named[name], 0.95, two_sided=False)["clear"] == "better"
 
 
 def test_equal_models_are_tied_with_the_leader_and_with_a_reference() -> None:
