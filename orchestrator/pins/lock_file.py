@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from orchestrator.errors import NotFound, PreflightError
 from orchestrator.files import write_atomically
 from orchestrator.provenance import Environment
 from orchestrator.records.types import Figure, Metrics, Settings
-from orchestrator.results.rows import Outcome
+from orchestrator.results.rows import Rung, VerdictOutcome, said
 from orchestrator.table import Column, difference, estimate, sentence, short, table
 
 REQUIRED = (
     "schema_version", "name", "created", "sweep", "objective", "trial_id", "is_winner", "seed", "round", "config",
     "protocol", "base", "digests", "select", "test", "replicates", "baselines", "verdict", "environment", "mlflow",
 )  # fmt: skip
-OPTIONAL = ("method",)
+OPTIONAL = ("method", "row")
 """Keys that earlier versions did not write: a pin without them is complete."""
 
 ADVICE = "choose another --pins folder"
@@ -103,24 +103,63 @@ class PinnedVerdict:
     """A verdict on one split.
 
     Attributes:
-        outcome: outcome of the paired comparison.
-        against: name of the baseline.
-        difference: pinned model minus baseline, higher is better.
+        outcome: see :class:`orchestrator.results.rows.Verdict`.
+        against: opponent that was chosen on select.
+        difference: pinned model minus that opponent, higher is better.
         optimistic: True if both sides were chosen on these samples.
+        margin: difference that does not matter; None in a pin by the earlier rule, against one opponent.
+        within_margin: True if it is better, by less than the margin.
+        differences: opponent -> pinned model minus opponent.
+        not_told_apart: opponents that it is neither better nor worse than.
+        worse_than: opponents that are better.
+        samples: samples of the smallest class that it rests on.
+        samples_needed: samples per class with which the difference would tell; None where no number would, or none is
+            needed.
     """
 
-    outcome: Outcome
+    outcome: VerdictOutcome
     against: str
     difference: Figure
     optimistic: bool = False
+    margin: float | None = None
+    within_margin: bool = False
+    differences: dict[str, Figure] = field(default_factory=dict)
+    not_told_apart: list[str] = field(default_factory=list)
+    worse_than: list[str] = field(default_factory=list)
+    samples: int | None = None
+    samples_needed: int | None = None
 
 
 @dataclass(frozen=True)
 class PinnedVerdicts:
-    """Verdicts on both splits; the one on test is to be quoted. None where there was no baseline, or no winner."""
+    """Verdicts on both splits, None where there was no opponent, or no winner.
+
+    Attributes:
+        select: of the procedure, the mean over fresh seeds, on select.
+        test: of the shipped file against the shipped file of each opponent, on test: the one to be quoted.
+        procedure: of the means over fresh seeds on test; None in pins of earlier versions.
+    """
 
     select: PinnedVerdict | None
     test: PinnedVerdict | None
+    procedure: PinnedVerdict | None = None
+
+
+@dataclass(frozen=True)
+class PinnedRow:
+    """The row that was pinned, which ``reproduce`` fits again by its approach.
+
+    Attributes:
+        approach: ``selmix``, or the name of a baseline.
+        rung: part of the model that it trains.
+        settings: settings that were tuned, name -> value.
+        seed: of the pinned model.
+    """
+
+    approach: str
+    rung: Rung
+    settings: dict[str, float | str]
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -168,6 +207,7 @@ class Pin:
         environment: stack that it was made on.
         mlflow: place in MLflow.
         method: version of the method's arithmetic; a change of it changes bits.
+        row: the row that was pinned; None in pins of earlier versions, which are of SelMix.
     """
 
     schema_version: int
@@ -191,6 +231,7 @@ class Pin:
     environment: Environment
     mlflow: Registered
     method: int = 1
+    row: PinnedRow | None = None
 
     @property
     def metric(self) -> str:
@@ -382,7 +423,7 @@ def pins_text(document: PinsDocument, width: int | None) -> str:
         below = []
         if pin.verdict is not None:
             gap = f"{difference(pin.verdict.difference)} pp"
-            below.append(f"on test {pin.verdict.outcome} vs {pin.verdict.against}, {gap}")
+            below.append(f"on test {said(pin.verdict.outcome)} {pin.verdict.against}, {gap}")
         below += [] if pin.is_winner else ["not the winner of its sweep"]
         # An edited pin is no evidence.
         below += [f"EDITED since it was written: {', '.join(pin.edited)}"] if pin.edited else []

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from orchestrator.pins.lock_file import (
     ADVICE,
     Pin,
     PinnedBaseline,
+    PinnedRow,
     PinnedSweep,
     PinnedVerdict,
     PinnedVerdicts,
@@ -33,8 +34,8 @@ from orchestrator.pins.lock_file import (
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
-from orchestrator.records.types import Figure, TrialRecord
-from orchestrator.results.rows import ObjectiveResult, load_results
+from orchestrator.records.types import TrialRecord
+from orchestrator.results.rows import SELMIX, Choices, ObjectiveResult, Verdict, Winner, load_results
 from orchestrator.spec.schema import spec_from_resolved
 from orchestrator.tracking.address import check_tracking, tracking_of
 from selmix.files import written_aside
@@ -86,7 +87,8 @@ def pin_sweep(store: Store, pins: Path, request: PinRequest) -> Path:
     """
     folder = RunFolder.open(store, request.sweep)
     path = _free_path(pins, request)
-    objective, trial, result = _chosen(folder, request)
+    target = _chosen(folder, request)
+    trial = target.record
     # All these checks come before the test split is opened, because each opening is on record.
     for file in (path, weights_beside(path)):
         check_file_writable(file, ADVICE)
@@ -97,13 +99,13 @@ def pin_sweep(store: Store, pins: Path, request: PinRequest) -> Path:
             f"{trial.trial_id}: must have a run in MLflow at {masked(address)}, got none; launch the sweep again to "
             "send it"
         )
-    weights = _weights_of(folder, trial)
+    weights = _weights_of(folder, target)
     # Imported late: it brings torch, which takes seconds that the checks above need not wait for.
     from orchestrator.pins.test_split import open_test
 
     spec = spec_from_resolved(folder.load_spec())
     test = open_test(spec, f"pin {request.name}", folder)
-    document = _document(folder, test, request.name, trial, result, objective)
+    document = _document(folder, test, request.name, target, weights)
     document["mlflow"] = to_document(_register(address, document, trial, weights))
     document["created"] = utc_now()
     # Weights first, the pin last: a pin that exists is complete.
@@ -140,8 +142,40 @@ def _alias(name: str) -> str:
     return name.replace(".", "-")
 
 
-def _chosen(folder: RunFolder, request: PinRequest) -> tuple[str, TrialRecord, ObjectiveResult]:
-    """Objective and trial to pin, and the result of that objective."""
+@dataclass(frozen=True)
+class _Target:
+    """The model to pin.
+
+    Attributes:
+        objective: that it was made for.
+        record: record that its file belongs to.
+        result: result of the objective.
+        winner: the winner, where the model is its shipped file; None for a trial that ``--trial`` names.
+    """
+
+    objective: str
+    record: TrialRecord
+    result: ObjectiveResult
+    winner: Winner | None = None
+
+    @property
+    def file(self) -> int:
+        """Number of its file among those of its record."""
+        return 0 if self.winner is None else self.winner.file
+
+    @property
+    def approach(self) -> str:
+        """Approach of its row."""
+        return SELMIX if self.winner is None else self.winner.approach
+
+    @property
+    def seed(self) -> int:
+        """Seed that it was made with."""
+        return self.record.seed if self.winner is None else self.winner.seed
+
+
+def _chosen(folder: RunFolder, request: PinRequest) -> _Target:
+    """The model to pin, with its objective and the result of that."""
     objective, trial_id = request.objective, request.trial_id
     results = load_results(folder)
     decided = {} if results is None else results.objectives
@@ -155,7 +189,7 @@ def _chosen(folder: RunFolder, request: PinRequest) -> tuple[str, TrialRecord, O
             raise UsageError(
                 f"--trial: must be a trial of --objective {objective}, got {trial_id}, one of {record.objective}"
             )
-        return record.objective, record, decided.get(record.objective, ObjectiveResult())
+        return _Target(record.objective, record, decided.get(record.objective, ObjectiveResult()))
     objectives = folder.load_spec().get("objectives", [])
     if objective is None and len(objectives) > 1:
         raise UsageError(f"--objective: must be given, {folder.name} has several: {', '.join(objectives)}")
@@ -174,39 +208,34 @@ def _chosen(folder: RunFolder, request: PinRequest) -> tuple[str, TrialRecord, O
     result = decided.get(objective, ObjectiveResult())
     if result.winner is None:
         raise NoFeasibleTrial(f"{folder.name}: {objective} has no winner: {state.problem}")
-    return objective, folder.load_trial(result.winner.trial_id), result
+    return _Target(objective, folder.load_trial(result.winner.trial_id), result, result.winner)
 
 
-def _weights_of(folder: RunFolder, trial: TrialRecord) -> Path:
-    """Path of the weights of a trial, checked before the test split is opened for them."""
+def _weights_of(folder: RunFolder, target: _Target) -> Path:
+    """Path of the weights to pin, checked before the test split is opened for them."""
     from selmix.weights import load_weights, state_digest
 
-    path = folder.store.current(folder.weights_path(trial.trial_id))
+    record = target.record
+    files = folder.weights_files(record.trial_id)
+    path = files[target.file] if target.file < len(files) else folder.weights_path(record.trial_id)
+    expected = record.weights_digest if target.winner is None else target.winner.checkpoint_digest
     try:
-        digest = state_digest(load_weights(path))
+        digest = state_digest(load_weights(folder.store.current(path)))
     except ValueError as error:
         raise PreflightError(str(error)) from error
-    if digest != trial.weights_digest:
+    if digest != expected:
         raise PreflightError(
-            f"{path}: must be the weights of {trial.trial_id}, digest {trial.weights_digest}, got {digest}"
+            f"{path}: must be the weights of {record.trial_id}, digest {expected}, got {digest}"
         )
-    return path
+    return folder.store.current(path)
 
 
-def _document(
-    folder: RunFolder,
-    test: OpenedTest,
-    name: str,
-    trial: TrialRecord,
-    result: ObjectiveResult,
-    objective: str,
-) -> Document:
-    """The pin of a trial, still without its time of creation and its place in MLflow."""
+def _document(folder: RunFolder, test: OpenedTest, name: str, target: _Target, weights: Path) -> Document:
+    """The pin of a model, still without its time of creation and its place in MLflow."""
     from orchestrator.pins.test_split import mean_metrics, metrics_of
     from orchestrator.results.judge import Judge, in_order
-    from selmix.weights import load_weights
 
-    state = folder.load_state()
+    state, record, winner = folder.load_state(), target.record, target.winner
     if state.data is None or state.base is None or state.environment is None:
         raise PreflightError(f"{folder.shown}: must have been launched, its record has no data yet")
     if test.digest != state.data.digests["test"]:
@@ -214,46 +243,55 @@ def _document(
             f"{folder.shown}: the test split must be that of the sweep, digest {state.data.digests['test']}, got "
             f"{test.digest}; restore the data"
         )
-    judge = Judge(folder, test.spec, objective)
-    is_winner = result.winner is not None and result.winner.trial_id == trial.trial_id
-    # A trial that --trial names may have no replicates: it then stands for itself.
-    replicates = judge.finals().get(trial.trial_id, []) or [trial]
-    on_test = [p for record in replicates for p in test.of_files(folder.weights_files(record.trial_id))]
-    baselines = {b.name: b for b in in_order(folder.load_baselines(objective)) if b.state == "FINISHED"}
-    baseline_tests = {
-        key: test.of_files(folder.weights_files(record.trial_id)) for key, record in baselines.items()
+    judge = Judge(folder, test.spec, target.objective)
+    # Runs of the procedure: the replicates of the pinned trial, or the models of a baseline. A trial that --trial names
+    # may have none: it then stands for itself.
+    runs: Sequence[TrialRecord] = [record]
+    if target.approach == SELMIX:
+        runs = judge.finals().get(record.replicate_of or record.trial_id, []) or [record]
+    on_test = test.of_files([file for run in runs for file in folder.weights_files(run.trial_id)])
+    shipped = test.of_files([weights])
+    baselines = {
+        b.name: b for b in in_order(folder.load_baselines(target.objective)) if b.state == "FINISHED"
     }
-    # The pinned model is that of the trial itself; its replicates only measure the spread over seeds.
-    weights = load_weights(folder.weights_path(trial.trial_id))
+    baseline_tests = {
+        key: test.of_files(folder.weights_files(each.trial_id)) for key, each in baselines.items()
+    }
     pin = Pin(
         schema_version=SCHEMA_VERSION,
         name=name,
         created="",
         sweep=PinnedSweep(test.spec.name, state.sweep_id, state.file_digest),
-        objective=objective,
-        trial_id=trial.trial_id,
-        is_winner=is_winner,
-        seed=trial.seed,
-        round=trial.round,
-        config=trial.config,
+        objective=target.objective,
+        trial_id=record.trial_id,
+        is_winner=winner is not None,
+        seed=target.seed,
+        round=record.round if target.approach == SELMIX else None,
+        config=record.config if winner is None else winner.config,
         protocol=_protocol(test, judge),
         base=state.base.to_document(),
-        digests={**state.data.digests, "base": state.base.digest, "weights": trial.weights_digest},
-        select=trial.select,
-        test=metrics_of(test.predictions(weights), judge.context),
-        replicates=_replicates(replicates, on_test, trial, judge),
+        digests={
+            **state.data.digests, "base": state.base.digest,
+            "weights": record.weights_digest if winner is None else winner.checkpoint_digest,
+        },
+        select=record.select if winner is None else winner.select,
+        test=metrics_of(shipped[0], judge.context),
+        replicates=_replicates(runs, on_test, record, judge),
         baselines={
             key: PinnedBaseline(
-                record.select, mean_metrics(baseline_tests[key], judge.context), record.labels,
-                record.reference, record.cost_s,
+                each.select, mean_metrics(baseline_tests[key], judge.context), each.labels, each.reference,
+                each.cost_s,
             )
-            for key, record in baselines.items()
+            for key, each in baselines.items()
         },
-        verdict=_verdicts(result, is_winner, on_test, baseline_tests, judge),
+        verdict=_verdicts(folder, test, target, shipped, on_test, judge),
         environment=state.environment,
         mlflow=Registered("", "", "", "", ""),
         # Of the sweep, not of this version: it decides the bits of what was trained.
         method=state.method,
+        row=PinnedRow(
+            target.approach, "finetune" if winner is None else winner.rung, record.note, target.seed
+        ),
     )  # fmt: skip
     return to_document(pin)
 
@@ -280,36 +318,63 @@ def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
 
 
 def _replicates(
-    replicates: Sequence[TrialRecord], on_test: Sequence[Predictions], trial: TrialRecord, judge: Judge
+    runs: Sequence[TrialRecord], on_test: Sequence[Predictions], record: TrialRecord, judge: Judge
 ) -> Document:
-    """Seeds of the replicates, and metric -> mean, low, high on test; no metrics for a trial without replicates."""
+    """Seeds of the procedure, and metric -> mean, low, high on test; no metrics where nothing is repeated."""
     from orchestrator.pins.test_split import mean_metrics
 
-    if list(replicates) == [trial]:
+    seeds = record.seeds if record.kind == "baseline" else [run.seed for run in runs]
+    if not seeds or (list(runs) == [record] and record.kind != "baseline"):
         return {"split": "test", "seeds": []}
     means = mean_metrics(on_test, judge.context)
     named = {key: {"mean": f.value, "low": f.low, "high": f.high} for key, f in means.items()}
-    return {"split": "test", "seeds": [r.seed for r in replicates], **named}
+    return {"split": "test", "seeds": seeds, **named}
 
 
 def _verdicts(
-    result: ObjectiveResult,
-    is_winner: bool,
+    folder: RunFolder,
+    test: OpenedTest,
+    target: _Target,
+    shipped: Sequence[Predictions],
     on_test: Sequence[Predictions],
-    baselines: dict[str, list[Predictions]],
     judge: Judge,
 ) -> PinnedVerdicts:
-    """Verdicts on both splits, against the opponent that was chosen on select."""
-    from selmix.statistics.comparison import outcome, paired_difference
+    """Verdicts on both splits, against the opponents that were fixed on select."""
+    from orchestrator.results.judge import opponents_of
 
-    on_select = result.verdict
-    if on_select is None:
+    decided = judge.folder.load(folder.choices_path, Choices)
+    choice = None if decided is None else decided.objectives.get(target.objective)
+    candidates = judge.candidates(choice)
+    # A trial that --trial names has the opponents of the best SelMix row.
+    row_id = SELMIX if target.winner is None else target.winner.approach
+    row = next((each for each in candidates if each.name == row_id), None)
+    opponents = [] if row is None else opponents_of(row, candidates)
+    if not opponents:
         return PinnedVerdicts(None, None)
-    # The same opponent on test: the best of several baselines on test would be biased upwards.
-    gap = paired_difference(judge.rule.metric, on_test, baselines[on_select.against], judge.context)
-    test = PinnedVerdict(outcome(gap), on_select.against, Figure(**asdict(gap)))
-    select = PinnedVerdict(on_select.outcome, on_select.against, on_select.difference, optimistic=True)
-    return PinnedVerdicts(select if is_winner else None, test)
+    files, means = {}, {}
+    for each in opponents:
+        ships = judge.shipped(each)
+        paths = folder.weights_files(ships.record.trial_id)
+        files[each.name] = test.of_files([paths[ships.file]])
+        means[each.name] = test.of_files(
+            [path for record in each.records for path in folder.weights_files(record.trial_id)]
+        )
+    # The same opponent as on select: the best of several on test would be biased upwards.
+    against = opponents[0].name
+    on_select = target.result.verdict if target.winner is not None else None
+    return PinnedVerdicts(
+        None if on_select is None else _pinned(on_select),
+        _pinned(judge.judged(shipped, files, against, "test")),
+        _pinned(judge.judged(on_test, means, against, "test")),
+    )
+
+
+def _pinned(verdict: Verdict) -> PinnedVerdict:
+    return PinnedVerdict(
+        verdict.outcome, verdict.against, verdict.difference, verdict.optimistic, verdict.margin,
+        verdict.within_margin, verdict.differences, verdict.not_told_apart, verdict.worse_than, verdict.samples,
+        verdict.samples_needed,
+    )  # fmt: skip
 
 
 def _register(address: str, document: Document, trial: TrialRecord, weights: Path) -> Registered:

@@ -14,11 +14,15 @@ from orchestrator.pins.lock_file import Pin, broken_sections, pin_path, read_pin
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.store import Store
 from orchestrator.records.types import Metrics
+from orchestrator.results.rows import SELMIX
 from orchestrator.table import paragraph, sentence
 
 if TYPE_CHECKING:
     from orchestrator.pins.test_split import OpenedTest
     from orchestrator.spec.schema import SweepSpec
+    from selmix.data.splits import SweepData
+    from selmix.run.start_model import Base
+    from selmix.statistics.selection import SelectionRule
     from selmix.weights import State
 
 
@@ -132,10 +136,9 @@ class _Comparison:
         from orchestrator.build.base_model import base_model, torch_threads
         from orchestrator.build.data import load_data
         from orchestrator.build.selection import selection_rule
-        from orchestrator.pins.test_split import metrics_of, open_test
+        from orchestrator.pins.test_split import metrics_of, open_test, predictions_on
         from selmix.baselines.last_layer import start_base
-        from selmix.config import FinetuneConfig
-        from selmix.run.local_ranks import RunRequest, finetune_on_workers
+        from selmix.metrics import MetricContext
         from selmix.weights import state_digest
 
         pin, spec = self.pin, _spec(self.pin)
@@ -150,25 +153,48 @@ class _Comparison:
             # Trained weights may have other bits on another stack; the data must be the same everywhere.
             self._equal("digests/base", pin.digests["base"], base.digest, must=self.same_stack)
             rule = selection_rule(spec, pin.objective, data.num_classes)
-            request = RunRequest(
-                data, start_base(spec.model.config, state, data, rule), pin.objective,
-                FinetuneConfig(**pin.config), pin.seed, rule,
-            )  # fmt: skip
-            run = finetune_on_workers(spec.resources.workers, request)
+            start = start_base(spec.model.config, state, data, rule)
+            context = MetricContext(data.train_counts.cpu(), rule.definitions, data.num_groups)
             # On the same stack equal weights give equal predictions: evaluating the stored ones would add nothing.
             if stored is not None and not self.same_stack:
-                self._stored(spec, stored, data.select, test, run.metric_context)
+                self._stored(spec, stored, data.select, test, context)
+            made = self._trained(spec, data, start, rule)
+            if made is None:
+                return self.compared
+            self._equal("digests/weights", pin.digests["weights"], state_digest(made), must=self.same_stack)
+            self._metrics("select", pin.select, metrics_of(predictions_on(spec, made, data.select), context))
+            self._metrics("test", pin.test, metrics_of(test.predictions(made), context))
+        return self.compared
+
+    def _trained(self, spec: SweepSpec, data: SweepData, start: Base, rule: SelectionRule) -> State | None:
+        """Weights of the pinned row, made again by its approach; None, with the difference noted, where that fails."""
+        from selmix.baselines import BASELINES, BaselineTask
+        from selmix.config import FinetuneConfig
+        from selmix.run.local_ranks import RunRequest, finetune_on_workers
+
+        pin = self.pin
+        approach = SELMIX if pin.row is None else pin.row.approach
+        # Everything that fine-tunes has the settings of the winning trial; the others have none.
+        config = FinetuneConfig(**pin.config)
+        states: tuple[State, ...] = ()
+        if approach == SELMIX or (approach in BASELINES and BASELINES[approach].contains_winner):
+            run = finetune_on_workers(
+                spec.resources.workers, RunRequest(data, start, pin.objective, config, pin.seed, rule)
+            )
             if run.best is None or run.failed:
                 self.compared.append(Compared("training", "finished", run.stop_reason, False, False))
-                return self.compared
-            self._equal("round", pin.round, run.best.round, must=self.same_stack)
-            self._equal(
-                "digests/weights", pin.digests["weights"], state_digest(run.best.state), must=self.same_stack
+                return None
+            if approach == SELMIX:
+                self._equal("round", pin.round, run.best.round, must=self.same_stack)
+                return run.best.state
+            states = (run.best.state,)
+        if approach not in BASELINES:
+            raise PreflightError(
+                f"{pin.name}: row.approach must be selmix or one of {', '.join(BASELINES)}, got {approach}"
             )
-            self._metrics("select", pin.select, metrics_of(run.best.predictions, run.metric_context))
-            on_test = metrics_of(test.predictions(run.best.state), run.metric_context)
-            self._metrics("test", pin.test, on_test)
-        return self.compared
+        # Of a deterministic baseline the seed is not read; one that fine-tunes makes the model of this seed alone.
+        task = BaselineTask(data, start, pin.objective, rule, (pin.seed,), config, states)
+        return BASELINES[approach](task).states[0]
 
     def _weights(self, path: Path) -> State | None:
         """The pinned weights; missing or damaged ones are a difference, and the training is compared all the same."""

@@ -23,7 +23,7 @@ from orchestrator.records.lease import Lease
 from orchestrator.records.logs import append_log
 from orchestrator.records.types import SweepState
 from orchestrator.results.judge import judged
-from orchestrator.results.rows import SweepResult
+from orchestrator.results.rows import SweepResult, said
 from orchestrator.run.drain import Drain, Drained
 from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
@@ -330,7 +330,6 @@ def _winners(results: SweepResult) -> tuple[dict[str, float], dict[str, str]]:
         trial_ids.append(result.winner.trial_id)
         metrics |= estimates(result.winner.select, prefix)
         if result.verdict is not None:
-            relation = "tied with" if result.verdict.outcome == "tied" else f"{result.verdict.outcome} than"
-            verdicts.append(f"{relation} {result.verdict.against}")
+            verdicts.append(f"{said(result.verdict.outcome)} {result.verdict.against}")
     tags = {"selmix.winner": ", ".join(trial_ids), "selmix.verdict": ", ".join(verdicts)}
     return metrics, {key: text for key, text in tags.items() if text}

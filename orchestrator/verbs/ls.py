@@ -8,16 +8,16 @@ from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.records.folder import RunFolder, list_sweeps
 from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
-from orchestrator.results.rows import ObjectiveResult, Outcome, load_results
+from orchestrator.results.rows import ObjectiveResult, VerdictOutcome, load_results, said
 from orchestrator.table import Column, minute, percent, sentence, short, table
 from orchestrator.verbs.show import RunCounts, run_counts
 
 
 @dataclass(frozen=True)
 class BriefVerdict:
-    """Outcome of the verdict, and the baseline that it is against."""
+    """Outcome of the verdict, and the opponent that it is against."""
 
-    outcome: Outcome
+    outcome: VerdictOutcome
     against: str
 
 
@@ -27,7 +27,7 @@ class BriefResult:
 
     Attributes:
         metric: metric that decides it; None while it is undecided.
-        winner: id of the winning trial; None without one.
+        winner: id of the winning row; None without one.
         value: mean of the metric on select over fresh seeds; None without a winner.
         verdict: verdict against the best baseline; None without one.
     """
@@ -94,7 +94,7 @@ def _brief(result: ObjectiveResult) -> BriefResult:
     if winner is not None and result.metric is not None:
         value = winner.replicates.select[result.metric].value
     return BriefResult(
-        result.metric, None if winner is None else winner.trial_id, value,
+        result.metric, None if winner is None else winner.row or winner.trial_id, value,
         None if verdict is None else BriefVerdict(verdict.outcome, verdict.against),
     )  # fmt: skip
 
@@ -120,5 +120,5 @@ def _summary(objective: str, result: BriefResult) -> str:
         return f"{objective}: no feasible trial"
     text = f"{objective} {percent(result.value)} % on select: {short(result.winner)}"
     if result.verdict is not None:
-        text += f", {result.verdict.outcome} vs {result.verdict.against}"
+        text += f", {said(result.verdict.outcome)} {result.verdict.against}"
     return text

@@ -48,7 +48,8 @@ class Baseline:
         by_seed: True if it runs once on every replicate seed.
         from_scratch: True if it does not begin with the base model, whose labels it then has not seen.
         reference: True if it has another cost or other information than the trials.
-        contains_winner: True if it builds on the winner: shown, but never the verdict's opponent.
+        contains_winner: True if it builds on the winner: shown, but never an opponent of it.
+        by_policy_alone: True if it differs from the winner in the pair policy alone: likewise.
         of_groups: True if it needs data with a group attribute.
     """
 
@@ -60,6 +61,7 @@ class Baseline:
     from_scratch: bool = False
     reference: bool = False
     contains_winner: bool = False
+    by_policy_alone: bool = False
     of_groups: bool = False
 
     def __call__(self, task: BaselineTask) -> BaselineResult:
@@ -216,7 +218,7 @@ BASELINES: dict[str, Baseline] = {
     "group_balanced_last_layer": Baseline(group_balanced_last_layer, "head", BOTH, of_groups=True),
     "group_dro_last_layer": Baseline(group_dro_last_layer, "head", BOTH, of_groups=True),
     "last_layer_post_hoc": Baseline(last_layer_post_hoc, "head", BOTH, correction="biases"),
-    "uniform_mixup": Baseline(uniform_mixup, "finetune", BOTH, by_seed=True),
+    "uniform_mixup": Baseline(uniform_mixup, "finetune", BOTH, by_seed=True, by_policy_alone=True),
     "selmix_post_hoc": Baseline(
         selmix_post_hoc, "finetune", BOTH, correction="biases", by_seed=True, contains_winner=True
     ),

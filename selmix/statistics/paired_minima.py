@@ -182,14 +182,14 @@ def least_mean_difference(
     strata, parts = _renumbered(strata), _renumbered(parts[present])
     trials = torch.bincount(strata).double()
     a, b = (recalls_of(strata, side, len(parts)) for side in (ours, theirs))
-    sides = [_means_of(parts, trials, side, alpha) for side in (a, b)]
+    first, second = (_means_of(parts, trials, side, alpha) for side in (a, b))
     if int(parts.max()) + 1 < len(parts):
         low, high = _paired_means(strata, parts, trials, ours.double() - theirs.double(), alpha)
     else:
         # With Newcombe's continuity correction.
         phi = correlations(strata, ours, theirs, len(parts), 0.5 / trials)
         low, high = _newcombe(trials, a, b, phi, alpha), -_newcombe(trials, b, a, phi, alpha)
-    return least_difference(low, *sides, alpha), -least_difference(-high, *reversed(sides), alpha)
+    return least_difference(low, first, second, alpha), -least_difference(-high, second, first, alpha)
 
 
 def _newcombe(trials: Tensor, a: Tensor, b: Tensor, phi: Tensor, alpha: float) -> Tensor:
