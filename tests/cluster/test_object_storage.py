@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.object_store import ObjectStore
+from orchestrator.records.synced_folder import SyncedStore
 from orchestrator.tracking.client import open_client
 from tests.command import SLOW_SMOKE, Background, selmix
 from tests.fakes.servers import BUCKET, SECRET, MlflowServer, credentials, s3_server
@@ -63,7 +64,7 @@ def test_the_head_is_lost_with_its_disk(tmp_path: Path, whole: Path, mlflow_serv
         assert "MLFLOW_TRACKING_URI: must be set" in refused.err
 
         def finished() -> int:
-            records = RunFolder.at(ObjectStore(runs, environ), "smoke").load_trials()
+            records = RunFolder.at(SyncedStore(ObjectStore(runs, environ)), "smoke").load_trials()
             return sum(record.state == "FINISHED" for record in records)
 
         launch = ("launch", SLOW_SMOKE, *SEQUENTIAL, "--runs", runs)
