@@ -6,8 +6,9 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,11 @@ from orchestrator.credentials import masked
 from orchestrator.documents import SCHEMA_VERSION, Document, to_document
 from orchestrator.errors import NoFeasibleTrial, PreflightError, UsageError
 from orchestrator.files import check_writable, writing
+from orchestrator.messages import counted
 from orchestrator.pins.lock_file import (
     Pin,
     PinnedBaseline,
+    PinnedOpening,
     PinnedSweep,
     PinnedVerdict,
     PinnedVerdicts,
@@ -42,11 +45,14 @@ if TYPE_CHECKING:
     from orchestrator.pins.test_split import OpenedTest
     from orchestrator.results.judge import Judge
     from selmix.metrics import Predictions
+    from selmix.statistics.intervals import Estimate
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # MLflow reserves these aliases for versions; refused here, before the test split is opened.
 ALIAS_TAKEN = re.compile(r"v\d+|latest", re.IGNORECASE)
 ADVICE = "choose another --pins folder"
+LEVEL = 0.95
+"""Level of a claim on test at its first opening, and of all pins together that are declared at once."""
 
 
 @dataclass(frozen=True)
@@ -55,65 +61,123 @@ class PinRequest:
 
     Attributes:
         sweep: name of the sweep.
-        name: name of the pin.
-        objective: objective whose winner is pinned; may be None where the sweep has only one.
+        name: name of the pin; of several objectives the pins are NAME-OBJECTIVE.
+        objectives: objectives whose winners are pinned, declared together; may be empty where the sweep has only one.
         trial_id: trial to pin instead of the winner.
         force: True to replace a pin of that name.
     """
 
     sweep: str
     name: str
-    objective: str | None = None
+    objectives: Sequence[str] = ()
     trial_id: str | None = None
     force: bool = False
 
 
-def pin_sweep(store: Store, pins: Path, request: PinRequest) -> Path:
-    """Write the pin of a sweep's winner; trains nothing.
+@dataclass(frozen=True)
+class WrittenPin:
+    """A pin that was written.
+
+    Attributes:
+        path: of the pin.
+        note: what is to be said of its opening of test; None for a first one.
+    """
+
+    path: Path
+    note: str | None
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A trial that is to be pinned, with all that is checked before the test split is opened for it."""
+
+    name: str
+    path: Path
+    objective: str
+    trial: TrialRecord
+    result: ObjectiveResult
+    weights: Path
+
+
+def pin_sweep(store: Store, pins: Path, request: PinRequest) -> list[WrittenPin]:
+    """Write the pins of a sweep's winners; trains nothing.
+
+    Several objectives are one opening of the test split: their pins are declared together.
 
     Args:
         store: the runs folder.
         pins: folder of the pins.
-        request: sweep, trial and name of the pin.
+        request: sweep, trial, objectives and name of the pin.
     Returns:
-        Path of the pin.
+        The pins, in the order of the objectives.
     Raises:
         UsageError: the name is taken or not allowed, the objective is not given where there are several, or the sweep
             is not finished.
         NotFound: there is no such sweep or trial.
         NoFeasibleTrial: the objective has no winner.
-        PreflightError: MLflow, the pins folder or files of the sweep cannot be used.
+        PreflightError: MLflow, the pins folder, the data or files of the sweep cannot be used.
     """
     folder = RunFolder.open(store, request.sweep)
-    path = _free_path(pins, request)
-    objective, trial, result = _chosen(folder, request)
     # All these checks come before the test split is opened, because each opening is on record.
-    check_writable(path, ADVICE)
+    paths = [_free_path(pins, name, request.force) for name in _names(request)]
+    chosen = _chosen(folder, request)
     address = tracking_of(store)
+    check_writable(pins, ADVICE)
     check_tracking(address)
+    picks = [_checked(folder, path, *each, address=address) for path, each in zip(paths, chosen, strict=True)]
+    state = folder.load_state()
+    if state.data is None or state.base is None or state.environment is None:
+        raise PreflightError(f"{folder.shown}: must have been launched, its record has no data yet")
+    # Imported late: it brings torch, which takes seconds that the checks above need not wait for.
+    from orchestrator.pins.test_split import Opener, open_test
+
+    spec = spec_from_resolved(folder.load_spec())
+    opener = Opener("pin", [pick.name for pick in picks], [pick.objective for pick in picks])
+    test = open_test(spec, opener, folder, must_be=state.data.digests["test"])
+    opening = _pinned_opening(test, [pick.name for pick in picks])
+    written = []
+    for pick, document in zip(picks, _documents(folder, test, picks, opening), strict=True):
+        document["mlflow"] = to_document(_register(address, document, pick.trial, pick.weights))
+        document["created"] = utc_now()
+        # Weights first, the pin last: a pin that exists is complete.
+        with writing(pick.path, ADVICE), written_aside(weights_beside(pick.path)) as aside:
+            shutil.copyfile(pick.weights, aside)
+        write_pin(pick.path, sealed(document))
+        written.append(WrittenPin(pick.path, opening.note))
+    return written
+
+
+def _names(request: PinRequest) -> list[str]:
+    """Names of the pins, one for each objective."""
+    if len(request.objectives) < 2:
+        return [request.name]
+    if request.trial_id is not None:
+        raise UsageError("--trial: names one trial to pin, and cannot stand beside several --objective")
+    twice = sorted({name for name in request.objectives if request.objectives.count(name) > 1})
+    if twice:
+        raise UsageError(f"--objective: must name each objective once, got {twice[0]} twice")
+    return [f"{request.name}-{objective}" for objective in request.objectives]
+
+
+def _checked(
+    folder: RunFolder, path: Path, objective: str, trial: TrialRecord, result: ObjectiveResult, address: str
+) -> _Chosen:
+    """The trial with its weights, if it can be pinned."""
     if trial.mlflow_run_id is None:
         raise PreflightError(
             f"{trial.trial_id}: must have a run in MLflow at {masked(address)}, got none; launch the sweep again to "
             "send it"
         )
-    weights = _weights_of(folder, trial)
-    # Imported late: it brings torch, which takes seconds that the checks above need not wait for.
-    from orchestrator.pins.test_split import open_test
-
-    spec = spec_from_resolved(folder.load_spec())
-    test = open_test(spec, f"pin {request.name}", folder)
-    document = _document(folder, test, request.name, trial, result, objective)
-    document["mlflow"] = to_document(_register(address, document, trial, weights))
-    document["created"] = utc_now()
-    # Weights first, the pin last: a pin that exists is complete.
-    with writing(path, ADVICE), written_aside(weights_beside(path)) as aside:
-        shutil.copyfile(weights, aside)
-    write_pin(path, sealed(document))
-    return path
+    return _Chosen(path.stem, path, objective, trial, result, _weights_of(folder, trial))
 
 
-def _free_path(pins: Path, request: PinRequest) -> Path:
-    name = request.name
+def _pinned_opening(test: OpenedTest, names: list[str]) -> PinnedOpening:
+    before = test.openings_before
+    note = f"test seen {counted(before, 'time')} before: not confirmatory" if before else None
+    return PinnedOpening(test.content, before, before == 0, note, names)
+
+
+def _free_path(pins: Path, name: str, force: bool) -> Path:
     if not NAME.fullmatch(name):
         raise UsageError(
             f"--name: must be letters, digits, '.', '_' or '-', the first a letter or digit, got {name!r}"
@@ -123,7 +187,7 @@ def _free_path(pins: Path, request: PinRequest) -> Path:
             f"--name: must not be one of MLflow's own aliases (v1, v2, ..., latest), got {name!r}; choose another"
         )
     path = pin_path(pins, name)
-    if path.exists() and not request.force:
+    if path.exists() and not force:
         raise UsageError(f"{path}: exists; choose another --name, or replace it with --force")
     for other in sorted(pins.glob("*.yaml")):
         if other != path and _alias(other.stem) == _alias(name):
@@ -139,9 +203,9 @@ def _alias(name: str) -> str:
     return name.replace(".", "-")
 
 
-def _chosen(folder: RunFolder, request: PinRequest) -> tuple[str, TrialRecord, ObjectiveResult]:
-    """Objective and trial to pin, and the result of that objective."""
-    objective, trial_id = request.objective, request.trial_id
+def _chosen(folder: RunFolder, request: PinRequest) -> list[tuple[str, TrialRecord, ObjectiveResult]]:
+    """Objectives and trials to pin, and the results of these objectives."""
+    trial_id = request.trial_id
     results = load_results(folder)
     decided = {} if results is None else results.objectives
     if trial_id is not None:
@@ -150,19 +214,25 @@ def _chosen(folder: RunFolder, request: PinRequest) -> tuple[str, TrialRecord, O
             raise UsageError(
                 f"--trial: must be a finished trial or replicate, got {trial_id}: {record.kind}, {record.state}"
             )
-        if objective not in (None, record.objective):
+        if any(objective != record.objective for objective in request.objectives):
             raise UsageError(
-                f"--trial: must be a trial of --objective {objective}, got {trial_id}, one of {record.objective}"
+                f"--trial: must be a trial of --objective {request.objectives[0]}, got {trial_id}, one of "
+                f"{record.objective}"
             )
-        return record.objective, record, decided.get(record.objective, ObjectiveResult())
+        return [(record.objective, record, decided.get(record.objective, ObjectiveResult()))]
     objectives = folder.load_spec().get("objectives", [])
-    if objective is None and len(objectives) > 1:
-        raise UsageError(f"--objective: must be given, {folder.name} has several: {', '.join(objectives)}")
-    objective = objective or objectives[0]
-    if objective not in objectives:
+    if not request.objectives and len(objectives) > 1:
         raise UsageError(
-            f"--objective: must be one of {', '.join(objectives)}, the objectives of {folder.name}, got {objective!r}"
+            f"--objective: must be given, {folder.name} has several: {', '.join(objectives)}; give it several times "
+            "to declare their pins together"
         )
+    asked = request.objectives or objectives[:1]
+    for objective in asked:
+        if objective not in objectives:
+            raise UsageError(
+                f"--objective: must be one of {', '.join(objectives)}, the objectives of {folder.name}, got "
+                f"{objective!r}"
+            )
     # A trial that --trial names may be pinned at any time; a winner is decided when the sweep is finished.
     state = folder.load_state()
     now = current_state(folder, state.state)
@@ -170,10 +240,13 @@ def _chosen(folder: RunFolder, request: PinRequest) -> tuple[str, TrialRecord, O
         raise UsageError(
             f"{folder.name}: must be finished to have a winner, got {now}; launch it again, or name a trial: --trial ID"
         )
-    result = decided.get(objective, ObjectiveResult())
-    if result.winner is None:
-        raise NoFeasibleTrial(f"{folder.name}: {objective} has no winner: {state.problem}")
-    return objective, folder.load_trial(result.winner.trial_id), result
+    chosen = []
+    for objective in asked:
+        result = decided.get(objective, ObjectiveResult())
+        if result.winner is None:
+            raise NoFeasibleTrial(f"{folder.name}: {objective} has no winner: {state.problem}")
+        chosen.append((objective, folder.load_trial(result.winner.trial_id), result))
+    return chosen
 
 
 def _weights_of(folder: RunFolder, trial: TrialRecord) -> Path:
@@ -192,67 +265,104 @@ def _weights_of(folder: RunFolder, trial: TrialRecord) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class _Evaluated:
+    """A trial that is to be pinned, evaluated on test beside its baselines."""
+
+    chosen: _Chosen
+    judge: Judge
+    replicates: list[TrialRecord]
+    baselines: dict[str, TrialRecord]
+    on_test: list[Predictions]
+    baseline_tests: dict[str, list[Predictions]]
+
+    @property
+    def is_winner(self) -> bool:
+        winner = self.chosen.result.winner
+        return winner is not None and winner.trial_id == self.chosen.trial.trial_id
+
+    def difference(self, against: str, level: float) -> Estimate:
+        """Paired difference on test from a baseline."""
+        from selmix.statistics.comparison import paired_difference
+
+        theirs = self.baseline_tests[against]
+        return paired_difference(self.judge.rule.metric, self.on_test, theirs, self.judge.context, level)
+
+
+def _documents(
+    folder: RunFolder, test: OpenedTest, picks: Sequence[_Chosen], opening: PinnedOpening
+) -> list[Document]:
+    """The pins of the trials, still without their times of creation and their places in MLflow."""
+    evaluated = {pick.name: _evaluated(folder, test, pick) for pick in picks}
+    verdicts = _verdicts_on_test(evaluated, opening.openings_before)
+    return [_document(folder, test, each, verdicts[name], opening) for name, each in evaluated.items()]
+
+
+def _evaluated(folder: RunFolder, test: OpenedTest, pick: _Chosen) -> _Evaluated:
+    from orchestrator.results.judge import Judge, in_order
+
+    judge = Judge(folder, test.spec, pick.objective)
+    # A trial that --trial names may have no replicates: it then stands for itself.
+    replicates = judge.finals().get(pick.trial.trial_id, []) or [pick.trial]
+    baselines = {b.name: b for b in in_order(folder.load_baselines(pick.objective)) if b.state == "FINISHED"}
+    return _Evaluated(
+        pick, judge, replicates, baselines,
+        [p for record in replicates for p in test.of_files(folder.weights_files(record.trial_id))],
+        {key: test.of_files(folder.weights_files(record.trial_id)) for key, record in baselines.items()},
+    )  # fmt: skip
+
+
 def _document(
     folder: RunFolder,
     test: OpenedTest,
-    name: str,
-    trial: TrialRecord,
-    result: ObjectiveResult,
-    objective: str,
+    evaluated: _Evaluated,
+    on_test: PinnedVerdict | None,
+    opening: PinnedOpening,
 ) -> Document:
     """The pin of a trial, still without its time of creation and its place in MLflow."""
     from orchestrator.pins.test_split import mean_metrics, metrics_of
-    from orchestrator.results.judge import Judge, in_order
+    from selmix.data.content import preprocess_digest
     from selmix.weights import load_weights
 
     state = folder.load_state()
     if state.data is None or state.base is None or state.environment is None:
-        raise PreflightError(f"{folder.shown}: must have been launched, its record has no data yet")
-    if test.digest != state.data.digests["test"]:
-        raise PreflightError(
-            f"{folder.shown}: the test split must be that of the sweep, digest {state.data.digests['test']}, got "
-            f"{test.digest}; restore the data"
-        )
-    judge = Judge(folder, test.spec, objective)
-    is_winner = result.winner is not None and result.winner.trial_id == trial.trial_id
-    # A trial that --trial names may have no replicates: it then stands for itself.
-    replicates = judge.finals().get(trial.trial_id, []) or [trial]
-    on_test = [p for record in replicates for p in test.of_files(folder.weights_files(record.trial_id))]
-    baselines = {b.name: b for b in in_order(folder.load_baselines(objective)) if b.state == "FINISHED"}
-    baseline_tests = {
-        key: test.of_files(folder.weights_files(record.trial_id)) for key, record in baselines.items()
-    }
+        raise AssertionError("what a pin needs of the sweep's record was checked before test was opened")
+    pick, trial, judge = evaluated.chosen, evaluated.chosen.trial, evaluated.judge
     # The pinned model is that of the trial itself; its replicates only measure the spread over seeds.
     weights = load_weights(folder.weights_path(trial.trial_id))
     pin = Pin(
         schema_version=SCHEMA_VERSION,
-        name=name,
+        name=pick.name,
         created="",
         sweep=PinnedSweep(test.spec.name, state.sweep_id, state.file_digest),
-        objective=objective,
+        objective=pick.objective,
         trial_id=trial.trial_id,
-        is_winner=is_winner,
+        is_winner=evaluated.is_winner,
         seed=trial.seed,
         round=trial.round,
         config=trial.config,
         protocol=_protocol(test, judge),
         base=state.base.to_document(),
-        digests={**state.data.digests, "base": state.base.digest, "weights": trial.weights_digest},
+        digests={
+            **state.data.digests, "preprocess": preprocess_digest(test.split.inputs), "base": state.base.digest,
+            "weights": trial.weights_digest,
+        },
         select=trial.select,
         test=metrics_of(test.predictions(weights), judge.context),
-        replicates=_replicates(replicates, on_test, trial, judge),
+        replicates=_replicates(evaluated.replicates, evaluated.on_test, trial, judge),
         baselines={
             key: PinnedBaseline(
-                record.select, mean_metrics(baseline_tests[key], judge.context), record.labels,
+                record.select, mean_metrics(evaluated.baseline_tests[key], judge.context), record.labels,
                 record.reference, record.cost_s,
             )
-            for key, record in baselines.items()
+            for key, record in evaluated.baselines.items()
         },
-        verdict=_verdicts(result, is_winner, on_test, baseline_tests, judge),
+        verdict=PinnedVerdicts(_verdict_on_select(evaluated), on_test),
         environment=state.environment,
         mlflow=Registered("", "", "", "", ""),
         # Of the sweep, not of this version: it decides the bits of what was trained.
         method=state.method,
+        test_opening=opening,
     )  # fmt: skip
     return to_document(pin)
 
@@ -291,24 +401,50 @@ def _replicates(
     return {"split": "test", "seeds": [r.seed for r in replicates], **named}
 
 
-def _verdicts(
-    result: ObjectiveResult,
-    is_winner: bool,
-    on_test: Sequence[Predictions],
-    baselines: dict[str, list[Predictions]],
-    judge: Judge,
-) -> PinnedVerdicts:
-    """Verdicts on both splits, against the opponent that was chosen on select."""
-    from selmix.statistics.comparison import outcome, paired_difference
+def _verdict_on_select(evaluated: _Evaluated) -> PinnedVerdict | None:
+    verdict = evaluated.chosen.result.verdict
+    if verdict is None or not evaluated.is_winner:
+        return None
+    return PinnedVerdict(verdict.outcome, verdict.against, verdict.difference, optimistic=True)
 
-    on_select = result.verdict
-    if on_select is None:
-        return PinnedVerdicts(None, None)
-    # The same opponent on test: the best of several baselines on test would be biased upwards.
-    gap = paired_difference(judge.rule.metric, on_test, baselines[on_select.against], judge.context)
-    test = PinnedVerdict(outcome(gap), on_select.against, Figure(**asdict(gap)))
-    select = PinnedVerdict(on_select.outcome, on_select.against, on_select.difference, optimistic=True)
-    return PinnedVerdicts(select if is_winner else None, test)
+
+def _verdicts_on_test(
+    evaluated: Mapping[str, _Evaluated], openings_before: int
+) -> dict[str, PinnedVerdict | None]:
+    """Verdicts on test of pins that are declared together, by the name of the pin.
+
+    The outcome is that of the plain level, by Holm's procedure where there are several pins. The corrected difference
+    has the level of that procedure too, begun at the level of the opening.
+    """
+    from selmix.statistics.comparison import outcome
+    from selmix.statistics.openings import holm_levels, level_of_opening
+
+    # The opponents of select: the best of several baselines on test would be biased upwards. A pin without an
+    # opponent claims nothing, and is not counted among the claims.
+    opponents = {
+        name: each.chosen.result.verdict.against
+        for name, each in evaluated.items()
+        if each.chosen.result.verdict is not None
+    }
+
+    @cache
+    def gap(name: str, level: float) -> Estimate:
+        return evaluated[name].difference(opponents[name], level)
+
+    def told_apart(name: str, level: float) -> bool:
+        return outcome(gap(name, level)) != "tied"
+
+    decided = holm_levels(opponents, told_apart, LEVEL)
+    corrected = holm_levels(opponents, told_apart, level_of_opening(openings_before, LEVEL))
+    verdicts: dict[str, PinnedVerdict | None] = dict.fromkeys(evaluated)
+    for name, against in opponents.items():
+        level = corrected[name] if corrected[name] != LEVEL else None
+        verdicts[name] = PinnedVerdict(
+            outcome(gap(name, decided[name])), against, Figure(**asdict(gap(name, LEVEL))),
+            difference_corrected=None if level is None else Figure(**asdict(gap(name, level))),
+            level_corrected=level,
+        )  # fmt: skip
+    return verdicts
 
 
 def _register(address: str, document: Document, trial: TrialRecord, weights: Path) -> Registered:

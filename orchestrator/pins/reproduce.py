@@ -86,7 +86,7 @@ def reproduce_pin(pins: Path, name: str, store: Store) -> ReproduceDocument:
     Args:
         pins: folder of the pins.
         name: name of the pin.
-        store: runs folder; the opening of the test split is recorded in the pin's sweep, if that lies there.
+        store: runs folder; the opening of the test split is recorded there, if the pin's sweep lies in it.
     Raises:
         NotFound: there is no such pin.
         PreflightError: the pin cannot be read, or a checkpoint that it names is gone.
@@ -131,9 +131,10 @@ class _Comparison:
         from orchestrator.build.base_model import base_model, torch_threads
         from orchestrator.build.data import load_data
         from orchestrator.build.selection import selection_rule
-        from orchestrator.pins.test_split import metrics_of, open_test
+        from orchestrator.pins.test_split import Opener, metrics_of, open_test
         from selmix.baselines.last_layer import start_base
         from selmix.config import FinetuneConfig
+        from selmix.data.content import preprocess_digest
         from selmix.run.local_ranks import RunRequest, finetune_on_workers
         from selmix.weights import load_weights, state_digest
 
@@ -141,12 +142,18 @@ class _Comparison:
         # Missing weights count as a difference; the training is compared all the same.
         stored = load_weights(weights) if weights.is_file() else None
         self._equal(weights.name, pin.digests["weights"], None if stored is None else state_digest(stored))
-        test = open_test(spec, f"reproduce {pin.name}", _own_folder(pin, store))
+        opener = Opener("reproduce", [pin.name], [pin.objective])
+        test = open_test(spec, opener, _own_folder(pin, store))
         with torch_threads(pin.protocol.threads):
             data = load_data(spec)
             for split in ("train", "feedback", "select"):
                 self._equal(f"digests/{split}", pin.digests[split], data.digests[split])
             self._equal("digests/test", pin.digests["test"], test.digest)
+            # Pins of earlier versions lack it.
+            if "preprocess" in pin.digests:
+                self._equal(
+                    "digests/preprocess", pin.digests["preprocess"], preprocess_digest(test.split.inputs)
+                )
             state, base = base_model(spec, data)
             # Trained weights may have other bits on another stack; the data must be the same everywhere.
             self._equal("digests/base", pin.digests["base"], base.digest, must=self.same_stack)

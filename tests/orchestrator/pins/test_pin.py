@@ -56,7 +56,7 @@ def changed(folder: RunFolder, **values: Any) -> None:
 
 def refused(folder: RunFolder, kind: type[SelmixError], pins: Path | None = None, **request: Any) -> str:
     """The words of a refusal, which opens no test split and writes no pin."""
-    arguments = {"sweep": "s", "name": "kept", "objective": "min_recall"} | request
+    arguments = {"sweep": "s", "name": "kept", "objectives": ["min_recall"]} | request
     with pytest.raises(kind) as caught:
         pin_sweep(folder.store, pins or folder.store.root.parent / "pins", PinRequest(**arguments))
     assert folder.load_state().test_openings == []
@@ -92,7 +92,6 @@ def test_a_name_that_is_taken_or_whose_alias_is(folder: RunFolder) -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="check_writable takes the pin that exists for a folder")
 def test_force_replaces_a_pin(folder: RunFolder) -> None:
     pins = folder.store.root.parent / "pins"
     pins.mkdir()
@@ -114,9 +113,13 @@ def test_an_unwritable_pins_folder_is_answered_with_advice_about_it(
     ("request_", "kind", "says"),
     [
         ({"sweep": "t"}, NotFound, "there are: s"),
-        ({"objective": None}, UsageError, "--objective: must be given, s has several: min_recall, g_mean"),
-        ({"objective": "h_mean"}, UsageError, "must be one of min_recall, g_mean, .* got 'h_mean'"),
-        ({"objective": "g_mean"}, NoFeasibleTrial, "s: g_mean has no winner: no feasible trial for g_mean"),
+        ({"objectives": []}, UsageError, "--objective: must be given, s has several: min_recall, g_mean"),
+        ({"objectives": ["h_mean"]}, UsageError, "must be one of min_recall, g_mean, .* got 'h_mean'"),
+        (
+            {"objectives": ["g_mean"]},
+            NoFeasibleTrial,
+            "s: g_mean has no winner: no feasible trial for g_mean",
+        ),
         ({"trial_id": "min_recall/trial-009"}, NotFound, "no trial 'min_recall/trial-009'"),
         (
             {"trial_id": "min_recall/trial-001"},
@@ -124,7 +127,7 @@ def test_an_unwritable_pins_folder_is_answered_with_advice_about_it(
             "must be a finished trial or replicate, got .*FAILED",
         ),
         ({"trial_id": "min_recall/baseline/untouched"}, UsageError, "got .*: baseline, FINISHED"),
-        ({"trial_id": WINNER, "objective": "g_mean"}, UsageError, "must be a trial of --objective g_mean"),
+        ({"trial_id": WINNER, "objectives": ["g_mean"]}, UsageError, "must be a trial of --objective g_mean"),
     ],
 )
 def test_what_cannot_be_pinned(
