@@ -15,7 +15,10 @@ from orchestrator.pins.pin import PinRequest, pin_sweep
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import Figure, SweepState, TrialRecord
 from orchestrator.results.rows import ObjectiveResult, ReplicateMeans, SweepResult, Winner
+from orchestrator.spec.checks import load_spec
+from orchestrator.spec.schema import SweepSpec
 from selmix.weights import save_weights, state_digest
+from tests.command import SMOKE
 
 METRICS = {"min_recall": Figure(0.8, 0.6, 0.9)}
 WEIGHTS = {"head.weight": torch.zeros(2, 2)}
@@ -156,14 +159,82 @@ def test_weights_that_are_gone_or_others(folder: RunFolder) -> None:
     assert "there is none" in refused(folder, PreflightError)
 
 
-def test_an_opening_is_on_record_before_the_split_is_read(
+def test_several_objectives_are_named_once_each_and_without_a_trial(folder: RunFolder) -> None:
+    both = ["min_recall", "g_mean"]
+    assert "g_mean has no winner" in refused(folder, NoFeasibleTrial, objectives=both)
+    assert refused(folder, UsageError, objectives=["g_mean", "g_mean"]) == (
+        "--objective: must name each objective once, got g_mean twice"
+    )
+    assert "cannot stand beside several --objective" in refused(
+        folder, UsageError, objectives=both, trial_id=WINNER
+    )
+    pins = folder.store.root.parent / "pins"
+    pins.mkdir()
+    (pins / "kept-g_mean.yaml").write_text("")
+    assert "kept-g_mean.yaml: exists" in refused(folder, UsageError, objectives=both)
+
+
+def test_a_sweep_without_data_has_nothing_to_be_opened(folder: RunFolder) -> None:
+    assert "must have been launched, its record has no data yet" in refused(folder, PreflightError)
+
+
+# -- the test split -------------------------------------------------------------------------------------------
+
+
+def opened_by(folder: RunFolder, spec: SweepSpec, verb: str = "pin", must_be: str | None = None) -> int:
+    """Times that the test split was seen before this opening."""
+    return test_split.open_test(
+        spec, test_split.Opener(verb, ["kept"], ["min_recall"]), folder, must_be
+    ).openings_before
+
+
+def smoke(*overrides: str) -> SweepSpec:
+    return load_spec(SMOKE, overrides)
+
+
+def test_openings_are_counted_by_the_content_of_test_over_sweeps(folder: RunFolder) -> None:
+    other = RunFolder(folder.store, "other")
+    other.create()
+    other.save_state(SweepState("other", "2" * 16))
+    assert opened_by(folder, smoke()) == 0
+    assert opened_by(other, smoke("data.feedback=10")) == 1  # the same test split
+    assert opened_by(other, smoke("data.seed=1")) == 0
+    assert opened_by(folder, smoke(), "reproduce") == 2
+    assert [opening.by for opening in folder.load_state().test_openings] == ["pin kept", "reproduce kept"]
+    # A pin that is reproduced without its sweep leaves no record.
+    opener = test_split.Opener("reproduce", ["kept"], ["min_recall"])
+    assert test_split.open_test(smoke(), opener, None).opening is None
+    assert opened_by(folder, smoke()) == 3
+
+
+def test_an_opening_is_on_record_before_anything_is_evaluated(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(_spec: object) -> None:
-        raise OSError("gone")
+    def fails(*_: object) -> None:
+        raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(test_split, "data_config", gone)
-    for by in ("pin a", "reproduce a"):
-        with pytest.raises(OSError, match="gone"):
-            test_split.open_test(None, by, folder)  # type: ignore[arg-type]
-    assert [opening.by for opening in folder.load_state().test_openings] == ["pin a", "reproduce a"]
+    test = test_split.open_test(smoke(), test_split.Opener("pin", ["a"], ["min_recall"]), folder)
+    monkeypatch.setattr(test_split, "predictions_on", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        test.predictions({})
+    assert [opening.by for opening in folder.load_state().test_openings] == ["pin a"]
+    assert opened_by(folder, smoke()) == 1
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), ValueError("damaged")])
+def test_a_test_split_that_cannot_be_read_was_not_seen(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(test_split, "data_config", fails)
+        with pytest.raises(PreflightError, match=f"data: gaussians must be readable: {error}"):
+            opened_by(folder, smoke())
+    with pytest.raises(
+        PreflightError, match=r"s.*: the test split must be that of the sweep, digest sha256:0"
+    ):
+        opened_by(folder, smoke(), must_be="sha256:0")
+    assert folder.load_state().test_openings == []
+    assert opened_by(folder, smoke()) == 0
