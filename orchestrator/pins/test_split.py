@@ -31,19 +31,16 @@ class OpenedTest:
     Attributes:
         spec: specification of the sweep.
         split: samples.
+        digest: of the split.
         content: content digest of the samples.
         opening: its record; None where a pin is reproduced without its sweep.
     """
 
     spec: SweepSpec
     split: Split
+    digest: str
     content: str
     opening: RecordedOpening | None
-
-    @property
-    def digest(self) -> str:
-        """Digest of the samples."""
-        return self.split.digest()
 
     @property
     def openings_before(self) -> int:
@@ -98,10 +95,10 @@ def open_test(
             f"{spec.name}: the test split must be that of the sweep, digest {must_be}, got {digest}; restore the data"
         )
     if folder is None:
-        return OpenedTest(spec, split, content, None)
+        return OpenedTest(spec, split, digest, content, None)
     # Recorded before anything is evaluated on it: an opening whose evaluation fails half way counts too.
     opening = record_opening(folder, content, digest, opener.verb, opener.pins, opener.objectives)
-    return OpenedTest(spec, split, content, opening)
+    return OpenedTest(spec, split, digest, content, opening)
 
 
 def predictions_on(spec: SweepSpec, state: Mapping[str, Tensor], split: Split) -> Predictions:

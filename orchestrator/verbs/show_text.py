@@ -349,7 +349,8 @@ def _next(document: ShowDocument, width: int | None) -> str:
     name = document.sweep
     winners = [objective for objective, result in document.objectives.items() if result.winner is not None]
     if document.state == "finished" and winners:
-        which = f" --objective {winners[0]}" if len(document.objectives) > 1 else ""
+        # All in one command: a pin after the first opening of test is not confirmatory.
+        which = "".join(f" --objective {name}" for name in winners) if len(document.objectives) > 1 else ""
         steps = (
             (
                 f"selmix pin {name}{which} --name NAME",
