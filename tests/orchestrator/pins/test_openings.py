@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from orchestrator.documents import Document
 from orchestrator.pins.lock_file import broken_sections, read_pin
+from orchestrator.pins.pin import _verdicts_on_test
+from selmix.statistics.intervals import Estimate
 from selmix.statistics.openings import level_of_opening
 from tests.command import Done, here
 from tests.fakes.in_process import launch
@@ -146,3 +151,51 @@ def test_pins_say_which_opening_of_test_they_were_measured_at(home: Path) -> Non
     assert "runs/openings.jsonl:5: must be a JSON object with an opening of a test split" in done.err
     assert not (home / "pins" / "never.yaml").exists()
     assert "cannot tell how often it was seen: runs/openings.jsonl:5" in here("show", "smoke", cwd=home).out
+
+
+@dataclass(frozen=True)
+class Side:
+    """A pin on test with a normal difference from its opponent, in place of one that was evaluated."""
+
+    z: float
+    against: str | None = "untouched"
+
+    @property
+    def chosen(self) -> Any:
+        verdict = None if self.against is None else SimpleNamespace(against=self.against)
+        return SimpleNamespace(result=SimpleNamespace(verdict=verdict))
+
+    def difference(self, against: str, level: float) -> Estimate:
+        assert against == self.against
+        half = NormalDist().inv_cdf(0.5 + level / 2)
+        return Estimate(self.z, self.z - half, self.z + half)
+
+
+def verdicts(before: int, **sides: Side) -> dict[str, tuple[str, float | None]]:
+    made = _verdicts_on_test(sides, before)  # type: ignore[arg-type]
+    assert made.keys() == sides.keys()
+    for name, verdict in made.items():
+        if verdict is not None:
+            # The plain interval stands in every pin.
+            assert verdict.difference.high - verdict.difference.value == pytest.approx(1.96, abs=1e-3)
+            assert (verdict.difference_corrected is None) == (verdict.level_corrected is None)
+            assert verdict.against == sides[name].against
+    return {n: ("", 0.0) if v is None else (v.outcome, v.level_corrected) for n, v in made.items()}
+
+
+def test_verdicts_by_hand() -> None:
+    """Two-sided p-values: z 3.30 has .0010, 2.18 has .029, 2.07 has .038, -2.50 has .012."""
+    clear, weak, weaker, worse = Side(3.30), Side(2.18), Side(2.07), Side(-2.50)
+    # One claim at the first opening: nothing is corrected, and one without an opponent is no claim.
+    assert verdicts(0, a=weak) == {"a": ("better", None)}
+    assert verdicts(0, a=weak, b=Side(0.0, None)) == {"a": ("better", None), "b": ("", 0.0)}
+    # .001 <= .05 / 2 leaves, then .029 <= .05; but of .029 and .038 neither is below .025.
+    assert verdicts(0, a=clear, b=weak) == {"a": ("better", 0.975), "b": ("better", None)}
+    assert verdicts(0, a=weaker, b=weak) == {"a": ("tied", 0.975), "b": ("tied", 0.975)}
+    assert verdicts(0, a=worse, b=weak) == {"a": ("worse", 0.975), "b": ("better", None)}
+    # Later the outcome is the same, and the second interval that of .05 / 6, .05 / 12, ...
+    assert verdicts(1, a=weak) == {"a": ("better", level_of_opening(1))}
+    later = verdicts(2, a=clear, b=weak)
+    assert [outcome for outcome, _ in later.values()] == ["better", "better"]
+    # .001 <= .05 / 12 / 2 leaves, then .029 > .05 / 12.
+    assert [level for _, level in later.values()] == pytest.approx([1 - 0.05 / 24, 1 - 0.05 / 12])

@@ -59,7 +59,7 @@ def by(folder: RunFolder) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["local", "synced"])
 def test_sweeps_with_the_same_test_split_count_together(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest, address: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, address: str
 ) -> None:
     def head() -> Store:
         """The same runs folder, as another process opens it."""
