@@ -24,7 +24,7 @@ REQUIRED = (
     "schema_version", "name", "created", "sweep", "objective", "trial_id", "is_winner", "seed", "round", "config",
     "protocol", "base", "digests", "select", "test", "replicates", "baselines", "verdict", "environment", "mlflow",
 )  # fmt: skip
-OPTIONAL = ("method", "row")
+OPTIONAL = ("method", "row", "test_opening")
 """Keys that earlier versions did not write: a pin without them is complete."""
 
 ADVICE = "choose another --pins folder"
@@ -115,6 +115,9 @@ class PinnedVerdict:
         samples: samples of the smallest class that it rests on.
         samples_needed: samples per class with which the difference would tell; None where no number would, or none is
             needed.
+        difference_corrected: the difference with its interval at ``level_corrected``: corrected for the openings of
+            test before this one, and for pins that were declared together; None where there is nothing to correct.
+        level_corrected: level of that interval.
     """
 
     outcome: VerdictOutcome
@@ -128,6 +131,8 @@ class PinnedVerdict:
     worse_than: list[str] = field(default_factory=list)
     samples: int | None = None
     samples_needed: int | None = None
+    difference_corrected: Figure | None = None
+    level_corrected: float | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,25 @@ class PinnedRow:
     rung: Rung
     settings: dict[str, float | str]
     seed: int
+
+
+@dataclass(frozen=True)
+class PinnedOpening:
+    """The opening of the test split that a pin was measured at.
+
+    Attributes:
+        content_digest: of the test split: its samples with their labels, in any order and at any size.
+        openings_before: times that these samples were seen before, as far as the runs folder knows.
+        confirmatory: True for the first opening: what was chosen after a look at test is not confirmed there.
+        note: what is to be said of it; None for the first opening.
+        declared_together: names of all pins of this opening, whose verdicts are right together; this one too.
+    """
+
+    content_digest: str
+    openings_before: int
+    confirmatory: bool
+    note: str | None
+    declared_together: list[str]
 
 
 @dataclass(frozen=True)
@@ -208,6 +232,7 @@ class Pin:
         mlflow: place in MLflow.
         method: version of the method's arithmetic; a change of it changes bits.
         row: the row that was pinned; None in pins of earlier versions, which are of SelMix.
+        test_opening: the opening of test that it was measured at; None in pins of earlier versions.
     """
 
     schema_version: int
@@ -232,6 +257,7 @@ class Pin:
     mlflow: Registered
     method: int = 1
     row: PinnedRow | None = None
+    test_opening: PinnedOpening | None = None
 
     @property
     def metric(self) -> str:
@@ -366,6 +392,7 @@ class PinRow:
         test: that metric on test, with its interval; None also where an edited pin names a metric that it has not.
         verdict: verdict on test; None where there was no baseline.
         edited: sections that were edited since the pin was written.
+        test_opening: the opening of test that it was measured at; None in pins of earlier versions.
     """
 
     name: str
@@ -379,6 +406,7 @@ class PinRow:
     test: Figure | None = None
     verdict: PinnedVerdict | None = None
     edited: list[str] | None = None
+    test_opening: PinnedOpening | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,7 +430,7 @@ def _pin_row(pins: Path, path: Path) -> PinRow:
         return PinRow(path.stem, str(error))
     return PinRow(
         pin.name, None, pin.created, pin.sweep.name, pin.objective, pin.trial_id, pin.is_winner, pin.metric,
-        pin.test.get(pin.metric), pin.verdict.test, broken_sections(document),
+        pin.test.get(pin.metric), pin.verdict.test, broken_sections(document), pin.test_opening,
     )  # fmt: skip
 
 
@@ -424,6 +452,7 @@ def pins_text(document: PinsDocument, width: int | None) -> str:
         if pin.verdict is not None:
             gap = f"{difference(pin.verdict.difference)} pp"
             below.append(f"on test {said(pin.verdict.outcome)} {pin.verdict.against}, {gap}")
+        below += _caveats(pin.name, pin.test_opening, pin.verdict)
         below += [] if pin.is_winner else ["not the winner of its sweep"]
         # An edited pin is no evidence.
         below += [f"EDITED since it was written: {', '.join(pin.edited)}"] if pin.edited else []
@@ -433,3 +462,19 @@ def pins_text(document: PinsDocument, width: int | None) -> str:
         Column("created"),
     )  # fmt: skip
     return table(columns, rows, width, notes)
+
+
+def _caveats(name: str, opening: PinnedOpening | None, verdict: PinnedVerdict | None) -> list[str]:
+    """What is to be said of the opening of test that a pin was measured at; empty for a first one of its own."""
+    if opening is None:
+        return []
+    others = [other for other in opening.declared_together if other != name]
+    reasons = [opening.note] if opening.note is not None else []
+    reasons += [f"declared together with {', '.join(others)}"] if others else []
+    if not reasons:
+        return []
+    corrected = ""
+    if verdict is not None and verdict.difference_corrected is not None and verdict.level_corrected:
+        gap = difference(verdict.difference_corrected)
+        corrected = f"; corrected {gap} pp (at {100 * verdict.level_corrected:.4g} %)"
+    return [f"{'; '.join(reasons)}{corrected}"]

@@ -91,7 +91,7 @@ def reproduce_pin(pins: Path, name: str, store: Store) -> ReproduceDocument:
     Args:
         pins: folder of the pins.
         name: name of the pin.
-        store: runs folder; the opening of the test split is recorded in the pin's sweep, if that lies there.
+        store: runs folder; the opening of the test split is recorded there, if the pin's sweep lies in it.
     Raises:
         NotFound: there is no such pin.
         PreflightError: the pin cannot be read, or its data, or a checkpoint that it names, cannot be.
@@ -136,19 +136,26 @@ class _Comparison:
         from orchestrator.build.base_model import base_model, torch_threads
         from orchestrator.build.data import load_data
         from orchestrator.build.selection import selection_rule
-        from orchestrator.pins.test_split import metrics_of, open_test, predictions_on
+        from orchestrator.pins.test_split import Opener, metrics_of, open_test, predictions_on
         from selmix.baselines.last_layer import start_base
+        from selmix.data.content import preprocess_digest
         from selmix.metrics import MetricContext
         from selmix.weights import state_digest
 
         pin, spec = self.pin, _spec(self.pin)
         stored = self._weights(weights)
-        test = open_test(spec, f"reproduce {pin.name}", _own_folder(pin, store))
+        opener = Opener("reproduce", [pin.name], [pin.objective])
+        test = open_test(spec, opener, _own_folder(pin, store))
         with torch_threads(pin.protocol.threads):
             data = load_data(spec)
             for split in ("train", "feedback", "select"):
                 self._equal(f"digests/{split}", pin.digests[split], data.digests[split])
             self._equal("digests/test", pin.digests["test"], test.digest)
+            # Pins of earlier versions lack it.
+            if "preprocess" in pin.digests:
+                self._equal(
+                    "digests/preprocess", pin.digests["preprocess"], preprocess_digest(test.split.inputs)
+                )
             state, base = base_model(spec, data)
             # Trained weights may have other bits on another stack; the data must be the same everywhere.
             self._equal("digests/base", pin.digests["base"], base.digest, must=self.same_stack)

@@ -61,6 +61,7 @@ def show_text(document: ShowDocument, width: int | None, colour: bool = False) -
     winners = {name: r.winner for name, r in document.objectives.items() if r.winner is not None}
     if len(document.objectives) > 1 and winners:
         blocks.append(_cross_table(winners, width))
+    blocks.append(_test(document, width))
     blocks.append(_next(document, width))
     return "\n\n".join(block for block in blocks if block)
 
@@ -453,11 +454,26 @@ def _cross_table(winners: Mapping[str, Winner], width: int | None) -> str:
     )
 
 
+def _test(document: ShowDocument, width: int | None) -> str:
+    """How often the test split was seen, as far as the runs folder knows; empty where it was not."""
+    if document.test_problem is not None:
+        return paragraph("test", f"cannot tell how often it was seen: {document.test_problem}", width)
+    if not document.test_seen:
+        return ""
+    times, first = counted(len(document.test_seen), "time"), document.test_seen[0]
+    return paragraph(
+        "test",
+        f"seen {times}, first by {first.by} of {first.sweep} on {first.time[:10]}; a further pin is not confirmatory",
+        width,
+    )
+
+
 def _next(document: ShowDocument, width: int | None) -> str:
     name = document.sweep
     winners = [objective for objective, result in document.objectives.items() if result.winner is not None]
     if document.state == "finished" and winners:
-        which = f" --objective {winners[0]}" if len(document.objectives) > 1 else ""
+        # All in one command: a pin after the first opening of test is not confirmatory.
+        which = "".join(f" --objective {name}" for name in winners) if len(document.objectives) > 1 else ""
         steps = (
             (
                 f"selmix pin {name}{which} --name NAME",

@@ -112,10 +112,18 @@ class Images:
         if self.pixels is not None:
             total.update(self.pixels.cpu().contiguous().numpy().tobytes())
         else:
-            with ThreadPoolExecutor(_DECODERS) as pool:
-                for part in pool.map(_file_digest, self.files):
-                    total.update(part)
+            for part in self.file_digests():
+                total.update(part)
         return f"sha256:{total.hexdigest()}"
+
+    def file_digests(self) -> list[bytes]:
+        """SHA-256 of each file, 32 bytes each, in order; [] for pixels.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            return list(pool.map(_file_digest, self.files))
 
     def joined(self, other: Images) -> Images:
         """Join the images of both, in order.

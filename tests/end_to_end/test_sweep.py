@@ -202,7 +202,7 @@ def test_pin_and_reproduce(smoke_runs: Path, tmp_path: Path) -> None:
     assert list(pin) == [
         "schema_version", "name", "created", "sweep", "objective", "trial_id", "is_winner", "seed", "round", "config",
         "protocol", "base", "digests", "select", "test", "replicates", "baselines", "verdict", "environment", "mlflow",
-        "method",
+        "method", "test_opening",
     ]  # fmt: skip
     assert set(pin["baselines"]) == BASELINES
     assert pin["verdict"]["test"]["against"] == pin["verdict"]["select"]["against"]
