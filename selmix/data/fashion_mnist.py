@@ -82,7 +82,9 @@ class FashionMnistConfig:
             )
         requested = self.largest_class + self.feedback + self.select + self.unlabelled
         if not problems and requested > TRAIN_IMAGES:
-            asked = f"{self.largest_class} + {self.feedback} + {self.select} + {self.unlabelled} = {requested}"
+            asked = (
+                f"{self.largest_class} + {self.feedback} + {self.select} + {self.unlabelled} = {requested}"
+            )
             problems.append(
                 f"largest_class + feedback + select + unlabelled must be <= {TRAIN_IMAGES}, the official training "
                 f"images of a class, got {asked}"
@@ -131,22 +133,24 @@ class FashionMnistConfig:
         held = (self.feedback, self.select, 0, self.unlabelled)
         # In the order of PARTS; none for test, which has official images of its own.
         sizes = [self.train_sizes, *([count] * CLASSES for count in held)]
-        self._check_held(labels, [sum(counts) for counts in zip(*sizes, strict=True)],
-                         "train, feedback and select" + (" and unlabelled" if self.unlabelled else ""))  # fmt: skip
+        splits = "train, feedback and select" + (" and unlabelled" if self.unlabelled else "")
+        self._check_held("train", labels, [sum(counts) for counts in zip(*sizes, strict=True)], splits)
         generator = torch.Generator().manual_seed(self.seed)
         # The split goes on where the order of the classes ends: the two must not share their numbers.
         _draw_order(generator)
         return split_by_class(labels, sizes, generator)
 
-    def _check_held(self, labels: Tensor, requested: list[int], splits: str) -> None:
-        check_held(self.path, self.class_names, held_by_class(labels, self.class_names), requested, splits)
+    def _check_held(self, part: str, labels: Tensor, requested: list[int], splits: str) -> None:
+        # The official files always hold as many; others of the same format may not.
+        source = str(self.official.located(_LABELS.format(_PREFIX[part])))
+        check_held(source, self.class_names, held_by_class(labels, self.class_names), requested, splits)
 
     def _part(self, part: str) -> Split:
         if part != "test":
             return split_of(*self._official_train, self._index[PARTS.index(part)])
         images, labels = self._read("test")
         sizes = [self.test] * CLASSES
-        self._check_held(labels, sizes, "test")
+        self._check_held("test", labels, sizes, "the sizes of test")
         (index,) = split_by_class(labels, [sizes], torch.Generator().manual_seed(self.seed))
         # In the order of the file: all of its images are the same split for every seed.
         return split_of(images, labels, index.sort().values)
