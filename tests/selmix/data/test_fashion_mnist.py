@@ -173,7 +173,7 @@ def test_an_idx_file(tmp_path: Path) -> None:
 
 
 PLAIN = idx(np.arange(24, dtype=np.uint8).reshape(4, 2, 3))
-WHOLE = gzip.compress(PLAIN)
+WHOLE = gzip.compress(PLAIN, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +193,10 @@ WHOLE = gzip.compress(PLAIN)
         ("f.gz", WHOLE[:-9], "must be a whole file compressed by gzip: Compressed file ended before"),
         ("f.gz", WHOLE[:-8] + bytes(8), "must be a whole file compressed by gzip: CRC check failed"),
         ("f.gz", WHOLE[:10] + b"\xff" * 20, "must be a whole file compressed by gzip: Error -3"),
+    ],
+    ids=[
+        "empty", "header cut off", "of labels", "compressed without saying so", "turned", "no sample", "cut off",
+        "too long", "compressed and cut off", "not compressed", "compression cut off", "wrong checksum", "garbled",
     ],
 )  # fmt: skip
 def test_damaged_idx_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
