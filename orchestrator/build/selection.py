@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.spec.schema import SweepSpec
-from selmix.data import DataConfig, build_data_config
+from selmix.data import DataConfig, build_data_config, official_files
 from selmix.objectives import ObjectiveContext, known_objective, metric_of_objective
 from selmix.statistics.selection import Constraint, SelectionRule
 
@@ -69,6 +69,9 @@ def warnings_of(spec: SweepSpec) -> list[str]:
         warnings += _coarse_splits(config)
     except (OSError, ValueError) as error:
         warnings.append(f"data: not checked yet, a launch will stop here: {error}")
+    official = official_files(config)
+    if official is not None and not official.is_ready:
+        warnings.append(f"data: not checked yet, a launch will stop here: {official.advice}")
     if spec.search.num_trials == 1 and spec.searched:
         warnings.append("search.num_trials: 1 runs the defaults only; nothing is searched")
     return warnings
