@@ -72,14 +72,14 @@ def metric_interval(
     """One metric of a model's predictions, with its interval.
 
     Args:
-        key: of METRICS.
+        key: of METRICS, or of a class rate of the context's definitions.
         predictions: of one model.
         context: of the metric.
         level: of the interval, in (0, 1).
     Raises:
         ValueError: an unknown metric, or a level outside (0, 1).
     """
-    metric = metric_named(key)
+    metric = metric_named(key, context.definitions)
     if metric.of_predictions is not None:
         return _resampled_interval(metric, predictions, context, _checked(level))
     return counts_interval(key, predictions.counts_for(key, context), context, level)
@@ -90,6 +90,7 @@ def counts_interval(key: str, counts: Tensor, context: MetricContext, level: flo
 
     - metrics of the worst classes: see :mod:`selmix.statistics.worst_case`; that of ``min_recall`` is exact.
     - weighted means of the recalls: Clopper-Pearson on the mean with its effective number of samples.
+    - proportions, such as the recall of one class: Clopper-Pearson; [0, 1] for a precision without predictions.
     - other metrics of the recalls: MOVER (Zou and Donner 2008), class by class: the distances that the metric moves
       when one recall goes to its Clopper-Pearson bound, squared and added. The means of the recalls that weigh low
       ones more are too low on a sample (Jensen); the upper bound is moved by that bias. Simulated coverage at 24
@@ -97,7 +98,7 @@ def counts_interval(key: str, counts: Tensor, context: MetricContext, level: flo
     - metrics of the whole matrix: quantiles over Dirichlet draws of the rows, half a count spread over each.
 
     Args:
-        key: of METRICS, none of predictions.
+        key: of METRICS, none of predictions, or of a class rate of the context's definitions.
         counts: shape (K, K), of a metric of groups (K A, K).
         context: of the metric.
         level: of the interval, in (0, 1).
@@ -105,8 +106,11 @@ def counts_interval(key: str, counts: Tensor, context: MetricContext, level: flo
         ValueError: an unknown metric, one that counts do not give, or a level outside (0, 1).
     """
     alpha = 1.0 - _checked(level)
-    metric, counts = metric_named(key), counts.double().cpu()
+    metric, counts = metric_named(key, context.definitions), counts.double().cpu()
     value = float(metric.of(counts, context))
+    if metric.proportion is not None:
+        hits, trials = (each.reshape(1) for each in metric.proportion(counts))
+        return Estimate(value, *(float(end) for end in clopper_pearson(hits, trials, alpha / 2.0)))
     # Looked up first: a minimum or a gap of recalls is a metric of the recalls too, for which MOVER collapses.
     if key in WORST_CASE_BOUNDS:
         low, high = WORST_CASE_BOUNDS[key](counts, context, alpha)
