@@ -125,7 +125,12 @@ def cvar_weights(values: Tensor, fraction: float) -> Tensor:
         Shape (S,), >= 0, sums to 1, detached.
     """
     amount = max(1.0, fraction * len(values))
-    _, level, ties = values.detach().unique(return_inverse=True, return_counts=True)
+    level: Tensor
+    counts: Tensor
+    _, level, counts = torch.unique(values.detach(), return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    # In the dtype of the values: a float minus a tensor of integers is float32.
+    ties = counts.to(values.dtype)
     # What is left of the amount after all lower levels, divided among the recalls of a level.
-    left = (amount - (ties.cumsum(dim=0) - ties)).clamp_min(0.0).to(values.dtype)
-    return (torch.minimum(left, ties.to(left)) / ties)[level] / amount
+    left = (amount - (ties.cumsum(dim=0) - ties)).clamp_min(0.0)
+    shares: Tensor = torch.minimum(left, ties) / ties
+    return shares[level] / amount

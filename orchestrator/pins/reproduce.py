@@ -150,7 +150,7 @@ class _Comparison:
             state, base = base_model(spec, data)
             # Trained weights may have other bits on another stack; the data must be the same everywhere.
             self._equal("digests/base", pin.digests["base"], base.digest, must=self.same_stack)
-            rule = selection_rule(spec, pin.objective, data.num_classes)
+            rule = selection_rule(spec, pin.objective, data.class_names)
             request = RunRequest(
                 data, start_base(spec.model.config, state, data, rule), pin.objective,
                 FinetuneConfig(**pin.config), pin.seed, rule,

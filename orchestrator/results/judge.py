@@ -137,7 +137,7 @@ class Judge:
         if state.data is None or state.base is None:
             raise AssertionError("a sweep is judged after its data and base model were prepared")
         self.base_labels = base_labels(state.base)
-        self.rule = selection_rule(spec, objective, len(state.data.train_counts))
+        self.rule = selection_rule(spec, objective, state.data.class_names)
         self.context: MetricContext = MetricContext(
             torch.tensor(state.data.train_counts), self.rule.definitions, len(state.data.group_names)
         )

@@ -150,7 +150,10 @@ def _bound(constraint: Document) -> str:
     sign, bound = ">=", constraint["at_least"]
     if bound is None:
         sign, bound = "<=", constraint["at_most"]
-    return f"{constraint['metric']} {sign} {bound:g}"
+    # A sweep of before bounds on single classes has no key for them.
+    of_class = constraint.get("class")
+    subject = constraint["metric"] if of_class is None else f"{constraint['metric']} of {of_class}"
+    return f"{subject} {sign} {bound:g}"
 
 
 def _searched(spec: Document) -> list[str]:

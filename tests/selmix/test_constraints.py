@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from selmix.definitions import Definitions
 from selmix.metrics import METRICS, MetricContext
 from selmix.multipliers import BoundState, MultiplierSettings
 from selmix.objectives import ObjectiveContext, bind_objective
-from selmix.run.run import Constraint, SelectionRule, finetune, inside_the_method
+from selmix.run.run import Constraint, RoundReport, Run, SelectionRule, finetune, inside_the_method
 from tests.selmix.test_run import SHORT, world
 
 COUNTS = torch.tensor([60, 30, 20, 10, 4, 2])
@@ -257,3 +258,29 @@ def test_bounds_on_cells_see_groups_and_bounds_on_classes_see_their_sums() -> No
     for key in ("min_recall", "recall_gap", "macro_f1", "accuracy"):
         (ceiling,) = slacks(Constraint(key, at_most=0.4), cells, context).tolist()
         assert ceiling == pytest.approx(0.4 - float(METRICS[key].of(by_class, MetricContext(COUNTS)))), key
+
+
+def test_a_run_tracks_the_multipliers_of_its_bounds_and_resumes_with_them(tmp_path: Path) -> None:
+    data, base = world()
+    bounds = (
+        Constraint("min_recall", at_least=0.95),
+        Constraint("recall", at_least=0.1, label=2, class_name=data.class_names[2]),
+    )
+    rule = SelectionRule("mean_recall", constraints=bounds)
+    config = dataclasses.replace(SHORT, steps=40, refresh_every=10)
+    reports: list[RoundReport] = []
+    whole = finetune(data, base, "mean_recall", config, 0, rule, reports.append)
+    keys = ["min_recall", f"recall/{data.class_names[2]}"]
+    assert all(key in reports[0].select for key in keys)
+    raised = [[report.scalars[f"multiplier/{key}"] for key in keys] for report in reports[1:]]
+    assert [row[0] for row in raised] == pytest.approx([math.exp(0.5 * k) for k in range(1, 5)])
+    assert all(0.01 <= row[1] < 1.0 for row in raised)
+    first = Run(data, base, "mean_recall", config, 0, rule)
+    for _ in range(3):
+        first.step()
+    first.save(tmp_path)
+    second = Run(data, base, "mean_recall", config, 0, rule)
+    second.load(tmp_path)
+    while not second.finished:
+        second.step()
+    assert torch.equal(second.view.head.weight, whole.view.head.weight)
