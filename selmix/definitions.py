@@ -127,7 +127,7 @@ def cvar_weights(values: Tensor, fraction: float) -> Tensor:
     amount = max(1.0, fraction * len(values))
     level: Tensor
     counts: Tensor
-    _, level, counts = torch.unique(values.detach(), return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    _, level, counts = torch.unique(values.detach(), return_inverse=True, return_counts=True)
     # In the dtype of the values: a float minus a tensor of integers is float32.
     ties = counts.to(values.dtype)
     # What is left of the amount after all lower levels, divided among the recalls of a level.
