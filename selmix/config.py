@@ -64,7 +64,8 @@ class FinetuneConfig:
             None for never.
         row_smoothing: counts added to each row of C before it is differentiated, shaped as the rows taken together
             (:func:`selmix.confusion.smooth_rows`); excludes ``confusion_smoothing``. None means 1 if that is not set.
-        confusion_smoothing: counts added to each cell of C instead; the smoothing of earlier versions, at 0.5.
+        confusion_smoothing: counts added to each cell of C instead, before the multipliers are taken from it too: the
+            way of earlier versions, at 0.5.
         confusion_average: weight of the past rounds' C, in [0, 1).
         mixup_layer: ``input``, ``features`` (the classifier's input) or the name of a submodule.
         coefficient_min: lower end of U[., 1], the mixing coefficient's distribution; 1 mixes nothing.

@@ -56,7 +56,7 @@ class FeedbackMemory:
 
     The gradient is taken at a smoothed C. What decides which classes count (multipliers, slacks, CVaR's worst set)
     comes from the counts as they are: smoothing moves all recalls and coverages towards each other, the more so the
-    fewer samples a class has.
+    fewer samples a class has. Under ``confusion_smoothing`` they come from the smoothed C, as in earlier versions.
 
     Args:
         objective: the objective that the multipliers belong to.
@@ -83,16 +83,16 @@ class FeedbackMemory:
         weight = self._config.confusion_average
         fresh = counts.double()
         self._counts = fresh if self._counts is None else weight * self._counts + (1.0 - weight) * fresh
-        raw = joint_confusion(self._counts)
+        smoothed, measured = self._smoothed(self._counts)
         context = dataclasses.replace(
             self._context,
-            multipliers=self._multipliers(raw),
-            coverage_multipliers=self._coverage_multipliers(raw),
+            multipliers=self._multipliers(measured),
+            coverage_multipliers=self._coverage_multipliers(measured),
             bound_multipliers=self._bounds.update(
-                [scaled_slacks(constraint, raw, self._context) for constraint in self._constraints]
+                [scaled_slacks(constraint, measured, self._context) for constraint in self._constraints]
             ),
         )
-        return self._smoothed(self._counts), context
+        return smoothed, context
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -102,13 +102,16 @@ class FeedbackMemory:
             named[constraint.key] = max(value, named.get(constraint.key, 0.0))
         return named
 
-    def _smoothed(self, counts: Tensor) -> Tensor:
+    def _smoothed(self, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """C for the gradient, and C for the multipliers, both of shape (S, K)."""
         config = self._config
         if config.row_smoothing is not None:
-            return smooth_rows(counts, config.row_smoothing, self._context.labels)
+            return smooth_rows(counts, config.row_smoothing, self._context.labels), joint_confusion(counts)
         if config.confusion_smoothing is None:
             raise AssertionError("FinetuneConfig must set row_smoothing or confusion_smoothing, got neither")
-        return smooth_confusion(counts, config.confusion_smoothing)
+        # The earlier way as a whole, so that what was pinned under it is reproduced.
+        smoothed = smooth_confusion(counts, config.confusion_smoothing)
+        return smoothed, smoothed
 
     def _multipliers(self, confusion: Tensor) -> Tensor | None:
         """Weights of the recalls (or precisions) of a worst-case objective or of CVaR; None for any other."""

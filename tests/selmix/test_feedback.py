@@ -77,6 +77,15 @@ def test_multipliers_of_a_minimum_come_from_the_counts_as_they_are_and_survive_a
     assert torch.equal(bound_again.multipliers, bound.multipliers)  # type: ignore[arg-type]
 
 
+def test_counts_per_cell_are_the_earlier_way_as_a_whole() -> None:
+    memory = FeedbackMemory(
+        "min_recall", ObjectiveContext(settings=SETTINGS), FinetuneConfig(confusion_smoothing=0.5)
+    )
+    confusion, bound = memory.update(ROUNDS[0])
+    assert torch.equal(confusion, smooth_confusion(ROUNDS[0]))
+    assert torch.equal(bound.multipliers, worst_case_multipliers(recalls(confusion), SETTINGS))  # type: ignore[arg-type]
+
+
 def test_the_multiplier_of_a_group_is_divided_among_its_classes() -> None:
     context = ObjectiveContext(train_counts=torch.tensor([9, 5, 1]), settings=SETTINGS)
     context = dataclasses.replace(
