@@ -97,7 +97,7 @@ class Finetuner:
         self.steps_done = 0
         self._largest_gain = float("-inf")
         self._prototypes: Tensor | None = None
-        self._memory = FeedbackMemory(objective, self.context, config)
+        self._memory = FeedbackMemory(objective, self.context, config, self.constraints)
 
     def _partner_pool(self, unlabelled: Split | None) -> UnlabelledPool | None:
         if self.config.second == "labelled" or not self.config.mixes:
@@ -126,6 +126,7 @@ class Finetuner:
         smoothed, context = self._memory.update(counts)
         objective = with_constraints(bind_objective(self.objective, context), self.constraints, context)
         scalars = {"objective": float(objective(smoothed)), "lr": self._learning_rate()}
+        scalars |= {f"multiplier/{key}": value for key, value in self._memory.bounds.items()}
         gain = self._gain(objective, smoothed, prototypes)
         self.round_number += 1
         if self.second is not None:

@@ -159,7 +159,7 @@ class _Comparison:
             state, base = base_model(spec, data)
             # Trained weights may have other bits on another stack; the data must be the same everywhere.
             self._equal("digests/base", pin.digests["base"], base.digest, must=self.same_stack)
-            rule = selection_rule(spec, pin.objective, data.num_classes)
+            rule = selection_rule(spec, pin.objective, data.class_names)
             start = start_base(spec.model.config, state, data, rule)
             context = MetricContext(data.train_counts.cpu(), rule.definitions, data.num_groups)
             # On the same stack equal weights give equal predictions: evaluating the stored ones would add nothing.

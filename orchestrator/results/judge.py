@@ -19,6 +19,7 @@ from orchestrator.results.replicate_means import mean_score, mean_select, score_
 from orchestrator.results.rows import (
     RUNGS,
     SELMIX,
+    Bound,
     Choice,
     Choices,
     FinalistRow,
@@ -197,7 +198,7 @@ class Judge:
         if state.data is None or state.base is None:
             raise AssertionError("a sweep is judged after its data and base model were prepared")
         self.base_labels = base_labels(state.base)
-        self.rule = selection_rule(spec, objective, len(state.data.train_counts))
+        self.rule = selection_rule(spec, objective, state.data.class_names)
         self.context: MetricContext = MetricContext(
             torch.tensor(state.data.train_counts), self.rule.definitions, len(state.data.group_names)
         )
@@ -240,6 +241,11 @@ class Judge:
         if given is not None:
             return given
         return default_margin(self.rule.metric, len(self.context.train_counts), self.rule.definitions)
+
+    @property
+    def bounds(self) -> list[Bound]:
+        """Bounds that decide who may win."""
+        return [Bound(c.key, c.at_least, c.at_most) for c in self.rule.constraints if "search" in c.where]
 
     def meets_bounds(self, runs: Sequence[TrialRecord]) -> bool:
         """True if the means over these runs meet the constraints of the search."""
@@ -298,7 +304,7 @@ class Judge:
         feasible = any(t.feasible for t in self.trials.values())
         candidates = self.candidates(choice)
         if choice is None or not candidates:
-            return ObjectiveResult(self.rule.metric, feasible, baselines=rows)
+            return ObjectiveResult(self.rule.metric, feasible, baselines=rows, bounds=self.bounds)
         finals = self.finals()
         leading = max(candidate.score for candidate in candidates)
         # Of the rows that the margin does not tell from the best by score, the cheapest ships.
@@ -323,6 +329,7 @@ class Judge:
             front=[best.row],
             compare=compare,
             selmix=self.verdict(candidates[0], candidates),
+            bounds=self.bounds,
         )
 
     def shipped(self, candidate: Candidate) -> Shipped:

@@ -298,6 +298,33 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """A bound that decides who may win; one of the two numbers is set.
+
+    Attributes:
+        metric: its key among the metrics of a row.
+        at_least: floor.
+        at_most: ceiling.
+    """
+
+    metric: str
+    at_least: float | None
+    at_most: float | None
+
+    def is_broken(self, value: float) -> bool:
+        """True if a value of the metric lies on the wrong side."""
+        return (self.at_least is not None and value < self.at_least) or (
+            self.at_most is not None and value > self.at_most
+        )
+
+    @property
+    def shown(self) -> str:
+        """The bound as a formula."""
+        sign, bound = (">=", self.at_least) if self.at_least is not None else ("<=", self.at_most)
+        return f"{self.metric} {sign} {bound:g}"
+
+
+@dataclass(frozen=True)
 class ObjectiveResult:
     """Result of one objective.
 
@@ -315,6 +342,7 @@ class ObjectiveResult:
         compare: the ablation that the sweep file requests under ``compare``; None without one.
         selmix: the best SelMix row against every other row of no more labels; None while it is undecided, or where no
             such row can stand.
+        bounds: bounds that decide who may win.
     """
 
     metric: str | None = None
@@ -329,6 +357,7 @@ class ObjectiveResult:
     front: list[str] = field(default_factory=list)
     compare: ComparisonTable | None = None
     selmix: Verdict | None = None
+    bounds: list[Bound] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

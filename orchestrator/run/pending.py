@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.build.selection import is_constrained
+from orchestrator.build.selection import acting_objective
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import Figure, TrialRecord, baseline_id, replicate_record, trial_record
 from orchestrator.results.judge import Judge, decided, finalists, replicate_weights
@@ -114,7 +114,7 @@ class PendingRuns:
         """
         objective, arm = self._studies[study]
         config = settings(self.spec, parameters, self.spec.arms[arm])
-        acting = config.acting(objective, is_constrained(self.spec, objective))
+        acting = config.acting(acting_objective(self.spec, objective))
         record = trial_record(objective, number, self.spec.search.seed, config.flat(), acting, arm)
         record.point = dict(parameters)
         # The first value of `compare` is the reference, with which the others are compared.

@@ -8,7 +8,15 @@ from typing import Any
 from orchestrator.documents import Document
 from orchestrator.messages import counted
 from orchestrator.records.types import Metrics
-from orchestrator.results.rows import SELMIX, ArmResult, ComparisonTable, ObjectiveResult, Verdict, Winner
+from orchestrator.results.rows import (
+    SELMIX,
+    ArmResult,
+    Bound,
+    ComparisonTable,
+    ObjectiveResult,
+    Verdict,
+    Winner,
+)
 from orchestrator.table import (
     Column,
     Interval,
@@ -183,7 +191,10 @@ def _bound(constraint: Document) -> str:
     sign, bound = ">=", constraint["at_least"]
     if bound is None:
         sign, bound = "<=", constraint["at_most"]
-    return f"{constraint['metric']} {sign} {bound:g}"
+    # A sweep of before bounds on single classes has no key for them.
+    of_class = constraint.get("class")
+    subject = constraint["metric"] if of_class is None else f"{constraint['metric']} of {of_class}"
+    return f"{subject} {sign} {bound:g}"
 
 
 def _searched(spec: Document) -> list[str]:
@@ -201,11 +212,11 @@ def _undecided(document: ShowDocument, result: ObjectiveResult) -> str:
 def _objective(
     document: ShowDocument, objective: str, result: ObjectiveResult, winner: Winner, width: int | None
 ) -> str:
-    metric, bounds = result.metric or "", _searched_bounds(document.spec)
+    metric, bounds = result.metric or "", result.bounds
     rows = _rows(result, winner, metric, bounds)
     lines = [
         objective,
-        *_results(f"{metric} on select, %", rows, [_bound(bound) for bound in bounds], width),
+        *_results(f"{metric} on select, %", rows, [bound.shown for bound in bounds], width),
         *([sentence(REFERENCE, width)] if any(row.reference for row in result.baselines.values()) else []),
         *([sentence(BROKEN, width)] if any(BREAKS in cell for row in rows for cell in row) else []),
         paragraph("winner", _ships(winner, metric), width),
@@ -226,15 +237,8 @@ def _objective(
     return "\n".join(lines)
 
 
-def _searched_bounds(spec: Document) -> list[Document]:
-    """Bounds that decide who may win."""
-    return [
-        bound for bound in spec["constraints"] if "search" in bound.get("in", bound.get("where", ["search"]))
-    ]
-
-
 def _rows(
-    result: ObjectiveResult, winner: Winner, metric: str, bounds: Sequence[Document]
+    result: ObjectiveResult, winner: Winner, metric: str, bounds: Sequence[Bound]
 ) -> list[tuple[str, ...]]:
     """Rows of the table: the winner, then the others by score; means over fresh seeds where there are some."""
     ranked: list[tuple[float, tuple[str, ...]]] = []
@@ -281,17 +285,13 @@ def _row(
     score: float | None,
     labels: Sequence[str],
     cost_s: float,
-    bounds: Sequence[Document],
+    bounds: Sequence[Bound],
 ) -> tuple[str, ...]:
     bounded = []
     for bound in bounds:
-        figure = select.get(bound["metric"])
-        if figure is None:
-            bounded.append("")
-            continue
-        low, high = bound.get("at_least"), bound.get("at_most")
-        broken = (low is not None and figure.value < low) or (high is not None and figure.value > high)
-        bounded.append(f"{percent(figure.value)}{BREAKS if broken else ''}")
+        figure = select.get(bound.metric)
+        broken = figure is not None and bound.is_broken(figure.value)
+        bounded.append("" if figure is None else f"{percent(figure.value)}{BREAKS if broken else ''}")
     return (
         name, *_interval(select[metric]), "" if score is None else percent(score), *bounded, "+".join(labels),
         f"{cost_s:.1f} s",

@@ -19,9 +19,9 @@ from selmix.confusion import recalls
 from selmix.data.splits import Split, SweepData, join
 from selmix.finetune import Finetuner
 from selmix.groups import stratum_labels
-from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions
+from selmix.metrics import MetricContext, Predictions, evaluate_predictions, metric_named
 from selmix.model import predict
-from selmix.objectives import AnyObjective, ObjectiveContext, is_of_groups, known_objective
+from selmix.objectives import AnyObjective, ObjectiveContext, is_of_groups, without_coverage
 from selmix.parallel.world import ALONE, World
 from selmix.round import NonFinite, Round
 from selmix.run.round_table import RoundMatrices, write_rounds
@@ -338,18 +338,16 @@ def inside_the_method(
     """
     context = ObjectiveContext(train_counts=data.train_counts, definitions=selection.definitions)
     acting = tuple(c for c in selection.constraints if "method" in c.where)
-    if is_of_groups(objective) or any(METRICS[c.metric].of_cells is not None for c in acting):
+    metrics = [metric_named(c.key, selection.definitions) for c in acting]
+    if is_of_groups(objective) or any(metric.of_cells is not None for metric in metrics):
         if not data.num_groups:
             raise ValueError(
                 f"an objective or constraint of groups needs data with a group attribute, {data.name} has none"
             )
         labels = stratum_labels(data.num_classes, data.num_groups).to(data.train.labels.device)
         context = replace(context, labels=labels, num_groups=data.num_groups)
-    known = known_objective(objective)
     # Both terms would bind the same metric: the bound of the name gives way to the one that was set.
-    if known is not None and known.coverage in {c.metric for c in acting}:
-        objective = known.metric
-    return objective, context, acting
+    return without_coverage(objective, {c.key for c in acting}), context, acting
 
 
 def _matrices(candidate: BestRound, done: Round | None, counts: Tensor) -> RoundMatrices:

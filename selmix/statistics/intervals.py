@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selmix.metrics import MetricContext, Predictions, evaluate_predictions, metric_named
 from selmix.statistics.constructions import CONSTRUCTIONS
-from selmix.statistics.proportions import Bounds
+from selmix.statistics.proportions import Bounds, clopper_pearson
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,28 @@ def metric_interval(
     """One metric of a model's predictions, with its interval.
 
     Args:
-        key: of METRICS.
+        key: of METRICS, or of a class rate of the context's definitions.
         predictions: of one model.
         context: of the metric.
         level: of the interval, in (0, 1).
     Raises:
         ValueError: an unknown metric, or a level outside (0, 1).
     """
-    alpha, bounds = 1.0 - _checked(level), CONSTRUCTIONS[metric_named(key).key].of_predictions
-    if bounds is not None:
-        return _around(predictions.value(metric_named(key), context), bounds(predictions, alpha))
+    metric = metric_named(key, context.definitions)
+    construction = CONSTRUCTIONS.get(key)
+    if construction is not None and construction.of_predictions is not None:
+        value = predictions.value(metric, context)
+        return _around(value, construction.of_predictions(predictions, 1.0 - _checked(level)))
     return counts_interval(key, predictions.counts_for(key, context), context, level)
 
 
 def counts_interval(key: str, counts: Tensor, context: MetricContext, level: float = 0.95) -> Estimate:
     """One metric of counts, with the interval that :data:`selmix.statistics.constructions.CONSTRUCTIONS` names.
 
+    A proportion, such as the recall of one class, has Clopper-Pearson's; [0, 1] for a precision without predictions.
+
     Args:
-        key: of METRICS, none of predictions.
+        key: of METRICS, none of predictions, or of a class rate of the context's definitions.
         counts: shape (K, K), of a metric of groups (K A, K).
         context: of the metric.
         level: of the interval, in (0, 1).
@@ -77,8 +81,12 @@ def counts_interval(key: str, counts: Tensor, context: MetricContext, level: flo
         ValueError: an unknown metric, one that counts do not give, or a level outside (0, 1).
     """
     alpha = 1.0 - _checked(level)
-    metric, counts = metric_named(key), counts.double().cpu()
+    metric, counts = metric_named(key, context.definitions), counts.double().cpu()
     value = float(metric.of(counts, context))
+    if metric.proportion is not None:
+        hits, trials = (each.reshape(1) for each in metric.proportion(counts))
+        low, high = clopper_pearson(hits, trials, alpha / 2.0)
+        return _around(value, (float(low), float(high)))
     bounds = CONSTRUCTIONS[key].of_counts
     if bounds is None:
         raise ValueError(f"{key} is no metric of counts")

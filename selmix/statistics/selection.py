@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from selmix.definitions import Definitions
+from selmix.definitions import RATES_OF_A_CLASS, ClassRate, Definitions
 from selmix.metrics import MetricContext, Predictions, metric_named
 from selmix.statistics.intervals import counts_interval
 
@@ -24,26 +24,46 @@ class Constraint:
     """Floor or ceiling on a metric; exactly one of the two is set.
 
     Attributes:
-        metric: a key of METRICS.
+        metric: a key of METRICS; ``recall`` or ``precision`` of one class.
         at_least: floor; None where the bound is a ceiling.
         at_most: ceiling; None where the bound is a floor.
         where: ``method`` (through multipliers), ``search`` (feasibility), or both.
+        label: class of a recall or precision, in [0, K); None for a metric of all classes.
+        class_name: name of that class; empty for none.
     Raises:
-        ValueError: not exactly one bound, or a place that is neither ``method`` nor ``search``.
+        ValueError: not exactly one bound, a place that is neither ``method`` nor ``search``, or a class with a metric
+            of all classes.
     """
 
     metric: str
     at_least: float | None = None
     at_most: float | None = None
     where: tuple[str, ...] = ("method", "search")
+    label: int | None = None
+    class_name: str = ""
 
     def __post_init__(self) -> None:
+        if (self.label is None) == (self.metric in RATES_OF_A_CLASS):
+            raise ValueError(
+                f"{self.metric}: label, a class, goes with {' and '.join(RATES_OF_A_CLASS)}, got {self.label}"
+            )
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError(
                 f"{self.metric}: exactly one of at_least and at_most must be set, got both or none"
             )
         if not self.where or not set(self.where) <= {"method", "search"}:
             raise ValueError(f"{self.metric}: `in` must name method, search or both, got {list(self.where)}")
+
+    @property
+    def class_rate(self) -> ClassRate | None:
+        """Recall or precision of one class that the bound is on; None for a metric of all classes."""
+        return None if self.label is None else ClassRate(self.metric, self.label, self.class_name)
+
+    @property
+    def key(self) -> str:
+        """Key of the metric among the values of a round: ``min_recall``, ``recall/dog``."""
+        rate = self.class_rate
+        return self.metric if rate is None else rate.key
 
     @property
     def bound(self) -> float:
@@ -54,7 +74,7 @@ class Constraint:
 
     def violation(self, values: Mapping[str, float]) -> float:
         """Amount by which the metric misses the bound, 0.0 where it holds."""
-        value = values[self.metric]
+        value = values[self.key]
         return max(0.0, self.bound - value if self.at_least is not None else value - self.bound)
 
 
@@ -67,7 +87,8 @@ class SelectionRule:
         statistic: of STATISTICS.
         constraints: those that hold in the search decide feasibility.
         seed: of the bootstrap resamples; the same for all trials, so that equal predictions score equally.
-        definitions: of the metrics with parameters.
+        definitions: of the metrics with parameters; the recalls and precisions of single classes that have a bound are
+            added to them.
     Raises:
         ValueError: an unknown statistic.
     """
@@ -81,6 +102,10 @@ class SelectionRule:
     def __post_init__(self) -> None:
         if self.statistic not in STATISTICS:
             raise ValueError(f"statistic must be one of {', '.join(STATISTICS)}, got {self.statistic!r}")
+        bounded = [bound.class_rate for bound in self.constraints if bound.class_rate is not None]
+        # Each once, in the order of the bounds. The dataclass is frozen: a plain assignment would raise.
+        rates = tuple(dict.fromkeys((*self.definitions.class_rates, *bounded)))
+        object.__setattr__(self, "definitions", replace(self.definitions, class_rates=rates))
 
     def violation(self, values: Mapping[str, float]) -> float:
         """Sum of the violations of the constraints that hold in the search."""

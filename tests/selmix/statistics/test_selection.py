@@ -8,9 +8,10 @@ import math
 import pytest
 import torch
 
-from selmix.metrics import METRICS, MetricContext, Predictions
+from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions
 from selmix.statistics import selection
-from selmix.statistics.intervals import counts_interval
+from selmix.statistics.intervals import all_intervals, counts_interval
+from selmix.statistics.proportions import clopper_pearson
 from selmix.statistics.selection import Constraint, SelectionRule, resample_rows
 from selmix.statistics.selection import score_of_counts as score
 
@@ -174,3 +175,45 @@ def test_places_of_a_bound() -> None:
             Constraint("m", at_least=0.1, where=where)
     with pytest.raises(ValueError, match="exactly one of at_least and at_most must be set"):
         Constraint("m")
+
+
+def test_a_bound_on_one_class_brings_its_metric_with_it() -> None:
+    bounds = (
+        Constraint("recall", at_least=0.5, label=1, class_name="dog"),
+        Constraint("precision", at_most=0.9, label=0, where=("search",)),
+        Constraint("recall", at_most=0.9, label=1, class_name="dog", where=("method",)),
+    )
+    rule = SelectionRule("mean_recall", constraints=bounds)
+    counts = torch.tensor([[6, 2, 0], [3, 1, 0], [0, 0, 5]])
+    labels = torch.arange(3).repeat_interleave(counts.sum(dim=1))
+    predicted = torch.cat([torch.arange(3).repeat_interleave(row) for row in counts])
+    predictions = Predictions(labels, predicted, torch.ones(len(labels)))
+    context = MetricContext(torch.tensor([9, 5, 1]), rule.definitions)
+    values = evaluate_predictions(predictions, context)
+    assert list(values)[-2:] == ["recall/dog", "precision/class 0"]
+    assert (values["recall/dog"], values["precision/class 0"]) == (0.25, 6 / 9)
+    assert rule.violation(values) == pytest.approx(0.25)
+    assert set(evaluate_predictions(predictions, MetricContext(torch.ones(3)))) == set(values) - set(
+        list(values)[-2:]
+    )
+    # The interval of a proportion is the exact one of its hits and trials.
+    for key, (hits, trials) in {"recall/dog": (1, 4), "precision/class 0": (6, 9)}.items():
+        low, high = clopper_pearson(torch.tensor([hits]), torch.tensor([trials]), 0.025)
+        found = all_intervals(predictions, context)[key]
+        assert (found.value, found.low, found.high) == pytest.approx((hits / trials, float(low), float(high)))
+
+
+def test_a_precision_without_predictions_is_zero_and_not_known() -> None:
+    rule = SelectionRule("mean_recall", constraints=(Constraint("precision", at_least=0.1, label=1),))
+    context = MetricContext(torch.ones(2), rule.definitions)
+    found = counts_interval("precision/class 1", torch.tensor([[3, 0], [2, 0]]), context)
+    assert (found.value, found.low, found.high) == (0.0, 0.0, 1.0)
+
+
+def test_a_class_goes_with_the_rates_of_one_class_only() -> None:
+    with pytest.raises(ValueError, match="goes with recall and precision, got None"):
+        Constraint("recall", at_least=0.5)
+    with pytest.raises(ValueError, match="goes with recall and precision, got 1"):
+        Constraint("min_recall", at_least=0.5, label=1)
+    with pytest.raises(ValueError, match="unknown metric 'recall/dog'; there are mean_recall, "):
+        counts_interval("recall/dog", torch.eye(2), MetricContext(torch.ones(2)))
