@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +12,15 @@ import torch
 from torch import Tensor
 
 from selmix.baselines.decoupled import TAUS as NORM_TAUS
-from selmix.baselines.decoupled import learned_scales, smoothed_head, tau_normalised
+from selmix.baselines.decoupled import learned_scales, smoothed_heads, tau_normalised
 from selmix.baselines.group_dro import group_dro_head
+from selmix.baselines.head_losses import (
+    equal_shares,
+    geometric_mean_loss,
+    over_smoothed_targets,
+    weighted_cross_entropy,
+)
+from selmix.baselines.head_path import FittedHead, head_path
 from selmix.baselines.last_layer import tuned_head
 from selmix.baselines.post_hoc import TAUS, bias_search, logit_adjustment
 from selmix.baselines.task import BaselineResult, BaselineTask, Models, with_bias, with_head
@@ -28,6 +35,7 @@ from selmix.weights import State
 HEAD_FOLDS = 5
 FINETUNE_FOLDS = 3  # fewer than for a head: each fold is a whole fine-tuning
 HEAD_DECAYS = (1e-3, 1e-2, 1e-1)
+GML_TAUS = (0.0, 0.5, 1.0)
 
 Rung = Literal["scores", "head", "finetune", "retrain"]
 """Part of the model that an approach changes, from cheap to expensive: its logits, a head on frozen features, the whole
@@ -118,19 +126,61 @@ def tau_normalisation(task: BaselineTask) -> Models:
 def learnable_weight_scaling(task: BaselineTask) -> Models:
     """One scale per class on the base model's classifier, fitted class-balanced on train + feedback."""
     view, pool = task.view(task.base.state), join(task.data.train, task.data.feedback)
-    features, weight = predict(view, pool.inputs)[0].cpu(), head_state(view)["weight"].cpu()
-    scales = learned_scales(features @ weight.T, pool.labels.cpu()).float()
+    features, weight = predict(view, pool.inputs)[0], head_state(view)["weight"]
+    scales = learned_scales(features @ weight.T, pool.labels).float()
     return Models((with_head(task.base.state, view, scales.unsqueeze(1) * weight, torch.zeros(len(weight))),))
 
 
 def mislas_stage_two(task: BaselineTask) -> Models:
     """Scales and a correction of the classifier on label-aware smoothed targets, on train + feedback."""
-    counts = task.data.train_counts.cpu()
 
-    def fit(features: Tensor, pool: Split, weight: Tensor, decay: float) -> tuple[Tensor, Tensor]:
-        return smoothed_head(features, pool.labels, weight, counts, decay)
+    def path(features: Tensor, pool: Split, weight: Tensor) -> Iterable[FittedHead]:
+        return smoothed_heads(features, pool.labels, weight, task.data.train_counts, HEAD_DECAYS)
 
-    return _head_of_best_decay(task, fit)
+    return _head_of_best_decay(task, path)
+
+
+def geometric_mean_head(task: BaselineTask) -> Models:
+    """Classifier trained again for the geometric mean of the classes' probabilities (GML), on train + feedback.
+
+    The log class counts that the paper adds to the logits in training only move the bias of the head, by tau = 1 times
+    their negative: tau is tuned with the weight decay by the score on select, so that 0 leaves them out.
+    """
+    view, pool = task.view(task.base.state), join(task.data.train, task.data.feedback)
+    features, classes = predict(view, pool.inputs)[0], task.data.num_classes
+    select = predict(view, task.data.select.inputs)[0].cpu()
+    loss, counts = geometric_mean_loss(pool.labels, classes), pool.counts(classes).cpu()
+    best: tuple[float, float, FittedHead, Tensor] | None = None
+    # The largest decay and the smallest tau come first: of equal scores they are kept.
+    for head in head_path(features, loss, classes, HEAD_DECAYS, equal_shares(pool.labels)):
+        logits = select @ head.weight.float().cpu().T
+        for tau in GML_TAUS:
+            bias = head.bias.float().cpu() + logit_adjustment(counts, tau)
+            value = task.score_logits(logits + bias)
+            if best is None or value > best[0]:
+                best = (value, tau, head, bias)
+    # For the type checker: the loops have run.
+    if best is None:
+        raise AssertionError("HEAD_DECAYS and GML_TAUS are not empty")
+    _, tau, head, bias = best
+    state = with_head(task.base.state, view, head.weight.float(), bias)
+    return Models((state,), {"weight_decay": head.decay, "tau": tau})
+
+
+def label_over_smoothing(task: BaselineTask) -> Models:
+    """Classifier trained again, class-balanced, on over-smoothed labels (LOS), on train + feedback.
+
+    The paper draws its samples as they are, and begins with the base model's classifier; here every class weighs the
+    same, as in the other heads, and the loss is minimised.
+    """
+    classes = task.data.num_classes
+
+    def path(features: Tensor, pool: Split, _weight: Tensor) -> Iterable[FittedHead]:
+        shares = equal_shares(pool.labels)
+        loss = weighted_cross_entropy(over_smoothed_targets(pool.labels, classes), shares)
+        return head_path(features, loss, classes, HEAD_DECAYS, shares)
+
+    return _head_of_best_decay(task, path)
 
 
 def group_balanced_last_layer(task: BaselineTask) -> Models:
@@ -144,15 +194,17 @@ def group_dro_last_layer(task: BaselineTask) -> Models:
     """Classifier trained again for the worst (class, group) cell's loss, on train + feedback."""
     classes, groups = task.data.num_classes, task.data.num_groups
 
-    def fit(features: Tensor, pool: Split, weight: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+    def path(features: Tensor, pool: Split, _weight: Tensor) -> Iterator[FittedHead]:
         if pool.groups is None:
             raise ValueError(
                 f"group_dro_last_layer needs data with a group attribute, {task.data.name} has none"
             )
         strata = strata_of(pool.labels, pool.groups, groups)
-        return group_dro_head(features, pool.labels, strata, classes, decay)
+        # Each from the beginning: the weights of the cells are part of what is trained.
+        for decay in sorted(HEAD_DECAYS, reverse=True):
+            yield FittedHead(decay, *group_dro_head(features, pool.labels, strata, classes, decay))
 
-    return _head_of_best_decay(task, fit)
+    return _head_of_best_decay(task, path)
 
 
 def last_layer_post_hoc(task: BaselineTask) -> Models:
@@ -213,6 +265,8 @@ BASELINES: dict[str, Baseline] = {
     "tau_normalisation": Baseline(tau_normalisation, "head", ("select",)),
     "learnable_weight_scaling": Baseline(learnable_weight_scaling, "head", ("feedback",)),
     "mislas_stage_two": Baseline(mislas_stage_two, "head", BOTH),
+    "geometric_mean_head": Baseline(geometric_mean_head, "head", BOTH),
+    "label_over_smoothing": Baseline(label_over_smoothing, "head", BOTH),
     "group_balanced_last_layer": Baseline(group_balanced_last_layer, "head", BOTH, of_groups=True),
     "group_dro_last_layer": Baseline(group_dro_last_layer, "head", BOTH, of_groups=True),
     "last_layer_post_hoc": Baseline(last_layer_post_hoc, "head", BOTH, correction="biases"),
@@ -233,30 +287,28 @@ def baselines_for(num_groups: int) -> list[str]:
 
 
 def _head_of_best_decay(
-    task: BaselineTask, fit: Callable[[Tensor, Split, Tensor, float], tuple[Tensor, Tensor]]
+    task: BaselineTask, path: Callable[[Tensor, Split, Tensor], Iterable[FittedHead]]
 ) -> Models:
     """Fit heads on train + feedback with each weight decay, and keep the one that scores highest on select.
 
     Args:
         task: of the baseline.
-        fit: (features (n, d), samples, weight (K, d) of the base model, weight decay) -> W and b; on the CPU.
+        path: (features (n, d), samples, weight (K, d) of the base model) -> heads, the largest decay first, so that of
+            equal scores the larger decay is kept.
     """
     view = task.view(task.base.state)
-    pool = join(task.data.train, task.data.feedback).to(torch.device("cpu"))
-    features = predict(view, join(task.data.train, task.data.feedback).inputs)[0].cpu()
+    pool = join(task.data.train, task.data.feedback)
     select = predict(view, task.data.select.inputs)[0].cpu()
-    weight = head_state(view)["weight"].cpu()
-    best: tuple[float, float, Tensor, Tensor] | None = None
-    # From the largest on: of equal scores the larger decay is kept.
-    for decay in sorted(HEAD_DECAYS, reverse=True):
-        fitted, bias = (part.float() for part in fit(features, pool, weight, decay))
-        value = task.score_logits(select @ fitted.T + bias)
+    best: tuple[float, FittedHead] | None = None
+    for head in path(predict(view, pool.inputs)[0], pool, head_state(view)["weight"]):
+        value = task.score_logits(select @ head.weight.float().cpu().T + head.bias.float().cpu())
         if best is None or value > best[0]:
-            best = (value, decay, fitted, bias)
-    # For the type checker: the loop has run.
+            best = (value, head)
+    # For the type checker: a path has a head for every decay.
     if best is None:
         raise AssertionError("HEAD_DECAYS is not empty")
-    return _with_decay(with_head(task.base.state, view, best[2], best[3]), best[1])
+    head = best[1]
+    return _with_decay(with_head(task.base.state, view, head.weight.float(), head.bias.float()), head.decay)
 
 
 def _with_decay(state: State, decay: float) -> Models:
