@@ -29,7 +29,7 @@ from selmix.data.splits import Split, join
 from selmix.groups import strata_of
 from selmix.model import head_state, predict
 from selmix.pretrain import pretrain
-from selmix.run.run import finetune
+from selmix.run.run import finetune, training_pool
 from selmix.weights import State
 
 HEAD_FOLDS = 5
@@ -225,6 +225,29 @@ def uniform_mixup(task: BaselineTask) -> Models:
     return Models(tuple(_finetuned(task, config, seed) for seed in task.seeds))
 
 
+def finetune_balanced(task: BaselineTask) -> Models:
+    """Fine-tuning with the winner's settings on class-balanced samples, nothing mixed, on the replicate seeds.
+
+    The strata of the winner's run weigh the same: classes, or (class, group) cells under an objective of groups.
+    Start, pool, steps, batch size, optimiser and the choice of a round on select are the winner's.
+    """
+    config = _without_mixing(task.winner_config, "balanced")
+    return Models(tuple(_finetuned(task, config, seed) for seed in task.seeds))
+
+
+def finetune_logit_adjusted(task: BaselineTask) -> Models:
+    """Fine-tuning with the winner's settings and the logit-adjusted loss, nothing mixed, on the replicate seeds.
+
+    Samples are drawn uniformly from the winner's pool, and log(prior of the pool) is added to the logits in training.
+    Source: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
+    """
+    config = _without_mixing(task.winner_config, "uniform")
+    pool = training_pool(task.data, config.draw_from)
+    # The correction at tau 1 is minus the log-prior, up to a constant that no softmax sees.
+    log_prior = -logit_adjustment(pool.counts(task.data.num_classes), 1.0)
+    return Models(tuple(_finetuned(task, config, seed, log_prior) for seed in task.seeds))
+
+
 def selmix_post_hoc(task: BaselineTask) -> Models:
     """Biases on top of each of the winner's replicates, in-sample or out-of-fold, whichever is better on select."""
     states, fits = [], []
@@ -271,6 +294,8 @@ BASELINES: dict[str, Baseline] = {
     "group_dro_last_layer": Baseline(group_dro_last_layer, "head", BOTH, of_groups=True),
     "last_layer_post_hoc": Baseline(last_layer_post_hoc, "head", BOTH, correction="biases"),
     "uniform_mixup": Baseline(uniform_mixup, "finetune", BOTH, by_seed=True),
+    "finetune_balanced": Baseline(finetune_balanced, "finetune", BOTH, by_seed=True),
+    "finetune_logit_adjusted": Baseline(finetune_logit_adjusted, "finetune", BOTH, by_seed=True),
     "selmix_post_hoc": Baseline(
         selmix_post_hoc, "finetune", BOTH, correction="biases", by_seed=True, contains_winner=True
     ),
@@ -321,12 +346,22 @@ def _retrained_head(task: BaselineTask, split: Split) -> tuple[dict[str, Tensor]
     return with_head(task.base.state, view, head["weight"], head["bias"]), decay
 
 
-def _finetuned(task: BaselineTask, config: FinetuneConfig, seed: int) -> State:
-    run = finetune(task.data, task.base, task.objective, config, seed, task.selection)
+def _without_mixing(config: FinetuneConfig, policy: str) -> FinetuneConfig:
+    """Settings by which single samples are drawn; those of unlabelled partners would be refused or cost time."""
+    return dataclasses.replace(
+        config, policy=policy, coefficient_min=1.0, second="labelled", gain_plateau=None, diagnose=False
+    )
+
+
+def _finetuned(
+    task: BaselineTask, config: FinetuneConfig, seed: int, log_prior: Tensor | None = None
+) -> State:
+    run = finetune(task.data, task.base, task.objective, config, seed, task.selection, log_prior=log_prior)
     if run.best is None or run.failed:
+        loss = f"the policy {config.policy}" if log_prior is None else "the logit-adjusted loss"
         raise FloatingPointError(
-            f"fine-tuning of a baseline, seed {seed}: must stay finite with the winner's settings and the policy "
-            f"{config.policy}, got {run.stop_reason}; search smaller learning rates"
+            f"fine-tuning of a baseline, seed {seed}: must stay finite with the winner's settings and {loss}, got "
+            f"{run.stop_reason}; search smaller learning rates"
         )
     return run.best.state
 

@@ -105,4 +105,6 @@ def _minimised(
         return value + 0.5 * decay * part.square().sum()
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return head(moved.detach())
+    weight, bias = head(moved.detach())
+    # A constant on all logits changes nothing, and would depend on the way to the minimum.
+    return weight, bias - bias.mean()
