@@ -13,6 +13,7 @@ from torch import Tensor
 
 from selmix.baselines.decoupled import TAUS as NORM_TAUS
 from selmix.baselines.decoupled import learned_scales, smoothed_heads, tau_normalised
+from selmix.baselines.fitted_on_both import bias_search_on_both, last_layer_on_both
 from selmix.baselines.group_dro import group_dro_head
 from selmix.baselines.head_losses import (
     equal_shares,
@@ -78,7 +79,9 @@ class Baseline:
         cost_s = 0.0 if self.fit is untouched else time.perf_counter() - started
         # A model from scratch has seen none of the labels that made the base model.
         made = () if self.from_scratch else tuple(task.base_labels)
-        return BaselineResult(models.states, (*made, *self.uses), cost_s, self.reference, models.note)
+        return BaselineResult(
+            models.states, (*made, *self.uses), cost_s, self.reference, models.note, models.held_out
+        )
 
 
 def untouched(task: BaselineTask) -> Models:
@@ -219,6 +222,11 @@ def last_layer_post_hoc(task: BaselineTask) -> Models:
     return Models((corrected,), {"fitted": fitted})
 
 
+def last_layer_post_hoc_both(task: BaselineTask) -> Models:
+    """:func:`last_layer_post_hoc` on train + feedback + select."""
+    return last_layer_on_both(task, HEAD_DECAYS)
+
+
 def uniform_mixup(task: BaselineTask) -> Models:
     """Fine-tuning with the winner's settings and uniform pairs, on the replicate seeds."""
     config = dataclasses.replace(task.winner_config, policy="uniform")
@@ -283,6 +291,7 @@ BASELINES: dict[str, Baseline] = {
         post_hoc_logit_adjustment, "scores", ("select",), correction="biases"
     ),
     "post_hoc_bias_search": Baseline(post_hoc_bias_search, "scores", ("feedback",), correction="biases"),
+    "post_hoc_bias_search_both": Baseline(bias_search_on_both, "scores", BOTH, correction="biases"),
     "balanced_head": Baseline(balanced_head, "head", ("select",)),
     "last_layer_on_train_plus_feedback": Baseline(last_layer_on_train_plus_feedback, "head", BOTH),
     "tau_normalisation": Baseline(tau_normalisation, "head", ("select",)),
@@ -293,6 +302,7 @@ BASELINES: dict[str, Baseline] = {
     "group_balanced_last_layer": Baseline(group_balanced_last_layer, "head", BOTH, of_groups=True),
     "group_dro_last_layer": Baseline(group_dro_last_layer, "head", BOTH, of_groups=True),
     "last_layer_post_hoc": Baseline(last_layer_post_hoc, "head", BOTH, correction="biases"),
+    "last_layer_post_hoc_both": Baseline(last_layer_post_hoc_both, "head", BOTH, correction="biases"),
     "uniform_mixup": Baseline(uniform_mixup, "finetune", BOTH, by_seed=True),
     "finetune_balanced": Baseline(finetune_balanced, "finetune", BOTH, by_seed=True),
     "finetune_logit_adjusted": Baseline(finetune_logit_adjusted, "finetune", BOTH, by_seed=True),

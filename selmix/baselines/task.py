@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from selmix.config import FinetuneConfig
@@ -60,10 +61,59 @@ class BaselineTask:
         predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
         return score(self.selection, predictions, self.context)
 
+    def predictions(self, state: State, split: Split) -> Predictions:
+        """Predictions of a split, on the CPU."""
+        return Predictions.from_logits(split.labels, self.logits(state, split), split.groups)
+
     @property
     def base_labels(self) -> list[str]:
         """Labelled splits that made the base model."""
         return list(self.base.labels)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Predictions of a row that is fitted on the samples which judge it: every fold by a fit on the others.
+
+    Attributes:
+        feedback: on feedback.
+        select: on select.
+        folds: F.
+    """
+
+    feedback: Predictions
+    select: Predictions
+    folds: int
+
+    @classmethod
+    def of_folds(cls, fold_of: Sequence[Tensor], predictions: Sequence[Sequence[Predictions]]) -> HeldOut:
+        """Put predictions fold by fold into the order of the samples.
+
+        Args:
+            fold_of: fold of each sample of feedback and of select, shape (n,) each.
+            predictions: on the samples of each fold in their order, for feedback and for select.
+        """
+        ordered = []
+        for place, parts in zip(fold_of, zip(*predictions, strict=True), strict=True):
+            # Stable, so that the samples of a fold keep their order.
+            order = torch.argsort(place, stable=True)
+            ordered.append(_concatenated(parts).take(torch.argsort(order)))
+        feedback, select = ordered
+        return cls(feedback, select, len(predictions))
+
+    def joined(self) -> Predictions:
+        """Predictions on feedback, then on select."""
+        return _concatenated((self.feedback, self.select))
+
+
+def _concatenated(parts: Sequence[Predictions]) -> Predictions:
+    groups = [part.groups for part in parts if part.groups is not None]
+    return Predictions(
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.predicted for part in parts]),
+        torch.cat([part.confidence for part in parts]),
+        torch.cat(groups) if groups else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -73,10 +123,12 @@ class Models:
     Attributes:
         states: one per replicate seed, or a single one where nothing is random.
         note: settings that were tuned, name -> value.
+        held_out: predictions out of fold, of a single model that is fitted on select; None for any other.
     """
 
     states: tuple[State, ...]
     note: dict[str, float | str] = field(default_factory=dict)
+    held_out: HeldOut | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +141,7 @@ class BaselineResult:
         cost_s: seconds of work, 0.0 where nothing ran.
         reference: True if it has another cost or other information than the trials.
         note: settings that were tuned, name -> value.
+        held_out: see :class:`Models`.
     """
 
     states: tuple[State, ...]
@@ -96,6 +149,7 @@ class BaselineResult:
     cost_s: float
     reference: bool = False
     note: dict[str, float | str] = field(default_factory=dict)
+    held_out: HeldOut | None = None
 
 
 def joined(results: Sequence[BaselineResult]) -> BaselineResult:
