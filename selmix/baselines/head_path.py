@@ -90,7 +90,8 @@ def _minimised(
         max_iter=_ITERATIONS,
         history_size=_HISTORY,
         tolerance_grad=1e-9,
-        tolerance_change=1e-12,
+        # A finer one is below what float64 resolves: the line search would go on without gain.
+        tolerance_change=1e-11,
         line_search_fn="strong_wolfe",
     )
 

@@ -44,7 +44,7 @@ def test_every_head_of_the_path_is_where_the_gradient_vanishes(classes: int, dim
     heads = list(head_path(features, loss, classes, DECAYS, shares))
     assert [head.decay for head in heads] == [1e-1, 1e-2, 1e-3]
     for head in heads:
-        # The solver ends where the loss falls by less than 1e-12.
+        # The solver ends where the loss falls by less than 1e-11.
         assert gradient(features, loss, head.weight, head.bias, head.decay).abs().max() < 1e-5
 
 
