@@ -1,0 +1,318 @@
+"""Exact line search over one class's bias at a time: only the samples that change their prediction are counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selmix.confusion import precisions, recalls
+from selmix.groups import class_counts, strata_of
+from selmix.metric_functions import OF_MARGINS
+from selmix.metrics import METRICS, MetricContext, compute_metric
+
+CANDIDATES = 256  # points of one line that are evaluated at once where all of them matter; then those between the best
+_NUMBERS_AT_ONCE = 2**20  # bounds the memory of the counts of a line's points, and of logits in another dtype
+
+NONDECREASING = frozenset({
+    "mean_recall", "min_recall", "min_head_tail_recall", "g_mean", "h_mean", "q_mean", "cvar_recall",
+    "weighted_recall", "accuracy", "balanced_error", "worst_group_recall",
+    "many_shot_recall", "medium_shot_recall", "few_shot_recall",
+})  # fmt: skip
+"""Metrics that never get worse where a recall rises: along a line only points that add a hit of the class matter."""
+
+Key = tuple[float, float]
+"""Metric, higher is better, and mean recall, which decides its ties."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Move of the bias of one class k, the others held.
+
+    Attributes:
+        k: the class.
+        rival: best logit of the other classes, biases included, shape (n,).
+        runner_up: its class, shape (n,).
+        flips: sample i is predicted as k where the bias of k exceeds ``flips[i]``, shape (n,).
+    """
+
+    k: int
+    rival: Tensor
+    runner_up: Tensor
+    flips: Tensor
+
+
+class BiasedLogits:
+    """Logits of labelled samples under per-class biases, of which one moves at a time.
+
+    The two best classes of every sample are kept, so that a line costs O(n) and not O(n K).
+
+    Args:
+        logits: shape (n, K), n >= 1.
+        labels: shape (n,).
+        metric: a key of METRICS, none of predictions.
+        context: of the metric.
+        groups: shape (n,), for data with a group attribute.
+    Attributes:
+        bias: shape (K,), float64.
+        predicted: class of each sample under the biases, shape (n,).
+    """
+
+    def __init__(
+        self, logits: Tensor, labels: Tensor, metric: str, context: MetricContext, groups: Tensor | None
+    ) -> None:
+        definition = METRICS[metric]
+        self.metric, self.labels = definition, labels.cpu()
+        # Only metrics of groups count cells; for the others, and without the samples' groups, the rows are classes.
+        of_cells = definition.of_cells is not None and groups is not None and context.num_groups > 0
+        if of_cells and groups is not None:
+            self.rows = strata_of(self.labels, groups.cpu(), context.num_groups)
+        else:
+            self.rows, context = self.labels, dataclasses.replace(context, num_groups=0)
+        self.context = context
+        self.classes = logits.shape[1]
+        self.height = self.classes * max(1, context.num_groups)
+        # Class by class in memory: a line reads one class. Half precision has no sums on every CPU.
+        kept = logits.cpu() if logits.dtype in (torch.float32, torch.float64) else logits.cpu().float()
+        self.columns = kept.t().contiguous()
+        self.row_counts = torch.bincount(self.rows, minlength=self.height).double()
+        self.bias = torch.zeros(self.classes, dtype=torch.float64)
+        count = len(self.labels)
+        self.best_value, self.next_value = (torch.empty(count, dtype=torch.float64) for _ in range(2))
+        self.predicted, self.next_class = (torch.empty(count, dtype=torch.int64) for _ in range(2))
+        self.move_to(self.bias)
+
+    def move_to(self, bias: Tensor) -> None:
+        """Set all biases, shape (K,)."""
+        self.bias = bias.double().clone()
+        size = max(1, _NUMBERS_AT_ONCE // self.classes)
+        for start in range(0, len(self.labels), size):
+            self._rank(slice(start, start + size))
+
+    def _rank(self, chosen: slice | Tensor) -> None:
+        """Find the two best classes of the chosen samples anew."""
+        moved = self.columns[:, chosen].double() + self.bias.unsqueeze(1)
+        best = moved.max(dim=0)
+        moved.scatter_(0, best.indices.unsqueeze(0), -torch.inf)
+        following = moved.max(dim=0)
+        self.best_value[chosen], self.predicted[chosen] = best
+        self.next_value[chosen], self.next_class[chosen] = following
+
+    def key(self, predicted: Tensor | None = None) -> Key:
+        """Metric and mean recall of predictions, shape (n,); of those under the biases where None are given."""
+        predicted = self.predicted if predicted is None else predicted
+        places, signs = self._places(predicted)
+        statistic = torch.bincount(places[signs], minlength=self._width).double()
+        value, tie = self._values(statistic.unsqueeze(0))
+        return float(value), float(tie)
+
+    def search_line(self, k: int, best: Key) -> Key:
+        """Move the bias of class k to the best point of its line; it stays where nothing is better than ``best``.
+
+        The points lie between consecutive flips and beyond the ends. Of equal ones the smaller change is taken.
+
+        Args:
+            k: the class.
+            best: of the biases as they are.
+        Returns:
+            Of the biases afterwards.
+        """
+        line = self._line(k)
+        found = self._of_hits(line) if self.metric.key in NONDECREASING else self._of_all(line)
+        if found is None or not found[0] > best:
+            return best
+        before = float(self.bias[k])
+        self._move(line, found[1])
+        # Flips may lie so close that no number lies between them: what counts is what is predicted.
+        reached = self.key()
+        if reached > best:
+            return reached
+        self._move(self._line(k), before)
+        return best
+
+    def _line(self, k: int) -> _Line:
+        first = self.predicted == k
+        rival = torch.where(first, self.next_value, self.best_value)
+        runner_up = torch.where(first, self.next_class, self.predicted)
+        return _Line(k, rival, runner_up, rival - self.columns[k].double())
+
+    def _move(self, line: _Line, to: float) -> None:
+        k, lower = line.k, to < float(self.bias[line.k])
+        held = (self.predicted == k) | (self.next_class == k)
+        self.bias[k] = to
+        value = self.columns[k].double() + to
+        wins = value > line.rival
+        # Not among the two best before, and not the best now: it may still have become the second.
+        passed = held if not lower else torch.zeros_like(held)
+        second = ~wins & (passed | (~held & (value > self.next_value)))
+        kept_value = torch.where(second, value, self.next_value)
+        kept_class = torch.where(second, k, self.next_class)
+        self.next_value = torch.where(wins, line.rival, kept_value)
+        self.next_class = torch.where(wins, line.runner_up, kept_class)
+        self.best_value = torch.where(wins, value, line.rival)
+        self.predicted = torch.where(wins, k, line.runner_up)
+        # A class that falls out of the two best leaves a place to one that is not known: these are ranked anew.
+        fallen = torch.nonzero(held & ~wins).flatten() if lower else torch.empty(0, dtype=torch.int64)
+        for part in fallen.split(max(1, _NUMBERS_AT_ONCE // self.classes)):
+            if len(part):
+                self._rank(part)
+
+    def _of_hits(self, line: _Line) -> tuple[Key, float] | None:
+        """Best point of a line for a metric that never gets worse where a recall rises.
+
+        Between two flips of samples of class k a larger bias only loses hits of other classes, so the best points
+        follow such a flip, or lie below all of them.
+        """
+        stops = torch.unique(line.flips[self.labels == line.k])
+        first = torch.searchsorted(stops, line.flips) + 1
+        values, ties = self._along(line, first, len(stops) + 1)
+        top = _best(values, ties)
+        tied = torch.nonzero((values == values[top]) & (ties == ties[top])).flatten().tolist()
+        if not tied:
+            return None
+        low, at = float(line.flips.min()), float(self.bias[line.k])
+        matters = line.flips[(self.labels == line.k) | (line.runner_up == self.labels)]
+        points = []
+        for state in tied:
+            # From the last flip that is passed to the next one that would change a hit.
+            start = float(stops[state - 1]) if state else low - 2.0
+            above = matters[matters > start]
+            end = float(above.min()) if len(above) else torch.inf
+            inner = torch.unique(line.flips[(line.flips >= start) & (line.flips <= end)])
+            ends = [inner[:1] - 1.0] if not state else []
+            ends += [inner[-1:] + 1.0] if not len(above) else []
+            points.append(torch.cat([(inner[1:] + inner[:-1]) / 2.0, *ends]))
+        return (float(values[top]), float(ties[top])), _nearest(torch.cat(points), at)
+
+    def _of_all(self, line: _Line) -> tuple[Key, float] | None:
+        """Best point of a line for any metric: all points, or CANDIDATES of them and then those about the best."""
+        ordered, rank = torch.unique(line.flips, return_inverse=True)
+        points = torch.cat([ordered[:1] - 1.0, (ordered[1:] + ordered[:-1]) / 2.0, ordered[-1:] + 1.0])
+        low, high = 0, len(points) - 1
+        while True:
+            states = torch.arange(low, high + 1)
+            if len(states) > CANDIDATES:
+                states = torch.linspace(low, high, CANDIDATES, dtype=torch.float64).round().long()
+            # A sample is flipped at the points after its own flip.
+            values, ties = self._along(line, torch.searchsorted(states, rank + 1), len(states))
+            change = -(points[states] - self.bias[line.k]).abs()
+            top = _best(values, ties, change)
+            if bool(torch.isnan(values[top])):
+                return None
+            if len(states) == high - low + 1:
+                return (float(values[top]), float(ties[top])), float(points[states[top]])
+            low, high = int(states[max(0, top - 1)]), int(states[min(len(states) - 1, top + 1)])
+
+    def _along(self, line: _Line, first: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Metric and mean recall at points of a line.
+
+        Args:
+            line: the line.
+            first: the first point at which each sample is predicted as class k, shape (n,); ``count`` or more for
+                none.
+            count: of the points, in the order of the bias.
+        Returns:
+            Each of shape (count,).
+        """
+        before, from_before = self._places(line.runner_up)
+        after, from_after = self._places(torch.full_like(line.runner_up, line.k))
+        state = torch.bincount(before[from_before], minlength=self._width).double()
+        # What a sample leaves and what it enters; a hit is entered by samples of class k only.
+        moments = torch.cat([first.expand_as(before)[from_before], first.expand_as(after)[from_after]])
+        places = torch.cat([before[from_before], after[from_after]])
+        amounts = torch.ones(len(places), dtype=torch.float64)
+        amounts[: int(from_before.sum())] = -1.0
+        size = max(1, _NUMBERS_AT_ONCE // self._width)
+        values, ties = [], []
+        for start in range(0, count, size):
+            length = min(size, count - start)
+            inside = slice(None) if length == count else (moments >= start) & (moments < start + length)
+            when, where, much = moments[inside] - start, places[inside], amounts[inside]
+            within = when < length
+            changes = torch.bincount(
+                when[within] * self._width + where[within], much[within], minlength=length * self._width
+            ).view(length, self._width)
+            statistics = changes.cumsum_(dim=0).add_(state)
+            state = statistics[-1].clone()
+            value, tie = self._values(statistics)
+            values.append(value)
+            ties.append(tie)
+        return torch.cat(values), torch.cat(ties)
+
+    @property
+    def _width(self) -> int:
+        """Numbers that the metric is computed from: hits; hits and columns; or the whole matrix."""
+        if self.metric.of_recalls is not None:
+            return self.classes
+        if self.metric.key in OF_MARGINS:
+            return 2 * self.classes
+        return self.height * self.classes
+
+    def _places(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers that each sample adds 1 to under predictions, shape (m, n), and a mask of those that it does."""
+        hit = (predicted == self.labels).unsqueeze(0)
+        if self.metric.of_recalls is not None:
+            return self.labels.unsqueeze(0), hit
+        if self.metric.key in OF_MARGINS:
+            places = torch.stack([self.labels, self.classes + predicted])
+            return places, torch.cat([hit, torch.ones_like(hit)])
+        return (self.rows * self.classes + predicted).unsqueeze(0), torch.ones_like(hit)
+
+    def _values(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """Metric, higher is better, and mean recall of the numbers of ``_places``, shape (c, width); each (c,)."""
+        key, context, rows = self.metric.key, self.context, self.row_counts
+        if self.metric.of_recalls is not None:
+            hits = statistics
+            values = self.metric.of_recalls(hits / rows, rows / rows.sum(), context)
+        elif key in OF_MARGINS:
+            hits, columns = statistics.split(self.classes, dim=1)
+            values = OF_MARGINS[key](hits, rows, columns, context)
+        else:
+            counts = statistics.view(-1, self.height, self.classes)
+            values = compute_metric(key, counts, context)
+            by_class = class_counts(counts, context.num_groups) if context.num_groups else counts
+            hits = by_class.diagonal(dim1=-2, dim2=-1)
+        class_rows = rows.view(self.classes, -1).sum(dim=1)
+        return self.metric.sign * values, (hits / class_rows).mean(dim=-1)
+
+    def shortfall(self) -> Tensor:
+        """What each class lacks of the rate that the metric wants to be equal, shape (K,); its bias is to rise by it.
+
+        The rate is the class's recall; its mean over head or tail; its least recall in a group; its precision, which
+        a larger bias lowers; or its share of the predictions.
+        """
+        counts = torch.bincount(self.rows * self.classes + self.predicted, minlength=self.height * self.classes)
+        counts = counts.view(self.height, self.classes).double()
+        key, groups = self.metric.key, self.context.num_groups
+        if groups:
+            labels = torch.arange(self.height) // groups
+            # A cell without samples is no class's least.
+            rates = recalls(counts, labels).nan_to_num(nan=1.0).view(self.classes, groups).amin(dim=1)
+            return rates.mean() - rates
+        if key == "min_precision":
+            # A class that is never predicted has precision 0 by definition, and must be predicted to have more.
+            rates = torch.where(counts.sum(dim=0) > 0, precisions(counts), 1.0)
+            return rates - rates.mean()
+        if key in ("min_coverage", "min_head_tail_coverage"):
+            rates = counts.sum(dim=0) / counts.sum() * self.classes
+        else:
+            rates = recalls(counts)
+        if key in ("min_head_tail_recall", "min_head_tail_coverage"):
+            tail = self.context.tail
+            rates = torch.where(tail, rates[tail].mean(), rates[~tail].mean())
+        return rates.mean() - rates
+
+
+def _best(*keys: Tensor) -> int:
+    """Place of the largest, lexicographically, shape (c,) each; NaN is below everything, and of equal ones the last."""
+    alive = torch.arange(len(keys[0]))
+    for values in keys:
+        held = values[alive].nan_to_num(nan=-torch.inf)
+        alive = alive[held == held.max()]
+    return int(alive[-1])
+
+
+def _nearest(points: Tensor, to: float) -> float:
+    return float(points[(points - to).abs().argmin()])
