@@ -14,7 +14,7 @@ from selmix.metric_functions import OF_MARGINS
 from selmix.metrics import METRICS, MetricContext, compute_metric
 
 CANDIDATES = 256  # points of one line that are evaluated at once where all of them matter; then those between the best
-_NUMBERS_AT_ONCE = 2**20  # bounds the memory of the counts of a line's points, and of logits in another dtype
+_NUMBERS_AT_ONCE = 2**18  # bounds the memory of counts and logits that are worked on; what fits a cache is faster
 
 NONDECREASING = frozenset({
     "mean_recall", "min_recall", "min_head_tail_recall", "g_mean", "h_mean", "q_mean", "cvar_recall",
@@ -74,9 +74,11 @@ class BiasedLogits:
         self.context = context
         self.classes = logits.shape[1]
         self.height = self.classes * max(1, context.num_groups)
-        # Class by class in memory: a line reads one class. Half precision has no sums on every CPU.
-        kept = logits.cpu() if logits.dtype in (torch.float32, torch.float64) else logits.cpu().float()
-        self.columns = kept.t().contiguous()
+        # Half precision has no sums on every CPU.
+        self.logits = logits.cpu() if logits.dtype in (torch.float32, torch.float64) else logits.cpu().float()
+        # Class by class in memory: a line reads one class.
+        self.columns = self.logits.t().contiguous()
+        self.members = [torch.nonzero(self.labels == k).flatten() for k in range(self.classes)]
         self.row_counts = torch.bincount(self.rows, minlength=self.height).double()
         self.bias = torch.zeros(self.classes, dtype=torch.float64)
         count = len(self.labels)
@@ -100,11 +102,17 @@ class BiasedLogits:
         self.best_value[chosen], self.predicted[chosen] = best
         self.next_value[chosen], self.next_class[chosen] = following
 
+    def predictions(self, bias: Tensor) -> Tensor:
+        """Class of each sample under other biases, shape (n,), in the precision of the logits; nothing moves."""
+        # By numpy, whose search along a row is twice as fast as torch's at a thousand classes.
+        added = bias.to(self.logits).numpy()
+        parts = self.logits.split(max(1, _NUMBERS_AT_ONCE // self.classes))
+        return torch.cat([torch.from_numpy((part.numpy() + added).argmax(axis=1)) for part in parts])
+
     def key(self, predicted: Tensor | None = None) -> Key:
         """Metric and mean recall of predictions, shape (n,); of those under the biases where None are given."""
-        predicted = self.predicted if predicted is None else predicted
-        places, signs = self._places(predicted)
-        statistic = torch.bincount(places[signs], minlength=self._width).double()
+        places, counted = self._places(self.predicted if predicted is None else predicted)
+        statistic = torch.bincount(places[counted], minlength=self._width).double()
         value, tie = self._values(statistic.unsqueeze(0))
         return float(value), float(tie)
 
@@ -120,11 +128,11 @@ class BiasedLogits:
             Of the biases afterwards.
         """
         line = self._line(k)
-        found = self._of_hits(line) if self.metric.key in NONDECREASING else self._of_all(line)
-        if found is None or not found[0] > best:
+        to = self._of_hits(line, best) if self.metric.key in NONDECREASING else self._of_all(line, best)
+        if to is None:
             return best
         before = float(self.bias[k])
-        self._move(line, found[1])
+        self._move(line, to)
         # Flips may lie so close that no number lies between them: what counts is what is predicted.
         reached = self.key()
         if reached > best:
@@ -159,35 +167,49 @@ class BiasedLogits:
             if len(part):
                 self._rank(part)
 
-    def _of_hits(self, line: _Line) -> tuple[Key, float] | None:
-        """Best point of a line for a metric that never gets worse where a recall rises.
+    def _of_hits(self, line: _Line, best: Key) -> float | None:
+        """Best point of a line for a metric that never gets worse where a recall rises; None if none is better.
 
         Between two flips of samples of class k a larger bias only loses hits of other classes, so the best points
         follow such a flip, or lie below all of them.
         """
-        stops = torch.unique(line.flips[self.labels == line.k])
-        first = torch.searchsorted(stops, line.flips) + 1
-        values, ties = self._along(line, first, len(stops) + 1)
+        own = line.flips[self.members[line.k]]
+        stops = torch.unique(own)
+        # Hits of others that go before the last of these flips.
+        lost = line.runner_up == self.labels
+        if len(stops):
+            lost &= line.flips <= stops[-1]
+        chosen = torch.cat([torch.nonzero(lost).flatten(), self.members[line.k]])
+        first = torch.searchsorted(stops, line.flips[chosen]) + 1
+        values, ties = self._along(line, first, len(stops) + 1, chosen)
         top = _best(values, ties)
-        tied = torch.nonzero((values == values[top]) & (ties == ties[top])).flatten().tolist()
-        if not tied:
+        if not (float(values[top]), float(ties[top])) > best:
             return None
-        low, at = float(line.flips.min()), float(self.bias[line.k])
+        tied = torch.nonzero((values == values[top]) & (ties == ties[top])).flatten().tolist()
+        return self._within(line, stops, tied)
+
+    def _within(self, line: _Line, stops: Tensor, states: list[int]) -> float:
+        """Of the points at which as many of ``stops`` are passed, and no further hit is lost, the smallest change."""
+        least = float(line.flips.min())
         matters = line.flips[(self.labels == line.k) | (line.runner_up == self.labels)]
         points = []
-        for state in tied:
+        for state in states:
             # From the last flip that is passed to the next one that would change a hit.
-            start = float(stops[state - 1]) if state else low - 2.0
+            start = float(stops[state - 1]) if state else least - 2.0
             above = matters[matters > start]
             end = float(above.min()) if len(above) else torch.inf
             inner = torch.unique(line.flips[(line.flips >= start) & (line.flips <= end)])
             ends = [inner[:1] - 1.0] if not state else []
             ends += [inner[-1:] + 1.0] if not len(above) else []
             points.append(torch.cat([(inner[1:] + inner[:-1]) / 2.0, *ends]))
-        return (float(values[top]), float(ties[top])), _nearest(torch.cat(points), at)
+        found = torch.cat(points)
+        return float(found[(found - self.bias[line.k]).abs().argmin()])
 
-    def _of_all(self, line: _Line) -> tuple[Key, float] | None:
-        """Best point of a line for any metric: all points, or CANDIDATES of them and then those about the best."""
+    def _of_all(self, line: _Line, best: Key) -> float | None:
+        """Best point of a line for any metric; None if none is better.
+
+        All points are compared, or CANDIDATES of them and then, again and again, those about the best of them.
+        """
         ordered, rank = torch.unique(line.flips, return_inverse=True)
         points = torch.cat([ordered[:1] - 1.0, (ordered[1:] + ordered[:-1]) / 2.0, ordered[-1:] + 1.0])
         low, high = 0, len(points) - 1
@@ -199,41 +221,44 @@ class BiasedLogits:
             values, ties = self._along(line, torch.searchsorted(states, rank + 1), len(states))
             change = -(points[states] - self.bias[line.k]).abs()
             top = _best(values, ties, change)
-            if bool(torch.isnan(values[top])):
-                return None
             if len(states) == high - low + 1:
-                return (float(values[top]), float(ties[top])), float(points[states[top]])
+                better = (float(values[top]), float(ties[top])) > best
+                return float(points[states[top]]) if better else None
             low, high = int(states[max(0, top - 1)]), int(states[min(len(states) - 1, top + 1)])
 
-    def _along(self, line: _Line, first: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def _along(
+        self, line: _Line, first: Tensor, count: int, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Metric and mean recall at points of a line.
 
         Args:
             line: the line.
-            first: the first point at which each sample is predicted as class k, shape (n,); ``count`` or more for
-                none.
+            first: the first point at which each chosen sample is predicted as class k, shape (m,); ``count`` or more
+                for none.
             count: of the points, in the order of the bias.
+            chosen: samples whose flips matter, shape (m,); None for all.
         Returns:
             Each of shape (count,).
         """
-        before, from_before = self._places(line.runner_up)
-        after, from_after = self._places(torch.full_like(line.runner_up, line.k))
-        state = torch.bincount(before[from_before], minlength=self._width).double()
-        # What a sample leaves and what it enters; a hit is entered by samples of class k only.
-        moments = torch.cat([first.expand_as(before)[from_before], first.expand_as(after)[from_after]])
-        places = torch.cat([before[from_before], after[from_after]])
+        leaves, left = self._places(line.runner_up)
+        state = torch.bincount(leaves[left], minlength=self._width).double()
+        if chosen is not None:
+            leaves, left = leaves[:, chosen], left[:, chosen]
+        enters, entered = self._places(torch.full_like(line.runner_up, line.k), chosen)
+        # What the samples leave, and what they enter; a hit is entered by samples of class k only.
+        moments = torch.cat([first.expand_as(leaves)[left], first.expand_as(enters)[entered]])
+        places = torch.cat([leaves[left], enters[entered]])
         amounts = torch.ones(len(places), dtype=torch.float64)
-        amounts[: int(from_before.sum())] = -1.0
+        amounts[: int(left.sum())] = -1.0
         size = max(1, _NUMBERS_AT_ONCE // self._width)
         values, ties = [], []
         for start in range(0, count, size):
             length = min(size, count - start)
-            inside = slice(None) if length == count else (moments >= start) & (moments < start + length)
-            when, where, much = moments[inside] - start, places[inside], amounts[inside]
-            within = when < length
+            within = (moments >= start) & (moments < start + length)
             changes = torch.bincount(
-                when[within] * self._width + where[within], much[within], minlength=length * self._width
-            ).view(length, self._width)
+                (moments[within] - start) * self._width + places[within], amounts[within],
+                minlength=length * self._width,
+            ).view(length, self._width)  # fmt: skip
             statistics = changes.cumsum_(dim=0).add_(state)
             state = statistics[-1].clone()
             value, tie = self._values(statistics)
@@ -250,15 +275,18 @@ class BiasedLogits:
             return 2 * self.classes
         return self.height * self.classes
 
-    def _places(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers that each sample adds 1 to under predictions, shape (m, n), and a mask of those that it does."""
-        hit = (predicted == self.labels).unsqueeze(0)
+    def _places(self, predicted: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Numbers that each sample adds 1 to under predictions (n,), shape (m, n), and a mask of those that it does."""
+        labels, rows = self.labels, self.rows
+        if chosen is not None:
+            labels, rows, predicted = labels[chosen], rows[chosen], predicted[chosen]
+        hit = (predicted == labels).unsqueeze(0)
         if self.metric.of_recalls is not None:
-            return self.labels.unsqueeze(0), hit
+            return labels.unsqueeze(0), hit
         if self.metric.key in OF_MARGINS:
-            places = torch.stack([self.labels, self.classes + predicted])
+            places = torch.stack([labels, self.classes + predicted])
             return places, torch.cat([hit, torch.ones_like(hit)])
-        return (self.rows * self.classes + predicted).unsqueeze(0), torch.ones_like(hit)
+        return (rows * self.classes + predicted).unsqueeze(0), torch.ones_like(hit)
 
     def _values(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
         """Metric, higher is better, and mean recall of the numbers of ``_places``, shape (c, width); each (c,)."""
@@ -277,13 +305,17 @@ class BiasedLogits:
         class_rows = rows.view(self.classes, -1).sum(dim=1)
         return self.metric.sign * values, (hits / class_rows).mean(dim=-1)
 
-    def shortfall(self) -> Tensor:
+    def shortfall(self, predicted: Tensor) -> Tensor:
         """What each class lacks of the rate that the metric wants to be equal, shape (K,); its bias is to rise by it.
 
         The rate is the class's recall; its mean over head or tail; its least recall in a group; its precision, which
         a larger bias lowers; or its share of the predictions.
+
+        Args:
+            predicted: class of each sample, shape (n,).
         """
-        counts = torch.bincount(self.rows * self.classes + self.predicted, minlength=self.height * self.classes)
+        size = self.height * self.classes
+        counts = torch.bincount(self.rows * self.classes + predicted, minlength=size)
         counts = counts.view(self.height, self.classes).double()
         key, groups = self.metric.key, self.context.num_groups
         if groups:
@@ -312,7 +344,3 @@ def _best(*keys: Tensor) -> int:
         held = values[alive].nan_to_num(nan=-torch.inf)
         alive = alive[held == held.max()]
     return int(alive[-1])
-
-
-def _nearest(points: Tensor, to: float) -> float:
-    return float(points[(points - to).abs().argmin()])

@@ -73,7 +73,7 @@ def equalising_biases(samples: BiasedLogits) -> Tensor:
     is kept. Where the metric is one of other rates, these are made equal (:meth:`BiasedLogits.shortfall`).
 
     Args:
-        samples: whose biases are moved.
+        samples: with their metric; their biases stay as they are.
     """
     # In units of the logits, which may be probabilities or of any scale.
     gaps = samples.best_value - samples.next_value
@@ -82,15 +82,15 @@ def equalising_biases(samples: BiasedLogits) -> Tensor:
     best: tuple[Key, Tensor] | None = None
     since = 0
     for iteration in range(ITERATIONS):
-        samples.move_to(bias)
-        key = samples.key()
-        # Written as `not <=`, so that the first one is kept whatever its value.
-        if best is None or not key <= best[0]:
+        predicted = samples.predictions(bias)
+        key = samples.key(predicted)
+        if best is None or key > best[0]:
             best, since = (key, bias), 0
         since += 1
         if since > PATIENCE:
             break
-        bias = bias + 2.0 * scale / (1.0 + iteration / 20.0) * samples.shortfall().nan_to_num(nan=0.0)
+        rate = 2.0 * scale / (1.0 + iteration / 20.0)
+        bias = bias + rate * samples.shortfall(predicted).nan_to_num(nan=0.0)
     return bias if best is None else best[1]
 
 
