@@ -13,7 +13,6 @@ import torch
 
 from selmix.baselines import BASELINES, BaselineResult, BaselineTask, Rung, joined
 from selmix.config import FinetuneConfig
-from selmix.metrics import Predictions
 from selmix.statistics.comparison import mean_over_replicates
 from selmix.statistics.intervals import Estimate, all_intervals
 from selmix.weights import load_weights, save_weights, state_digest
@@ -121,12 +120,11 @@ def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> BaselineR
     select, estimates, scores = task.data.select, [], []
     with written(shared.filesystem, job.folder) as home:
         for index, state in enumerate(result.states):
-            logits = task.logits(state, select)
-            predictions = Predictions.from_logits(select.labels, logits, select.groups)
+            predictions = task.predictions(state, select)
             save_weights(home / f"weights-{index}.safetensors", state)
             write_predictions(home / f"predictions-{index}.npz", predictions)
             estimates.append(all_intervals(predictions, task.context))
-            scores.append(task.score_logits(logits))
+            scores.append(task.score_predictions(predictions))
     means = {key: mean_over_replicates([each[key] for each in estimates]) for key in estimates[0]}
     values = {key: estimate.value for key, estimate in means.items()}
     return BaselineReport(

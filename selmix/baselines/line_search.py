@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from selmix.confusion import precisions, recalls
-from selmix.groups import class_counts, strata_of
-from selmix.metric_functions import OF_MARGINS
-from selmix.metrics import METRICS, MetricContext, compute_metric
+from selmix.baselines.tally import Key, Tally
+from selmix.metrics import MetricContext
 
-CANDIDATES = 256  # points of one line that are evaluated at once where all of them matter; then those between the best
-_NUMBERS_AT_ONCE = 2**18  # bounds the memory of counts and logits that are worked on; what fits a cache is faster
+CANDIDATES = (
+    256  # points of one line that are evaluated at once where all of them matter; then those between the best
+)
+_NUMBERS_AT_ONCE = (
+    2**18
+)  # bounds the memory of counts and logits that are worked on; what fits a cache is faster
 
 NONDECREASING = frozenset({
     "mean_recall", "min_recall", "min_head_tail_recall", "g_mean", "h_mean", "q_mean", "cvar_recall",
@@ -22,9 +23,6 @@ NONDECREASING = frozenset({
     "many_shot_recall", "medium_shot_recall", "few_shot_recall",
 })  # fmt: skip
 """Metrics that never get worse where a recall rises: along a line only points that add a hit of the class matter."""
-
-Key = tuple[float, float]
-"""Metric, higher is better, and mean recall, which decides its ties."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,7 @@ class BiasedLogits:
         context: of the metric.
         groups: shape (n,), for data with a group attribute.
     Attributes:
+        tally: of the metric on these samples.
         bias: shape (K,), float64.
         predicted: class of each sample under the biases, shape (n,).
     """
@@ -63,25 +62,15 @@ class BiasedLogits:
     def __init__(
         self, logits: Tensor, labels: Tensor, metric: str, context: MetricContext, groups: Tensor | None
     ) -> None:
-        definition = METRICS[metric]
-        self.metric, self.labels = definition, labels.cpu()
-        # Only metrics of groups count cells; for the others, and without the samples' groups, the rows are classes.
-        of_cells = definition.of_cells is not None and groups is not None and context.num_groups > 0
-        if of_cells and groups is not None:
-            self.rows = strata_of(self.labels, groups.cpu(), context.num_groups)
-        else:
-            self.rows, context = self.labels, dataclasses.replace(context, num_groups=0)
-        self.context = context
         self.classes = logits.shape[1]
-        self.height = self.classes * max(1, context.num_groups)
+        self.tally = Tally(labels, self.classes, metric, context, groups)
         # Half precision has no sums on every CPU.
         self.logits = logits.cpu() if logits.dtype in (torch.float32, torch.float64) else logits.cpu().float()
         # Class by class in memory: a line reads one class.
         self.columns = self.logits.t().contiguous()
-        self.members = [torch.nonzero(self.labels == k).flatten() for k in range(self.classes)]
-        self.row_counts = torch.bincount(self.rows, minlength=self.height).double()
+        self.members = [torch.nonzero(self.tally.labels == k).flatten() for k in range(self.classes)]
         self.bias = torch.zeros(self.classes, dtype=torch.float64)
-        count = len(self.labels)
+        count = len(logits)
         self.best_value, self.next_value = (torch.empty(count, dtype=torch.float64) for _ in range(2))
         self.predicted, self.next_class = (torch.empty(count, dtype=torch.int64) for _ in range(2))
         self.move_to(self.bias)
@@ -90,7 +79,7 @@ class BiasedLogits:
         """Set all biases, shape (K,)."""
         self.bias = bias.double().clone()
         size = max(1, _NUMBERS_AT_ONCE // self.classes)
-        for start in range(0, len(self.labels), size):
+        for start in range(0, len(self.tally.labels), size):
             self._rank(slice(start, start + size))
 
     def _rank(self, chosen: slice | Tensor) -> None:
@@ -106,15 +95,14 @@ class BiasedLogits:
         """Class of each sample under other biases, shape (n,), in the precision of the logits; nothing moves."""
         # By numpy, whose search along a row is twice as fast as torch's at a thousand classes.
         added = bias.to(self.logits).numpy()
-        parts = self.logits.split(max(1, _NUMBERS_AT_ONCE // self.classes))
-        return torch.cat([torch.from_numpy((part.numpy() + added).argmax(axis=1)) for part in parts])
+        size = max(1, _NUMBERS_AT_ONCE // self.classes)
+        starts = range(0, len(self.logits), size)
+        parts = ((self.logits[start : start + size].numpy() + added).argmax(axis=1) for start in starts)
+        return torch.cat([torch.from_numpy(part) for part in parts])
 
-    def key(self, predicted: Tensor | None = None) -> Key:
-        """Metric and mean recall of predictions, shape (n,); of those under the biases where None are given."""
-        places, counted = self._places(self.predicted if predicted is None else predicted)
-        statistic = torch.bincount(places[counted], minlength=self._width).double()
-        value, tie = self._values(statistic.unsqueeze(0))
-        return float(value), float(tie)
+    def key(self) -> Key:
+        """Metric and mean recall under the biases."""
+        return self.tally.key(self.predicted)
 
     def search_line(self, k: int, best: Key) -> Key:
         """Move the bias of class k to the best point of its line; it stays where nothing is better than ``best``.
@@ -128,7 +116,7 @@ class BiasedLogits:
             Of the biases afterwards.
         """
         line = self._line(k)
-        to = self._of_hits(line, best) if self.metric.key in NONDECREASING else self._of_all(line, best)
+        to = self._of_hits(line, best) if self.tally.metric.key in NONDECREASING else self._of_all(line, best)
         if to is None:
             return best
         before = float(self.bias[k])
@@ -163,9 +151,9 @@ class BiasedLogits:
         self.predicted = torch.where(wins, k, line.runner_up)
         # A class that falls out of the two best leaves a place to one that is not known: these are ranked anew.
         fallen = torch.nonzero(held & ~wins).flatten() if lower else torch.empty(0, dtype=torch.int64)
-        for part in fallen.split(max(1, _NUMBERS_AT_ONCE // self.classes)):
-            if len(part):
-                self._rank(part)
+        size = max(1, _NUMBERS_AT_ONCE // self.classes)
+        for start in range(0, len(fallen), size):
+            self._rank(fallen[start : start + size])
 
     def _of_hits(self, line: _Line, best: Key) -> float | None:
         """Best point of a line for a metric that never gets worse where a recall rises; None if none is better.
@@ -176,7 +164,7 @@ class BiasedLogits:
         own = line.flips[self.members[line.k]]
         stops = torch.unique(own)
         # Hits of others that go before the last of these flips.
-        lost = line.runner_up == self.labels
+        lost = line.runner_up == self.tally.labels
         if len(stops):
             lost &= line.flips <= stops[-1]
         chosen = torch.cat([torch.nonzero(lost).flatten(), self.members[line.k]])
@@ -191,7 +179,7 @@ class BiasedLogits:
     def _within(self, line: _Line, stops: Tensor, states: list[int]) -> float:
         """Of the points at which as many of ``stops`` are passed, and no further hit is lost, the smallest change."""
         least = float(line.flips.min())
-        matters = line.flips[(self.labels == line.k) | (line.runner_up == self.labels)]
+        matters = line.flips[(self.tally.labels == line.k) | (line.runner_up == self.tally.labels)]
         points = []
         for state in states:
             # From the last flip that is passed to the next one that would change a hit.
@@ -240,101 +228,31 @@ class BiasedLogits:
         Returns:
             Each of shape (count,).
         """
-        leaves, left = self._places(line.runner_up)
-        state = torch.bincount(leaves[left], minlength=self._width).double()
+        leaves, left = self.tally.places(line.runner_up)
+        state = torch.bincount(leaves[left], minlength=self.tally.width).double()
         if chosen is not None:
             leaves, left = leaves[:, chosen], left[:, chosen]
-        enters, entered = self._places(torch.full_like(line.runner_up, line.k), chosen)
+        enters, entered = self.tally.places(torch.full_like(line.runner_up, line.k), chosen)
         # What the samples leave, and what they enter; a hit is entered by samples of class k only.
         moments = torch.cat([first.expand_as(leaves)[left], first.expand_as(enters)[entered]])
         places = torch.cat([leaves[left], enters[entered]])
         amounts = torch.ones(len(places), dtype=torch.float64)
         amounts[: int(left.sum())] = -1.0
-        size = max(1, _NUMBERS_AT_ONCE // self._width)
+        size = max(1, _NUMBERS_AT_ONCE // self.tally.width)
         values, ties = [], []
         for start in range(0, count, size):
             length = min(size, count - start)
             within = (moments >= start) & (moments < start + length)
             changes = torch.bincount(
-                (moments[within] - start) * self._width + places[within], amounts[within],
-                minlength=length * self._width,
-            ).view(length, self._width)  # fmt: skip
+                (moments[within] - start) * self.tally.width + places[within], amounts[within],
+                minlength=length * self.tally.width,
+            ).view(length, self.tally.width)  # fmt: skip
             statistics = changes.cumsum_(dim=0).add_(state)
             state = statistics[-1].clone()
-            value, tie = self._values(statistics)
+            value, tie = self.tally.values(statistics)
             values.append(value)
             ties.append(tie)
         return torch.cat(values), torch.cat(ties)
-
-    @property
-    def _width(self) -> int:
-        """Numbers that the metric is computed from: hits; hits and columns; or the whole matrix."""
-        if self.metric.of_recalls is not None:
-            return self.classes
-        if self.metric.key in OF_MARGINS:
-            return 2 * self.classes
-        return self.height * self.classes
-
-    def _places(self, predicted: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Numbers that each sample adds 1 to under predictions (n,), shape (m, n), and a mask of those that it does."""
-        labels, rows = self.labels, self.rows
-        if chosen is not None:
-            labels, rows, predicted = labels[chosen], rows[chosen], predicted[chosen]
-        hit = (predicted == labels).unsqueeze(0)
-        if self.metric.of_recalls is not None:
-            return labels.unsqueeze(0), hit
-        if self.metric.key in OF_MARGINS:
-            places = torch.stack([labels, self.classes + predicted])
-            return places, torch.cat([hit, torch.ones_like(hit)])
-        return (rows * self.classes + predicted).unsqueeze(0), torch.ones_like(hit)
-
-    def _values(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        """Metric, higher is better, and mean recall of the numbers of ``_places``, shape (c, width); each (c,)."""
-        key, context, rows = self.metric.key, self.context, self.row_counts
-        if self.metric.of_recalls is not None:
-            hits = statistics
-            values = self.metric.of_recalls(hits / rows, rows / rows.sum(), context)
-        elif key in OF_MARGINS:
-            hits, columns = statistics.split(self.classes, dim=1)
-            values = OF_MARGINS[key](hits, rows, columns, context)
-        else:
-            counts = statistics.view(-1, self.height, self.classes)
-            values = compute_metric(key, counts, context)
-            by_class = class_counts(counts, context.num_groups) if context.num_groups else counts
-            hits = by_class.diagonal(dim1=-2, dim2=-1)
-        class_rows = rows.view(self.classes, -1).sum(dim=1)
-        return self.metric.sign * values, (hits / class_rows).mean(dim=-1)
-
-    def shortfall(self, predicted: Tensor) -> Tensor:
-        """What each class lacks of the rate that the metric wants to be equal, shape (K,); its bias is to rise by it.
-
-        The rate is the class's recall; its mean over head or tail; its least recall in a group; its precision, which
-        a larger bias lowers; or its share of the predictions.
-
-        Args:
-            predicted: class of each sample, shape (n,).
-        """
-        size = self.height * self.classes
-        counts = torch.bincount(self.rows * self.classes + predicted, minlength=size)
-        counts = counts.view(self.height, self.classes).double()
-        key, groups = self.metric.key, self.context.num_groups
-        if groups:
-            labels = torch.arange(self.height) // groups
-            # A cell without samples is no class's least.
-            rates = recalls(counts, labels).nan_to_num(nan=1.0).view(self.classes, groups).amin(dim=1)
-            return rates.mean() - rates
-        if key == "min_precision":
-            # A class that is never predicted has precision 0 by definition, and must be predicted to have more.
-            rates = torch.where(counts.sum(dim=0) > 0, precisions(counts), 1.0)
-            return rates - rates.mean()
-        if key in ("min_coverage", "min_head_tail_coverage"):
-            rates = counts.sum(dim=0) / counts.sum() * self.classes
-        else:
-            rates = recalls(counts)
-        if key in ("min_head_tail_recall", "min_head_tail_coverage"):
-            tail = self.context.tail
-            rates = torch.where(tail, rates[tail].mean(), rates[~tail].mean())
-        return rates.mean() - rates
 
 
 def _best(*keys: Tensor) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from selmix.baselines.line_search import BiasedLogits, Key
+from selmix.baselines.line_search import BiasedLogits
+from selmix.baselines.tally import Key
 from selmix.metrics import MetricContext
 
 SWEEPS = 4  # rounds over all classes from one start, at most
@@ -49,7 +50,7 @@ def bias_search(
     if not len(logits):
         return torch.zeros(classes)
     samples = BiasedLogits(logits, labels, metric, context, groups)
-    ends = []
+    ends: list[tuple[Key, float, int, Tensor]] = []
     for start in _starts(samples):
         samples.move_to(start)
         best = samples.key()
@@ -83,26 +84,26 @@ def equalising_biases(samples: BiasedLogits) -> Tensor:
     since = 0
     for iteration in range(ITERATIONS):
         predicted = samples.predictions(bias)
-        key = samples.key(predicted)
+        key = samples.tally.key(predicted)
         if best is None or key > best[0]:
             best, since = (key, bias), 0
         since += 1
         if since > PATIENCE:
             break
         rate = 2.0 * scale / (1.0 + iteration / 20.0)
-        bias = bias + rate * samples.shortfall(predicted).nan_to_num(nan=0.0)
+        bias = bias + rate * samples.tally.shortfall(predicted).nan_to_num(nan=0.0)
     return bias if best is None else best[1]
 
 
 def _starts(samples: BiasedLogits) -> Iterator[Tensor]:
     """Biases to search from, none twice; a shift of all biases is none."""
     tried: list[Tensor] = []
-    fitted = torch.bincount(samples.labels, minlength=samples.classes)
-    starts = (
+    fitted = torch.bincount(samples.tally.labels, minlength=samples.classes)
+    starts: tuple[Callable[[], Tensor], ...] = (
         lambda: torch.zeros_like(samples.bias),
         lambda: equalising_biases(samples),
         lambda: logit_adjustment(fitted, 1.0).double(),
-        lambda: logit_adjustment(samples.context.train_counts.cpu(), 1.0).double(),
+        lambda: logit_adjustment(samples.tally.context.train_counts.cpu(), 1.0).double(),
     )
     for make in starts:
         start = make()
