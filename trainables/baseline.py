@@ -23,7 +23,6 @@ from selmix.baselines import (
 from selmix.config import FinetuneConfig
 from selmix.statistics.comparison import mean_over_replicates
 from selmix.statistics.intervals import Estimate, all_intervals
-from selmix.statistics.selection import score
 from selmix.weights import load_weights, save_weights, state_digest
 from trainables.outcome import write_predictions
 from trainables.remote import fetched, written
@@ -146,7 +145,7 @@ def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> BaselineR
             save_weights(home / f"weights-{index}.safetensors", state)
             write_predictions(home / f"predictions-{index}.npz", predictions)
             estimates.append(all_intervals(predictions, task.context))
-            scores.append(score(task.selection, predictions, task.context))
+            scores.append(task.score_predictions(predictions))
     means = {key: mean_over_replicates([each[key] for each in estimates]) for key in estimates[0]}
     values = {key: estimate.value for key, estimate in means.items()}
     return BaselineReport(

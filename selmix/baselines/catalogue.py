@@ -23,9 +23,11 @@ from selmix.baselines.head_losses import (
 )
 from selmix.baselines.head_path import FittedHead, head_path
 from selmix.baselines.last_layer import tuned_head
+from selmix.baselines.plug_in import plug_in_classifier, stratified_folds
 from selmix.baselines.post_hoc import TAUS, bias_search, logit_adjustment
 from selmix.baselines.task import BaselineResult, BaselineTask, Models, with_bias, with_head
 from selmix.config import FinetuneConfig
+from selmix.corrections import with_correction
 from selmix.data.splits import Split, join
 from selmix.groups import strata_of
 from selmix.model import head_state, predict
@@ -103,6 +105,17 @@ def post_hoc_bias_search(task: BaselineTask) -> Models:
     """Per-class biases on the base model, fitted on feedback."""
     added = _fitted_biases(task, task.logits(task.base.state, task.data.feedback), task.data.feedback)
     return Models((with_bias(task.base.state, task.view(task.base.state), added),))
+
+
+def plug_in(task: BaselineTask) -> Models:
+    """Calibrated probabilities of the base model, decided by the gradient of the metric; fitted on feedback."""
+    feedback, state = task.data.feedback, task.base.state
+    fit = plug_in_classifier(
+        task.logits(state, feedback), feedback.labels, task.selection, task.context, feedback.groups
+    )
+    # Where no correction is best the model stays as it is.
+    kept = with_correction(state, fit.correction) if fit.step else state
+    return Models((kept,), {"step": fit.step, "iterations": float(fit.iterations if fit.step else 0)})
 
 
 def balanced_head(task: BaselineTask) -> Models:
@@ -292,6 +305,7 @@ BASELINES: dict[str, Baseline] = {
     ),
     "post_hoc_bias_search": Baseline(post_hoc_bias_search, "scores", ("feedback",), correction="biases"),
     "post_hoc_bias_search_both": Baseline(bias_search_on_both, "scores", BOTH, correction="biases"),
+    "plug_in": Baseline(plug_in, "scores", ("feedback",), correction="weights and offsets"),
     "balanced_head": Baseline(balanced_head, "head", ("select",)),
     "last_layer_on_train_plus_feedback": Baseline(last_layer_on_train_plus_feedback, "head", BOTH),
     "tau_normalisation": Baseline(tau_normalisation, "head", ("select",)),
@@ -398,18 +412,8 @@ def _corrected(
     # A model fits the samples that it was trained on too well: biases fitted there may not carry over.
     if folds:
         logits = torch.zeros(len(feedback), task.data.num_classes)
-        for held in _folds(feedback.labels, folds):
+        for held in stratified_folds(feedback.labels, folds):
             logits[held.cpu()] = task.logits(refit(held), feedback.take(held))
         fits["out-of-fold"] = _fitted_biases(task, logits, feedback)
     fitted = max(fits, key=lambda name: task.score_logits(select_logits + fits[name]))
     return with_bias(state, task.view(state), fits[fitted]), fitted
-
-
-def _folds(labels: Tensor, folds: int) -> Iterator[Tensor]:
-    """Masks of stratified folds: the samples of each class go to the folds in turn."""
-    position = torch.zeros_like(labels)
-    for k in torch.unique(labels):
-        members = labels == k
-        position[members] = torch.arange(int(members.sum()), device=labels.device)
-    for fold in range(folds):
-        yield position % folds == fold

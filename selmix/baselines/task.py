@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from selmix.config import FinetuneConfig
+from selmix.corrections import predictions_of, split_correction
 from selmix.data.splits import Split, SweepData
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
@@ -45,25 +46,29 @@ class BaselineTask:
         return MetricContext(self.data.train_counts.cpu(), self.selection.definitions, self.data.num_groups)
 
     def view(self, state: State) -> ClassifierView:
-        """Build a model with these weights, on the device of the data."""
+        """Build a model with these weights, on the device of the data; a correction beside them is left out."""
         data = self.data
         # A new module each time: two views of different weights may be in use at once.
         model = self.base.model.build(data.input_shape, data.num_classes)
-        load_checkpoint_into(model, state)
+        load_checkpoint_into(model, split_correction(state)[0])
         return self.base.model.view(model.to(data.train.inputs.device))
 
     def logits(self, state: State, split: Split) -> Tensor:
-        """Logits of a split, shape (n, K), on the CPU."""
+        """Logits of a split, shape (n, K), on the CPU; a correction beside the weights is left out."""
         return predict(self.view(state), split.inputs)[1].cpu()
+
+    def predictions(self, state: State, split: Split) -> Predictions:
+        """Predictions of a split, with the correction beside the weights where there is one."""
+        return predictions_of(state, split.labels.cpu(), self.logits(state, split), _on_cpu(split.groups))
+
+    def score_predictions(self, predictions: Predictions) -> float:
+        """Selection score of predictions on select."""
+        return score(self.selection, predictions, self.context)
 
     def score_logits(self, logits: Tensor) -> float:
         """Selection score of logits on select, shape (n, K)."""
         predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
-        return score(self.selection, predictions, self.context)
-
-    def predictions(self, state: State, split: Split) -> Predictions:
-        """Predictions of a split, on the CPU."""
-        return Predictions.from_logits(split.labels, self.logits(state, split), split.groups)
+        return self.score_predictions(predictions)
 
     @property
     def base_labels(self) -> list[str]:
@@ -120,6 +125,8 @@ def _concatenated(parts: Sequence[Predictions]) -> Predictions:
 class Models:
     """Models that a baseline's function gives: state dicts of the sweep's own model.
 
+    A correction that the weights cannot hold lies beside them (:mod:`selmix.corrections`).
+
     Attributes:
         states: one per replicate seed, or a single one where nothing is random.
         note: settings that were tuned, name -> value.
@@ -170,6 +177,10 @@ def joined(results: Sequence[BaselineResult]) -> BaselineResult:
         results[0], states=tuple(state for result in results for state in result.states),
         cost_s=sum(result.cost_s for result in results), note=note,
     )  # fmt: skip
+
+
+def _on_cpu(groups: Tensor | None) -> Tensor | None:
+    return None if groups is None else groups.cpu()
 
 
 def with_head(state: State, view: ClassifierView, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
