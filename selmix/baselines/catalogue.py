@@ -15,6 +15,7 @@ from selmix.baselines.decoupled import TAUS as NORM_TAUS
 from selmix.baselines.decoupled import learned_scales, smoothed_heads, tau_normalised
 from selmix.baselines.fitted_on_both import bias_search_on_both, last_layer_on_both
 from selmix.baselines.group_dro import group_dro_head
+from selmix.baselines.group_thresholds import group_thresholds
 from selmix.baselines.head_losses import (
     equal_shares,
     geometric_mean_loss,
@@ -23,13 +24,15 @@ from selmix.baselines.head_losses import (
 )
 from selmix.baselines.head_path import FittedHead, head_path
 from selmix.baselines.last_layer import tuned_head
+from selmix.baselines.linear_post import TOLERANCES, criterion_of, linear_post
 from selmix.baselines.plug_in import plug_in_classifier, stratified_folds
 from selmix.baselines.post_hoc import TAUS, bias_search, logit_adjustment
 from selmix.baselines.task import BaselineResult, BaselineTask, Models, with_bias, with_head
 from selmix.config import FinetuneConfig
-from selmix.corrections import with_correction
+from selmix.corrections import Correction, predictions_of, with_correction
 from selmix.data.splits import Split, join
 from selmix.groups import strata_of
+from selmix.metrics import evaluate_predictions
 from selmix.model import head_state, predict
 from selmix.pretrain import pretrain
 from selmix.run.run import finetune, training_pool
@@ -116,6 +119,43 @@ def plug_in(task: BaselineTask) -> Models:
     # Where no correction is best the model stays as it is.
     kept = with_correction(state, fit.correction) if fit.step else state
     return Models((kept,), {"step": fit.step, "iterations": float(fit.iterations if fit.step else 0)})
+
+
+def thresholds_by_group(task: BaselineTask) -> Models:
+    """Offsets by group on the base model's probabilities, searched on feedback for the metric."""
+    correction, feedback = _of_the_prior(task), task.data.feedback
+    probabilities = correction.probabilities(task.logits(task.base.state, feedback))
+    offsets = group_thresholds(
+        probabilities, feedback.labels, _groups_of(task, feedback), task.selection, task.context
+    )
+    corrected = dataclasses.replace(correction, group_offset=offsets)
+    return Models((with_correction(task.base.state, corrected),))
+
+
+def linear_post_processing(task: BaselineTask) -> Models:
+    """Offsets by group from a linear program (LinearPost) on feedback, its tolerance by the score on select.
+
+    Tolerances that meet the constraints of the search on select come first.
+    """
+    correction, feedback, select = _of_the_prior(task), task.data.feedback, task.data.select
+    probabilities = correction.probabilities(task.logits(task.base.state, feedback))
+    groups, logits = _groups_of(task, feedback), task.logits(task.base.state, select)
+    criterion = criterion_of(task.selection.metric, task.data.num_classes)
+    best: tuple[tuple[float, float], float, State] | None = None
+    # From the largest on: of equal ranks the smaller change is kept.
+    for tolerance in sorted(TOLERANCES, reverse=True):
+        offsets = linear_post(probabilities, groups, task.data.num_groups, criterion, tolerance)
+        corrected = dataclasses.replace(correction, group_offset=offsets)
+        state = with_correction(task.base.state, corrected)
+        predictions = predictions_of(state, select.labels.cpu(), logits, _groups_of(task, select))
+        values = evaluate_predictions(predictions, task.context)
+        rank = (-task.selection.violation(values), task.score_predictions(predictions))
+        if best is None or rank > best[0]:
+            best = (rank, tolerance, state)
+    # For the type checker: the loop has run.
+    if best is None:
+        raise AssertionError("TOLERANCES is not empty")
+    return Models((best[2],), {"tolerance": best[1]})
 
 
 def balanced_head(task: BaselineTask) -> Models:
@@ -306,6 +346,12 @@ BASELINES: dict[str, Baseline] = {
     "post_hoc_bias_search": Baseline(post_hoc_bias_search, "scores", ("feedback",), correction="biases"),
     "post_hoc_bias_search_both": Baseline(bias_search_on_both, "scores", BOTH, correction="biases"),
     "plug_in": Baseline(plug_in, "scores", ("feedback",), correction="weights and offsets"),
+    "thresholds_by_group": Baseline(
+        thresholds_by_group, "scores", ("feedback",), correction="thresholds by group", of_groups=True
+    ),
+    "linear_post_processing": Baseline(
+        linear_post_processing, "scores", BOTH, correction="offsets by group", of_groups=True
+    ),
     "balanced_head": Baseline(balanced_head, "head", ("select",)),
     "last_layer_on_train_plus_feedback": Baseline(last_layer_on_train_plus_feedback, "head", BOTH),
     "tau_normalisation": Baseline(tau_normalisation, "head", ("select",)),
@@ -333,6 +379,24 @@ BASELINES: dict[str, Baseline] = {
 def baselines_for(num_groups: int) -> list[str]:
     """Names of the baselines that data with so many groups allow, in the order of BASELINES."""
     return [name for name, baseline in BASELINES.items() if num_groups or not baseline.of_groups]
+
+
+def _groups_of(task: BaselineTask, split: Split) -> Tensor:
+    if split.groups is None:
+        raise ValueError(
+            f"a correction by group needs data with a group attribute, {task.data.name} has none"
+        )
+    return split.groups.cpu()
+
+
+def _of_the_prior(task: BaselineTask) -> Correction:
+    """Correction of the training prior to that of feedback: the probabilities are then those of held-out samples."""
+    train, feedback = (
+        split.counts(task.data.num_classes).double().clamp_min(1.0).cpu()
+        for split in (task.data.train, task.data.feedback)
+    )
+    bias = ((feedback / feedback.sum()).log() - (train / train.sum()).log()).float()
+    return dataclasses.replace(Correction.none(task.data.num_classes), bias=bias)
 
 
 def _head_of_best_decay(
