@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.pins.test_split import OpenedTest
     from orchestrator.spec.schema import SweepSpec
     from selmix.data.splits import SweepData
+    from selmix.metrics import Predictions
     from selmix.run.start_model import Base
     from selmix.statistics.selection import SelectionRule
     from selmix.weights import State
@@ -165,16 +166,26 @@ class _Comparison:
             # On the same stack equal weights give equal predictions: evaluating the stored ones would add nothing.
             if stored is not None and not self.same_stack:
                 self._stored(spec, stored, data.select, test, context)
-            made = self._trained(spec, data, start, rule)
-            if made is None:
+            trained = self._trained(spec, data, start, rule)
+            if trained is None:
                 return self.compared
+            made, held_out = trained
             self._equal("digests/weights", pin.digests["weights"], state_digest(made), must=self.same_stack)
-            self._metrics("select", pin.select, metrics_of(predictions_on(spec, made, data.select), context))
+            # A row that is fitted on select was judged there out of fold.
+            on_select = held_out or predictions_on(spec, made, data.select)
+            self._metrics("select", pin.select, metrics_of(on_select, context))
             self._metrics("test", pin.test, metrics_of(test.predictions(made), context))
         return self.compared
 
-    def _trained(self, spec: SweepSpec, data: SweepData, start: Base, rule: SelectionRule) -> State | None:
-        """Weights of the pinned row, made again by its approach; None, with the difference noted, where that fails."""
+    def _trained(
+        self, spec: SweepSpec, data: SweepData, start: Base, rule: SelectionRule
+    ) -> tuple[State, Predictions | None] | None:
+        """Make the pinned row again by its approach.
+
+        Returns:
+            Its weights, and its predictions on select where it was judged out of fold; None, with the difference noted,
+            where the training fails.
+        """
         from selmix.baselines import BASELINES, BaselineTask
         from selmix.config import FinetuneConfig
         from selmix.run.local_ranks import RunRequest, finetune_on_workers
@@ -193,7 +204,7 @@ class _Comparison:
                 return None
             if approach == SELMIX:
                 self._equal("round", pin.round, run.best.round, must=self.same_stack)
-                return run.best.state
+                return run.best.state, None
             states = (run.best.state,)
         if approach not in BASELINES:
             raise PreflightError(
@@ -201,7 +212,8 @@ class _Comparison:
             )
         # Of a deterministic baseline the seed is not read; one that fine-tunes makes the model of this seed alone.
         task = BaselineTask(data, start, pin.objective, rule, (pin.seed,), config, states)
-        return BASELINES[approach](task).states[0]
+        fitted = BASELINES[approach](task)
+        return fitted.states[0], None if fitted.held_out is None else fitted.held_out.select
 
     def _weights(self, path: Path) -> State | None:
         """The pinned weights; missing or damaged ones are a difference, and the training is compared all the same."""

@@ -15,6 +15,7 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.openings import RecordedOpening, record_opening
 from orchestrator.records.types import Figure, Metrics
 from orchestrator.spec.schema import SweepSpec
+from selmix.corrections import predictions_of, split_correction
 from selmix.data.content import content_digest
 from selmix.data.splits import Split
 from selmix.metrics import MetricContext, Predictions
@@ -120,7 +121,7 @@ def predictions_on(spec: SweepSpec, state: Mapping[str, Tensor], split: Split) -
 
     Args:
         spec: specification of the sweep.
-        state: weights of the model.
+        state: weights of the model, and its correction where it has one.
         split: samples.
     Raises:
         ValueError: the weights do not fit the model.
@@ -129,9 +130,9 @@ def predictions_on(spec: SweepSpec, state: Mapping[str, Tensor], split: Split) -
     # As many threads as in a trial: another number gives other bits.
     with torch_threads(spec.resources.cpu):
         model = spec.model.config.build(source.input_shape, len(source.class_names))
-        load_checkpoint_into(model, state)
+        load_checkpoint_into(model, split_correction(state)[0])
         logits = predict(spec.model.config.view(model), split.inputs)[1]
-    return Predictions.from_logits(split.labels, logits, split.groups)
+    return predictions_of(state, split.labels, logits, split.groups)
 
 
 def metrics_of(predictions: Predictions, context: MetricContext) -> Metrics:

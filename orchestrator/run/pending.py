@@ -8,7 +8,14 @@ from typing import Any
 
 from orchestrator.build.selection import acting_objective
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.types import Figure, TrialRecord, baseline_id, replicate_record, trial_record
+from orchestrator.records.types import (
+    CrossFittedScore,
+    Figure,
+    TrialRecord,
+    baseline_id,
+    replicate_record,
+    trial_record,
+)
 from orchestrator.results.judge import Judge, decided, finalists, replicate_weights
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.prepare import Prepared
@@ -178,6 +185,8 @@ class PendingRuns:
             "feasible", "started_ms",
         ):  # fmt: skip
             setattr(record, key, getattr(end, key))
+        if end.cross_fitted is not None:
+            record.cross_fitted = CrossFittedScore(**asdict(end.cross_fitted))
         return record
 
     def _resumable(self, record: TrialRecord) -> TrialRecord:

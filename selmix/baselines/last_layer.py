@@ -7,12 +7,12 @@ reweighting, Kirichenko et al. 2023; classifier re-training, Kang et al. 2020). 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from selmix.baselines.head_losses import equal_shares, weighted_cross_entropy
+from selmix.baselines.head_path import FittedHead, head_path
 from selmix.data.splits import Split, SweepData, join
 from selmix.groups import strata_of
 from selmix.metrics import MetricContext, Predictions
@@ -23,7 +23,6 @@ from selmix.statistics.selection import SelectionRule, score
 from selmix.weights import State, load_checkpoint_into
 
 WEIGHT_DECAYS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-_ITERATIONS = 500
 
 
 def balanced_logistic_regression(
@@ -47,36 +46,28 @@ def balanced_logistic_regression(
     Returns:
         W, shape (K, d), and b, shape (K,), float64.
     """
-    x = features.double()
-    mean, scale = x.mean(dim=0), x.std(dim=0, unbiased=False)
-    # A constant feature has no spread but rounding, by which it must not be divided.
-    scale = torch.where(scale > 1e-8 * scale.max(), scale, 1.0)
-    z = (x - mean) / scale
-    cells = labels if strata is None else strata
-    # Strata without samples are not counted among those that share the weight.
-    counts = torch.bincount(cells).double()
-    sample_weights = 1.0 / (counts[cells] * (counts > 0).sum())
-    weight = torch.zeros(num_classes, x.shape[1], dtype=torch.float64, device=x.device, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=torch.float64, device=x.device, requires_grad=True)
-    # The loss is convex: full batch with line search needs no learning rate and draws nothing.
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=_ITERATIONS,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-12,
-        line_search_fn="strong_wolfe",
-    )
+    (head,) = balanced_heads(features, labels, num_classes, (weight_decay,), strata)
+    return head.weight, head.bias
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        losses = F.cross_entropy(z @ weight.T + bias, labels, reduction="none")
-        loss = (sample_weights * losses).sum() + 0.5 * weight_decay * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    folded = weight.detach() / scale
-    return folded, bias.detach() - folded @ mean
+def balanced_heads(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    decays: Sequence[float],
+    strata: Tensor | None = None,
+) -> Iterator[FittedHead]:
+    """:func:`balanced_logistic_regression` with several weight decays, the largest first, each from the one before.
+
+    Args:
+        features: shape (n, d).
+        labels: shape (n,).
+        num_classes: K.
+        decays: weight decays, in any order.
+        strata: stratum of each sample, shape (n,), where strata weigh the same; None where classes do.
+    """
+    shares = equal_shares(labels if strata is None else strata)
+    return head_path(features, weighted_cross_entropy(labels, shares), num_classes, decays, shares)
 
 
 def tuned_head(
@@ -104,13 +95,11 @@ def tuned_head(
         strata = strata_of(split.labels, split.groups, data.num_groups)
     rate = _select_scorer(view, data, selection)
     best: tuple[float, float, dict[str, Tensor]] | None = None
-    for decay in sorted(WEIGHT_DECAYS, reverse=True):
-        head = _as_head(
-            *balanced_logistic_regression(features, split.labels, data.num_classes, decay, strata)
-        )
+    for fitted in balanced_heads(features, split.labels, data.num_classes, WEIGHT_DECAYS, strata):
+        head = _as_head(fitted.weight, fitted.bias)
         value = rate(head)
         if best is None or value > best[0]:
-            best = (value, decay, head)
+            best = (value, fitted.decay, head)
     # For the type checker: the loop has run.
     if best is None:
         raise AssertionError("WEIGHT_DECAYS is not empty")

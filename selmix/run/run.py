@@ -115,6 +115,7 @@ class Run:
         seed: of pair draws, coefficients and the model's own randomness.
         selection: how rounds are ranked, and the constraints.
         world: the ranks that train together; all step at once, the first keeps the best weights and saves.
+        log_prior: of a logit-adjusted loss, see :class:`Finetuner`; None for the method.
     Attributes:
         view: the model that is trained.
         finetuner: what trains it.
@@ -134,6 +135,7 @@ class Run:
         seed: int,
         selection: SelectionRule,
         world: World = ALONE,
+        log_prior: Tensor | None = None,
     ) -> None:
         self.data, self.config, self.selection, self.world = data, config, selection, world
         model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
@@ -155,6 +157,7 @@ class Run:
             constraints,
             data.unlabelled,
             world,
+            log_prior,
         )
         self.best: BestRound | None = None
         self._progress = _Progress()
@@ -287,6 +290,7 @@ def finetune(
     selection: SelectionRule,
     callback: Callable[[RoundReport], None] | None = None,
     world: World = ALONE,
+    log_prior: Tensor | None = None,
 ) -> Run:
     """Step a run to its end.
 
@@ -299,12 +303,13 @@ def finetune(
         selection: how rounds are ranked, and the constraints.
         callback: called with the report of every round that was evaluated.
         world: the ranks that train together.
+        log_prior: of a logit-adjusted loss, see :class:`Finetuner`; None for the method.
     Returns:
         The finished run; its ``best`` is the chosen round.
     Raises:
         ValueError: as of :class:`Run`.
     """
-    run = Run(data, base, objective, config, seed, selection, world)
+    run = Run(data, base, objective, config, seed, selection, world, log_prior)
     while not run.finished:
         report = run.step()
         if callback is not None and report is not None:

@@ -185,6 +185,23 @@ def _bootstrap_mean(
     return total / resamples
 
 
+def dirichlet_rows(counts: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    """Draw rows of shares around ``counts``, scaled back to the row sums: a Bayesian bootstrap.
+
+    Args:
+        counts: shape (K, K).
+        draws: number of matrices.
+        generator: source of the draws.
+    Returns:
+        Shape (draws, K, K), float64.
+    """
+    # Normalised gamma variables are Dirichlet ones; torch.distributions takes no generator. Half a count is spread over
+    # each row: without it a row without errors would not vary between draws.
+    concentration = counts + 0.5 / counts.shape[1]
+    gamma = torch._standard_gamma(concentration.expand(draws, -1, -1), generator=generator)
+    return gamma / gamma.sum(dim=-1, keepdim=True) * counts.sum(dim=1, keepdim=True)
+
+
 def resample_rows(counts: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
     """Draw multinomial resamples of every row, as a chain of conditional binomials.
 

@@ -128,6 +128,10 @@ def task() -> BaselineTask:
         ("tau_normalisation", ("train", "select"), 1),
         ("learnable_weight_scaling", ("train", "feedback"), 1),
         ("mislas_stage_two", ("train", "feedback", "select"), 1),
+        ("geometric_mean_head", ("train", "feedback", "select"), 1),
+        ("label_over_smoothing", ("train", "feedback", "select"), 1),
+        ("finetune_balanced", ("train", "feedback", "select"), 2),
+        ("finetune_logit_adjusted", ("train", "feedback", "select"), 2),
     ],
 )
 def test_the_result_of_a_baseline(name: str, labels: tuple[str, ...], models: int) -> None:

@@ -1,0 +1,293 @@
+"""Plug-in classifier: calibrated probabilities, and decisions by the gradient of the metric at its optimum.
+
+For a metric psi(C) of the confusion matrix the best classifier predicts argmax_j sum_i eta_i(x) G_ij, with eta the
+class probabilities and G the gradient of psi at the optimal C: exactly so for concave psi and for ratios of linear
+functions. For recalls G is a weight per class, for coverages and F1 scores weights and offsets, for a cost the matrix.
+
+Source: Narasimhan et al., "Consistent Multiclass Algorithms for Complex Metrics and Constraints", JMLR 25, 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selmix.baselines.tally import Tally
+from selmix.corrections import Correction
+from selmix.groups import class_counts
+from selmix.metrics import METRICS, MetricContext
+from selmix.statistics.selection import dirichlet_rows
+from selmix.statistics.selection import Constraint, SelectionRule
+
+ITERATIONS = (1, 3, 10, 30)
+STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
+FOLDS = 5
+RESAMPLES = 200  # of the samples, for the bagged metric of the guard
+DRAWS = 32  # confusion matrices around the present one that a gradient is averaged over
+_NUMBERS_AT_ONCE = 2**22  # bounds the memory of draws and probabilities
+_CALIBRATION_STEPS = 100
+MULTIPLIER_LEAST, MULTIPLIER_MOST = 0.01, 20.0
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """A fitted plug-in classifier.
+
+    Attributes:
+        correction: of the logits that it was fitted on.
+        step: share of the way from no correction to the fitted one, of STEPS.
+        iterations: of the fit, of ITERATIONS.
+    """
+
+    correction: Correction
+    step: float
+    iterations: int
+
+
+def plug_in_classifier(
+    logits: Tensor, labels: Tensor, rule: SelectionRule, context: MetricContext, groups: Tensor | None = None
+) -> PlugIn:
+    """Fit a plug-in classifier, as far as held-out samples say that it helps.
+
+    Steps from no correction to the fitted one, and the number of iterations, are compared by the bagged metric of
+    out-of-fold predictions (five folds); constraints of the search come first. Of those within one standard error of
+    the best, paired, the smallest step is kept, then the fewest iterations. It is fitted again on all samples.
+
+    Args:
+        logits: of samples that the model has not seen, shape (n, K).
+        labels: shape (n,).
+        rule: metric, and constraints of the search.
+        context: of the metric.
+        groups: shape (n,), for data with a group attribute; the decisions do not depend on them.
+    """
+    logits, labels = logits.double().cpu(), labels.cpu()
+    groups = None if groups is None else groups.cpu()
+    classes = logits.shape[1]
+    neutral = Correction.none(classes).double()
+    choices = [(0.0, ITERATIONS[0]), *((step, i) for step in STEPS[1:] for i in ITERATIONS)]
+    predicted = torch.empty(len(choices), len(labels), dtype=torch.int64)
+    for held in stratified_folds(labels, FOLDS):
+        rest = None if groups is None else groups[~held]
+        fits = dict(zip(ITERATIONS, _path(logits[~held], labels[~held], rule, context, rest), strict=True))
+        for place, (step, iterations) in enumerate(choices):
+            between = neutral.towards(fits[iterations], step)
+            predicted[place, held] = between.predict(logits[held])[0]
+    step, iterations = choices[_guarded(predicted, labels, classes, rule, context, groups)]
+    path = dict(zip(ITERATIONS, _path(logits, labels, rule, context, groups), strict=True))
+    return PlugIn(neutral.towards(path[iterations], step), step, iterations)
+
+
+def vector_scaling(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and bias per class that calibrate logits: the maximum a posteriori under N(1, 1) and N(0, 1).
+
+    The samples weigh as they come, so the probabilities are those of their own prior, whatever prior the model was
+    trained for.
+
+    Args:
+        logits: of samples that the model has not seen, shape (n, K), float64.
+        labels: shape (n,).
+    Returns:
+        Each of shape (K,), float64.
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+    count, classes = logits.shape
+    scale = torch.ones(classes, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [scale, bias], max_iter=_CALIBRATION_STEPS, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
+    )
+    size = max(1, _NUMBERS_AT_ONCE // classes)
+
+    # The gradient is written out, and added up over parts of the samples: autograd would hold several copies of all.
+    @torch.no_grad()
+    def closure() -> Tensor:
+        loss = 0.5 * ((scale - 1.0).square().sum() + bias.square().sum()) / count
+        by_scale, by_bias = (scale - 1.0) / count, bias / count
+        for start in range(0, count, size):
+            part, truth = logits[start : start + size], labels[start : start + size].unsqueeze(1)
+            logs = torch.log_softmax(part * scale + bias, dim=1)
+            loss = loss - logs.gather(1, truth).sum() / count
+            error = logs.exp_()
+            error.scatter_add_(1, truth, torch.full_like(truth, -1.0, dtype=torch.float64))
+            by_scale = by_scale + (error * part).sum(dim=0) / count
+            by_bias = by_bias + error.sum(dim=0) / count
+        scale.grad, bias.grad = by_scale, by_bias
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return scale.detach(), bias.detach()
+
+
+def decision_matrix(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrix and offsets whose decisions are those of a gradient of a metric by C.
+
+    What only depends on the row changes no decision, and what only depends on the column is an offset: both are taken
+    from the entries off the diagonal. The rest is scaled to a mean diagonal of 1, which that of accuracy has.
+
+    Args:
+        gradient: G, shape (K, K).
+    Returns:
+        M, shape (K, K), and o, shape (K,), with argmax_j (eta M)_j + o_j = argmax_j (eta G)_j for every eta of sum 1.
+    """
+    classes = len(gradient)
+    others = ~torch.eye(classes, dtype=torch.bool)
+    rows, columns = torch.zeros(classes, 1).to(gradient), torch.zeros(1, classes).to(gradient)
+    # Least squares by turns; converges at the rate 1 / (K - 1)^2, and at once for two classes.
+    for _ in range(40):
+        rows = ((gradient - columns) * others).sum(dim=1, keepdim=True) / (classes - 1)
+        columns = ((gradient - rows) * others).sum(dim=0, keepdim=True) / (classes - 1)
+    matrix = gradient - rows - columns
+    size = matrix.diagonal().mean()
+    # A gradient that does not reward hits on average is scaled by its size alone.
+    size = size if float(size) > 1e-12 else matrix.abs().mean().clamp_min(1e-12)
+    offset = columns.flatten() - columns.mean()
+    return matrix / size, offset / size
+
+
+def stratified_folds(labels: Tensor, folds: int) -> Iterator[Tensor]:
+    """Masks of folds, shape (n,) each: the samples of each class go to the folds in turn."""
+    position = torch.zeros_like(labels)
+    for k in torch.unique(labels):
+        members = labels == k
+        position[members] = torch.arange(int(members.sum()), device=labels.device)
+    for fold in range(folds):
+        yield position % folds == fold
+
+
+def _path(
+    logits: Tensor, labels: Tensor, rule: SelectionRule, context: MetricContext, groups: Tensor | None
+) -> list[Correction]:
+    """Corrections after each number of ITERATIONS: Frank-Wolfe on the bagged metric, constraints by multipliers."""
+    scale, bias = vector_scaling(logits, labels)
+    eta = torch.softmax(logits * scale + bias, dim=1)
+    gradient = _BaggedGradient(labels, eta.shape[1], rule, context, groups)
+    counts = gradient.counts(eta.argmax(dim=1))
+    fits = []
+    for iteration in range(ITERATIONS[-1] + 1):
+        matrix, offset = decision_matrix(gradient(counts))
+        if iteration in ITERATIONS:
+            fits.append(Correction(scale, bias, matrix, offset))
+        # Weights alone are the usual case, and need no product of matrices.
+        diagonal = matrix.diagonal()
+        if float((matrix - torch.diag(diagonal)).abs().max()) < 1e-9:
+            predicted = (eta * diagonal + offset).argmax(dim=1)
+        else:
+            predicted = (eta @ matrix + offset).argmax(dim=1)
+        counts = torch.lerp(counts, gradient.counts(predicted), 2.0 / (iteration + 3.0))
+    return fits
+
+
+class _BaggedGradient:
+    """Gradient by C of the metric's mean over draws around C, and of the constraints' Lagrangian; by class (K, K).
+
+    The mean is smooth where a minimum or a gap has corners, and it is what selection ranks by.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        num_classes: int,
+        rule: SelectionRule,
+        context: MetricContext,
+        groups: Tensor | None,
+    ) -> None:
+        bounds = [
+            c for c in rule.constraints if "search" in c.where and METRICS[c.metric].of_predictions is None
+        ]
+        # Counted by cell where anything is of cells: a metric of classes is computed from their sums.
+        keys = [rule.metric, *(bound.metric for bound in bounds)]
+        of_cells = [key for key in keys if METRICS[key].of_cells is not None]
+        self.tally = Tally(labels, num_classes, (of_cells or keys)[0], context, groups)
+        self.groups = self.tally.context.num_groups
+        if not self.groups:
+            bounds = [bound for bound in bounds if METRICS[bound.metric].of_cells is None]
+        self.metric, self.context = METRICS[rule.metric], context
+        self.multipliers = {bound: 1.0 for bound in bounds}
+        self.generator = torch.Generator().manual_seed(0)
+        self.counts = self.tally.counts
+
+    def __call__(self, counts: Tensor) -> Tensor:
+        """Gradient at counts, shape (S, K); multipliers move on."""
+        draws = max(1, min(DRAWS, _NUMBERS_AT_ONCE // counts.numel()))
+        drawn = dirichlet_rows(counts, draws, self.generator).requires_grad_(True)
+        with torch.enable_grad():
+            total = (self.metric.sign * self._value(self.metric.key, drawn)).sum()
+            for bound, multiplier in self.multipliers.items():
+                total = total + multiplier * self._slack(bound, drawn).sum()
+            (gradient,) = torch.autograd.grad(total, drawn)
+        for bound, multiplier in self.multipliers.items():
+            slack = float(self._slack(bound, counts))
+            grown = multiplier * float(torch.tensor(-0.5 * min(1.0, max(-1.0, slack / 0.05))).exp())
+            self.multipliers[bound] = min(MULTIPLIER_MOST, max(MULTIPLIER_LEAST, grown))
+        mean = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mean(dim=0)
+        if not self.groups:
+            return mean
+        # The group is not known to the decision: each class's cells weigh by their share of its samples.
+        cells = self.tally.row_counts.view(-1, self.groups)
+        shares = (cells / cells.sum(dim=1, keepdim=True)).reshape(-1, 1)
+        return (mean * shares).view(-1, self.groups, mean.shape[1]).sum(dim=1)
+
+    def _value(self, key: str, counts: Tensor) -> Tensor:
+        metric = METRICS[key]
+        by_class = self.groups and metric.of_cells is None
+        return metric.of_matrix(class_counts(counts, self.groups) if by_class else counts, self.context)
+
+    def _slack(self, bound: Constraint, counts: Tensor) -> Tensor:
+        """Distance to a bound in units of what its metric can reach: 1 / K for coverages, the range of a cost."""
+        values = self._value(bound.metric, counts)
+        slack = values - bound.bound if bound.at_least is not None else bound.bound - values
+        unit = 1.0
+        if bound.metric in ("min_coverage", "min_head_tail_coverage"):
+            unit = 1.0 / counts.shape[-1]
+        costs = self.context.definitions.cost_matrix
+        if bound.metric == "cost" and costs is not None:
+            unit = max(max(row) for row in costs) - min(min(row) for row in costs)
+        return slack / unit
+
+
+def _guarded(
+    predicted: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    rule: SelectionRule,
+    context: MetricContext,
+    groups: Tensor | None,
+) -> int:
+    """Place of the choice to keep among out-of-fold predictions, shape (m, n), ordered from the smallest change."""
+    tally = Tally(labels, num_classes, rule.metric, context, groups)
+    violations = torch.zeros(len(predicted), dtype=torch.float64)
+    for bound in rule.constraints:
+        metric = METRICS[bound.metric]
+        if "search" not in bound.where or metric.of_predictions is not None:
+            continue
+        if metric.of_cells is not None and groups is None:
+            continue
+        of_bound = Tally(labels, num_classes, bound.metric, context, groups)
+        for place, choice in enumerate(predicted):
+            value = metric.sign * of_bound.key(choice)[0]
+            violations[place] += bound.violation({bound.metric: value})
+    feasible = violations <= violations.min() + 1e-12
+    generator = torch.Generator().manual_seed(0)
+    values = torch.empty(RESAMPLES, len(predicted), dtype=torch.float64)
+    for draw in range(RESAMPLES):
+        weights = _resampled(tally.rows, generator)
+        values[draw] = torch.tensor([tally.key(choice, weights)[0] for choice in predicted])
+    values = values.nan_to_num(nan=-torch.inf)
+    bagged = torch.where(feasible, values.mean(dim=0), -torch.inf)
+    behind = values[:, [int(bagged.argmax())]] - values
+    near = feasible & (behind.mean(dim=0) <= behind.std(dim=0))
+    return int(torch.nonzero(near).flatten()[0])
+
+
+def _resampled(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Times that each sample is drawn in a resample of the same size of every stratum, shape (n,)."""
+    order = torch.argsort(rows, stable=True)
+    counts = torch.bincount(rows)
+    starts = counts.cumsum(0) - counts
+    sizes = counts[rows]
+    within = (torch.rand(len(rows), generator=generator, dtype=torch.float64) * sizes).long()
+    drawn = order[starts[rows] + torch.minimum(within, sizes - 1)]
+    return torch.bincount(drawn, minlength=len(rows))
