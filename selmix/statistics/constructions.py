@@ -1,7 +1,8 @@
 """One table: which limits each metric has, of a single model and of a pair on the same samples, and why.
 
 No construction serves all: a minimum is biased and not smooth, a mean over the matrix is smooth and skewed, and
-a difference of few discordant samples has no variance. Each entry was checked by simulation (``benchmarks/size_study.py``).
+a difference of few discordant samples has no variance. Each entry was checked by simulation
+(``benchmarks/size_study.py``).
 """
 
 from __future__ import annotations
