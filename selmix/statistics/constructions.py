@@ -161,7 +161,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     },
     "cvar_recall": Construction(
         "lower: that of the worst set of classes; upper: all recalls at their upper limits together",
-        "the better of the lowest paired limit over all sets of classes and MOVER of the single ones",
+        "the lowest over all sets of classes of the better of a paired limit and one against theirs; or MOVER",
         "a minimum over sets of classes",
         of_counts=cvar_bounds, pair=cvar_difference,
     ),
