@@ -3,13 +3,13 @@
     python benchmarks/size_study.py [--cells benchmarks/size_study_cells.csv] [--out FILE] [--jobs 2] [--quick]
 
 Every cell of the committed list is a metric, one model or a pair, a number of classes and of samples a class, true
-recalls, the correlation of the two models' hits and a number of replicates. Models are drawn from the truth: a sample of
-class k is right with probability p_k, else predicted as any other class; of a pair a share of the samples (the
+recalls, the correlation of the two models' hits and a number of replicates. Models are drawn from the truth: a sample
+of class k is right with probability p_k, else predicted as any other class; of a pair a share of the samples (the
 correlation) has the same draw for both. Both models of a pair have the same true metric, so any verdict is wrong.
 
-A cell whose rate lies above 5 % and two standard errors runs again with 20,000 fresh repetitions, and only those decide:
-it fails where the lower 99.9 % limit of its rate of wrong verdicts exceeds 5 %, or the upper one of its coverage lies
-below 93 %.
+A cell whose rate lies above 5 % and two standard errors runs again with 20,000 fresh repetitions, and only those
+decide: it fails where the lower 99.9 % limit of its rate of wrong verdicts exceeds 5 %, or the upper one of its
+coverage lies below 93 %.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Cell:
         kind: ``single`` or ``paired``.
         classes: K.
         samples: of each class: a number, or ``5-500`` for classes from 5 to 500 in geometric steps.
-        truth: ``alike:P``; ``weak:P`` for one class of P among others of .95; ``weak5:P`` for five; ``spread:LOW:HIGH``.
-            For the calibration error ``shift:D``, confidences that are D too high.
+        truth: ``alike:P``; ``weak:P`` for one class of P among others of .95; ``weak5:P`` for five;
+            ``spread:LOW:HIGH``. For the calibration error ``shift:D``, confidences that are D too high.
         other: ``same`` where both models of a pair have the same recalls class by class, ``moved`` where those of the
             second are rotated by half of the classes.
         correlation: share of the samples with one draw for both models.

@@ -1,7 +1,8 @@
 """One table: which limits each metric has, of a single model and of a pair on the same samples, and why.
 
 No construction serves all: a minimum is biased and not smooth, a mean over the matrix is smooth and skewed, and
-a difference of few discordant samples has no variance. Each entry was checked by simulation (``benchmarks/size_study.py``).
+a difference of few discordant samples has no variance. Each entry was checked by simulation
+(``benchmarks/size_study.py``).
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     },
     "cvar_recall": Construction(
         "lower: that of the worst set of classes; upper: all recalls at their upper limits together",
-        "the better of the lowest paired limit over all sets of classes and MOVER of the single ones",
+        "the lowest over all sets of classes of the better of a paired limit and one against theirs; or MOVER",
         "a minimum over sets of classes",
         of_counts=cvar_bounds, pair=cvar_difference,
     ),

@@ -43,8 +43,10 @@ class Curve:
 
 
 def _q_difference(a: float, b: float, change: float) -> float:
-    roots = (1.0 - a) + (1.0 - b)
-    return -change / roots if roots > 0 else 0.0
+    roots, most = (1.0 - a) + (1.0 - b), math.sqrt(abs(change))
+    # Two roots lie no further apart than the root of their squares' difference; of two perfect models nothing else is
+    # known, and 0 for every change would call them equal for certain.
+    return -math.copysign(min(abs(change) / roots, most) if roots > 0 else most, change)
 
 
 CURVES = {

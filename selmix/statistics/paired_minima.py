@@ -165,9 +165,9 @@ def least_mean_difference(
 ) -> Bounds:
     """Limits at level 1 - alpha of min_p m_p(ours) - min_p m_p(theirs), m_p the mean of the recalls of part p.
 
-    The paired limits are Newcombe's (1998, method 10) where each stratum is a part. Of means over strata they are normal
-    on the differences of the samples: correlations within strata of five samples are too noisy for square-and-add
-    (7.7 % wrong at 100 classes of 5 to 100 samples).
+    The paired limits are Newcombe's (1998, method 10) where each stratum is a part. Of means over strata they are
+    normal on the differences of the samples: correlations within strata of five samples are too noisy for
+    square-and-add (7.7 % wrong at 100 classes of 5 to 100 samples).
 
     Args:
         strata: of each sample, shape (n,).
