@@ -22,7 +22,8 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import Lease
 from orchestrator.records.logs import append_log
 from orchestrator.records.types import SweepState
-from orchestrator.results.judge import judged
+from orchestrator.results.infeasible import why_nothing_wins
+from orchestrator.results.judge import Judge, judged
 from orchestrator.results.rows import SweepResult, said
 from orchestrator.run.drain import Drain, Drained
 from orchestrator.run.execution import Dispatcher, Executor
@@ -247,8 +248,8 @@ class Driver:
         self.state.state = "finished"
         self.state.exit_code = NoFeasibleTrial.exit_code if missing else 0
         if missing:
-            self.state.problem = (
-                f"no feasible trial for {', '.join(missing)}; loosen the constraints or search more"
+            self.state.problem = "; ".join(
+                why_nothing_wins(Judge(self.folder, self.spec, name)) for name in missing
             )
             self.progress.warn(self.state.problem)
         metrics, tags = _winners(results)
