@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import TYPE_CHECKING
 
 from orchestrator.messages import counted
@@ -60,12 +61,7 @@ def _standing(bound: Constraint, values: Mapping[str, float]) -> str:
 
 def _loosened(bound: Constraint, values: Mapping[str, float]) -> str:
     """The constraint as a sweep file states it, with a bound that this row meets."""
-    value = values[bound.metric]
-    key, step = ("at_least", -1) if bound.at_least is not None else ("at_most", 1)
-    # Rounded to the side on which the row meets it; a floor of 0 and a ceiling of 1 are still fractions.
-    rounded = float(f"{value:.3g}")
-    if (rounded - value) * step < 0:
-        rounded = float(f"{value + step * abs(value) * 0.005:.3g}")
-    if bound.metric != "cost":
-        rounded = min(max(rounded, 0.0), 1.0)
-    return f"{{metric: {bound.metric}, {key}: {rounded:g}}}"
+    key, rounding = ("at_least", ROUND_FLOOR) if bound.at_least is not None else ("at_most", ROUND_CEILING)
+    # Three digits, to the side on which this row meets it.
+    loosened = Context(prec=3, rounding=rounding).create_decimal_from_float(values[bound.metric])
+    return f"{{metric: {bound.metric}, {key}: {float(loosened):g}}}"
