@@ -451,7 +451,8 @@ def pins_text(document: PinsDocument, width: int | None) -> str:
         below = []
         if pin.verdict is not None:
             gap = f"{difference(pin.verdict.difference)} pp"
-            below.append(f"on test {said(pin.verdict.outcome)} {pin.verdict.against}, {gap}")
+            rule = ", by the earlier rule" if pin.verdict.margin is None else ""
+            below.append(f"on test {said(pin.verdict.outcome)} {pin.verdict.against}{rule}, {gap}")
         below += _caveats(pin.name, pin.test_opening, pin.verdict)
         below += [] if pin.is_winner else ["not the winner of its sweep"]
         # An edited pin is no evidence.

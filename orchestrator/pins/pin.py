@@ -498,8 +498,9 @@ def _verdicts_on_test(
     for name, against in claims.items():
         each, plain = evaluated[name], verdict(name, LEVEL)
         level = corrected[name] if corrected[name] != LEVEL else None
+        # Every claim is that of the level that Holm's procedure leaves; the intervals are plain.
         shipped = replace(
-            _pinned(plain), outcome=verdict(name, decided[name]).outcome,
+            _pinned(verdict(name, decided[name])), difference=plain.difference, differences=plain.differences,
             difference_corrected=None if level is None else verdict(name, level).difference,
             level_corrected=level,
         )  # fmt: skip

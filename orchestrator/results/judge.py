@@ -439,7 +439,17 @@ class Judge:
             differences={name: Figure(**asdict(each)) for name, each in judgement.differences.items()},
             not_told_apart=list(judgement.not_told_apart), worse_than=list(judgement.worse_than), samples=samples,
             samples_needed=samples_needed(gap, samples, self.margin) if judgement.outcome == "undecided" else None,
+            samples_to_tie=self._samples_to_tie(samples),
         )  # fmt: skip
+
+    def _samples_to_tie(self, samples: int) -> int | None:
+        """Samples per class that a tie takes, where a minimum is judged on fewer; None elsewhere."""
+        from selmix.statistics.verdict import MANY_SAMPLES, is_minimum, samples_to_tie
+
+        if samples > MANY_SAMPLES or not is_minimum(self.rule.metric):
+            return None
+        needed = samples_to_tie(self.margin)
+        return needed if needed > samples else None
 
 
 def in_order(baselines: Sequence[TrialRecord]) -> list[TrialRecord]:

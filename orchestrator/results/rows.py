@@ -206,6 +206,8 @@ class Verdict:
         samples: samples of the smallest class that it rests on; None in a verdict by the earlier rule.
         samples_needed: samples per class with which the difference from ``against`` would tell, at this value; None
             where no number would, or none is needed.
+        samples_to_tie: samples per class with which two models without an observed difference would be tied, where
+            that is out of reach; None where it is not.
         row: id of the row that is judged; None: the winner's.
     """
 
@@ -222,6 +224,7 @@ class Verdict:
     worse_than: list[str] = field(default_factory=list)
     samples: int | None = None
     samples_needed: int | None = None
+    samples_to_tie: int | None = None
     row: str | None = None
 
 

@@ -15,10 +15,17 @@ from orchestrator.verbs.show import RunCounts, run_counts
 
 @dataclass(frozen=True)
 class BriefVerdict:
-    """Outcome of the verdict, and the opponent that it is against."""
+    """Verdict in short.
+
+    Attributes:
+        outcome: of the winner.
+        against: its best opponent on select.
+        by_earlier_rule: True if an earlier version judged: against one baseline, and without a margin.
+    """
 
     outcome: VerdictOutcome
     against: str
+    by_earlier_rule: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def _brief(result: ObjectiveResult) -> BriefResult:
         value = winner.replicates.select[result.metric].value
     return BriefResult(
         result.metric, None if winner is None else winner.row or winner.trial_id, value,
-        None if verdict is None else BriefVerdict(verdict.outcome, verdict.against),
+        None if verdict is None else BriefVerdict(verdict.outcome, verdict.against, verdict.margin is None),
     )  # fmt: skip
 
 
@@ -120,5 +127,6 @@ def _summary(objective: str, result: BriefResult) -> str:
         return f"{objective}: no feasible trial"
     text = f"{objective} {percent(result.value)} % on select: {short(result.winner)}"
     if result.verdict is not None:
-        text += f", {said(result.verdict.outcome)} {result.verdict.against}"
+        rule = ", by the earlier rule" if result.verdict.by_earlier_rule else ""
+        text += f", {said(result.verdict.outcome)} {result.verdict.against}{rule}"
     return text

@@ -108,7 +108,8 @@ def answer(result: ObjectiveResult) -> str:
         small = ", by less than the margin" if verdict.within_margin else ""
         return f"BETTER: {name} is better than every opponent{small}; the best of them is {against}: {gap}"
     if verdict.outcome == "worse":
-        return f"WORSE: {', '.join(verdict.worse_than)} better than the chosen {name}; {against}: {gap}"
+        are = "is" if len(verdict.worse_than) == 1 else "are"
+        return f"WORSE: {', '.join(verdict.worse_than)} {are} better than the chosen {name}; {against}: {gap}"
     if verdict.outcome == "tied":
         return (
             f"TIED: {name} and its best opponent, {against}{cheaper}, differ by less than the margin of "
@@ -118,7 +119,7 @@ def answer(result: ObjectiveResult) -> str:
     needed = ""
     if verdict.samples_needed is not None:
         needed = (
-            f"; about {verdict.samples_needed:,} samples per class would tell, {verdict.samples} are there"
+            f"; about {_rounded(verdict.samples_needed):,} samples per class would tell, {verdict.samples} are there"
         )
     return f"CANNOT TELL: {name} is not told apart from {against}{cheaper}{also}: {gap}{needed}"
 
@@ -361,7 +362,22 @@ def _significance(result: ObjectiveResult, winner: Winner) -> str:
     )
     if verdict.margin is None:
         return f"{gap}; by the earlier rule, against one baseline and without a margin. {optimistic}"
-    return f"{gap}; {_against_all(verdict)}; margin {percent(verdict.margin)} pp. {optimistic}"
+    return f"{gap}; {_against_all(verdict)}; margin {percent(verdict.margin)} pp{_tie(verdict)}. {optimistic}"
+
+
+def _tie(verdict: Verdict) -> str:
+    """State that a tie is out of reach, of a minimum on few samples; empty elsewhere."""
+    if verdict.samples_to_tie is None:
+        return ""
+    return (
+        f" (with {verdict.samples} samples per class a minimum is hardly ever tied: without any observed difference "
+        f"that takes about {_rounded(verdict.samples_to_tie):,})"
+    )
+
+
+def _rounded(number: int) -> int:
+    """To three digits: the number rests on an assumed share of samples that two models decide differently."""
+    return int(float(f"{number:.3g}"))
 
 
 def _against_all(verdict: Verdict) -> str:

@@ -16,6 +16,7 @@ from selmix.definitions import Definitions
 from selmix.metrics import metric_named
 from selmix.statistics.comparison import holm
 from selmix.statistics.intervals import Estimate
+from selmix.statistics.proportions import normal_quantile
 
 VerdictOutcome = Literal["better", "tied", "worse", "undecided"]
 
@@ -25,6 +26,12 @@ MARGIN = 0.02
 CALIBRATION_MARGIN = 0.01
 COVERAGE_MARGIN = 0.1
 """Margin of a coverage in units of 1 / K: 0.02 would exceed the range of a coverage from 50 classes on."""
+
+DISCORDANT = 0.16
+"""Share of the samples of a weak class that two models typically decide differently, one right and one wrong."""
+
+MANY_SAMPLES = 500
+"""Samples per class up to which a minimum is hardly ever tied, so that a reader must be told."""
 
 
 def default_margin(key: str, num_classes: int, definitions: Definitions | None = None) -> float:
@@ -134,3 +141,24 @@ def samples_needed(difference: Estimate, samples: int, margin: float) -> int | N
     if not ratios or not math.isfinite(min(ratios)):
         return None
     return max(samples, math.ceil(samples * min(ratios) ** 2))
+
+
+def samples_to_tie(margin: float, discordant: float = DISCORDANT, level: float = 0.95) -> int:
+    """Samples with which two models without an observed difference are tied: z sqrt(q / n) = margin, solved for n.
+
+    Args:
+        margin: below which a difference does not matter, > 0.
+        discordant: q, share of the samples that exactly one of the two has right: of a minimum those of the weak class.
+        level: of the interval.
+    """
+    return math.ceil(discordant * (normal_quantile((1.0 - level) / 2.0) / margin) ** 2)
+
+
+def is_minimum(key: str) -> bool:
+    """True if a metric is the lowest of several rates, so that it rests on the samples of one class or cell.
+
+    Args:
+        key: of METRICS.
+    """
+    # A coverage is a share of all predictions.
+    return metric_named(key).least_of is not None and "coverage" not in key

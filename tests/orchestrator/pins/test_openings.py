@@ -15,7 +15,8 @@ import pytest
 from orchestrator.documents import Document
 from orchestrator.pins.lock_file import broken_sections, read_pin
 from orchestrator.pins.pin import _verdicts_on_test
-from selmix.statistics.intervals import Estimate
+from orchestrator.records.types import Figure
+from orchestrator.results.rows import Verdict
 from selmix.statistics.openings import level_of_opening
 from tests.command import Done, here
 from tests.fakes.in_process import launch
@@ -159,28 +160,49 @@ class Side:
 
     z: float
     against: str | None = "untouched"
+    shipped, opposing, on_test, opposing_runs = "our file", "their file", "our runs", "their runs"
 
     @property
-    def chosen(self) -> Any:
-        verdict = None if self.against is None else SimpleNamespace(against=self.against)
-        return SimpleNamespace(result=SimpleNamespace(verdict=verdict))
+    def judge(self) -> Any:
+        return SimpleNamespace(judged=self.judged)
 
-    def difference(self, against: str, level: float) -> Estimate:
-        assert against == self.against
+    def judged(self, ours: str, theirs: str, against: str, split: str, level: float = 0.95) -> Verdict:
+        assert (against, split) == (self.against, "test")
+        assert (ours, theirs) in ((self.shipped, self.opposing), (self.on_test, self.opposing_runs))
         half = NormalDist().inv_cdf(0.5 + level / 2)
-        return Estimate(self.z, self.z - half, self.z + half)
+        # Of the means over seeds the difference is another one.
+        z = self.z if ours == self.shipped else 0.0
+        outcome: Any = "better" if z > half else "worse" if z < -half else "undecided"
+        gap = Figure(z, z - half, z + half)
+        apart = [] if outcome == "undecided" else [against]
+        return Verdict(
+            outcome, against, gap, split, False, margin=0.02, differences={against: gap},
+            not_told_apart=[] if apart else [against], worse_than=apart if outcome == "worse" else [], samples=9,
+        )  # fmt: skip
 
 
 def verdicts(before: int, **sides: Side) -> dict[str, tuple[str, float | None]]:
     made = _verdicts_on_test(sides, before)  # type: ignore[arg-type]
     assert made.keys() == sides.keys()
-    for name, verdict in made.items():
-        if verdict is not None:
-            # The plain interval stands in every pin.
-            assert verdict.difference.high - verdict.difference.value == pytest.approx(1.96, abs=1e-3)
-            assert (verdict.difference_corrected is None) == (verdict.level_corrected is None)
-            assert verdict.against == sides[name].against
-    return {n: ("", 0.0) if v is None else (v.outcome, v.level_corrected) for n, v in made.items()}
+    for name, (verdict, procedure) in made.items():
+        if verdict is None:
+            assert procedure is None
+            continue
+        assert procedure is not None
+        # The plain interval stands in every pin.
+        assert verdict.difference.high - verdict.difference.value == pytest.approx(1.96, abs=1e-3)
+        assert verdict.differences == {verdict.against: verdict.difference}
+        assert (verdict.difference_corrected is None) == (verdict.level_corrected is None)
+        assert verdict.against == sides[name].against
+        # What is not told apart is so at the level of the claim.
+        assert (verdict.not_told_apart == []) == (verdict.outcome != "undecided")
+        assert (verdict.optimistic, verdict.margin, verdict.samples) == (False, 0.02, 9)
+        # The procedure stands beside it, and claims nothing of its own.
+        assert (procedure.outcome, procedure.difference.value, procedure.level_corrected) == ("undecided", 0.0, None)
+    return {
+        name: ("", 0.0) if shipped is None else (shipped.outcome, shipped.level_corrected)
+        for name, (shipped, _) in made.items()
+    }
 
 
 def test_verdicts_by_hand() -> None:
@@ -191,7 +213,7 @@ def test_verdicts_by_hand() -> None:
     assert verdicts(0, a=weak, b=Side(0.0, None)) == {"a": ("better", None), "b": ("", 0.0)}
     # .001 <= .05 / 2 leaves, then .029 <= .05; but of .029 and .038 neither is below .025.
     assert verdicts(0, a=clear, b=weak) == {"a": ("better", 0.975), "b": ("better", None)}
-    assert verdicts(0, a=weaker, b=weak) == {"a": ("tied", 0.975), "b": ("tied", 0.975)}
+    assert verdicts(0, a=weaker, b=weak) == {"a": ("undecided", 0.975), "b": ("undecided", 0.975)}
     assert verdicts(0, a=worse, b=weak) == {"a": ("worse", 0.975), "b": ("better", None)}
     # Later the outcome is the same, and the second interval that of .05 / 6, .05 / 12, ...
     assert verdicts(1, a=weak) == {"a": ("better", level_of_opening(1))}

@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     )
     save_weights(made.weights_path(WINNER), WEIGHTS)
     means = ReplicateMeans([1], 0.8, METRICS)
-    winner = Winner(WINNER, 0, 3, 60, None, {}, True, 0.8, METRICS, 1.0, ["train"], means)
+    winner = Winner(WINNER, 0, 3, 60, state_digest(WEIGHTS), {}, True, 0.8, METRICS, 1.0, ["train"], means)
     results = {"min_recall": ObjectiveResult(metric="min_recall", winner=winner), "g_mean": ObjectiveResult()}
     made.save(made.results_path, SweepResult(objectives=results))
     return made
