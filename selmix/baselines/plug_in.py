@@ -22,13 +22,18 @@ from selmix.metrics import METRICS, MetricContext
 from selmix.statistics.intervals import dirichlet_rows
 from selmix.statistics.selection import Constraint, SelectionRule
 
-ITERATIONS = (1, 3, 10, 30)
+ITERATIONS = (1, 3, 10, 30, 100)
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FOLDS = 5
 RESAMPLES = 200  # of the samples, for the bagged metric of the guard
 DRAWS = 32  # confusion matrices around the present one that a gradient is averaged over
 _NUMBERS_AT_ONCE = 2**22  # bounds the memory of draws and probabilities
 _CALIBRATION_STEPS = 100
+WITHOUT_HITS = frozenset({
+    "recall_gap", "min_coverage", "min_head_tail_coverage", "equal_opportunity_gap", "equalized_odds_gap",
+    "demographic_parity_gap",
+})  # fmt: skip
+TIES = 1.0  # of the mean recall, added to metrics that decisions without regard to the sample may optimise
 MULTIPLIER_LEAST, MULTIPLIER_MOST = 0.01, 20.0
 
 
@@ -54,7 +59,7 @@ def plug_in_classifier(
 
     Steps from no correction to the fitted one, and the number of iterations, are compared by the bagged metric of
     out-of-fold predictions (five folds); constraints of the search come first. Of those within one standard error of
-    the best, paired, the smallest step is kept, then the fewest iterations. It is fitted again on all samples.
+    the best, paired, the smallest step is kept, with its best number of iterations. It is fitted again on all samples.
 
     Args:
         logits: of samples that the model has not seen, shape (n, K).
@@ -75,9 +80,17 @@ def plug_in_classifier(
         for place, (step, iterations) in enumerate(choices):
             between = neutral.towards(fits[iterations], step)
             predicted[place, held] = between.predict(logits[held])[0]
-    step, iterations = choices[_guarded(predicted, labels, classes, rule, context, groups)]
+    bagged, near = _out_of_fold(predicted, labels, classes, rule, context, groups)
+    step = min(choice[0] for choice, held in zip(choices, near.tolist(), strict=True) if held)
+    places = [place for place, choice in enumerate(choices) if choice[0] == step and bool(near[place])]
+    iterations = choices[max(places, key=lambda place: float(bagged[place]))][1]
     path = dict(zip(ITERATIONS, _path(logits, labels, rule, context, groups), strict=True))
-    return PlugIn(neutral.towards(path[iterations], step), step, iterations)
+    fitted = neutral.towards(path[iterations], step)
+    # Folds whose classifiers each favour another class look like a good one together: this one must be better itself.
+    tally = Tally(labels, classes, rule.metric, context, groups)
+    if not tally.key(fitted.predict(logits)[0]) > tally.key(logits.argmax(dim=1)):
+        return PlugIn(neutral, 0.0, 0)
+    return PlugIn(fitted, step, iterations)
 
 
 def vector_scaling(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,14 +173,22 @@ def stratified_folds(labels: Tensor, folds: int) -> Iterator[Tensor]:
 def _path(
     logits: Tensor, labels: Tensor, rule: SelectionRule, context: MetricContext, groups: Tensor | None
 ) -> list[Correction]:
-    """Corrections after each number of ITERATIONS: Frank-Wolfe on the bagged metric, constraints by multipliers."""
+    """Corrections after each number of ITERATIONS.
+
+    The gradient at the confusion of the present decisions is averaged into the one that makes the next: Frank-Wolfe on
+    the dual, the weights of a minimum among it. Every iterate is one classifier; the primal one would end in a mixture.
+    """
     scale, bias = vector_scaling(logits, labels)
     eta = torch.softmax(logits * scale + bias, dim=1)
     gradient = _BaggedGradient(labels, eta.shape[1], rule, context, groups)
-    counts = gradient.counts(eta.argmax(dim=1))
+    predicted = eta.argmax(dim=1)
+    mean = torch.zeros(eta.shape[1], eta.shape[1], dtype=torch.float64)
+    counts = gradient.counts(predicted)
     fits = []
-    for iteration in range(ITERATIONS[-1] + 1):
-        matrix, offset = decision_matrix(gradient(counts))
+    for iteration in range(1, ITERATIONS[-1] + 1):
+        counts = torch.lerp(counts, gradient.counts(predicted), 2.0 / (iteration + 1.0))
+        mean = torch.lerp(mean, gradient(counts), 2.0 / (iteration + 1.0))
+        matrix, offset = decision_matrix(mean)
         if iteration in ITERATIONS:
             fits.append(Correction(scale, bias, matrix, offset))
         # Weights alone are the usual case, and need no product of matrices.
@@ -176,7 +197,6 @@ def _path(
             predicted = (eta * diagonal + offset).argmax(dim=1)
         else:
             predicted = (eta @ matrix + offset).argmax(dim=1)
-        counts = torch.lerp(counts, gradient.counts(predicted), 2.0 / (iteration + 3.0))
     return fits
 
 
@@ -205,16 +225,24 @@ class _BaggedGradient:
         if not self.groups:
             bounds = [bound for bound in bounds if METRICS[bound.metric].of_cells is None]
         self.metric, self.context = METRICS[rule.metric], context
-        self.multipliers = {bound: 1.0 for bound in bounds}
+        self.multipliers = dict.fromkeys(bounds, 1.0)
         self.generator = torch.Generator().manual_seed(0)
-        self.counts = self.tally.counts
+
+    def counts(self, predicted: Tensor) -> Tensor:
+        """Samples by predicted class, shape (S, K), with one more a row, as it would be at the mean recall."""
+        counts = self.tally.counts(predicted)
+        classes = torch.arange(counts.shape[1])
+        truth = torch.arange(len(counts)) // max(1, self.groups)
+        hit = float((predicted == self.tally.labels).double().mean())
+        # Without it a class that is never predicted has a precision, and a weight, of any size.
+        return counts + torch.where(truth.unsqueeze(1) == classes, hit, (1.0 - hit) / (len(classes) - 1))
 
     def __call__(self, counts: Tensor) -> Tensor:
         """Gradient at counts, shape (S, K); multipliers move on."""
         draws = max(1, min(DRAWS, _NUMBERS_AT_ONCE // counts.numel()))
         drawn = dirichlet_rows(counts, draws, self.generator).requires_grad_(True)
         with torch.enable_grad():
-            total = (self.metric.sign * self._value(self.metric.key, drawn)).sum()
+            total = self._psi(drawn).sum()
             for bound, multiplier in self.multipliers.items():
                 total = total + multiplier * self._slack(bound, drawn).sum()
             (gradient,) = torch.autograd.grad(total, drawn)
@@ -230,6 +258,12 @@ class _BaggedGradient:
         shares = (cells / cells.sum(dim=1, keepdim=True)).reshape(-1, 1)
         return (mean * shares).view(-1, self.groups, mean.shape[1]).sum(dim=1)
 
+    def _psi(self, counts: Tensor) -> Tensor:
+        """Metric, higher is better; one that no hit raises has some of the mean recall added, which decides its ties."""
+        key = self.metric.key
+        values = self.metric.sign * self._value(key, counts) / self._unit(key)
+        return values + TIES * self._value("mean_recall", counts) if key in WITHOUT_HITS else values
+
     def _value(self, key: str, counts: Tensor) -> Tensor:
         metric = METRICS[key]
         by_class = self.groups and metric.of_cells is None
@@ -239,24 +273,30 @@ class _BaggedGradient:
         """Distance to a bound in units of what its metric can reach: 1 / K for coverages, the range of a cost."""
         values = self._value(bound.metric, counts)
         slack = values - bound.bound if bound.at_least is not None else bound.bound - values
-        unit = 1.0
-        if bound.metric in ("min_coverage", "min_head_tail_coverage"):
-            unit = 1.0 / counts.shape[-1]
+        return slack / self._unit(bound.metric)
+
+    def _unit(self, key: str) -> float:
+        """What a metric can reach: 1 / K for coverages, the range of a cost, else 1."""
+        if key in ("min_coverage", "min_head_tail_coverage"):
+            return 1.0 / self.tally.num_classes
         costs = self.context.definitions.cost_matrix
-        if bound.metric == "cost" and costs is not None:
-            unit = max(max(row) for row in costs) - min(min(row) for row in costs)
-        return slack / unit
+        if key == "cost" and costs is not None:
+            return max(1e-12, max(max(row) for row in costs) - min(min(row) for row in costs))
+        return 1.0
 
 
-def _guarded(
+def _out_of_fold(
     predicted: Tensor,
     labels: Tensor,
     num_classes: int,
     rule: SelectionRule,
     context: MetricContext,
     groups: Tensor | None,
-) -> int:
-    """Place of the choice to keep among out-of-fold predictions, shape (m, n), ordered from the smallest change."""
+) -> tuple[Tensor, Tensor]:
+    """Bagged metric of each of m out-of-fold predictions (m, n), and a mask of those that are as good as the best.
+
+    What violates the constraints more than another is -inf, and not as good.
+    """
     tally = Tally(labels, num_classes, rule.metric, context, groups)
     violations = torch.zeros(len(predicted), dtype=torch.float64)
     for bound in rule.constraints:
@@ -279,7 +319,7 @@ def _guarded(
     bagged = torch.where(feasible, values.mean(dim=0), -torch.inf)
     behind = values[:, [int(bagged.argmax())]] - values
     near = feasible & (behind.mean(dim=0) <= behind.std(dim=0))
-    return int(torch.nonzero(near).flatten()[0])
+    return bagged, near
 
 
 def _resampled(rows: Tensor, generator: torch.Generator) -> Tensor:
