@@ -87,8 +87,10 @@ def plug_in_classifier(
     path = dict(zip(ITERATIONS, _path(logits, labels, rule, context, groups), strict=True))
     fitted = neutral.towards(path[iterations], step)
     # Folds whose classifiers each favour another class look like a good one together: this one must be better itself.
+    both = torch.stack([logits.argmax(dim=1), fitted.predict(logits)[0]])
     tally = Tally(labels, classes, rule.metric, context, groups)
-    if not tally.key(fitted.predict(logits)[0]) > tally.key(logits.argmax(dim=1)):
+    plain, better = zip(-_violations(both, labels, classes, rule, context, groups), both, strict=True)
+    if not (float(better[0]), *tally.key(better[1])) > (float(plain[0]), *tally.key(plain[1])):
         return PlugIn(neutral, 0.0, 0)
     return PlugIn(fitted, step, iterations)
 
@@ -259,7 +261,7 @@ class _BaggedGradient:
         return (mean * shares).view(-1, self.groups, mean.shape[1]).sum(dim=1)
 
     def _psi(self, counts: Tensor) -> Tensor:
-        """Metric, higher is better; one that no hit raises has some of the mean recall added, which decides its ties."""
+        """Metric, higher is better; one that no hit raises has the mean recall added, for its ties."""
         key = self.metric.key
         values = self.metric.sign * self._value(key, counts) / self._unit(key)
         return values + TIES * self._value("mean_recall", counts) if key in WITHOUT_HITS else values
@@ -298,17 +300,7 @@ def _out_of_fold(
     What violates the constraints more than another is -inf, and not as good.
     """
     tally = Tally(labels, num_classes, rule.metric, context, groups)
-    violations = torch.zeros(len(predicted), dtype=torch.float64)
-    for bound in rule.constraints:
-        metric = METRICS[bound.metric]
-        if "search" not in bound.where or metric.of_predictions is not None:
-            continue
-        if metric.of_cells is not None and groups is None:
-            continue
-        of_bound = Tally(labels, num_classes, bound.metric, context, groups)
-        for place, choice in enumerate(predicted):
-            value = metric.sign * of_bound.key(choice)[0]
-            violations[place] += bound.violation({bound.metric: value})
+    violations = _violations(predicted, labels, num_classes, rule, context, groups)
     feasible = violations <= violations.min() + 1e-12
     generator = torch.Generator().manual_seed(0)
     values = torch.empty(RESAMPLES, len(predicted), dtype=torch.float64)
@@ -320,6 +312,29 @@ def _out_of_fold(
     behind = values[:, [int(bagged.argmax())]] - values
     near = feasible & (behind.mean(dim=0) <= behind.std(dim=0))
     return bagged, near
+
+
+def _violations(
+    predicted: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    rule: SelectionRule,
+    context: MetricContext,
+    groups: Tensor | None,
+) -> Tensor:
+    """Sum of the violations of the search's constraints by each of m predictions (m, n), shape (m,), float64."""
+    violations = torch.zeros(len(predicted), dtype=torch.float64)
+    for bound in rule.constraints:
+        metric = METRICS[bound.metric]
+        if "search" not in bound.where or metric.of_predictions is not None:
+            continue
+        if metric.of_cells is not None and groups is None:
+            continue
+        of_bound = Tally(labels, num_classes, bound.metric, context, groups)
+        for place, choice in enumerate(predicted):
+            value = metric.sign * of_bound.key(choice)[0]
+            violations[place] += bound.violation({bound.metric: value})
+    return violations
 
 
 def _resampled(rows: Tensor, generator: torch.Generator) -> Tensor:
