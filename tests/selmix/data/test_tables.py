@@ -57,10 +57,10 @@ def test_groups_are_numbered_by_value(
     assert features.groups.tolist() == groups
 
 
-@pytest.mark.xfail(strict=True, reason="labels of truth values stay booleans")
 def test_labels_are_whole_numbers_whatever_the_column_holds(tmp_path: Path) -> None:
     table = read_scores(write(tmp_path, label=[True, False], score_no=[0.1, 0.9], score_yes=[0.8, 0.2]))
     assert table.labels.dtype == torch.int64
+    assert table.labels.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
