@@ -173,17 +173,20 @@ def _corrected(
     labels: Tensor, scores: Tensor, metric: str, context: MetricContext, plain: Predictions
 ) -> Correction:
     """Biases of five folds for an unbiased value, and biases of all samples to be used."""
-    adjusted, groups = scores.clone(), plain.groups
-    position = torch.zeros_like(labels)
+    groups = plain.groups
+    predicted, confidence = torch.empty_like(plain.predicted), torch.empty_like(plain.confidence)
+    fold_of = torch.zeros(len(labels), dtype=torch.uint8)
     for k in torch.unique(labels):
         members = labels == k
         # In a shuffled order: a table is often sorted by how hard its samples are.
         order = torch.randperm(int(members.sum()), generator=torch.Generator().manual_seed(int(k)))
-        position[members] = order
+        fold_of[members] = (order % FOLDS).to(fold_of.dtype)
     for fold in range(FOLDS):
-        held = position % FOLDS == fold
-        adjusted[held] += _biases(labels, scores, metric, context, groups, torch.nonzero(~held).flatten())
-    corrected = Predictions.from_logits(labels, adjusted, groups)
+        held = fold_of == fold
+        biases = _biases(labels, scores, metric, context, groups, torch.nonzero(~held).flatten())
+        part = Predictions.from_logits(labels[held], scores[held] + biases)
+        predicted[held], confidence[held] = part.predicted, part.confidence
+    corrected = Predictions(plain.labels, predicted, confidence, groups)
     difference = paired_difference(metric, [corrected], [plain], context)
     value = float(METRICS[metric].of(corrected.counts_for(metric, context), context))
     biases = _biases(labels, scores, metric, context, groups, torch.arange(len(labels)))
@@ -220,8 +223,10 @@ def thinned(rows: Tensor, most: int, keep_shares: bool) -> Tensor:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if int(counts.clamp_max(middle).sum()) <= most else (low, middle - 1)
         kept = counts.clamp_max(low)
-    # Shuffled first: a table is often sorted by how hard its samples are.
-    shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    order = shuffled[torch.argsort(rows[shuffled], stable=True)]
-    rank = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows[order]]
-    return order[rank < kept[rows[order]]].sort().values
+    generator = torch.Generator().manual_seed(0)
+    chosen = []
+    for stratum in torch.nonzero(counts).flatten().tolist():
+        members = torch.nonzero(rows == stratum).flatten()
+        # Shuffled: a table is often sorted by how hard its samples are.
+        chosen.append(members[torch.randperm(len(members), generator=generator)[: int(kept[stratum])]])
+    return torch.cat(chosen).sort().values

@@ -45,13 +45,20 @@ def read_scores(path: Path) -> ScoreTable:
     held = _columns(path)
     if "label" not in held:
         raise ValueError(f"{path}: must have a column label, got {', '.join(held)}")
-    read = _read(path, [name for name in ("label", "group") if name in held])
-    _check_complete(path, read)
-    names, scores = _scores(path, held, read.num_rows)
-    labels = _labels(path, read["label"], names)
+    # One column at a time, so that the file is never held beside the tensors.
+    column = _complete(path, "label")
+    names, scores = _scores(path, held, len(column))
+    labels = _labels(path, column, names)
     if "group" not in held:
         return ScoreTable(labels, scores, names)
-    return ScoreTable(labels, scores, names, *_groups(path, "group", read["group"]))
+    return ScoreTable(labels, scores, names, *_groups(path, "group", _complete(path, "group")))
+
+
+def _complete(path: Path, name: str) -> Any:
+    """Read one column that must be there and have a value in every row."""
+    table = _read(path, [name])
+    _check_complete(path, table)
+    return table[name]
 
 
 def _scores(path: Path, held: list[str], rows: int) -> tuple[tuple[str, ...], Tensor]:
@@ -59,11 +66,8 @@ def _scores(path: Path, held: list[str], rows: int) -> tuple[tuple[str, ...], Te
     try:
         if named:
             scores = torch.empty(rows, len(named))
-            # One column at a time, so that the file is never held beside the tensor.
             for k, name in enumerate(named):
-                column = _read(path, [name])
-                _check_complete(path, column)
-                scores[:, k] = torch.tensor(column[name].to_numpy(), dtype=torch.float32)
+                scores[:, k] = torch.tensor(_complete(path, name).to_numpy(), dtype=torch.float32)
             return tuple(name.removeprefix("score_") for name in named), scores
         if "scores" in held:
             scores = _vectors(path, "scores", rows)
