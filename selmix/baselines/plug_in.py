@@ -9,15 +9,16 @@ Source: Narasimhan et al., "Consistent Multiclass Algorithms for Complex Metrics
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from selmix.baselines.tally import Tally
 from selmix.corrections import Correction
-from selmix.groups import class_counts
+from selmix.groups import class_counts, stratum_labels
 from selmix.metrics import METRICS, MetricContext
 from selmix.statistics.intervals import dirichlet_rows
 from selmix.statistics.selection import Constraint, SelectionRule
@@ -34,7 +35,6 @@ WITHOUT_HITS = frozenset({
     "demographic_parity_gap",
 })  # fmt: skip
 TIES = 1.0  # of the mean recall, added to metrics that decisions without regard to the sample may optimise
-MULTIPLIER_LEAST, MULTIPLIER_MOST = 0.01, 20.0
 
 
 @dataclass(frozen=True)
@@ -188,9 +188,11 @@ def _path(
     counts = gradient.counts(predicted)
     fits = []
     for iteration in range(1, ITERATIONS[-1] + 1):
-        counts = torch.lerp(counts, gradient.counts(predicted), 2.0 / (iteration + 1.0))
-        mean = torch.lerp(mean, gradient(counts), 2.0 / (iteration + 1.0))
-        matrix, offset = decision_matrix(mean)
+        present = gradient.counts(predicted)
+        counts = torch.lerp(counts, present, 2.0 / (iteration + 1.0))
+        mean = torch.lerp(mean, gradient.of_metric(counts), 2.0 / (iteration + 1.0))
+        # Not averaged: the mean of the iterations' decisions may meet a bound that none of them meets.
+        matrix, offset = decision_matrix(mean + gradient.of_bounds(present))
         if iteration in ITERATIONS:
             fits.append(Correction(scale, bias, matrix, offset))
         # Weights alone are the usual case, and need no product of matrices.
@@ -227,7 +229,8 @@ class _BaggedGradient:
         if not self.groups:
             bounds = [bound for bound in bounds if METRICS[bound.metric].of_cells is None]
         self.metric, self.context = METRICS[rule.metric], context
-        self.multipliers = dict.fromkeys(bounds, 1.0)
+        self.multipliers = {bound: torch.zeros(1, dtype=torch.float64) for bound in bounds}
+        self.calls = 0
         self.generator = torch.Generator().manual_seed(0)
 
     def counts(self, predicted: Tensor) -> Tensor:
@@ -239,26 +242,39 @@ class _BaggedGradient:
         # Without it a class that is never predicted has a precision, and a weight, of any size.
         return counts + torch.where(truth.unsqueeze(1) == classes, hit, (1.0 - hit) / (len(classes) - 1))
 
-    def __call__(self, counts: Tensor) -> Tensor:
-        """Gradient at counts, shape (S, K); multipliers move on."""
+    def of_metric(self, counts: Tensor) -> Tensor:
+        """Gradient of the bagged metric at counts (S, K), by class (K, K)."""
         draws = max(1, min(DRAWS, _NUMBERS_AT_ONCE // counts.numel()))
         drawn = dirichlet_rows(counts, draws, self.generator).requires_grad_(True)
         with torch.enable_grad():
-            total = self._psi(drawn).sum()
-            for bound, multiplier in self.multipliers.items():
-                total = total + multiplier * self._slack(bound, drawn).sum()
-            (gradient,) = torch.autograd.grad(total, drawn)
-        for bound, multiplier in self.multipliers.items():
-            slack = float(self._slack(bound, counts))
-            grown = multiplier * float(torch.tensor(-0.5 * min(1.0, max(-1.0, slack / 0.05))).exp())
-            self.multipliers[bound] = min(MULTIPLIER_MOST, max(MULTIPLIER_LEAST, grown))
-        mean = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mean(dim=0)
+            (gradient,) = torch.autograd.grad(self._psi(drawn).sum(), drawn)
+        return self._by_class(gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mean(dim=0))
+
+    def of_bounds(self, counts: Tensor) -> Tensor:
+        """Gradient of the bounds' Lagrangian at the counts (S, K) of the present decisions, by class (K, K).
+
+        Multipliers move first, one for each value that must meet a bound: up by what it lacks, and down to 0.
+        """
+        self.calls += 1
+        total = torch.zeros_like(counts)
+        for bound, multipliers in self.multipliers.items():
+            held = counts.clone().requires_grad_(True)
+            with torch.enable_grad():
+                slack = self._slacks(bound, held)
+                lacks = -slack.detach().nan_to_num(nan=0.0) / self._unit(bound.metric)
+                moved = (multipliers + lacks / math.sqrt(self.calls)).clamp_min(0.0)
+                (gradient,) = torch.autograd.grad((moved * slack).nan_to_num(nan=0.0).sum(), held)
+            self.multipliers[bound] = moved
+            total = total + gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        return self._by_class(total)
+
+    def _by_class(self, gradient: Tensor) -> Tensor:
         if not self.groups:
-            return mean
+            return gradient
         # The group is not known to the decision: each class's cells weigh by their share of its samples.
         cells = self.tally.row_counts.view(-1, self.groups)
         shares = (cells / cells.sum(dim=1, keepdim=True)).reshape(-1, 1)
-        return (mean * shares).view(-1, self.groups, mean.shape[1]).sum(dim=1)
+        return (gradient * shares).view(-1, self.groups, gradient.shape[1]).sum(dim=1)
 
     def _psi(self, counts: Tensor) -> Tensor:
         """Metric, higher is better; one that no hit raises has the mean recall added, for its ties."""
@@ -271,11 +287,19 @@ class _BaggedGradient:
         by_class = self.groups and metric.of_cells is None
         return metric.of_matrix(class_counts(counts, self.groups) if by_class else counts, self.context)
 
-    def _slack(self, bound: Constraint, counts: Tensor) -> Tensor:
-        """Distance to a bound in units of what its metric can reach: 1 / K for coverages, the range of a cost."""
-        values = self._value(bound.metric, counts)
-        slack = values - bound.bound if bound.at_least is not None else bound.bound - values
-        return slack / self._unit(bound.metric)
+    def _slacks(self, bound: Constraint, counts: Tensor) -> Tensor:
+        """Distances to a bound: of each value whose least the metric is, where it has a floor; shape (G,)."""
+        metric = METRICS[bound.metric]
+        if bound.at_least is None or metric.least_of is None:
+            values = self._value(bound.metric, counts).reshape(1)
+        elif metric.of_cells is not None:
+            labels = stratum_labels(self.tally.num_classes, self.groups)
+            values = metric.least_of(counts, replace(self.context, labels=labels))[0]
+        else:
+            values = metric.least_of(
+                class_counts(counts, self.groups) if self.groups else counts, self.context
+            )[0]
+        return values - bound.bound if bound.at_least is not None else bound.bound - values
 
     def _unit(self, key: str) -> float:
         """What a metric can reach: 1 / K for coverages, the range of a cost, else 1."""
