@@ -64,8 +64,10 @@ class Correction:
 
     def double(self) -> Correction:
         """The same in float64."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Correction(**{name: part if part is None else part.double() for name, part in parts.items()})
+        group = None if self.group_offset is None else self.group_offset.double()
+        return Correction(
+            self.scale.double(), self.bias.double(), self.matrix.double(), self.offset.double(), group
+        )
 
     def towards(self, other: Correction, step: float) -> Correction:
         """Interpolate linearly: this correction at step 0, the other one at step 1."""

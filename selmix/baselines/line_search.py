@@ -246,7 +246,7 @@ class BiasedLogits:
             changes = torch.bincount(
                 (moments[within] - start) * self.tally.width + places[within], amounts[within],
                 minlength=length * self.tally.width,
-            ).view(length, self.tally.width)  # fmt: skip
+            ).double().view(length, self.tally.width)  # fmt: skip
             statistics = changes.cumsum_(dim=0).add_(state)
             state = statistics[-1].clone()
             value, tie = self.tally.values(statistics)

@@ -9,27 +9,32 @@ Source: Narasimhan et al., "Consistent Multiclass Algorithms for Complex Metrics
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from selmix.baselines.tally import Tally
 from selmix.corrections import Correction
-from selmix.groups import class_counts
+from selmix.groups import class_counts, stratum_labels
 from selmix.metrics import METRICS, MetricContext
 from selmix.statistics.selection import dirichlet_rows
 from selmix.statistics.selection import Constraint, SelectionRule
 
-ITERATIONS = (1, 3, 10, 30)
+ITERATIONS = (1, 3, 10, 30, 100)
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FOLDS = 5
 RESAMPLES = 200  # of the samples, for the bagged metric of the guard
 DRAWS = 32  # confusion matrices around the present one that a gradient is averaged over
 _NUMBERS_AT_ONCE = 2**22  # bounds the memory of draws and probabilities
 _CALIBRATION_STEPS = 100
-MULTIPLIER_LEAST, MULTIPLIER_MOST = 0.01, 20.0
+WITHOUT_HITS = frozenset({
+    "recall_gap", "min_coverage", "min_head_tail_coverage", "equal_opportunity_gap", "equalized_odds_gap",
+    "demographic_parity_gap",
+})  # fmt: skip
+TIES = 1.0  # of the mean recall, added to metrics that decisions without regard to the sample may optimise
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def plug_in_classifier(
 
     Steps from no correction to the fitted one, and the number of iterations, are compared by the bagged metric of
     out-of-fold predictions (five folds); constraints of the search come first. Of those within one standard error of
-    the best, paired, the smallest step is kept, then the fewest iterations. It is fitted again on all samples.
+    the best, paired, the smallest step is kept, with its best number of iterations. It is fitted again on all samples.
 
     Args:
         logits: of samples that the model has not seen, shape (n, K).
@@ -75,9 +80,19 @@ def plug_in_classifier(
         for place, (step, iterations) in enumerate(choices):
             between = neutral.towards(fits[iterations], step)
             predicted[place, held] = between.predict(logits[held])[0]
-    step, iterations = choices[_guarded(predicted, labels, classes, rule, context, groups)]
+    bagged, near = _out_of_fold(predicted, labels, classes, rule, context, groups)
+    step = min(choice[0] for choice, held in zip(choices, near.tolist(), strict=True) if held)
+    places = [place for place, choice in enumerate(choices) if choice[0] == step and bool(near[place])]
+    iterations = choices[max(places, key=lambda place: float(bagged[place]))][1]
     path = dict(zip(ITERATIONS, _path(logits, labels, rule, context, groups), strict=True))
-    return PlugIn(neutral.towards(path[iterations], step), step, iterations)
+    fitted = neutral.towards(path[iterations], step)
+    # Folds whose classifiers each favour another class look like a good one together: this one must be better itself.
+    both = torch.stack([logits.argmax(dim=1), fitted.predict(logits)[0]])
+    tally = Tally(labels, classes, rule.metric, context, groups)
+    plain, better = zip(-_violations(both, labels, classes, rule, context, groups), both, strict=True)
+    if not (float(better[0]), *tally.key(better[1])) > (float(plain[0]), *tally.key(plain[1])):
+        return PlugIn(neutral, 0.0, 0)
+    return PlugIn(fitted, step, iterations)
 
 
 def vector_scaling(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,14 +175,24 @@ def stratified_folds(labels: Tensor, folds: int) -> Iterator[Tensor]:
 def _path(
     logits: Tensor, labels: Tensor, rule: SelectionRule, context: MetricContext, groups: Tensor | None
 ) -> list[Correction]:
-    """Corrections after each number of ITERATIONS: Frank-Wolfe on the bagged metric, constraints by multipliers."""
+    """Corrections after each number of ITERATIONS.
+
+    The gradient at the confusion of the present decisions is averaged into the one that makes the next: Frank-Wolfe on
+    the dual, the weights of a minimum among it. Every iterate is one classifier; the primal one would end in a mixture.
+    """
     scale, bias = vector_scaling(logits, labels)
     eta = torch.softmax(logits * scale + bias, dim=1)
     gradient = _BaggedGradient(labels, eta.shape[1], rule, context, groups)
-    counts = gradient.counts(eta.argmax(dim=1))
+    predicted = eta.argmax(dim=1)
+    mean = torch.zeros(eta.shape[1], eta.shape[1], dtype=torch.float64)
+    counts = gradient.counts(predicted)
     fits = []
-    for iteration in range(ITERATIONS[-1] + 1):
-        matrix, offset = decision_matrix(gradient(counts))
+    for iteration in range(1, ITERATIONS[-1] + 1):
+        present = gradient.counts(predicted)
+        counts = torch.lerp(counts, present, 2.0 / (iteration + 1.0))
+        mean = torch.lerp(mean, gradient.of_metric(counts), 2.0 / (iteration + 1.0))
+        # Not averaged: the mean of the iterations' decisions may meet a bound that none of them meets.
+        matrix, offset = decision_matrix(mean + gradient.of_bounds(present))
         if iteration in ITERATIONS:
             fits.append(Correction(scale, bias, matrix, offset))
         # Weights alone are the usual case, and need no product of matrices.
@@ -176,7 +201,6 @@ def _path(
             predicted = (eta * diagonal + offset).argmax(dim=1)
         else:
             predicted = (eta @ matrix + offset).argmax(dim=1)
-        counts = torch.lerp(counts, gradient.counts(predicted), 2.0 / (iteration + 3.0))
     return fits
 
 
@@ -205,59 +229,124 @@ class _BaggedGradient:
         if not self.groups:
             bounds = [bound for bound in bounds if METRICS[bound.metric].of_cells is None]
         self.metric, self.context = METRICS[rule.metric], context
-        self.multipliers = {bound: 1.0 for bound in bounds}
+        self.multipliers = {bound: torch.zeros(1, dtype=torch.float64) for bound in bounds}
+        self.calls = 0
         self.generator = torch.Generator().manual_seed(0)
-        self.counts = self.tally.counts
 
-    def __call__(self, counts: Tensor) -> Tensor:
-        """Gradient at counts, shape (S, K); multipliers move on."""
+    def counts(self, predicted: Tensor) -> Tensor:
+        """Samples by predicted class, shape (S, K), with one more a row, as it would be at the mean recall."""
+        counts = self.tally.counts(predicted)
+        classes = torch.arange(counts.shape[1])
+        truth = torch.arange(len(counts)) // max(1, self.groups)
+        hit = float((predicted == self.tally.labels).double().mean())
+        # Without it a class that is never predicted has a precision, and a weight, of any size.
+        return counts + torch.where(truth.unsqueeze(1) == classes, hit, (1.0 - hit) / (len(classes) - 1))
+
+    def of_metric(self, counts: Tensor) -> Tensor:
+        """Gradient of the bagged metric at counts (S, K), by class (K, K)."""
         draws = max(1, min(DRAWS, _NUMBERS_AT_ONCE // counts.numel()))
         drawn = dirichlet_rows(counts, draws, self.generator).requires_grad_(True)
         with torch.enable_grad():
-            total = (self.metric.sign * self._value(self.metric.key, drawn)).sum()
-            for bound, multiplier in self.multipliers.items():
-                total = total + multiplier * self._slack(bound, drawn).sum()
-            (gradient,) = torch.autograd.grad(total, drawn)
-        for bound, multiplier in self.multipliers.items():
-            slack = float(self._slack(bound, counts))
-            grown = multiplier * float(torch.tensor(-0.5 * min(1.0, max(-1.0, slack / 0.05))).exp())
-            self.multipliers[bound] = min(MULTIPLIER_MOST, max(MULTIPLIER_LEAST, grown))
-        mean = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mean(dim=0)
+            (gradient,) = torch.autograd.grad(self._psi(drawn).sum(), drawn)
+        return self._by_class(gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mean(dim=0))
+
+    def of_bounds(self, counts: Tensor) -> Tensor:
+        """Gradient of the bounds' Lagrangian at the counts (S, K) of the present decisions, by class (K, K).
+
+        Multipliers move first, one for each value that must meet a bound: up by what it lacks, and down to 0.
+        """
+        self.calls += 1
+        total = torch.zeros_like(counts)
+        for bound, multipliers in self.multipliers.items():
+            held = counts.clone().requires_grad_(True)
+            with torch.enable_grad():
+                slack = self._slacks(bound, held)
+                lacks = -slack.detach().nan_to_num(nan=0.0) / self._unit(bound.metric)
+                moved = (multipliers + lacks / math.sqrt(self.calls)).clamp_min(0.0)
+                (gradient,) = torch.autograd.grad((moved * slack).nan_to_num(nan=0.0).sum(), held)
+            self.multipliers[bound] = moved
+            total = total + gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        return self._by_class(total)
+
+    def _by_class(self, gradient: Tensor) -> Tensor:
         if not self.groups:
-            return mean
+            return gradient
         # The group is not known to the decision: each class's cells weigh by their share of its samples.
         cells = self.tally.row_counts.view(-1, self.groups)
         shares = (cells / cells.sum(dim=1, keepdim=True)).reshape(-1, 1)
-        return (mean * shares).view(-1, self.groups, mean.shape[1]).sum(dim=1)
+        return (gradient * shares).view(-1, self.groups, gradient.shape[1]).sum(dim=1)
+
+    def _psi(self, counts: Tensor) -> Tensor:
+        """Metric, higher is better; one that no hit raises has the mean recall added, for its ties."""
+        key = self.metric.key
+        values = self.metric.sign * self._value(key, counts) / self._unit(key)
+        return values + TIES * self._value("mean_recall", counts) if key in WITHOUT_HITS else values
 
     def _value(self, key: str, counts: Tensor) -> Tensor:
         metric = METRICS[key]
         by_class = self.groups and metric.of_cells is None
         return metric.of_matrix(class_counts(counts, self.groups) if by_class else counts, self.context)
 
-    def _slack(self, bound: Constraint, counts: Tensor) -> Tensor:
-        """Distance to a bound in units of what its metric can reach: 1 / K for coverages, the range of a cost."""
-        values = self._value(bound.metric, counts)
-        slack = values - bound.bound if bound.at_least is not None else bound.bound - values
-        unit = 1.0
-        if bound.metric in ("min_coverage", "min_head_tail_coverage"):
-            unit = 1.0 / counts.shape[-1]
+    def _slacks(self, bound: Constraint, counts: Tensor) -> Tensor:
+        """Distances to a bound: of each value whose least the metric is, where it has a floor; shape (G,)."""
+        metric = METRICS[bound.metric]
+        if bound.at_least is None or metric.least_of is None:
+            values = self._value(bound.metric, counts).reshape(1)
+        elif metric.of_cells is not None:
+            labels = stratum_labels(self.tally.num_classes, self.groups)
+            values = metric.least_of(counts, replace(self.context, labels=labels))[0]
+        else:
+            values = metric.least_of(
+                class_counts(counts, self.groups) if self.groups else counts, self.context
+            )[0]
+        return values - bound.bound if bound.at_least is not None else bound.bound - values
+
+    def _unit(self, key: str) -> float:
+        """What a metric can reach: 1 / K for coverages, the range of a cost, else 1."""
+        if key in ("min_coverage", "min_head_tail_coverage"):
+            return 1.0 / self.tally.num_classes
         costs = self.context.definitions.cost_matrix
-        if bound.metric == "cost" and costs is not None:
-            unit = max(max(row) for row in costs) - min(min(row) for row in costs)
-        return slack / unit
+        if key == "cost" and costs is not None:
+            return max(1e-12, max(max(row) for row in costs) - min(min(row) for row in costs))
+        return 1.0
 
 
-def _guarded(
+def _out_of_fold(
     predicted: Tensor,
     labels: Tensor,
     num_classes: int,
     rule: SelectionRule,
     context: MetricContext,
     groups: Tensor | None,
-) -> int:
-    """Place of the choice to keep among out-of-fold predictions, shape (m, n), ordered from the smallest change."""
+) -> tuple[Tensor, Tensor]:
+    """Bagged metric of each of m out-of-fold predictions (m, n), and a mask of those that are as good as the best.
+
+    What violates the constraints more than another is -inf, and not as good.
+    """
     tally = Tally(labels, num_classes, rule.metric, context, groups)
+    violations = _violations(predicted, labels, num_classes, rule, context, groups)
+    feasible = violations <= violations.min() + 1e-12
+    generator = torch.Generator().manual_seed(0)
+    values = torch.empty(RESAMPLES, len(predicted), dtype=torch.float64)
+    for draw in range(RESAMPLES):
+        weights = _resampled(tally.rows, generator)
+        values[draw] = torch.tensor([tally.key(choice, weights)[0] for choice in predicted])
+    values = values.nan_to_num(nan=-torch.inf)
+    bagged = torch.where(feasible, values.mean(dim=0), -torch.inf)
+    behind = values[:, [int(bagged.argmax())]] - values
+    near = feasible & (behind.mean(dim=0) <= behind.std(dim=0))
+    return bagged, near
+
+
+def _violations(
+    predicted: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    rule: SelectionRule,
+    context: MetricContext,
+    groups: Tensor | None,
+) -> Tensor:
+    """Sum of the violations of the search's constraints by each of m predictions (m, n), shape (m,), float64."""
     violations = torch.zeros(len(predicted), dtype=torch.float64)
     for bound in rule.constraints:
         metric = METRICS[bound.metric]
@@ -269,17 +358,7 @@ def _guarded(
         for place, choice in enumerate(predicted):
             value = metric.sign * of_bound.key(choice)[0]
             violations[place] += bound.violation({bound.metric: value})
-    feasible = violations <= violations.min() + 1e-12
-    generator = torch.Generator().manual_seed(0)
-    values = torch.empty(RESAMPLES, len(predicted), dtype=torch.float64)
-    for draw in range(RESAMPLES):
-        weights = _resampled(tally.rows, generator)
-        values[draw] = torch.tensor([tally.key(choice, weights)[0] for choice in predicted])
-    values = values.nan_to_num(nan=-torch.inf)
-    bagged = torch.where(feasible, values.mean(dim=0), -torch.inf)
-    behind = values[:, [int(bagged.argmax())]] - values
-    near = feasible & (behind.mean(dim=0) <= behind.std(dim=0))
-    return int(torch.nonzero(near).flatten()[0])
+    return violations
 
 
 def _resampled(rows: Tensor, generator: torch.Generator) -> Tensor:

@@ -90,7 +90,11 @@ class Tally:
             by_class = class_counts(counts, context.num_groups) if context.num_groups else counts
             hits = by_class.diagonal(dim1=-2, dim2=-1)
         class_rows = rows.view(self.num_classes, -1).sum(dim=1)
-        return self.metric.sign * values, (hits / class_rows).mean(dim=-1)
+        # Rounded, because sums in another order differ in the last digit, which must not decide ties.
+        rounded = torch.round(
+            torch.stack([self.metric.sign * values, (hits / class_rows).mean(dim=-1)]), decimals=12
+        )
+        return rounded[0], rounded[1]
 
     def key(self, predicted: Tensor, weights: Tensor | None = None) -> Key:
         """Metric and mean recall of predictions.

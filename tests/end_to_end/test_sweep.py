@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 BASELINES = {
     "untouched", "post_hoc_logit_adjustment", "post_hoc_bias_search", "balanced_head",
     "last_layer_on_train_plus_feedback", "last_layer_post_hoc", "uniform_mixup", "selmix_post_hoc",
-    "retrained_logit_adjusted", "tau_normalisation", "learnable_weight_scaling", "mislas_stage_two",
+    "retrained_logit_adjusted", "tau_normalisation", "learnable_weight_scaling", "mislas_stage_two", "plug_in",
 }  # fmt: skip
 
 

@@ -119,6 +119,7 @@ def task() -> BaselineTask:
         ("untouched", ("train",), 1),
         ("post_hoc_logit_adjustment", ("train", "select"), 1),
         ("post_hoc_bias_search", ("train", "feedback"), 1),
+        ("plug_in", ("train", "feedback"), 1),
         ("balanced_head", ("train", "select"), 1),
         ("last_layer_on_train_plus_feedback", ("train", "feedback", "select"), 1),
         ("last_layer_post_hoc", ("train", "feedback", "select"), 1),

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selmix.baselines.post_hoc import bias_search, logit_adjustment
+from selmix.baselines.line_search import BiasedLogits
+from selmix.baselines.post_hoc import bias_search, equalising_biases, logit_adjustment
 from selmix.groups import strata_of
 from selmix.metrics import METRICS, MetricContext, Predictions
 
@@ -130,3 +131,40 @@ def test_strata_are_counted_as_the_predictions_say(key: str) -> None:
     ]
     assert min(recalls) == pytest.approx(signed(key, logits + bias, labels, group, context)[0])
     assert min(recalls) > signed(key, logits, labels, group, context)[0]
+
+
+def test_several_starts_leave_the_local_optima_of_one() -> None:
+    """Logits of unequal spread: for the least recall several biases must move together, which no line can."""
+    found = []
+    for seed in range(5):
+        g = torch.Generator().manual_seed(seed)
+        labels = torch.arange(300) % 10
+        logits = torch.randn(300, 10, generator=g) * (0.5 + 1.5 * torch.rand(10, generator=g))
+        logits[torch.arange(300), labels] += 2.0
+        context = MetricContext(torch.arange(10, 0, -1) * 10)
+        samples = BiasedLogits(logits, labels, "min_recall", context, None)
+        values = {"none": samples.key()}
+        best = samples.key()
+        for _ in range(4):
+            for k in range(10):
+                best = samples.search_line(k, best)
+        values["one"] = best
+        for name, bias in (
+            ("equal", equalising_biases(samples)),
+            ("search", bias_search(logits, labels, "min_recall", context).double()),
+        ):
+            samples.move_to(bias)
+            values[name] = samples.key()
+        assert values["search"] >= max(values.values())
+        found.append(values["search"][0] - values["one"][0])
+    assert sum(found) / len(found) > 0.03
+
+
+def test_without_samples_nothing_is_corrected() -> None:
+    empty = bias_search(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), "min_recall", sample(0)[3])
+    assert empty.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_class_without_samples_leaves_the_scores_as_they_are() -> None:
+    logits, labels, _, context = sample(0)
+    assert not bias_search(logits[labels != 1], labels[labels != 1], "min_recall", context).any()
