@@ -189,7 +189,8 @@ def least_mean_difference(
         # With Newcombe's continuity correction.
         phi = correlations(strata, ours, theirs, len(parts), 0.5 / trials)
         low, high = _newcombe(trials, a, b, phi, alpha), -_newcombe(trials, b, a, phi, alpha)
-    return least_difference(low, *sides, alpha), -least_difference(-high, *reversed(sides), alpha)
+    first, second = sides
+    return least_difference(low, first, second, alpha), -least_difference(-high, second, first, alpha)
 
 
 def _newcombe(trials: Tensor, a: Tensor, b: Tensor, phi: Tensor, alpha: float) -> Tensor:
