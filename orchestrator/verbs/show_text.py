@@ -118,9 +118,7 @@ def answer(result: ObjectiveResult) -> str:
     also = f" and {counted(len(rest), 'other')}" if rest else ""
     needed = ""
     if verdict.samples_needed is not None:
-        needed = (
-            f"; about {_rounded(verdict.samples_needed):,} samples per class would tell, {verdict.samples} are there"
-        )
+        needed = f"; about {_rounded(verdict.samples_needed):,} samples per class would tell, {verdict.samples} are there"
     return f"CANNOT TELL: {name} is not told apart from {against}{cheaper}{also}: {gap}{needed}"
 
 

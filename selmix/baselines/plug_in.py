@@ -20,8 +20,7 @@ from selmix.baselines.tally import Tally
 from selmix.corrections import Correction
 from selmix.groups import class_counts, stratum_labels
 from selmix.metrics import METRICS, MetricContext
-from selmix.statistics.selection import dirichlet_rows
-from selmix.statistics.selection import Constraint, SelectionRule
+from selmix.statistics.selection import Constraint, SelectionRule, dirichlet_rows
 
 ITERATIONS = (1, 3, 10, 30, 100)
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -142,9 +142,9 @@ def curved_difference(
     values = [curve.of(x / rows) for x in hits]
     margins = []
     for x, value_of in zip(hits, values, strict=True):
-        low, high = (curve.of(end) for end in wilson(x, rows, alpha))
-        low, high = (low, high) if curve.rises else (high, low)
-        margins.append(((value_of - low).clamp_min(0.0), (high - value_of).clamp_min(0.0)))
+        lowest, highest = (curve.of(end) for end in wilson(x, rows, alpha))
+        lowest, highest = (lowest, highest) if curve.rises else (highest, lowest)
+        margins.append(((value_of - lowest).clamp_min(0.0), (highest - value_of).clamp_min(0.0)))
     phi = correlations(a.labels, a.correct, b.correct, classes)
     (down_a, up_a), (down_b, up_b) = margins
     mean = float((values[0] - values[1]).mean())

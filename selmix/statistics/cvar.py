@@ -160,5 +160,9 @@ def least_of_better(
 def _steps(squares: Tensor, constant: float, amount: float) -> Tensor:
     """Lambdas for the roots that sets may have, 1 / (2 root), from the largest root to the smallest."""
     ordered, count = squares.sort().values, min(math.ceil(amount - 1e-9), len(squares))
-    ends = [max(float(part.sum()) + constant, 1e-12) for part in (ordered[-count:], ordered[: int(amount)])]
-    return 0.5 / torch.logspace(*(math.log10(end) / 2.0 for end in ends), 7, dtype=torch.float64)
+    largest, smallest = (
+        math.log10(max(float(part.sum()) + constant, 1e-12)) / 2.0
+        for part in (ordered[-count:], ordered[: int(amount)])
+    )
+    roots: Tensor = torch.logspace(largest, smallest, 7, dtype=torch.float64)
+    return 0.5 / roots

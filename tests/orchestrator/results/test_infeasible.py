@@ -64,7 +64,10 @@ def test_means_over_fresh_seeds_count_where_there_are_some(tmp_path: Path) -> No
     # Feasible on the seed of the search, and not on others.
     add(folder, 0, 0.5, 0.3, 0.45)
     add(folder, 1, 0.5, 0.1, 0.1)
-    assert "the nearest, trial-000 (mean over 2 fresh seeds), came to min_coverage 0.375 (bound >= 0.4" in why(folder)
+    assert (
+        "the nearest, trial-000 (mean over 2 fresh seeds), came to min_coverage 0.375 (bound >= 0.4"
+        in why(folder)
+    )
     assert "balanced_error 0.1 (bound <= 0.2, met)" in why(folder)
     assert "balanced_error, at_most" not in why(folder)
 
@@ -107,7 +110,10 @@ def test_failures_are_no_bounds(tmp_path: Path) -> None:
     for record in folder.load_trials()[1:]:
         record.state, record.error = "FAILED", "ValueError: x"
         folder.save_trial(record)
-    assert why(folder) == "no feasible trial for min_recall: no finalist finished on its fresh seeds: ValueError: x"
+    assert (
+        why(folder)
+        == "no feasible trial for min_recall: no finalist finished on its fresh seeds: ValueError: x"
+    )
     trial = folder.load_trial("min_recall/trial-000")
     trial.state, trial.error = "FAILED", "OSError: y"
     folder.save_trial(trial)
