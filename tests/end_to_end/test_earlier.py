@@ -97,8 +97,10 @@ def test_pins_are_listed(earlier: Path) -> None:
     document = here("pins", "--pins", earlier / "pins", "--json").document
     assert contained(expected(earlier, "pins.json"), document) == []
 
-
-    assert "on test tied with mislas_stage_two, by the earlier rule" in here("pins", "--pins", earlier / "pins").out
+    assert (
+        "on test tied with mislas_stage_two, by the earlier rule"
+        in here("pins", "--pins", earlier / "pins").out
+    )
 
 
 def test_a_pin_is_reproduced(earlier: Path, tmp_path: Path) -> None:
@@ -112,7 +114,9 @@ def test_a_pin_is_reproduced(earlier: Path, tmp_path: Path) -> None:
         assert compared[f"digests/{split}"]["equal"]
     assert compared["before.safetensors"]["equal"]
     # A value of the stored weights is equal but for rounding; the ends of its interval may be by another definition.
-    values = [row for what, row in compared.items() if what.startswith("stored weights/") and what.endswith("value")]
+    values = [
+        row for what, row in compared.items() if what.startswith("stored weights/") and what.endswith("value")
+    ]
     assert len(values) == 2 * 17
     for row in values:
         assert row["got"] == pytest.approx(row["pinned"], abs=1e-6), row

@@ -198,7 +198,11 @@ def verdicts(before: int, **sides: Side) -> dict[str, tuple[str, float | None]]:
         assert (verdict.not_told_apart == []) == (verdict.outcome != "undecided")
         assert (verdict.optimistic, verdict.margin, verdict.samples) == (False, 0.02, 9)
         # The procedure stands beside it, and claims nothing of its own.
-        assert (procedure.outcome, procedure.difference.value, procedure.level_corrected) == ("undecided", 0.0, None)
+        assert (procedure.outcome, procedure.difference.value, procedure.level_corrected) == (
+            "undecided",
+            0.0,
+            None,
+        )
     return {
         name: ("", 0.0) if shipped is None else (shipped.outcome, shipped.level_corrected)
         for name, (shipped, _) in made.items()

@@ -238,7 +238,9 @@ def test_a_test_split_that_cannot_be_read_was_not_seen(
 
     with monkeypatch.context() as patched:
         patched.setattr(test_split, "data_config", fails)
-        with pytest.raises(PreflightError, match=f"data: the test split of gaussians must be readable: {error}"):
+        with pytest.raises(
+            PreflightError, match=f"data: the test split of gaussians must be readable: {error}"
+        ):
             opened_by(folder, smoke())
     with pytest.raises(
         PreflightError, match=r"s.*: the test split must be that of the sweep, digest sha256:0"

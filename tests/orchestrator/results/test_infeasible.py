@@ -35,7 +35,12 @@ def add(folder: RunFolder, number: int, *coverages: float, error: float = 0.1, *
     records = [made, *(replicate_record(made, k, k) for k in range(1, len(coverages)))]
     for record, coverage in zip(records, coverages, strict=True):
         record.state, record.feasible = "FINISHED", coverage >= 0.4
-        values = {"min_coverage": coverage, "balanced_error": error, "accuracy": 0.5, "calibration_error": 0.5}
+        values = {
+            "min_coverage": coverage,
+            "balanced_error": error,
+            "accuracy": 0.5,
+            "calibration_error": 0.5,
+        }
         record.select = {key: Figure(value, value, value) for key, value in values.items()}
         for key, value in more.items():
             setattr(record, key, value)
@@ -54,8 +59,8 @@ def test_the_nearest_is_the_trial_that_misses_least_in_all(tmp_path: Path) -> No
     assert why(folder) == (
         "no feasible trial for min_recall: the nearest, trial-001, came to min_coverage 0.346 (bound >= 0.4, missed by "
         "0.0543), balanced_error 0.21 (bound <= 0.2, missed by 0.01); under a new name (name=NEW) loosen the bound to "
-        "{metric: min_coverage, at_least: 0.345}, {metric: balanced_error, at_most: 0.21, in: [search]} or raise search.num_trials "
-        "above 16"
+        "{metric: min_coverage, at_least: 0.345}, {metric: balanced_error, at_most: 0.21, in: [search]} or raise "
+        "search.num_trials above 16"
     )
 
 
@@ -64,7 +69,10 @@ def test_means_over_fresh_seeds_count_where_there_are_some(tmp_path: Path) -> No
     # Feasible on the seed of the search, and not on others.
     add(folder, 0, 0.5, 0.3, 0.45)
     add(folder, 1, 0.5, 0.1, 0.1)
-    assert "the nearest, trial-000 (mean over 2 fresh seeds), came to min_coverage 0.375 (bound >= 0.4" in why(folder)
+    assert (
+        "the nearest, trial-000 (mean over 2 fresh seeds), came to min_coverage 0.375 (bound >= 0.4"
+        in why(folder)
+    )
     assert "balanced_error 0.1 (bound <= 0.2, met)" in why(folder)
     assert "balanced_error, at_most" not in why(folder)
 
@@ -109,7 +117,10 @@ def test_failures_are_no_bounds(tmp_path: Path) -> None:
     for record in folder.load_trials()[1:]:
         record.state, record.error = "FAILED", "ValueError: x"
         folder.save_trial(record)
-    assert why(folder) == "no feasible trial for min_recall: no finalist finished on its fresh seeds: ValueError: x"
+    assert (
+        why(folder)
+        == "no feasible trial for min_recall: no finalist finished on its fresh seeds: ValueError: x"
+    )
     trial = folder.load_trial("min_recall/trial-000")
     trial.state, trial.error = "FAILED", "OSError: y"
     folder.save_trial(trial)

@@ -169,7 +169,9 @@ def test_at_equal_scores_the_cheaper_opponent_is_the_stronger_one() -> None:
 
 
 def test_rows_that_contain_selmix_or_differ_by_the_policy_alone_do_not_vote() -> None:
-    uniform, corrected, head = (candidate(n, 0.9) for n in ("uniform_mixup", "selmix_post_hoc", "balanced_head"))
+    uniform, corrected, head = (
+        candidate(n, 0.9) for n in ("uniform_mixup", "selmix_post_hoc", "balanced_head")
+    )
     assert opposing(SELMIX_ROW, uniform, corrected, head) == ["balanced_head"]
     # The other way round: uniform pairs differ from SelMix in the policy alone, too; what contains SelMix does not
     # make SelMix contain it.
@@ -271,7 +273,9 @@ def figures(hits: float, **more: float) -> dict[str, Figure]:
     }
 
 
-def add(folder: RunFolder, number: int, hits: list[int], cost_s: float = 10.0, **select: float) -> TrialRecord:
+def add(
+    folder: RunFolder, number: int, hits: list[int], cost_s: float = 10.0, **select: float
+) -> TrialRecord:
     """A finished trial with one replicate for each number of hits."""
     config = FinetuneConfig(steps=100 + number).flat()
     made = TrialRecord(
@@ -413,12 +417,22 @@ def test_a_clear_winner_beats_the_defaults_and_the_baselines(tmp_path: Path) -> 
     result = result_of(folder)
     assert result.winner is not None
     # The seed that is highest on select ships; the table has the mean of both.
-    assert (result.winner.row, result.winner.trial_id) == ("min_recall/trial-001", "min_recall/trial-001/seed-2")
-    assert (result.winner.replicate_of, result.winner.seed, result.winner.file) == ("min_recall/trial-001", 42, 0)
+    assert (result.winner.row, result.winner.trial_id) == (
+        "min_recall/trial-001",
+        "min_recall/trial-001/seed-2",
+    )
+    assert (result.winner.replicate_of, result.winner.seed, result.winner.file) == (
+        "min_recall/trial-001",
+        42,
+        0,
+    )
     assert result.winner.checkpoint_digest == state_digest(weights(20))
     assert result.winner.select["min_recall"].value == 1.0
     assert result.winner.score == 1.0
-    assert (result.winner.replicates.seeds, result.winner.replicates.score) == ([41, 42], pytest.approx(0.975))
+    assert (result.winner.replicates.seeds, result.winner.replicates.score) == (
+        [41, 42],
+        pytest.approx(0.975),
+    )
     assert result.winner.replicates.select["min_recall"].value == pytest.approx(0.975)
     assert (result.winner.approach, result.winner.rung) == ("selmix", "finetune")
     assert result.winner.labels == ["train", "feedback", "select"]
@@ -433,7 +447,11 @@ def test_a_clear_winner_beats_the_defaults_and_the_baselines(tmp_path: Path) -> 
     assert {name: each.value for name, each in result.verdict.differences.items()} == {
         "balanced_head": pytest.approx(0.775), "untouched": pytest.approx(0.925),
     }  # fmt: skip
-    assert (result.verdict.margin, result.verdict.within_margin, result.verdict.optimistic) == (0.02, False, True)
+    assert (result.verdict.margin, result.verdict.within_margin, result.verdict.optimistic) == (
+        0.02,
+        False,
+        True,
+    )
     assert (result.verdict.samples, result.verdict.samples_needed) == (PER_CLASS, None)
     assert list(result.baselines) == ["untouched", "balanced_head"]
 
@@ -481,7 +499,10 @@ def test_of_a_baseline_with_seeds_the_best_model_ships(tmp_path: Path) -> None:
     assert result.winner.checkpoint_digest == state_digest(weights(20))
     # What fine-tunes has the settings of the winning trial.
     assert result.winner.config == FinetuneConfig(steps=100).flat()
-    assert (result.winner.replicates.seeds, result.winner.replicates.score) == ([41, 42, 43], pytest.approx(0.95))
+    assert (result.winner.replicates.seeds, result.winner.replicates.score) == (
+        [41, 42, 43],
+        pytest.approx(0.95),
+    )
     assert result.winner.cost_s == pytest.approx(10.0)
     assert result.verdict is not None
     assert result.verdict.against == "selmix"
@@ -533,8 +554,26 @@ def test_what_cannot_be_told_says_what_would(tmp_path: Path) -> None:
     # The interval narrows as 1 / sqrt(n): by hand from its lower limit, which must come to lie at 0.
     gap = verdict.difference
     assert verdict.samples_needed is not None
-    assert verdict.samples_needed == pytest.approx(PER_CLASS * ((gap.value - gap.low) / gap.value) ** 2, abs=1)
+    assert verdict.samples_needed == pytest.approx(
+        PER_CLASS * ((gap.value - gap.low) / gap.value) ** 2, abs=1
+    )
     assert (verdict.samples, verdict.samples_to_tie) == (PER_CLASS, 1_537)
+
+
+def test_where_the_best_opponent_is_told_apart_another_one_says_what_would(tmp_path: Path) -> None:
+    # tau_normalisation is the best by score, and yet told apart: another one of a lower score is not.
+    folder = sweep(tmp_path)
+    add(folder, 0, [20, 20])
+    oppose(folder, "balanced_head", 19)
+    oppose(folder, "tau_normalisation", 2, score=0.97)
+    verdict = result_of(folder, "selection.margin=0.001").verdict
+    assert verdict is not None
+    assert (verdict.outcome, verdict.against) == ("undecided", "tau_normalisation")
+    assert verdict.not_told_apart == ["balanced_head"]
+    gap = verdict.differences["balanced_head"]
+    ratio = (gap.value - gap.low) / gap.value
+    assert ratio > 1.0
+    assert verdict.samples_needed == pytest.approx(PER_CLASS * ratio**2, abs=1)
 
 
 @pytest.mark.parametrize(
