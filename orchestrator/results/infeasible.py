@@ -64,4 +64,6 @@ def _loosened(bound: Constraint, values: Mapping[str, float]) -> str:
     key, rounding = ("at_least", ROUND_FLOOR) if bound.at_least is not None else ("at_most", ROUND_CEILING)
     # Three digits, to the side on which this row meets it.
     loosened = Context(prec=3, rounding=rounding).create_decimal_from_float(values[bound.metric])
-    return f"{{metric: {bound.metric}, {key}: {float(loosened):g}}}"
+    # A metric that is no one of a confusion matrix is refused inside the method: the place stays what it is.
+    place = "" if len(bound.where) == 2 else f", in: [{', '.join(bound.where)}]"
+    return f"{{metric: {bound.metric}, {key}: {float(loosened):g}{place}}}"

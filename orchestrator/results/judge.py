@@ -433,12 +433,18 @@ class Judge:
         judgement = judge(interval, tuple(theirs), against, self.margin, level)
         gap, labels = judgement.differences[against], ours[0].labels
         samples = int(labels.bincount(minlength=len(self.context.train_counts)).min())
+        needed = None
+        if judgement.outcome == "undecided":
+            # Of the opponent of select; where that one is told apart, of the best of those that are not.
+            doubtful = (against, *judgement.not_told_apart)[against not in judgement.not_told_apart]
+            corrected = interval(doubtful, 1.0 - (1.0 - level) / len(theirs))
+            needed = samples_needed(judgement.differences[doubtful], samples, self.margin, corrected)
         return Verdict(
             judgement.outcome, against, Figure(**asdict(gap)), split=split, optimistic=False, margin=self.margin,
             within_margin=judgement.within_margin,
             differences={name: Figure(**asdict(each)) for name, each in judgement.differences.items()},
             not_told_apart=list(judgement.not_told_apart), worse_than=list(judgement.worse_than), samples=samples,
-            samples_needed=samples_needed(gap, samples, self.margin) if judgement.outcome == "undecided" else None,
+            samples_needed=needed,
             samples_to_tie=self._samples_to_tie(samples),
         )  # fmt: skip
 

@@ -204,8 +204,8 @@ class Verdict:
         not_told_apart: opponents that it is neither better nor worse than.
         worse_than: opponents that are better.
         samples: samples of the smallest class that it rests on; None in a verdict by the earlier rule.
-        samples_needed: samples per class with which the difference from ``against`` would tell, at this value; None
-            where no number would, or none is needed.
+        samples_needed: samples per class with which the difference from ``against`` would tell, at this value, or where
+            that one is told apart from the first of ``not_told_apart``; None where no number would, or none is needed.
         samples_to_tie: samples per class with which two models without an observed difference would be tied, where
             that is out of reach; None where it is not.
         row: id of the row that is judged; None: the winner's.

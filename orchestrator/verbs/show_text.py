@@ -99,26 +99,39 @@ def answer(result: ObjectiveResult) -> str:
     name = row_name(winner)
     if verdict is None:
         return f"the best row is {name}; there is no other of no more labels to compare it with"
-    gap, against = f"{difference(verdict.difference)} pp on select", verdict.against
+    gap, against = f"{difference(verdict.difference)} pp on select", _opponent(verdict.against)
     if verdict.margin is None:
         return _by_the_earlier_rule(verdict, name, gap)
     cheaper = ", which is cheaper" if verdict.against_is_cheaper else ""
-    rest = [other for other in verdict.not_told_apart if other != against]
+    rest = [other for other in verdict.not_told_apart if other != verdict.against]
     if verdict.outcome == "better":
         small = ", by less than the margin" if verdict.within_margin else ""
         return f"BETTER: {name} is better than every opponent{small}; the best of them is {against}: {gap}"
     if verdict.outcome == "worse":
         are = "is" if len(verdict.worse_than) == 1 else "are"
-        return f"WORSE: {', '.join(verdict.worse_than)} {are} better than the chosen {name}; {against}: {gap}"
+        nearest = verdict.worse_than[0]
+        gap = f"{difference(verdict.differences[nearest])} pp on select"
+        return (
+            f"WORSE: {_opponents(verdict.worse_than)} {are} better than the chosen {name}: {name} minus "
+            f"{_opponent(nearest)} is {gap}"
+        )
     if verdict.outcome == "tied":
         return (
             f"TIED: {name} and its best opponent, {against}{cheaper}, differ by less than the margin of "
             f"{percent(verdict.margin)} pp: {gap}"
         )
+    if verdict.against not in verdict.not_told_apart:
+        nearest, *rest = verdict.not_told_apart
+        gap, against, cheaper = (
+            f"{difference(verdict.differences[nearest])} pp on select",
+            _opponent(nearest),
+            "",
+        )
     also = f" and {counted(len(rest), 'other')}" if rest else ""
     needed = ""
     if verdict.samples_needed is not None:
-        needed = f"; about {_rounded(verdict.samples_needed):,} samples per class would tell, {verdict.samples} are there"
+        more = f"about {_rounded(verdict.samples_needed):,} samples per class"
+        needed = f"; {more} would tell, {verdict.samples} are there"
     return f"CANNOT TELL: {name} is not told apart from {against}{cheaper}{also}: {gap}{needed}"
 
 
@@ -127,6 +140,15 @@ def row_name(winner: Winner) -> str:
     if winner.approach != SELMIX:
         return winner.approach
     return f"SelMix {short(winner.row or winner.trial_id)}{' (the defaults)' if winner.is_default else ''}"
+
+
+def _opponent(name: str) -> str:
+    """Name of an opponent on the screen."""
+    return "SelMix" if name == SELMIX else name
+
+
+def _opponents(names: Sequence[str]) -> str:
+    return ", ".join(map(_opponent, names))
 
 
 def _by_the_earlier_rule(verdict: Verdict, name: str, gap: str) -> str:
@@ -147,6 +169,7 @@ def _setting(document: ShowDocument, width: int | None) -> str:
     source = base.get("checkpoint") or f"pre-trained by {base.get('recipe')}"
     # The resolution of a recall: one sample of a class more or less is the smallest change.
     per_class = data["num_select"] // len(train)
+    step = 100 / per_class
     bounds = [_bound(constraint) for constraint in spec["constraints"]]
     subject = f" subject to {', '.join(bounds)}" if bounds else ""
     lines = [
@@ -154,7 +177,7 @@ def _setting(document: ShowDocument, width: int | None) -> str:
         (
             "data",
             f"{spec['data']['name']}: {len(train)} classes, {max(train)} to {min(train)} training samples per class, "
-            f"{per_class} select samples per class (a recall moves in steps of {100 / per_class:.1f} pp)",
+            f"{per_class} select samples per class (a recall moves in steps of {step:.{1 if step >= 0.1 else 3}f} pp)",
         ),
         ("model", f"{spec['model']['name']}, {source}"),
         *(
@@ -230,7 +253,7 @@ def _objective(
         lines.append(paragraph("SelMix", _selmix(result.selmix), width))
     lines.append(paragraph("search", _search(result), width))
     if result.compare is not None:
-        seeds = len(winner.replicates.seeds)
+        seeds = document.spec["selection"]["replicates"]
         lines += ["", sentence(_caption(result.compare, seeds), width)]
         lines.append(_comparison(result.compare, metric, width))
     return "\n".join(lines)
@@ -248,16 +271,17 @@ def _rows(
             f"winner SelMix {short(winner.row or winner.trial_id)}", winner.replicates.select, metric,
             winner.replicates.score, winner.labels, winner.cost_s, bounds,
         )  # fmt: skip
-    elif result.selmix is not None:
-        final = next((each for each in result.finalists if each.trial_id == result.selmix.row), None)
+    else:
+        chosen = None if result.selmix is None else result.selmix.row
+        # Without a verdict of its own, because nothing may oppose it, its best finalist stands for it.
+        final = next((each for each in result.finalists if each.trial_id == chosen), None) or max(
+            result.finalists, key=lambda each: each.score, default=None
+        )
         if final is not None:
-            labels = [
-                *(label for label in winner.labels if label in ("train", "checkpoint")),
-                "feedback",
-                "select",
-            ]
+            made_with = [label for label in winner.labels if label in ("train", "checkpoint")]
             ranked.append((final.score, _row(
-                f"SelMix {short(final.trial_id)}", final.select, metric, final.score, labels, final.cost_s, bounds
+                f"SelMix {short(final.trial_id)}", final.select, metric, final.score,
+                [*made_with, "feedback", "select"], final.cost_s, bounds,
             )))  # fmt: skip
     for name, row in result.baselines.items():
         if row.state != "FINISHED":
@@ -352,8 +376,8 @@ def _significance(result: ObjectiveResult, winner: Winner) -> str:
     if verdict is None:
         return "there is no opponent: a finished row of another approach with no more labels"
     gap = (
-        f"{row_name(winner)} minus {verdict.against}: {difference(verdict.difference)} pp, paired over the same "
-        "samples and seeds"
+        f"{row_name(winner)} minus {_opponent(verdict.against)}: {difference(verdict.difference)} pp, paired over the "
+        "same samples and seeds"
     )
     optimistic = (
         "Optimistic: both were chosen on these samples. `selmix pin` evaluates the shipped files on test"
@@ -388,13 +412,13 @@ def _against_all(verdict: Verdict) -> str:
     groups = (
         ("better than", beaten), ("not told apart from", verdict.not_told_apart), ("worse than", verdict.worse_than)
     )  # fmt: skip
-    return "; ".join(f"{words} {', '.join(names)}" for words, names in groups if names)
+    return "; ".join(f"{words} {_opponents(names)}" for words, names in groups if names)
 
 
 def _selmix(verdict: Verdict) -> str:
     """State how the best SelMix row stands, where another row won."""
     return (
-        f"{short(verdict.row or '')} minus {verdict.against}: {difference(verdict.difference)} pp; "
+        f"{short(verdict.row or '')} minus {_opponent(verdict.against)}: {difference(verdict.difference)} pp; "
         f"{_against_all(verdict)}"
     )
 

@@ -120,13 +120,16 @@ def judge(
     )  # fmt: skip
 
 
-def samples_needed(difference: Estimate, samples: int, margin: float) -> int | None:
+def samples_needed(
+    difference: Estimate, samples: int, margin: float, corrected: Estimate | None = None
+) -> int | None:
     """Samples per class with which this difference would tell, at this value: the interval narrows as 1 / sqrt(n).
 
     Args:
         difference: with its interval.
         samples: per class that it rests on.
         margin: below which a difference does not matter.
+        corrected: the same difference at the level that ``worse`` takes among several opponents; None: at the same.
     Returns:
         The smallest of the numbers that would give better, worse or tied; None where none would.
     """
@@ -135,7 +138,7 @@ def samples_needed(difference: Estimate, samples: int, margin: float) -> int | N
     if value > 0:
         ratios.append(down / value)
     if value < 0:
-        ratios.append(up / -value)
+        ratios.append((up if corrected is None else corrected.high - corrected.value) / -value)
     if abs(value) < margin:
         ratios.append(max(down / (margin + value), up / (margin - value)))
     if not ratios or not math.isfinite(min(ratios)):

@@ -35,7 +35,12 @@ def add(folder: RunFolder, number: int, *coverages: float, error: float = 0.1, *
     records = [made, *(replicate_record(made, k, k) for k in range(1, len(coverages)))]
     for record, coverage in zip(records, coverages, strict=True):
         record.state, record.feasible = "FINISHED", coverage >= 0.4
-        values = {"min_coverage": coverage, "balanced_error": error, "accuracy": 0.5}
+        values = {
+            "min_coverage": coverage,
+            "balanced_error": error,
+            "accuracy": 0.5,
+            "calibration_error": 0.5,
+        }
         record.select = {key: Figure(value, value, value) for key, value in values.items()}
         for key, value in more.items():
             setattr(record, key, value)
@@ -54,8 +59,8 @@ def test_the_nearest_is_the_trial_that_misses_least_in_all(tmp_path: Path) -> No
     assert why(folder) == (
         "no feasible trial for min_recall: the nearest, trial-001, came to min_coverage 0.346 (bound >= 0.4, missed by "
         "0.0543), balanced_error 0.21 (bound <= 0.2, missed by 0.01); under a new name (name=NEW) loosen the bound to "
-        "{metric: min_coverage, at_least: 0.345}, {metric: balanced_error, at_most: 0.21} or raise search.num_trials "
-        "above 16"
+        "{metric: min_coverage, at_least: 0.345}, {metric: balanced_error, at_most: 0.21, in: [search]} or raise "
+        "search.num_trials above 16"
     )
 
 
@@ -76,11 +81,13 @@ def test_means_over_fresh_seeds_count_where_there_are_some(tmp_path: Path) -> No
 def test_what_is_proposed_is_valid_and_met_by_the_nearest(tmp_path: Path, coverage: float) -> None:
     folder = sweep(tmp_path)
     add(folder, 0, coverage, error=0.99999)
-    proposed = re.findall(r"\{metric[^}]*\}", why(folder))
-    assert len(proposed) == 2
-    bounds = [yaml.safe_load(text) for text in proposed]
-    judge = Judge(folder, spec(bounds=bounds), "min_recall")
-    assert judge.rule.violation({"min_coverage": coverage, "balanced_error": 0.99999}) == 0.0
+    # The calibration error is refused inside the method.
+    asked = [*BOUNDS[:2], {"metric": "calibration_error", "at_most": 0.01, "in": ["search"]}]
+    proposed = re.findall(r"\{metric[^}]*\}", why(folder, bounds=asked))
+    assert len(proposed) == 3
+    judge = Judge(folder, spec(bounds=[yaml.safe_load(text) for text in proposed]), "min_recall")
+    values = {"min_coverage": coverage, "balanced_error": 0.99999, "calibration_error": 0.5}
+    assert judge.rule.violation(values) == 0.0
 
 
 def test_no_more_trials_of_a_grid_or_without_a_search(tmp_path: Path) -> None:

@@ -560,6 +560,22 @@ def test_what_cannot_be_told_says_what_would(tmp_path: Path) -> None:
     assert (verdict.samples, verdict.samples_to_tie) == (PER_CLASS, 1_537)
 
 
+def test_where_the_best_opponent_is_told_apart_another_one_says_what_would(tmp_path: Path) -> None:
+    # tau_normalisation is the best by score, and yet told apart: another one of a lower score is not.
+    folder = sweep(tmp_path)
+    add(folder, 0, [20, 20])
+    oppose(folder, "balanced_head", 19)
+    oppose(folder, "tau_normalisation", 2, score=0.97)
+    verdict = result_of(folder, "selection.margin=0.001").verdict
+    assert verdict is not None
+    assert (verdict.outcome, verdict.against) == ("undecided", "tau_normalisation")
+    assert verdict.not_told_apart == ["balanced_head"]
+    gap = verdict.differences["balanced_head"]
+    ratio = (gap.value - gap.low) / gap.value
+    assert ratio > 1.0
+    assert verdict.samples_needed == pytest.approx(PER_CLASS * ratio**2, abs=1)
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

@@ -198,3 +198,13 @@ def test_a_file_that_is_no_mapping(tmp_path: Path) -> None:
     for text in ("", "- 1", "a: [", "a: !!python/object x"):
         with pytest.raises(SpecError):
             spec_of(text)
+
+
+def test_a_margin_is_a_positive_number_in_the_unit_of_the_metric() -> None:
+    assert spec_of(MINIMAL).selection.margin is None
+    for margin in ("0.001", "1", "5.5"):
+        assert spec_of(MINIMAL, f"selection.margin={margin}").selection.margin == float(margin)
+    for bad in ("0", "-0.02", "wide", "true"):
+        (problem,) = problems_of(MINIMAL, f"selection.margin={bad}")
+        assert "selection.margin" in problem
+    assert "did you mean margin?" in problems_of(MINIMAL, "selection.margins=0.1")[0]

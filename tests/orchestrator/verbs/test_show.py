@@ -99,11 +99,13 @@ OTHERS = ["balanced_head", "untouched", "tau_normalisation"]
         ),
         (
             verdict("worse", worse_than=["untouched"]),
-            f"WORSE: untouched is better than the chosen SelMix trial-007; untouched: {GAP}",
+            "WORSE: untouched is better than the chosen SelMix trial-007: SelMix trial-007 minus untouched is "
+            f"{GAP}",
         ),
         (
             verdict("worse", worse_than=["balanced_head", "tau_normalisation"]),
-            f"WORSE: balanced_head, tau_normalisation are better than the chosen SelMix trial-007; untouched: {GAP}",
+            "WORSE: balanced_head, tau_normalisation are better than the chosen SelMix trial-007: SelMix trial-007 "
+            f"minus balanced_head is {GAP}",
         ),
         (
             verdict("tied"),
@@ -123,6 +125,11 @@ OTHERS = ["balanced_head", "untouched", "tau_normalisation"]
             verdict("undecided", not_told_apart=OTHERS, samples_needed=6_433, against_is_cheaper=True),
             f"CANNOT TELL: SelMix trial-007 is not told apart from untouched, which is cheaper and 2 others: {GAP}; "
             "about 6,430 samples per class would tell, 24 are there",
+        ),
+        (
+            verdict("undecided", not_told_apart=["balanced_head", "tau_normalisation"], samples_needed=48),
+            f"CANNOT TELL: SelMix trial-007 is not told apart from balanced_head and 1 other: {GAP}; about 48 samples "
+            "per class would tell, 24 are there",
         ),
         (None, "the best row is SelMix trial-007; there is no other of no more labels to compare it with"),
     ],

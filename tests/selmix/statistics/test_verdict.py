@@ -156,6 +156,14 @@ def test_samples_that_would_tell_by_hand(difference: Estimate, needed: int) -> N
     assert samples_needed(difference, 100, MARGIN) == pytest.approx(needed, abs=1)
 
 
+def test_worse_takes_the_samples_of_its_corrected_interval() -> None:
+    difference, corrected = Estimate(-0.05, -0.09, -0.01), Estimate(-0.05, -0.15, 0.05)
+    assert samples_needed(difference, 100, MARGIN) == 100
+    assert samples_needed(difference, 100, MARGIN, corrected) == 400
+    # Of a positive difference nothing is corrected.
+    assert samples_needed(Estimate(0.05, -0.05, 0.15), 100, MARGIN, Estimate(0.05, -0.95, 1.0)) == 400
+
+
 def test_a_difference_of_exactly_the_margin_is_told_from_0_only() -> None:
     assert samples_needed(Estimate(MARGIN, -0.08, 0.12), 100, MARGIN) == 2_500
     assert samples_needed(Estimate(float("nan"), 0.0, 0.0), 100, MARGIN) is None
