@@ -14,6 +14,7 @@ from selmix.baselines.decoupled import label_aware_targets, learned_scales, smoo
 from selmix.baselines.last_layer import balanced_logistic_regression
 from selmix.baselines.post_hoc import bias_search, logit_adjustment
 from selmix.config import FinetuneConfig
+from selmix.corrections import split_correction
 from selmix.metrics import MetricContext, compute_metric
 from selmix.run.run import SelectionRule, finetune
 from selmix.weights import state_digest
@@ -145,7 +146,9 @@ def test_the_result_of_a_baseline(name: str, labels: tuple[str, ...], models: in
         state_digest(s) for s in BASELINES[name](task()).states
     ]
     for state in result.states:
-        assert set(state) == set(task().base.state)
+        # A plug-in classifier keeps its correction beside the weights.
+        assert set(split_correction(state)[0]) == set(task().base.state)
+        assert (split_correction(state)[1] is None) or name == "plug_in"
     assert (result.cost_s > 0) == (name != "untouched")
 
 
