@@ -153,7 +153,7 @@ def bound(case: Case, generator: torch.Generator, draws: int = DRAWS) -> tuple[f
             mixture = torch.cat([counts[:: 2 * reach + 1] for counts in of_nulls[near]])
             ratios, powers = (_log_ratio(x, table, nulls[near]) for x in (mixture, of_alternative))
             # Of equal ratios, which are many, those at the threshold are rejected by lot, up to the size.
-            threshold = ratios.quantile(1.0 - SIZE)
+            threshold = ratios.quantile(1.0 - SIZE, interpolation="higher")
             at_null, at_threshold = (
                 (ratios > threshold).double().mean(),
                 (ratios == threshold).double().mean(),
@@ -170,7 +170,9 @@ def _counts(table: Tensor, samples: int, draws: int, generator: torch.Generator)
     left, rest = torch.full((draws, len(table)), float(samples), dtype=torch.float64), torch.ones(len(table))
     counts = []
     for p in table.T[:3]:
-        counts.append(torch.binomial(left, (p / rest).expand_as(left).clamp(0.0, 1.0), generator=generator))
+        # Where nothing is left, rounding may make the rest negative, or 0 / 0.
+        chance = (p / rest.clamp_min(1e-300)).clamp(0.0, 1.0)
+        counts.append(torch.binomial(left, chance.expand_as(left), generator=generator))
         left, rest = left - counts[-1], rest - p
     return torch.stack([*counts, left], dim=2)
 
