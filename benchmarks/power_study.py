@@ -82,7 +82,9 @@ class Case:
         a, b = values[:, : {"same": 1, "other": 2, "all": 1}[self.weak]]
         both = self.correlation * torch.minimum(a, b) + (1.0 - self.correlation) * a * b
         samples = self.samples * (CLASSES if self.weak == "all" else 1)
-        return torch.stack([both, a - both, b - both, 1.0 - a - b + both], dim=1), samples
+        # Rounding must not make a probability of 0 negative.
+        table = torch.stack([both, a - both, b - both, 1.0 - a - b + both], dim=1).clamp_min(0.0)
+        return table, samples
 
 
 CASES = [
@@ -153,7 +155,7 @@ def bound(case: Case, generator: torch.Generator, draws: int = DRAWS) -> tuple[f
             mixture = torch.cat([counts[:: 2 * reach + 1] for counts in of_nulls[near]])
             ratios, powers = (_log_ratio(x, table, nulls[near]) for x in (mixture, of_alternative))
             # Of equal ratios, which are many, those at the threshold are rejected by lot, up to the size.
-            threshold = ratios.quantile(1.0 - SIZE)
+            threshold = ratios.sort().values[math.ceil((1.0 - SIZE) * len(ratios)) - 1]
             at_null, at_threshold = (
                 (ratios > threshold).double().mean(),
                 (ratios == threshold).double().mean(),
@@ -167,10 +169,15 @@ def bound(case: Case, generator: torch.Generator, draws: int = DRAWS) -> tuple[f
 
 def _counts(table: Tensor, samples: int, draws: int, generator: torch.Generator) -> Tensor:
     """Counts of the four outcomes in every class, shape (draws, C, 4)."""
-    left, rest = torch.full((draws, len(table)), float(samples), dtype=torch.float64), torch.ones(len(table))
+    left, rest = (
+        torch.full((draws, len(table)), float(samples), dtype=torch.float64),
+        torch.ones_like(table[:, 0]),
+    )
     counts = []
     for p in table.T[:3]:
-        counts.append(torch.binomial(left, (p / rest).expand_as(left).clamp(0.0, 1.0), generator=generator))
+        # Where nothing is left, rounding may make the rest negative, or 0 / 0.
+        chance = (p / rest.clamp_min(1e-300)).clamp(0.0, 1.0)
+        counts.append(torch.binomial(left, chance.expand_as(left), generator=generator))
         left, rest = left - counts[-1], rest - p
     return torch.stack([*counts, left], dim=2)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from selmix.statistics.constructions import CONSTRUCTIONS
 from tests.command import ROOT
 
 PAGES = sorted(
@@ -28,3 +29,14 @@ def test_the_walk_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_table_of_limits_is_that_of_the_package() -> None:
+    """Metrics with the same limits stand in one row, in the words of their construction."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for key, each in CONSTRUCTIONS.items():
+        rows.setdefault((each.single, each.paired, each.why), []).append(f"`{key}`")
+    expected = [f"| {', '.join(keys)} | {' | '.join(words)} |" for words, keys in rows.items()]
+    lines = (ROOT / "docs" / "statistics.md").read_text().splitlines()
+    start = lines.index("| metric | one model | two models on the same samples | why |") + 2
+    assert lines[start : lines.index("", start)] == expected
