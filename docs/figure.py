@@ -1,4 +1,4 @@
-"""Draws the figure of the README: SelMix and every baseline of a sweep, with intervals, on select; the winner in colour.
+"""Draws the figure of the README: SelMix and every baseline of a sweep on select, with intervals; the winner in colour.
 
 selmix show digits_min_recall --json | python docs/figure.py docs/digits_min_recall.svg
 """

@@ -345,6 +345,7 @@ class Judge:
         return Shipped(record, index, value, predictions)
 
     def _winner(self, row: Candidate, selmix: TrialRecord) -> Winner:
+        from selmix.baselines import BASELINES
         from selmix.config import FinetuneConfig
         from selmix.statistics.intervals import all_intervals
         from selmix.weights import load_weights, state_digest
@@ -352,8 +353,10 @@ class Judge:
         ships = self.shipped(row)
         record, is_selmix = ships.record, row.name == SELMIX
         path = self.folder.weights_files(record.trial_id)[ships.file]
-        # The settings of fine-tuned rows are those of the winning trial, with another policy or a correction.
-        config = selmix.config if row.rung == "finetune" else {}
+        # The settings of fine-tuned rows are those of the best SelMix trial, with uniform pairs or a correction.
+        config = dict(selmix.config) if row.rung == "finetune" else {}
+        if row.name in BASELINES and BASELINES[row.name].by_policy_alone:
+            config["policy"] = "uniform"
         seeds = [run.seed for run in row.records] if is_selmix else record.seeds
         return Winner(
             trial_id=record.trial_id, seed=seeds[ships.file] if not is_selmix and seeds else record.seed,

@@ -70,6 +70,7 @@ def test_a_row_is_pinned_and_reproduced_to_the_bit(home: Path, name: str) -> Non
     assert (pin["row"]["approach"], pin["row"]["rung"], pin["row"]["seed"]) == (name, rung, winner["seed"])
     assert (pin["trial_id"], pin["is_winner"], pin["config"]) == (winner["trial_id"], True, winner["config"])
     assert pin["select"] == winner["select"]
+    assert name != "uniform_mixup" or pin["config"]["policy"] == "uniform"
     by_seed = name == "selmix" or BASELINES[name].by_seed
     assert len(pin["replicates"]["seeds"]) == (2 if by_seed else 0)
     assert not by_seed or winner["seed"] in pin["replicates"]["seeds"]

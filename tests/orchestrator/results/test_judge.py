@@ -510,6 +510,16 @@ def test_of_a_baseline_with_seeds_the_best_model_ships(tmp_path: Path) -> None:
     assert result.selmix is None
 
 
+def test_the_settings_of_uniform_pairs_say_so(tmp_path: Path) -> None:
+    folder = sweep(tmp_path)
+    add(folder, 0, [1, 1])
+    oppose(folder, "uniform_mixup", 20, 20, seeds=[41, 42])
+    result = result_of(folder)
+    assert result.winner is not None
+    assert result.winner.config == FinetuneConfig(steps=100).flat() | {"policy": "uniform"}
+    assert result.winner.deviations == {}
+
+
 def test_the_first_of_equal_models_ships(tmp_path: Path) -> None:
     folder = sweep(tmp_path)
     made = add(folder, 0, [7, 9, 9])
