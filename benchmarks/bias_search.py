@@ -16,6 +16,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository's root, where `benchmarks` lies
@@ -28,7 +29,7 @@ from benchmarks.settings import GAUSSIANS
 from selmix.baselines import BASELINES, BaselineTask, catalogue, post_hoc
 from selmix.baselines.line_search import BiasedLogits
 from selmix.metrics import MetricContext, compute_metric
-from selmix.statistics.selection import SelectionRule
+from selmix.statistics.selection import Constraint, SelectionRule
 
 METRIC = "min_recall"
 POINTS = 256
@@ -36,10 +37,15 @@ SEARCHED = ("post_hoc_bias_search", "last_layer_post_hoc")
 
 
 def from_no_biases(
-    logits: Tensor, labels: Tensor, metric: str, context: MetricContext, groups: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    metric: str,
+    context: MetricContext,
+    groups: Tensor | None = None,
+    bounds: Sequence[Constraint] = (),
 ) -> Tensor:
     """One coordinate at a time from zeros: the search without its other starts."""
-    samples = BiasedLogits(logits, labels, metric, context, groups)
+    samples = BiasedLogits(logits, labels, metric, context, groups, bounds)
     best = samples.key()
     for _ in range(post_hoc.SWEEPS):
         before = best

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import TYPE_CHECKING
+
+import yaml
 
 from orchestrator.messages import counted
 from orchestrator.results.replicate_means import mean_select
@@ -53,17 +57,24 @@ def why_nothing_wins(judge: Judge) -> str:
 
 
 def _standing(bound: Constraint, values: Mapping[str, float]) -> str:
-    value, miss = values[bound.metric], bound.violation(values)
+    value, miss = values[bound.key], bound.violation(values)
     sign = ">=" if bound.at_least is not None else "<="
     how = f"missed by {miss:.3g}" if miss > 0.0 else "met"
-    return f"{bound.metric} {value:.3g} (bound {sign} {bound.bound:g}, {how})"
+    return f"{bound.key} {value:.3g} (bound {sign} {bound.bound:g}, {how})"
 
 
 def _loosened(bound: Constraint, values: Mapping[str, float]) -> str:
     """The constraint as a sweep file states it, with a bound that this row meets."""
     key, rounding = ("at_least", ROUND_FLOOR) if bound.at_least is not None else ("at_most", ROUND_CEILING)
     # Three digits, to the side on which this row meets it.
-    loosened = Context(prec=3, rounding=rounding).create_decimal_from_float(values[bound.metric])
+    loosened = Context(prec=3, rounding=rounding).create_decimal_from_float(values[bound.key])
     # A metric that is no one of a confusion matrix is refused inside the method: the place stays what it is.
     place = "" if len(bound.where) == 2 else f", in: [{', '.join(bound.where)}]"
-    return f"{{metric: {bound.metric}, {key}: {float(loosened):g}{place}}}"
+    of_class = "" if bound.label is None else f", class: {_in_flow(bound.class_name) or bound.label}"
+    return f"{{metric: {bound.metric}{of_class}, {key}: {float(loosened):g}{place}}}"
+
+
+def _in_flow(name: str) -> str:
+    """A class's name inside a flow mapping of YAML, quoted where it would otherwise be read as something else."""
+    plain = re.fullmatch(r"[A-Za-z][\w-]*", name, re.ASCII) is not None and yaml.safe_load(name) == name
+    return name if plain or not name else json.dumps(name)

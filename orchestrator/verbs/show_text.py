@@ -234,7 +234,7 @@ def _undecided(document: ShowDocument, result: ObjectiveResult) -> str:
 def _objective(
     document: ShowDocument, objective: str, result: ObjectiveResult, winner: Winner, width: int | None
 ) -> str:
-    metric, bounds = result.metric or "", result.bounds
+    metric, bounds = result.metric or "", result.bounds or _bounds_of_spec(document.spec)
     rows = _rows(result, winner, metric, bounds)
     lines = [
         objective,
@@ -257,6 +257,15 @@ def _objective(
         lines += ["", sentence(_caption(result.compare, seeds), width)]
         lines.append(_comparison(result.compare, metric, width))
     return "\n".join(lines)
+
+
+def _bounds_of_spec(spec: Document) -> list[Bound]:
+    """Bounds of the search as the sweep file has them, for results of before they were stored beside the rows."""
+    return [
+        Bound(each["metric"], each["at_least"], each["at_most"])
+        for each in spec["constraints"]
+        if "search" in each["in"] and each.get("class") is None
+    ]
 
 
 def _rows(

@@ -32,10 +32,10 @@ from selmix.config import FinetuneConfig
 from selmix.corrections import Correction, predictions_of, with_correction
 from selmix.data.splits import Split, join
 from selmix.groups import strata_of
-from selmix.metrics import evaluate_predictions
 from selmix.model import head_state, predict
 from selmix.pretrain import pretrain
 from selmix.run.run import finetune, training_pool
+from selmix.statistics.selection import Rank
 from selmix.weights import State
 
 HEAD_FOLDS = 5
@@ -97,17 +97,17 @@ def untouched(task: BaselineTask) -> Models:
 
 
 def post_hoc_logit_adjustment(task: BaselineTask) -> Models:
-    """-tau log(training prior) on the base model's logits, tau by its score on select."""
+    """-tau log(training prior) on the base model's logits, tau by its rank on select."""
     logits = task.logits(task.base.state, task.data.select)
     counts = task.data.train_counts.cpu()
-    # Of equal scores the smallest change is kept.
-    tau = max(TAUS, key=lambda t: (task.score_logits(logits + logit_adjustment(counts, t)), -t))
+    # Of equal ranks the smallest change is kept.
+    tau = max(TAUS, key=lambda t: (task.rank_logits(logits + logit_adjustment(counts, t)), -t))
     state = with_bias(task.base.state, task.view(task.base.state), logit_adjustment(counts, tau))
     return Models((state,), {"tau": tau})
 
 
 def post_hoc_bias_search(task: BaselineTask) -> Models:
-    """Per-class biases on the base model, fitted on feedback."""
+    """Per-class biases on the base model, fitted on feedback under the bounds of the search."""
     added = _fitted_biases(task, task.logits(task.base.state, task.data.feedback), task.data.feedback)
     return Models((with_bias(task.base.state, task.view(task.base.state), added),))
 
@@ -135,23 +135,19 @@ def thresholds_by_group(task: BaselineTask) -> Models:
 
 
 def linear_post_processing(task: BaselineTask) -> Models:
-    """Offsets by group from a linear program (LinearPost) on feedback, its tolerance by the score on select.
-
-    Tolerances that meet the constraints of the search on select come first.
-    """
+    """Offsets by group from a linear program (LinearPost) on feedback, its tolerance by the rank on select."""
     correction, feedback, select = _of_the_prior(task), task.data.feedback, task.data.select
     probabilities = correction.probabilities(task.logits(task.base.state, feedback))
     groups, logits = _groups_of(task, feedback), task.logits(task.base.state, select)
     criterion = criterion_of(task.selection.metric, task.data.num_classes)
-    best: tuple[tuple[float, float], float, State] | None = None
+    best: tuple[Rank, float, State] | None = None
     # From the largest on: of equal ranks the smaller change is kept.
     for tolerance in sorted(TOLERANCES, reverse=True):
         offsets = linear_post(probabilities, groups, task.data.num_groups, criterion, tolerance)
         corrected = dataclasses.replace(correction, group_offset=offsets)
         state = with_correction(task.base.state, corrected)
         predictions = predictions_of(state, select.labels.cpu(), logits, _groups_of(task, select))
-        values = evaluate_predictions(predictions, task.context)
-        rank = (-task.selection.violation(values), task.score_predictions(predictions))
+        rank = task.rank_predictions(predictions)
         if best is None or rank > best[0]:
             best = (rank, tolerance, state)
     # For the type checker: the loop has run.
@@ -171,12 +167,12 @@ def last_layer_on_train_plus_feedback(task: BaselineTask) -> Models:
 
 
 def tau_normalisation(task: BaselineTask) -> Models:
-    """Class weights of the base model over their norm to the power tau, tau by its score on select."""
+    """Class weights of the base model over their norm to the power tau, tau by its rank on select."""
     view = task.view(task.base.state)
     features = predict(view, task.data.select.inputs)[0].cpu()
     weight = head_state(view)["weight"].cpu()
-    # Of equal scores the smallest change is kept.
-    tau = max(NORM_TAUS, key=lambda t: (task.score_logits(features @ tau_normalised(weight, t).T), -t))
+    # Of equal ranks the smallest change is kept.
+    tau = max(NORM_TAUS, key=lambda t: (task.rank_logits(features @ tau_normalised(weight, t).T), -t))
     state = with_head(task.base.state, view, tau_normalised(weight, tau), torch.zeros(len(weight)))
     return Models((state,), {"tau": tau})
 
@@ -202,21 +198,21 @@ def geometric_mean_head(task: BaselineTask) -> Models:
     """Classifier trained again for the geometric mean of the classes' probabilities (GML), on train + feedback.
 
     The log class counts that the paper adds to the logits in training only move the bias of the head, by tau = 1 times
-    their negative: tau is tuned with the weight decay by the score on select, so that 0 leaves them out.
+    their negative: tau is tuned with the weight decay by the rank on select, so that 0 leaves them out.
     """
     view, pool = task.view(task.base.state), join(task.data.train, task.data.feedback)
     features, classes = predict(view, pool.inputs)[0], task.data.num_classes
     select = predict(view, task.data.select.inputs)[0].cpu()
     loss, counts = geometric_mean_loss(pool.labels, classes), pool.counts(classes).cpu()
-    best: tuple[float, float, FittedHead, Tensor] | None = None
-    # The largest decay and the smallest tau come first: of equal scores they are kept.
+    best: tuple[Rank, float, FittedHead, Tensor] | None = None
+    # The largest decay and the smallest tau come first: of equal ranks they are kept.
     for head in head_path(features, loss, classes, HEAD_DECAYS, equal_shares(pool.labels)):
         logits = select @ head.weight.float().cpu().T
         for tau in GML_TAUS:
             bias = head.bias.float().cpu() + logit_adjustment(counts, tau)
-            value = task.score_logits(logits + bias)
-            if best is None or value > best[0]:
-                best = (value, tau, head, bias)
+            rank = task.rank_logits(logits + bias)
+            if best is None or rank > best[0]:
+                best = (rank, tau, head, bias)
     # For the type checker: the loops have run.
     if best is None:
         raise AssertionError("HEAD_DECAYS and GML_TAUS are not empty")
@@ -404,21 +400,21 @@ def _of_the_prior(task: BaselineTask) -> Correction:
 def _head_of_best_decay(
     task: BaselineTask, path: Callable[[Tensor, Split, Tensor], Iterable[FittedHead]]
 ) -> Models:
-    """Fit heads on train + feedback with each weight decay, and keep the one that scores highest on select.
+    """Fit heads on train + feedback with each weight decay, and keep the one that ranks highest on select.
 
     Args:
         task: of the baseline.
         path: (features (n, d), samples, weight (K, d) of the base model) -> heads, the largest decay first, so that of
-            equal scores the larger decay is kept.
+            equal ranks the larger decay is kept.
     """
     view = task.view(task.base.state)
     pool = join(task.data.train, task.data.feedback)
     select = predict(view, task.data.select.inputs)[0].cpu()
-    best: tuple[float, FittedHead] | None = None
+    best: tuple[Rank, FittedHead] | None = None
     for head in path(predict(view, pool.inputs)[0], pool, head_state(view)["weight"]):
-        value = task.score_logits(select @ head.weight.float().cpu().T + head.bias.float().cpu())
-        if best is None or value > best[0]:
-            best = (value, head)
+        rank = task.rank_logits(select @ head.weight.float().cpu().T + head.bias.float().cpu())
+        if best is None or rank > best[0]:
+            best = (rank, head)
     # For the type checker: a path has a head for every decay.
     if best is None:
         raise AssertionError("HEAD_DECAYS is not empty")
@@ -457,7 +453,8 @@ def _finetuned(
 
 
 def _fitted_biases(task: BaselineTask, logits: Tensor, split: Split) -> Tensor:
-    return bias_search(logits, split.labels, task.selection.metric, task.context, split.groups)
+    rule = task.selection
+    return bias_search(logits, split.labels, rule.metric, task.context, split.groups, rule.constraints)
 
 
 def _corrected(
@@ -471,7 +468,7 @@ def _corrected(
         refit: mask of held-out feedback samples -> weights of the model trained without them.
         folds: of feedback; 0 where in-sample is enough.
     Returns:
-        The weights with the biases that score higher on select, and ``in-sample`` or ``out-of-fold``.
+        The weights with the biases that rank higher on select, and ``in-sample`` or ``out-of-fold``.
     """
     feedback, select_logits = task.data.feedback, task.logits(state, task.data.select)
     fits = {"in-sample": _fitted_biases(task, task.logits(state, feedback), feedback)}
@@ -481,5 +478,5 @@ def _corrected(
         for held in stratified_folds(feedback.labels, folds):
             logits[held.cpu()] = task.logits(refit(held), feedback.take(held))
         fits["out-of-fold"] = _fitted_biases(task, logits, feedback)
-    fitted = max(fits, key=lambda name: task.score_logits(select_logits + fits[name]))
+    fitted = max(fits, key=lambda name: task.rank_logits(select_logits + fits[name]))
     return with_bias(state, task.view(state), fits[fitted]), fitted

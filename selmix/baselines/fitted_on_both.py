@@ -18,11 +18,11 @@ from selmix.baselines.post_hoc import bias_search
 from selmix.baselines.task import BaselineTask, HeldOut, Models, with_bias, with_head
 from selmix.data.splits import Split, join
 from selmix.metrics import Predictions
-from selmix.statistics.selection import score
+from selmix.statistics.selection import Rank, rank
 
 
 def bias_search_on_both(task: BaselineTask) -> Models:
-    """Per-class biases on the base model, fitted on feedback and select.
+    """Per-class biases on the base model, fitted on feedback and select under the bounds of the search.
 
     Args:
         task: of the baseline.
@@ -75,15 +75,15 @@ def last_layer_on_both(task: BaselineTask, decays: Sequence[float]) -> Models:
     def tuned(judging: frozenset[int]) -> tuple[int, Tensor]:
         """Place of the best decay, and biases, from the folds that do not judge."""
         rest = ~torch.isin(place, torch.tensor(sorted(judging), dtype=place.dtype))
-        tried: list[tuple[float, Tensor]] = []
+        tried: list[tuple[Rank, Tensor]] = []
         for index in range(len(decays)):
             logits = torch.zeros(len(place), task.data.num_classes)
             for fold in set(range(folds)) - judging:
                 held = place == fold
                 logits[held] = _logits(pairs[judging | {fold}][index], pool.take(held))
             predictions = Predictions.from_logits(labels[rest], logits[rest], _at(groups, rest))
-            tried.append((score(task.selection, predictions, task.context), logits))
-        # The first of equal scores: the largest decay.
+            tried.append((rank(task.selection, predictions, task.context), logits))
+        # The first of equal ranks: the largest decay.
         best = max(range(len(tried)), key=lambda index: (tried[index][0], -index))
         return best, _biases(task, tried[best][1][rest], labels[rest], _at(groups, rest))
 
@@ -102,7 +102,8 @@ def last_layer_on_both(task: BaselineTask, decays: Sequence[float]) -> Models:
 
 
 def _biases(task: BaselineTask, logits: Tensor, labels: Tensor, groups: Tensor | None) -> Tensor:
-    return bias_search(logits, labels, task.selection.metric, task.context, groups)
+    rule = task.selection
+    return bias_search(logits, labels, rule.metric, task.context, groups, rule.constraints)
 
 
 def _labels(parts: Sequence[Split]) -> tuple[Tensor, Tensor | None]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from selmix.groups import class_counts, strata_of
 from selmix.metrics import METRICS, MetricContext, compute_metric
-from selmix.statistics.selection import SelectionRule
+from selmix.statistics.selection import SelectionRule, violations
 
 SWEEPS = 4  # rounds over all groups and classes, at most
 CANDIDATES = 256  # offsets of one class in one group that are tried, at most
@@ -104,12 +104,6 @@ def _counts(rows: Tensor, predicted: Tensor, classes: int, context: MetricContex
 
 
 def _ranking(rule: SelectionRule, context: MetricContext) -> Callable[[Tensor], list[Rank]]:
-    bounds = [
-        bound
-        for bound in rule.constraints
-        if "search" in bound.where and METRICS[bound.metric].of_predictions is None
-    ]
-
     def value(key: str, cells: Tensor) -> Tensor:
         of_groups = METRICS[key].of_cells is not None
         return compute_metric(key, cells if of_groups else class_counts(cells, context.num_groups), context)
@@ -117,12 +111,9 @@ def _ranking(rule: SelectionRule, context: MetricContext) -> Callable[[Tensor], 
     def rank(cells: Tensor) -> list[Rank]:
         """Ranks of counts (..., K A, K), one by one."""
         cells = cells.view(-1, *cells.shape[-2:])
-        violation = torch.zeros(len(cells), dtype=torch.float64)
-        for bound in bounds:
-            miss = bound.bound - value(bound.metric, cells)
-            violation += (miss if bound.at_least is not None else -miss).clamp_min(0.0)
+        missed = violations(rule.constraints, cells, context)
         metric = METRICS[rule.metric].sign * value(rule.metric, cells)
         means = value("mean_recall", cells)
-        return list(zip((-violation).tolist(), metric.tolist(), means.tolist(), strict=True))
+        return list(zip((-missed).tolist(), metric.tolist(), means.tolist(), strict=True))
 
     return rank

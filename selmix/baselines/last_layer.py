@@ -19,7 +19,7 @@ from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
 from selmix.models import ModelConfig
 from selmix.run.start_model import Base
-from selmix.statistics.selection import SelectionRule, score
+from selmix.statistics.selection import Rank, SelectionRule, rank
 from selmix.weights import State, load_checkpoint_into
 
 WEIGHT_DECAYS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -77,29 +77,29 @@ def tuned_head(
     selection: SelectionRule,
     by_group: bool = False,
 ) -> tuple[dict[str, Tensor], float]:
-    """Fit the class-balanced head on ``split`` with the weight decay that scores highest on select.
+    """Fit the class-balanced head on ``split`` with the weight decay that ranks highest on select.
 
     Args:
         view: of the base model, whose features are used.
         split: samples to fit on.
         data: select, training counts and groups.
-        selection: rule of the score.
+        selection: rule of the score, whose constraints come first.
         by_group: every (class, group) cell weighs the same instead of every class.
     Returns:
-        ``weight`` (K, d) and ``bias`` (K,), float32 on the CPU, and the weight decay. Of equal scores the larger
+        ``weight`` (K, d) and ``bias`` (K,), float32 on the CPU, and the weight decay. Of equal ranks the larger
         decay is kept.
     """
     features, _ = predict(view, split.inputs)
     strata = None
     if by_group and split.groups is not None:
         strata = strata_of(split.labels, split.groups, data.num_groups)
-    rate = _select_scorer(view, data, selection)
-    best: tuple[float, float, dict[str, Tensor]] | None = None
+    rank_of = _select_ranker(view, data, selection)
+    best: tuple[Rank, float, dict[str, Tensor]] | None = None
     for fitted in balanced_heads(features, split.labels, data.num_classes, WEIGHT_DECAYS, strata):
         head = _as_head(fitted.weight, fitted.bias)
-        value = rate(head)
-        if best is None or value > best[0]:
-            best = (value, fitted.decay, head)
+        reached = rank_of(head)
+        if best is None or reached > best[0]:
+            best = (reached, fitted.decay, head)
     # For the type checker: the loop has run.
     if best is None:
         raise AssertionError("WEIGHT_DECAYS is not empty")
@@ -134,18 +134,18 @@ def start_base(config: ModelConfig, state: State, data: SweepData, selection: Se
     return Base(config, state, start_head(config, state, data, selection))
 
 
-def _select_scorer(
+def _select_ranker(
     view: ClassifierView, data: SweepData, selection: SelectionRule
-) -> Callable[[dict[str, Tensor]], float]:
+) -> Callable[[dict[str, Tensor]], Rank]:
     features = predict(view, data.select.inputs)[0].cpu()
     context = MetricContext(data.train_counts.cpu(), selection.definitions, data.num_groups)
 
-    def rate(head: dict[str, Tensor]) -> float:
+    def rank_of(head: dict[str, Tensor]) -> Rank:
         logits = features @ head["weight"].T + head["bias"]
         predictions = Predictions.from_logits(data.select.labels, logits, data.select.groups)
-        return score(selection, predictions, context)
+        return rank(selection, predictions, context)
 
-    return rate
+    return rank_of
 
 
 def _as_head(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:

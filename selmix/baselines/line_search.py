@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from selmix.baselines.tally import Key, Tally
 from selmix.metrics import MetricContext
+from selmix.statistics.selection import Constraint
 
 CANDIDATES = (
     256  # points of one line that are evaluated at once where all of them matter; then those between the best
@@ -53,17 +55,21 @@ class BiasedLogits:
         metric: a key of METRICS, none of predictions.
         context: of the metric.
         groups: shape (n,), for data with a group attribute.
+        bounds: constraints, of which those of the search come before the metric.
     Attributes:
         tally: of the metric on these samples.
+        by_hits: True if neither the metric nor a bound ever gets worse where a recall rises.
         bias: shape (K,), float64.
         predicted: class of each sample under the biases, shape (n,).
     """
 
     def __init__(
-        self, logits: Tensor, labels: Tensor, metric: str, context: MetricContext, groups: Tensor | None
-    ) -> None:
+        self, logits: Tensor, labels: Tensor, metric: str, context: MetricContext, groups: Tensor | None,
+        bounds: Sequence[Constraint] = (),
+    ) -> None:  # fmt: skip
         self.classes = logits.shape[1]
-        self.tally = Tally(labels, self.classes, metric, context, groups)
+        self.tally = Tally(labels, self.classes, metric, context, groups, bounds)
+        self.by_hits = metric in NONDECREASING and all(_rewards_hits(bound) for bound in self.tally.bounds)
         # Half precision has no sums on every CPU.
         self.logits = logits.cpu() if logits.dtype in (torch.float32, torch.float64) else logits.cpu().float()
         # Class by class in memory: a line reads one class.
@@ -101,7 +107,7 @@ class BiasedLogits:
         return torch.cat([torch.from_numpy(part) for part in parts])
 
     def key(self) -> Key:
-        """Metric and mean recall under the biases."""
+        """Bounds, metric and mean recall under the biases."""
         return self.tally.key(self.predicted)
 
     def search_line(self, k: int, best: Key) -> Key:
@@ -116,7 +122,7 @@ class BiasedLogits:
             Of the biases afterwards.
         """
         line = self._line(k)
-        to = self._of_hits(line, best) if self.tally.metric.key in NONDECREASING else self._of_all(line, best)
+        to = self._of_hits(line, best) if self.by_hits else self._of_all(line, best)
         if to is None:
             return best
         before = float(self.bias[k])
@@ -156,10 +162,10 @@ class BiasedLogits:
             self._rank(fallen[start : start + size])
 
     def _of_hits(self, line: _Line, best: Key) -> float | None:
-        """Best point of a line for a metric that never gets worse where a recall rises; None if none is better.
+        """Best point of a line for what never gets worse where a recall rises; None if none is better.
 
         Between two flips of samples of class k a larger bias only loses hits of other classes, so the best points
-        follow such a flip, or lie below all of them.
+        follow such a flip, or lie below all of them: there bounds, metric and mean recall are all at their best.
         """
         own = line.flips[self.members[line.k]]
         stops = torch.unique(own)
@@ -169,11 +175,11 @@ class BiasedLogits:
             lost &= line.flips <= stops[-1]
         chosen = torch.cat([torch.nonzero(lost).flatten(), self.members[line.k]])
         first = torch.searchsorted(stops, line.flips[chosen]) + 1
-        values, ties = self._along(line, first, len(stops) + 1, chosen)
-        top = _best(values, ties)
-        if not (float(values[top]), float(ties[top])) > best:
+        ranks = self._along(line, first, len(stops) + 1, chosen)
+        top = _best(*ranks)
+        if not Key(*ranks[:, top].tolist()) > best:
             return None
-        tied = torch.nonzero((values == values[top]) & (ties == ties[top])).flatten().tolist()
+        tied = torch.nonzero((ranks == ranks[:, top : top + 1]).all(dim=0)).flatten().tolist()
         return self._within(line, stops, tied)
 
     def _within(self, line: _Line, stops: Tensor, states: list[int]) -> float:
@@ -206,18 +212,15 @@ class BiasedLogits:
             if len(states) > CANDIDATES:
                 states = torch.linspace(low, high, CANDIDATES, dtype=torch.float64).round().long()
             # A sample is flipped at the points after its own flip.
-            values, ties = self._along(line, torch.searchsorted(states, rank + 1), len(states))
+            ranks = self._along(line, torch.searchsorted(states, rank + 1), len(states))
             change = -(points[states] - self.bias[line.k]).abs()
-            top = _best(values, ties, change)
+            top = _best(*ranks, change)
             if len(states) == high - low + 1:
-                better = (float(values[top]), float(ties[top])) > best
-                return float(points[states[top]]) if better else None
+                return float(points[states[top]]) if Key(*ranks[:, top].tolist()) > best else None
             low, high = int(states[max(0, top - 1)]), int(states[min(len(states) - 1, top + 1)])
 
-    def _along(
-        self, line: _Line, first: Tensor, count: int, chosen: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Metric and mean recall at points of a line.
+    def _along(self, line: _Line, first: Tensor, count: int, chosen: Tensor | None = None) -> Tensor:
+        """Keys at points of a line.
 
         Args:
             line: the line.
@@ -226,7 +229,7 @@ class BiasedLogits:
             count: of the points, in the order of the bias.
             chosen: samples whose flips matter, shape (m,); None for all.
         Returns:
-            Each of shape (count,).
+            Shape (3, count), the numbers of a key first.
         """
         leaves, left = self.tally.places(line.runner_up)
         state = torch.bincount(leaves[left], minlength=self.tally.width).double()
@@ -239,7 +242,7 @@ class BiasedLogits:
         amounts = torch.ones(len(places), dtype=torch.float64)
         amounts[: int(left.sum())] = -1.0
         size = max(1, _NUMBERS_AT_ONCE // self.tally.width)
-        values, ties = [], []
+        ranks = []
         for start in range(0, count, size):
             length = min(size, count - start)
             within = (moments >= start) & (moments < start + length)
@@ -249,10 +252,14 @@ class BiasedLogits:
             ).double().view(length, self.tally.width)  # fmt: skip
             statistics = changes.cumsum_(dim=0).add_(state)
             state = statistics[-1].clone()
-            value, tie = self.tally.values(statistics)
-            values.append(value)
-            ties.append(tie)
-        return torch.cat(values), torch.cat(ties)
+            ranks.append(self.tally.keys(statistics))
+        return torch.cat(ranks, dim=1)
+
+
+def _rewards_hits(bound: Constraint) -> bool:
+    """True if a bound is never missed by more where a recall rises."""
+    better = bound.at_least if bound.definition.sign > 0 else bound.at_most
+    return better is not None and (bound.metric in NONDECREASING or bound.metric == "recall")
 
 
 def _best(*keys: Tensor) -> int:

@@ -19,8 +19,14 @@ from torch import Tensor
 from selmix.baselines.tally import Tally
 from selmix.corrections import Correction
 from selmix.groups import class_counts, stratum_labels
-from selmix.metrics import METRICS, MetricContext
-from selmix.statistics.selection import Constraint, SelectionRule, dirichlet_rows
+from selmix.metrics import METRICS, Metric, MetricContext
+from selmix.statistics.selection import (
+    Constraint,
+    SelectionRule,
+    counted_bounds,
+    dirichlet_rows,
+    violations,
+)
 
 ITERATIONS = (1, 3, 10, 30, 100)
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -87,9 +93,8 @@ def plug_in_classifier(
     fitted = neutral.towards(path[iterations], step)
     # Folds whose classifiers each favour another class look like a good one together: this one must be better itself.
     both = torch.stack([logits.argmax(dim=1), fitted.predict(logits)[0]])
-    tally = Tally(labels, classes, rule.metric, context, groups)
-    plain, better = zip(-_violations(both, labels, classes, rule, context, groups), both, strict=True)
-    if not (float(better[0]), *tally.key(better[1])) > (float(plain[0]), *tally.key(plain[1])):
+    tally = Tally(labels, classes, rule.metric, context, groups, rule.constraints)
+    if not tally.key(both[1]) > tally.key(both[0]):
         return PlugIn(neutral, 0.0, 0)
     return PlugIn(fitted, step, iterations)
 
@@ -217,16 +222,10 @@ class _BaggedGradient:
         context: MetricContext,
         groups: Tensor | None,
     ) -> None:
-        bounds = [
-            c for c in rule.constraints if "search" in c.where and METRICS[c.metric].of_predictions is None
-        ]
+        bounds = counted_bounds(rule.constraints)
         # Counted by cell where anything is of cells: a metric of classes is computed from their sums.
-        keys = [rule.metric, *(bound.metric for bound in bounds)]
-        of_cells = [key for key in keys if METRICS[key].of_cells is not None]
-        self.tally = Tally(labels, num_classes, (of_cells or keys)[0], context, groups)
+        self.tally = Tally(labels, num_classes, rule.metric, context, groups, bounds)
         self.groups = self.tally.context.num_groups
-        if not self.groups:
-            bounds = [bound for bound in bounds if METRICS[bound.metric].of_cells is None]
         self.metric, self.context = METRICS[rule.metric], context
         self.multipliers = {bound: torch.zeros(1, dtype=torch.float64) for bound in bounds}
         self.calls = 0
@@ -278,26 +277,24 @@ class _BaggedGradient:
     def _psi(self, counts: Tensor) -> Tensor:
         """Metric, higher is better; one that no hit raises has the mean recall added, for its ties."""
         key = self.metric.key
-        values = self.metric.sign * self._value(key, counts) / self._unit(key)
-        return values + TIES * self._value("mean_recall", counts) if key in WITHOUT_HITS else values
+        values = self.metric.sign * self._value(self.metric, counts) / self._unit(key)
+        return values + TIES * self._value(METRICS["mean_recall"], counts) if key in WITHOUT_HITS else values
 
-    def _value(self, key: str, counts: Tensor) -> Tensor:
-        metric = METRICS[key]
+    def _value(self, metric: Metric, counts: Tensor) -> Tensor:
         by_class = self.groups and metric.of_cells is None
         return metric.of_matrix(class_counts(counts, self.groups) if by_class else counts, self.context)
 
     def _slacks(self, bound: Constraint, counts: Tensor) -> Tensor:
         """Distances to a bound: of each value whose least the metric is, where it has a floor; shape (G,)."""
-        metric = METRICS[bound.metric]
+        metric = bound.definition
         if bound.at_least is None or metric.least_of is None:
-            values = self._value(bound.metric, counts).reshape(1)
+            values = self._value(metric, counts).reshape(1)
         elif metric.of_cells is not None:
             labels = stratum_labels(self.tally.num_classes, self.groups)
-            values = metric.least_of(counts, replace(self.context, labels=labels))[0]
+            values = metric.least_of(counts, replace(self.context, labels=labels))
         else:
-            values = metric.least_of(
-                class_counts(counts, self.groups) if self.groups else counts, self.context
-            )[0]
+            by_class = class_counts(counts, self.groups) if self.groups else counts
+            values = metric.least_of(by_class, self.context)
         return values - bound.bound if bound.at_least is not None else bound.bound - values
 
     def _unit(self, key: str) -> float:
@@ -323,41 +320,20 @@ def _out_of_fold(
     What violates the constraints more than another is -inf, and not as good.
     """
     tally = Tally(labels, num_classes, rule.metric, context, groups)
-    violations = _violations(predicted, labels, num_classes, rule, context, groups)
-    feasible = violations <= violations.min() + 1e-12
+    bounded = Tally(labels, num_classes, rule.metric, context, groups, rule.constraints)
+    # One by one: with many classes their counts together would be large.
+    missed = torch.stack([violations(rule.constraints, bounded.counts(each), context) for each in predicted])
+    feasible = missed <= missed.min() + 1e-12
     generator = torch.Generator().manual_seed(0)
     values = torch.empty(RESAMPLES, len(predicted), dtype=torch.float64)
     for draw in range(RESAMPLES):
         weights = _resampled(tally.rows, generator)
-        values[draw] = torch.tensor([tally.key(choice, weights)[0] for choice in predicted])
+        values[draw] = torch.tensor([tally.key(choice, weights).value for choice in predicted])
     values = values.nan_to_num(nan=-torch.inf)
     bagged = torch.where(feasible, values.mean(dim=0), -torch.inf)
     behind = values[:, [int(bagged.argmax())]] - values
     near = feasible & (behind.mean(dim=0) <= behind.std(dim=0))
     return bagged, near
-
-
-def _violations(
-    predicted: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    rule: SelectionRule,
-    context: MetricContext,
-    groups: Tensor | None,
-) -> Tensor:
-    """Sum of the violations of the search's constraints by each of m predictions (m, n), shape (m,), float64."""
-    violations = torch.zeros(len(predicted), dtype=torch.float64)
-    for bound in rule.constraints:
-        metric = METRICS[bound.metric]
-        if "search" not in bound.where or metric.of_predictions is not None:
-            continue
-        if metric.of_cells is not None and groups is None:
-            continue
-        of_bound = Tally(labels, num_classes, bound.metric, context, groups)
-        for place, choice in enumerate(predicted):
-            value = metric.sign * of_bound.key(choice)[0]
-            violations[place] += bound.violation({bound.metric: value})
-    return violations
 
 
 def _resampled(rows: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from selmix.baselines.line_search import BiasedLogits
 from selmix.baselines.tally import Key
 from selmix.metrics import MetricContext
+from selmix.statistics.selection import Constraint
 
 SWEEPS = 4  # rounds over all classes from one start, at most
 ITERATIONS = 400  # of the equalising start, at most
@@ -28,7 +30,12 @@ def logit_adjustment(train_counts: Tensor, tau: float) -> Tensor:
 
 
 def bias_search(
-    logits: Tensor, labels: Tensor, metric: str, context: MetricContext, groups: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    metric: str,
+    context: MetricContext,
+    groups: Tensor | None = None,
+    bounds: Sequence[Constraint] = (),
 ) -> Tensor:
     """Search per-class biases that are best for a metric on these samples.
 
@@ -37,21 +44,28 @@ def bias_search(
     classes' recalls equal (:func:`equalising_biases`); and logit adjustment by the counts of these samples and of the
     training samples. The best result is kept, ties by mean recall and then by the smaller change. Nothing is drawn.
 
+    With bounds, what violates them least comes before all that. One more start is the result without them: where it
+    meets them, nothing worse is returned.
+
     Args:
         logits: shape (n, K).
         labels: shape (n,).
         metric: a key of METRICS.
         context: of the metric.
         groups: shape (n,), for data with a group attribute.
+        bounds: constraints; those of the search that counts determine are met on these samples, or missed by the least.
     Returns:
         Shape (K,), float32; zeros where nothing is better than no correction.
     """
     classes = logits.shape[1]
     if not len(logits):
         return torch.zeros(classes)
-    samples = BiasedLogits(logits, labels, metric, context, groups)
+    samples = BiasedLogits(logits, labels, metric, context, groups, bounds)
+    starts: Iterable[Tensor] = _starts(samples)
+    if samples.tally.bounds:
+        starts = itertools.chain(starts, [bias_search(logits, labels, metric, context, groups).double()])
     ends: list[tuple[Key, float, int, Tensor]] = []
-    for start in _starts(samples):
+    for start in starts:
         samples.move_to(start)
         best = samples.key()
         for _ in range(SWEEPS):

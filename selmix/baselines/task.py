@@ -14,7 +14,7 @@ from selmix.data.splits import Split, SweepData
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
 from selmix.run.start_model import Base
-from selmix.statistics.selection import SelectionRule, score
+from selmix.statistics.selection import Rank, SelectionRule, rank, score
 from selmix.weights import State, load_checkpoint_into
 
 
@@ -69,6 +69,15 @@ class BaselineTask:
         """Selection score of logits on select, shape (n, K)."""
         predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
         return self.score_predictions(predictions)
+
+    def rank_predictions(self, predictions: Predictions) -> Rank:
+        """Rank of predictions on select, which chooses: the constraints of the search come before the score."""
+        return rank(self.selection, predictions, self.context)
+
+    def rank_logits(self, logits: Tensor) -> Rank:
+        """Rank of logits on select, shape (n, K)."""
+        predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
+        return self.rank_predictions(predictions)
 
     @property
     def base_labels(self) -> list[str]:

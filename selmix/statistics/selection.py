@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from selmix.definitions import RATES_OF_A_CLASS, ClassRate, Definitions
-from selmix.metrics import MetricContext, Predictions, metric_named
+from selmix.groups import class_counts
+from selmix.metrics import Metric, MetricContext, Predictions, class_metric, metric_named
 from selmix.statistics.intervals import counts_interval
 
 STATISTICS = ("bagged", "lower_bound", "value")
@@ -66,6 +67,12 @@ class Constraint:
         return self.metric if rate is None else rate.key
 
     @property
+    def definition(self) -> Metric:
+        """The metric that the bound is on."""
+        rate = self.class_rate
+        return metric_named(self.metric) if rate is None else class_metric(rate)
+
+    @property
     def bound(self) -> float:
         """Value of ``at_least`` or ``at_most``, whichever is set."""
         if self.at_least is not None:
@@ -76,6 +83,11 @@ class Constraint:
         """Amount by which the metric misses the bound, 0.0 where it holds."""
         value = values[self.key]
         return max(0.0, self.bound - value if self.at_least is not None else value - self.bound)
+
+    def violations(self, values: Tensor) -> Tensor:
+        """:meth:`violation` of each of these values of the metric, any shape; 0.0 where the metric is not defined."""
+        missed = self.bound - values if self.at_least is not None else values - self.bound
+        return missed.clamp_min(0.0).nan_to_num(nan=0.0)
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,60 @@ class SelectionRule:
     def violation(self, values: Mapping[str, float]) -> float:
         """Sum of the violations of the constraints that hold in the search."""
         return sum(c.violation(values) for c in self.constraints if "search" in c.where)
+
+
+def counted_bounds(constraints: Iterable[Constraint]) -> tuple[Constraint, ...]:
+    """Those of the search that confusion counts determine: all but a bound on a metric of the confidences."""
+    return tuple(c for c in constraints if "search" in c.where and c.definition.of_predictions is None)
+
+
+def violations(constraints: Sequence[Constraint], counts: Tensor, context: MetricContext) -> Tensor:
+    """Sum of the violations of the search's constraints by confusion counts, one by one.
+
+    Bounds that counts do not determine are left out (:func:`counted_bounds`). A metric that is not defined, such as one
+    of a class without samples, violates nothing.
+
+    Args:
+        constraints: of any place; those of the search count.
+        counts: shape (..., K, K), or of (class, group) cells (..., K A, K), which bounds on metrics of groups need.
+        context: of the metrics.
+    Returns:
+        Shape (...), float64.
+    Raises:
+        ValueError: a bound on a metric of groups, but counts by class.
+    """
+    classes, groups = counts.shape[-1], context.num_groups
+    of_cells = groups > 0 and counts.shape[-2] == classes * groups
+    by_class = class_counts(counts, groups) if of_cells else counts
+    total = torch.zeros(counts.shape[:-2], dtype=torch.float64, device=counts.device)
+    for bound in counted_bounds(constraints):
+        metric = bound.definition
+        if metric.of_cells is not None and not of_cells:
+            raise ValueError(
+                f"a bound on {bound.key} needs counts of (class, group) cells, got {tuple(counts.shape[-2:])} by class"
+            )
+        values = metric.of(counts if metric.of_cells is not None else by_class, context)
+        total += bound.violations(values)
+    return total
+
+
+Rank = tuple[float, float]
+"""Minus the violation of the search's constraints, then the score: of two models the one with the larger is better."""
+
+
+def rank(rule: SelectionRule, predictions: Predictions, context: MetricContext) -> Rank:
+    """Rank that chooses between models: what violates the constraints of the search least comes first, then the score.
+
+    Args:
+        rule: metric, statistic and constraints.
+        predictions: of one model on select.
+        context: of the metrics, with the definitions of the rule.
+    Raises:
+        ValueError: the data do not allow a metric.
+    """
+    bounds = [bound for bound in rule.constraints if "search" in bound.where]
+    values = {bound.key: predictions.value(bound.definition, context) for bound in bounds}
+    return -rule.violation(values), score(rule, predictions, context)
 
 
 def score(rule: SelectionRule, predictions: Predictions, context: MetricContext) -> float:

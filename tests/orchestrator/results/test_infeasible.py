@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from orchestrator.spec.schema import SweepSpec
 from tests.orchestrator.results.test_judge import sweep
 from tests.orchestrator.spec.test_schema import MINIMAL, spec_of
 
+TWO_CLASSES = MINIMAL.replace("digits", "gaussians, classes: 2") + "model: {name: linear_head}\n"
 BOUNDS = [
     {"metric": "min_coverage", "at_least": 0.4},
     {"metric": "balanced_error", "at_most": 0.2, "in": ["search"]},
@@ -25,7 +27,9 @@ BOUNDS = [
 
 
 def spec(*overrides: str, bounds: Any = BOUNDS) -> SweepSpec:
-    text = MINIMAL + yaml.safe_dump({"constraints": bounds, "parameters": {"lr": {"values": [0.01, 0.03]}}})
+    text = TWO_CLASSES + yaml.safe_dump(
+        {"constraints": bounds, "parameters": {"lr": {"values": [0.01, 0.03]}}}
+    )
     return spec_of(text, "selection.replicates=2", *overrides)
 
 
@@ -90,6 +94,29 @@ def test_what_is_proposed_is_valid_and_met_by_the_nearest(tmp_path: Path, covera
     assert judge.rule.violation(values) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("b", "b"), ("no", '"no"'), ("7", '"7"'), ("a, b", '"a, b"'), ("größe", '"gr\\u00f6\\u00dfe"')],
+)
+def test_a_bound_on_a_class_names_it(tmp_path: Path, name: str, written: str) -> None:
+    folder = sweep(tmp_path)
+    state = folder.load_state()
+    assert state.data is not None
+    folder.save_state(replace(state, data=replace(state.data, class_names=["a", name])))
+    asked = {"metric": "recall", "class": 1, "at_least": 0.5, "in": ["search"]}
+    add(folder, 0, 0.5)
+    record = folder.load_trial("min_recall/trial-000")
+    key = "recall/class 1" if name in ("a, b", "größe") else f"recall/{name}"
+    record.select, record.feasible = {key: Figure(0.4375, 0.2, 0.6)}, False
+    folder.save_trial(record)
+    text = why(folder, bounds=[asked])
+    assert f"came to {key} 0.438 (bound >= 0.5, missed by 0.0625)" in text
+    proposed = f"{{metric: recall, class: {written}, at_least: 0.437, in: [search]}}"
+    assert f"loosen the bound to {proposed}" in text
+    # Read again it is the class's own name, whatever YAML makes of it unquoted.
+    assert yaml.safe_load(proposed)["class"] == name
+
+
 def test_no_more_trials_of_a_grid_or_without_a_search(tmp_path: Path) -> None:
     folder = sweep(tmp_path)
     add(folder, 0, 0.2)
@@ -107,7 +134,7 @@ def test_the_bound_of_an_objective_is_named_as_a_constraint(tmp_path: Path) -> N
     made = spec_of(MINIMAL, "objectives=[mean_recall_min_coverage]")
     text = why_nothing_wins(Judge(folder, made, "mean_recall_min_coverage"))
     assert "min_coverage 0.2 (bound >= 0.475, missed by 0.275)" in text  # .95 / 2
-    assert "loosen the bound to {metric: min_coverage, at_least: 0.2}" in text
+    assert "loosen the bound to {metric: min_coverage, at_least: 0.2, in: [search]}" in text
 
 
 def test_failures_are_no_bounds(tmp_path: Path) -> None:

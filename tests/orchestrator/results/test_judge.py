@@ -378,10 +378,12 @@ def test_a_mean_over_seeds_that_breaks_a_bound_cannot_win(tmp_path: Path) -> Non
     add(folder, 0, [10, 10], min_coverage=0.4)
     add(folder, 1, [20, 20], min_coverage=0.39)
     bounded = "constraints=[{metric: min_coverage, at_least: 0.4}]"
-    choice = Judge(folder, spec(bounded), "min_recall").choice()
+    two_classes = ("data={name: gaussians, classes: 2}", "model={name: linear_head}")
+    choice = Judge(folder, spec(bounded, *two_classes), "min_recall").choice()
     assert choice is not None
     assert choice.winner == "min_recall/trial-000"
-    assert Judge(folder, spec(bounded.replace("0.4}", "0.41}")), "min_recall").choice() is None
+    higher = bounded.replace("0.4}", "0.41}")
+    assert Judge(folder, spec(higher, *two_classes), "min_recall").choice() is None
 
 
 # -- the winner among all rows ------------------------------------------------------------------------------

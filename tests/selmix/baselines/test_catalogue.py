@@ -19,9 +19,11 @@ from selmix.baselines.post_hoc import TAUS, logit_adjustment
 from selmix.baselines.task import Models, with_bias, with_head
 from selmix.data.splits import join
 from selmix.groups import strata_of
+from selmix.metrics import Predictions, evaluate_predictions
 from selmix.model import ClassifierView
 from selmix.models import ModelConfig
 from selmix.run.run import finetune
+from selmix.statistics.selection import Constraint
 from selmix.weights import state_digest
 from tests.selmix.baselines.tasks import score_by_hand, small_task
 
@@ -232,3 +234,42 @@ def test_label_over_smoothing_is_nearly_least_squares() -> None:
     found = x.float() @ models.states[0]["head.weight"].T + models.states[0]["head.bias"]
     # The softmax of logits as small as these deviates from a line by their square.
     assert (found - logits).abs().max() < 0.05 * logits.abs().max()
+
+
+FLOORS = (Constraint("recall", at_least=0.8, label=0), Constraint("min_coverage", at_least=0.2))
+
+
+@pytest.mark.parametrize("name", list(BASELINES))
+def test_every_row_runs_under_a_bound_on_one_class(name: str) -> None:
+    task = small_task(2 if BASELINES[name].of_groups else 0, bounds=FLOORS)
+    for state in BASELINES[name](task).states:
+        assert len(task.predictions(state, task.data.select).labels) == len(task.data.select)
+
+
+def test_tau_is_the_one_that_misses_the_bounds_least_then_that_of_the_best_score() -> None:
+    chosen = {}
+    for bounds in ((), FLOORS, (Constraint("recall", at_least=0.99, label=2),)):
+        task = small_task(bounds=bounds)
+        logits = task.logits(task.base.state, task.data.select)
+        ranked = []
+        for tau in TAUS:
+            moved = logits + logit_adjustment(task.data.train_counts.cpu(), tau)
+            values = evaluate_predictions(
+                Predictions.from_logits(task.data.select.labels, moved), task.context
+            )
+            ranked.append((-task.selection.violation(values), task.score_logits(moved), -tau))
+        chosen[bounds] = BASELINES["post_hoc_logit_adjustment"](task).note["tau"]
+        assert chosen[bounds] == -max(ranked)[2]
+    assert len(set(chosen.values())) > 1
+
+
+def test_biases_are_fitted_under_the_bounds_of_the_search() -> None:
+    floor = Constraint("recall", at_least=0.9, label=0, where=("search",))
+    task, plain = small_task(bounds=(floor,)), small_task()
+    feedback = task.data.feedback
+    recalls = []
+    for each in (task, plain):
+        (state,) = BASELINES["post_hoc_bias_search"](each).states
+        predicted = each.predictions(state, feedback).predicted
+        recalls.append(float((predicted == 0)[feedback.labels == 0].double().mean()))
+    assert recalls[0] >= 0.9 > recalls[1]

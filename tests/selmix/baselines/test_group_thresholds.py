@@ -69,6 +69,16 @@ def test_a_gap_shrinks_and_a_floor_on_accuracy_holds(metric: str, classes: int) 
     assert value(metric, p, labels, groups, found, context) < value(metric, p, labels, groups, plain, context)
 
 
+def test_a_floor_on_the_recall_of_a_class_comes_first() -> None:
+    p, labels, groups = problem(3, 60)
+    context = MetricContext(torch.full((3,), 20), num_groups=2)
+    floor = Constraint("recall", at_least=0.9, label=1)
+    rule = SelectionRule("demographic_parity_gap", constraints=(floor,))
+    found = group_thresholds(p, labels, groups, rule, context)
+    recall = float(((p + found[groups]).argmax(dim=1)[labels == 1] == 1).double().mean())
+    assert recall >= 0.9 > float((p.argmax(dim=1)[labels == 1] == 1).double().mean())
+
+
 def test_a_group_without_samples_keeps_zeros_and_nothing_moves_where_nothing_helps() -> None:
     p, labels, _ = problem(3)
     context = MetricContext(torch.tensor([5, 5, 5]), num_groups=3)

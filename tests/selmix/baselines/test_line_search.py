@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from selmix.baselines import line_search
 from selmix.baselines.line_search import NONDECREASING, BiasedLogits
 from selmix.baselines.tally import Key, Tally
 from selmix.definitions import Definitions
-from selmix.metrics import METRICS, MetricContext, Predictions
+from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions
+from selmix.statistics.selection import Constraint, SelectionRule
 
 OF_COUNTS = [key for key, metric in METRICS.items() if metric.of_predictions is None]
 WIDE = (
@@ -40,51 +43,112 @@ def world(seed: int, classes: int = 4, count: int = 30) -> tuple[Tensor, Tensor,
     return logits, labels, groups, MetricContext(torch.tensor([300, 60, 30, 5, 2][:classes]), definitions, 2)
 
 
-def key_of(metric: str, predicted: Tensor, labels: Tensor, groups: Tensor, context: MetricContext) -> Key:
+def key_of(
+    metric: str, predicted: Tensor, labels: Tensor, groups: Tensor, context: MetricContext,
+    bounds: Sequence[Constraint] = (),
+) -> Key:  # fmt: skip
     predictions = Predictions(labels, predicted, torch.ones(len(labels)), groups)
-    value = METRICS[metric].sign * predictions.value(METRICS[metric], context)
-    return value, predictions.value(METRICS["mean_recall"], context)
+    rule = SelectionRule(metric, constraints=tuple(bounds), definitions=context.definitions)
+    values = evaluate_predictions(predictions, replace(context, definitions=rule.definitions))
+    value = METRICS[metric].sign * values.get(metric, math.nan)
+    return Key(-rule.violation(values), value, values["mean_recall"])
 
 
-def rounded(key: tuple[float, ...]) -> tuple[float, float]:
+def rounded(key: tuple[float, ...]) -> tuple[float, ...]:
     """To 12 digits: sums in another order differ in the last one. NaN, of classes that there are none of, is 0."""
-    return tuple(0.0 if math.isnan(value) else round(value, 12) for value in key[:2])  # type: ignore[return-value]
+    return tuple(0.0 if math.isnan(value) else round(value, 12) for value in key[:3])
+
+
+BOUNDS: dict[str, tuple[Constraint, ...]] = {
+    "none": (),
+    # Never missed by more where a recall rises: the points are those that add a hit.
+    "recalls": (Constraint("recall", at_least=0.6, label=1), Constraint("balanced_error", at_most=0.45)),
+    "ceiling": (Constraint("recall", at_most=0.4, label=1), Constraint("mean_recall", at_least=0.5)),
+    "margins": (Constraint("precision", at_least=0.7, label=2), Constraint("min_coverage", at_least=0.2)),
+    "matrix": (Constraint("cost", at_most=1.0), Constraint("recall", at_least=0.7, label=3)),
+    "groups": (Constraint("worst_group_recall", at_least=0.4), Constraint("demographic_parity_gap", at_most=0.1)),
+    # One inside the method, and one of the confidences: neither counts.
+    "left out": (
+        Constraint("accuracy", at_least=0.99, where=("method",)),
+        Constraint("calibration_error", at_most=0.0, where=("search",)),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("metric", OF_COUNTS)
 def test_a_line_is_searched_as_by_brute_force(metric: str) -> None:
     for seed in range(6):
-        logits, labels, groups, context = world(seed)
-        samples = BiasedLogits(logits, labels, metric, context, groups)
-        samples.move_to(torch.tensor([0.0, 0.25, -0.5, 0.125]))
-        best = samples.key()
-        assert best == pytest.approx(key_of(metric, samples.predicted, labels, groups, context), nan_ok=True)
-        for k in (2, 0, 3, 1, 2):
-            moved = logits.double() + samples.bias
-            moved[:, k] = -torch.inf
-            rival, runner_up = moved.max(dim=1)
-            flips = rival - logits[:, k]
-            ordered = flips.unique()
-            points = [
-                float(ordered[0]) - 1,
-                *((ordered[1:] + ordered[:-1]) / 2).tolist(),
-                float(ordered[-1]) + 1,
-            ]
-            tried = [
-                (*key_of(metric, torch.where(b > flips, k, runner_up), labels, groups, context),
-                 -abs(b - float(samples.bias[k])), b)
-                for b in points
-            ]  # fmt: skip
-            expected = max(tried, key=lambda point: (*rounded(point), point[2]))
-            before = float(samples.bias[k])
-            found = samples.search_line(k, best)
-            if rounded(expected) > rounded(best):
-                assert rounded(found) == rounded(expected)
-                # Among equals the smallest change; two points may be equally far on the two sides.
-                assert abs(float(samples.bias[k]) - before) == pytest.approx(-expected[2])
-            else:
-                assert (rounded(found), float(samples.bias[k])) == (rounded(best), before)
-            best = found
+        searched_as_by_brute_force(metric, (), seed)
+
+
+@pytest.mark.parametrize("bounds", [name for name in BOUNDS if name not in ("none", "left out")])
+@pytest.mark.parametrize("metric", ["min_recall", "macro_f1", "recall_gap", "worst_group_recall"])
+def test_a_line_is_searched_under_bounds_as_by_brute_force(metric: str, bounds: str) -> None:
+    for seed in range(3):
+        searched_as_by_brute_force(metric, BOUNDS[bounds], seed)
+
+
+def searched_as_by_brute_force(metric: str, bounds: Sequence[Constraint], seed: int) -> None:
+    """Every point of several lines, one after the other."""
+    logits, labels, groups, context = world(seed)
+    samples = BiasedLogits(logits, labels, metric, context, groups, bounds)
+    samples.move_to(torch.tensor([0.0, 0.25, -0.5, 0.125]))
+    best = samples.key()
+    assert best == pytest.approx(
+        key_of(metric, samples.predicted, labels, groups, context, bounds), nan_ok=True
+    )
+    for k in (2, 0, 3, 1, 2):
+        moved = logits.double() + samples.bias
+        moved[:, k] = -torch.inf
+        rival, runner_up = moved.max(dim=1)
+        flips = rival - logits[:, k]
+        ordered = flips.unique()
+        points = [float(ordered[0]) - 1, *((ordered[1:] + ordered[:-1]) / 2).tolist(), float(ordered[-1]) + 1]
+        tried = [
+            (*key_of(metric, torch.where(b > flips, k, runner_up), labels, groups, context, bounds),
+             -abs(b - float(samples.bias[k])), b)
+            for b in points
+        ]  # fmt: skip
+        expected = max(tried, key=lambda point: (*rounded(point), point[3]))
+        before = float(samples.bias[k])
+        found = samples.search_line(k, best)
+        if rounded(expected) > rounded(best):
+            assert rounded(found) == rounded(expected)
+            # Among equals the smallest change; two points may be equally far on the two sides.
+            assert abs(float(samples.bias[k]) - before) == pytest.approx(-expected[3])
+        else:
+            assert (rounded(found), float(samples.bias[k])) == (rounded(best), before)
+        best = found
+
+
+@pytest.mark.parametrize(
+    ("bounds", "by_hits", "width"),
+    [("none", True, 4), ("recalls", True, 4), ("ceiling", False, 4), ("margins", False, 8),
+     ("matrix", False, 16), ("groups", False, 32), ("left out", True, 4)],
+)  # fmt: skip
+def test_as_few_numbers_and_points_as_the_bounds_need(bounds: str, by_hits: bool, width: int) -> None:
+    logits, labels, groups, context = world(0)
+    samples = BiasedLogits(logits, labels, "min_recall", context, groups, BOUNDS[bounds])
+    assert (samples.by_hits, samples.tally.width) == (by_hits, width)
+
+
+def test_a_violated_bound_is_below_all_that_hold_whatever_the_metric() -> None:
+    """Of 4 samples each: all of class 0 right; and all of class 1, whose floor is 1/2, wrong in the better one."""
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    better, meets = torch.tensor([0] * 8), torch.tensor([1, 1, 1, 0, 1, 1, 0, 0])
+    floor = Constraint("recall", at_least=0.5, label=1)
+    tally = Tally(labels, 2, "accuracy", MetricContext(torch.tensor([5, 5])), None, (floor,))
+    assert tally.key(better) == (-0.5, 0.5, 0.5)
+    assert tally.key(meets) == (0.0, 0.375, 0.375)
+    assert tally.key(meets) > tally.key(better)
+
+
+def test_a_bound_on_groups_needs_the_groups() -> None:
+    labels = torch.tensor([0, 1])
+    bound = Constraint("worst_group_recall", at_least=0.5)
+    tally = Tally(labels, 2, "accuracy", MetricContext(torch.tensor([5, 5]), num_groups=2), None, (bound,))
+    with pytest.raises(ValueError, match=r"worst_group_recall .* needs a group attribute"):
+        tally.key(labels)
 
 
 @pytest.mark.parametrize("metric", WIDE)
@@ -123,7 +187,7 @@ def test_thinned_points_are_refined_about_the_best(metric: str, monkeypatch: pyt
     thinned = BiasedLogits(logits, labels, metric, context, groups)
     found = thinned.search_line(0, thinned.key())
     assert found == thinned.key()
-    assert exact[0] - 0.02 <= found[0] <= exact[0]
+    assert exact.value - 0.02 <= found.value <= exact.value
 
 
 def test_memory_is_bounded_by_parts_that_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,11 @@ from torch import Tensor
 from selmix.baselines import BASELINES, plug_in
 from selmix.baselines.plug_in import decision_matrix, plug_in_classifier, stratified_folds, vector_scaling
 from selmix.baselines.tally import Tally
+from selmix.confusion import confusion_counts
 from selmix.corrections import split_correction
 from selmix.definitions import Definitions
 from selmix.metrics import MetricContext
-from selmix.statistics.selection import Constraint, SelectionRule
+from selmix.statistics.selection import Constraint, SelectionRule, violations
 from tests.selmix.baselines.tasks import small_task
 
 MEANS = torch.tensor([0.0, 1.2, 2.5, 3.0], dtype=torch.float64)
@@ -37,7 +38,7 @@ def context(classes: int) -> MetricContext:
 
 
 def value(metric: str, predicted: Tensor, labels: Tensor, classes: int) -> float:
-    return Tally(labels, classes, metric, context(classes), None).key(predicted)[0]
+    return Tally(labels, classes, metric, context(classes), None).key(predicted).value
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,21 @@ def test_a_floor_on_coverage_is_met() -> None:
     found = fit.correction.predict(test)[0]
     assert value("min_coverage", found, truth, 4) > 0.14
     assert value("mean_recall", found, truth, 4) > 0.55
+
+
+@pytest.mark.parametrize("metric", ["mean_recall", "macro_f1"])
+@pytest.mark.parametrize(
+    "bound", [Constraint("recall", at_least=0.7, label=3), Constraint("precision", at_least=0.75, label=0)]
+)
+def test_a_floor_on_a_rate_of_one_class_is_met(metric: str, bound: Constraint) -> None:
+    logits, labels = gaussians(1000, 4, seed=0)
+    rule = SelectionRule(metric, constraints=(bound,))
+    fit = plug_in_classifier(logits, labels, rule, context(4))
+    free = plug_in_classifier(logits, labels, SelectionRule(metric), context(4))
+    counts = [confusion_counts(labels, each.correction.predict(logits)[0], 4, 4) for each in (fit, free)]
+    met, missed = violations(rule.constraints, torch.stack(counts), context(4)).tolist()
+    assert met == 0.0
+    assert missed >= 0.0
 
 
 def test_without_signal_the_guard_mostly_changes_nothing() -> None:

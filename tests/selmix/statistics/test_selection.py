@@ -12,7 +12,14 @@ from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predict
 from selmix.statistics import selection
 from selmix.statistics.intervals import all_intervals, counts_interval
 from selmix.statistics.proportions import clopper_pearson
-from selmix.statistics.selection import Constraint, SelectionRule, resample_rows
+from selmix.statistics.selection import (
+    Constraint,
+    SelectionRule,
+    counted_bounds,
+    rank,
+    resample_rows,
+    violations,
+)
 from selmix.statistics.selection import score_of_counts as score
 
 CONTEXT = MetricContext(train_counts=torch.tensor([50, 20, 5]))
@@ -217,3 +224,65 @@ def test_a_class_goes_with_the_rates_of_one_class_only() -> None:
         Constraint("min_recall", at_least=0.5, label=1)
     with pytest.raises(ValueError, match="unknown metric 'recall/dog'; there are mean_recall, "):
         counts_interval("recall/dog", torch.eye(2), MetricContext(torch.ones(2)))
+
+
+BOUNDS = (
+    Constraint("min_recall", at_least=0.7),
+    Constraint("balanced_error", at_most=0.1),
+    Constraint("recall", at_least=0.9, label=2, class_name="c"),
+    Constraint("precision", at_most=0.5, label=0),
+    Constraint("worst_group_recall", at_least=0.8),
+    Constraint("accuracy", at_least=1.0, where=("method",)),
+    Constraint("calibration_error", at_most=0.0, where=("search",)),
+)
+
+
+def predictions_of_groups(seed: int) -> Predictions:
+    g = torch.Generator().manual_seed(seed)
+    labels, groups = torch.arange(60) % 3, torch.arange(60) // 3 % 2
+    wrong = torch.randint(0, 3, (60,), generator=g)
+    predicted = torch.where(torch.rand(60, generator=g) < 0.7, labels, wrong)
+    return Predictions(labels, predicted, torch.ones(60), groups)
+
+
+def test_violations_of_counts_are_those_of_the_values_of_each() -> None:
+    context = MetricContext(torch.tensor([50, 20, 5]), num_groups=2)
+    made = [predictions_of_groups(seed) for seed in range(6)]
+    cells = torch.stack([each.counts_for("worst_group_recall", context) for each in made])
+    counted = counted_bounds(BOUNDS)
+    assert counted == BOUNDS[:5]
+    rule = SelectionRule("min_recall", constraints=counted)
+    values = [
+        evaluate_predictions(each, MetricContext(context.train_counts, rule.definitions, 2)) for each in made
+    ]
+    expected = [rule.violation(each) for each in values]
+    assert violations(BOUNDS, cells, context).tolist() == pytest.approx(expected)
+    assert violations(BOUNDS, cells.view(2, 3, 6, 3), context).shape == (2, 3)
+    by_class = torch.stack([each.counts(3) for each in made])
+    assert (
+        violations(BOUNDS[:4], by_class, context).tolist() == violations(BOUNDS[:4], cells, context).tolist()
+    )
+    assert violations((), by_class, context).tolist() == [0.0] * 6
+
+
+def test_violations_of_groups_need_cells_and_what_is_not_defined_violates_nothing() -> None:
+    context = MetricContext(torch.tensor([50, 20, 5]), num_groups=2)
+    with pytest.raises(
+        ValueError, match=r"worst_group_recall needs counts of .* cells, got \(3, 3\) by class"
+    ):
+        violations(BOUNDS, COUNTS, context)
+    # Without samples of class 2 the least recall is not defined.
+    assert float(violations(BOUNDS[:1], COUNTS * torch.tensor([[1], [1], [0]]), CONTEXT)) == 0.0
+
+
+def test_a_rank_puts_the_bounds_of_the_search_before_the_score() -> None:
+    made = predictions_of_groups(0)
+    rule = SelectionRule("min_recall", constraints=BOUNDS)
+    context = MetricContext(torch.tensor([50, 20, 5]), rule.definitions, 2)
+    # The one of the confidences counts too; the one inside the method does not.
+    missed = rule.violation(evaluate_predictions(made, context))
+    assert rank(rule, made, context) == (-missed, selection.score(rule, made, context))
+    perfect = Predictions(made.labels, made.labels, torch.ones(60), made.groups)
+    loose = SelectionRule("recall_gap", constraints=(Constraint("accuracy", at_most=0.9),))
+    assert rank(loose, made, context) > rank(loose, perfect, context)
+    assert selection.score(loose, made, context) < selection.score(loose, perfect, context)
