@@ -22,6 +22,8 @@ BASELINES = {
     "untouched", "post_hoc_logit_adjustment", "post_hoc_bias_search", "balanced_head",
     "last_layer_on_train_plus_feedback", "last_layer_post_hoc", "uniform_mixup", "selmix_post_hoc",
     "retrained_logit_adjusted", "tau_normalisation", "learnable_weight_scaling", "mislas_stage_two", "plug_in",
+    "post_hoc_bias_search_both", "last_layer_post_hoc_both", "geometric_mean_head", "label_over_smoothing",
+    "finetune_balanced", "finetune_logit_adjusted",
 }  # fmt: skip
 
 

@@ -71,19 +71,6 @@ def test_a_pin_from_before_methods_had_numbers_is_of_the_first(pins: Path) -> No
     assert document.stack_differences == {"method": StackDifference(1, METHOD)}
 
 
-def test_a_pin_from_before_rows_is_of_selmix(home: Path) -> None:
-    trial = ("--trial", "min_recall/trial-000", "--name", "trial")
-    assert here("pin", "smoke", *trial, "--pins", home / "trials", cwd=home).code == 0
-    document = read_pin(home / "trials", "trial")
-    assert (document.pop("row")["approach"], document.pop("test_opening")["openings_before"] > 0) == (
-        "selmix",
-        True,
-    )
-    write_pin(home / "trials" / "trial.yaml", sealed(document))
-    again = reproduce_pin(home / "trials", "trial", LocalStore(home / "none"))
-    assert (again.reproduced, again.same_stack) == (True, True)
-
-
 def test_an_approach_of_another_version_is_refused(pins: Path) -> None:
     resealed(pins, lambda pin: pin["row"].update(approach="of_another_version"))
     done = here("reproduce", "kept", "--pins", pins, "--runs", pins / "none")
@@ -238,3 +225,17 @@ def test_by_force_a_pin_is_written_again(home: Path) -> None:
     assert re.fullmatch(r"selmix: kept: test seen \d+ times? before: not confirmatory\n", done.err)
     after = read_pin(home / "pins", "kept")
     assert (after["test"], after["mlflow"]["version"]) == (before["test"], "2")
+
+
+def test_a_pin_from_before_rows_is_of_selmix(home: Path) -> None:
+    # Last: it adds a version to the model in MLflow.
+    trial = ("--trial", "min_recall/trial-000", "--name", "trial")
+    assert here("pin", "smoke", *trial, "--pins", home / "trials", cwd=home).code == 0
+    document = read_pin(home / "trials", "trial")
+    assert (document.pop("row")["approach"], document.pop("test_opening")["openings_before"] > 0) == (
+        "selmix",
+        True,
+    )
+    write_pin(home / "trials" / "trial.yaml", sealed(document))
+    again = reproduce_pin(home / "trials", "trial", LocalStore(home / "none"))
+    assert (again.reproduced, again.same_stack) == (True, True)
