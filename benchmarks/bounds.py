@@ -15,13 +15,13 @@ def bound_on_test(constraint: Constraint, predictions: Predictions, context: Met
     ``holds``: the value meets the bound. ``within error``: it does not, but a value within the interval does.
     ``missed``: the whole interval lies on the wrong side.
     """
-    estimate = metric_interval(constraint.metric, predictions, context)
-    if constraint.violation({constraint.metric: estimate.value}) == 0.0:
+    estimate = metric_interval(constraint.key, predictions, context)
+    if constraint.violation({constraint.key: estimate.value}) == 0.0:
         says = "holds"
     else:
         best = estimate.high if constraint.at_least is not None else estimate.low
-        says = "within error" if constraint.violation({constraint.metric: best}) == 0.0 else "missed"
+        says = "within error" if constraint.violation({constraint.key: best}) == 0.0 else "missed"
     return {
-        "metric": constraint.metric, "kind": "at_least" if constraint.at_least is not None else "at_most",
+        "metric": constraint.key, "kind": "at_least" if constraint.at_least is not None else "at_most",
         "bound": constraint.bound, "value": estimate.value, "low": estimate.low, "high": estimate.high, "says": says,
     }  # fmt: skip

@@ -19,7 +19,7 @@ from selmix.baselines import BASELINES, BaselineTask, baselines_for, tuned_head
 from selmix.config import FinetuneConfig
 from selmix.data import DataConfig
 from selmix.data.splits import Split, join
-from selmix.metrics import Predictions, evaluate_predictions
+from selmix.metrics import evaluate_predictions
 from selmix.model import ClassifierView
 from selmix.models import ModelConfig
 from selmix.objectives import metric_of_objective
@@ -93,8 +93,7 @@ def rows_of_seed(setting: Setting, seed: int) -> list[Row]:
 
 
 def values(task: BaselineTask, state: Any, split: Split) -> dict[str, float]:
-    predictions = Predictions.from_logits(split.labels, task.logits(state, split), split.groups)
-    return evaluate_predictions(predictions, task.context)
+    return evaluate_predictions(task.predictions(state, split), task.context)
 
 
 def compare(setting: Setting, seeds: Sequence[int]) -> list[Row]:

@@ -37,7 +37,7 @@ from benchmarks.objective_tables import figures, tables
 from benchmarks.shared import UniformCourses, remembered_fits
 from selmix.baselines import BASELINES, BaselineTask
 from selmix.data.splits import Split
-from selmix.metrics import Predictions, evaluate_predictions
+from selmix.metrics import evaluate_predictions
 from selmix.pretrain import pretrain
 from selmix.run.run import RoundReport, finetune
 from selmix.weights import State
@@ -91,8 +91,7 @@ def _rows_of_seed(world: str, folder: Path | None, seed: int) -> list[Row]:
 
 def _row(method: str, case: Case, seed: int, task: BaselineTask, state: State, test: Split) -> Row:
     predictions = {
-        name: Predictions.from_logits(split.labels, task.logits(state, split), split.groups)
-        for name, split in (("select", task.data.select), ("test", test))
+        name: task.predictions(state, split) for name, split in (("select", task.data.select), ("test", test))
     }
     row: Row = {"method": method, "case": case.name, "seed": seed}
     row |= {name: evaluate_predictions(each, task.context) for name, each in predictions.items()}

@@ -1,4 +1,4 @@
-"""Draws the figure of the README: the winner of a sweep beside every baseline, with intervals, on select.
+"""Draws the figure of the README: SelMix and every baseline of a sweep on select, with intervals; the winner in colour.
 
 selmix show digits_min_recall --json | python docs/figure.py docs/digits_min_recall.svg
 """
@@ -12,20 +12,46 @@ from typing import Any
 
 from matplotlib import pyplot
 
+from orchestrator.results.rows import SELMIX, said
+from orchestrator.table import short
+
 pyplot.rcParams.update({"svg.hashsalt": "selmix", "svg.fonttype": "none", "font.size": 9})
 COLOURS = {"winner": "#c2410c", "baseline": "#334155", "reference": "#94a3b8"}
 
 
 def rows_of(document: dict[str, Any], objective: str) -> list[tuple[str, dict[str, float], str]]:
-    """(label, estimate, kind) of the winner and of the finished baselines, the best first."""
+    """(label, estimate, kind) of the best SelMix row and of the finished baselines, the best last.
+
+    A row with fresh seeds is shown by their mean, as the table of `show` has it.
+    """
     result = document["objectives"][objective]
     metric, winner = result["metric"], result["winner"]
-    rows = [(f"SelMix: {winner['trial_id'].split('/')[1]}", winner["replicates"]["select"][metric], "winner")]
+    approach = winner.get("approach", SELMIX)
+    rows = []
+    if approach == SELMIX:
+        label = f"SelMix: {short(winner.get('row') or winner['trial_id'])}"
+        rows.append((label, winner["replicates"]["select"][metric], "winner"))
+    else:
+        chosen = (result.get("selmix") or {}).get("row")
+        finals = [final for final in result["finalists"] if final["trial_id"] == chosen]
+        rows += [(f"SelMix: {short(chosen)}", final["select"][metric], "baseline") for final in finals]
     for name, row in result["baselines"].items():
         if row["state"] == "FINISHED":
-            kind = "reference" if row["reference"] else "baseline"
+            kind = "reference" if row["reference"] else "winner" if name == approach else "baseline"
             rows.append((name + (" (reference)" if row["reference"] else ""), row["select"][metric], kind))
     return sorted(rows, key=lambda row: row[1]["value"])
+
+
+def title_of(document: dict[str, Any], objective: str) -> str:
+    """The verdict in a line; without one the name of the winner."""
+    result = document["objectives"][objective]
+    winner, verdict = result["winner"], result["verdict"]
+    approach = winner.get("approach", SELMIX)
+    name = "SelMix" if approach == SELMIX else approach
+    if verdict is None:
+        return f"{document['sweep']}: {name}"
+    against = "SelMix" if verdict["against"] == SELMIX else verdict["against"]
+    return f"{document['sweep']}: {name} {said(verdict['outcome'])} {against}"
 
 
 def main() -> None:
@@ -46,13 +72,7 @@ def main() -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
-    verdict = result["verdict"]
-    axes.set_title(
-        f"{document['sweep']}: {verdict['outcome'].upper()} with {verdict['against']}"
-        if verdict["outcome"] == "tied"
-        else f"{document['sweep']}: {verdict['outcome'].upper()} than {verdict['against']}",
-        loc="left", fontsize=10,
-    )  # fmt: skip
+    axes.set_title(title_of(document, objective), loc="left", fontsize=10)
     figure.savefig(Path(sys.argv[1]), metadata={"Date": None})
 
 

@@ -16,6 +16,7 @@ from orchestrator.documents import json_schema
 from orchestrator.pins.lock_file import Pin, PinsDocument
 from orchestrator.pins.reproduce import ReproduceDocument
 from orchestrator.records.logs import LogsDocument
+from orchestrator.records.openings import RecordedOpening
 from orchestrator.records.types import SweepState, TrialRecord
 from orchestrator.results.rows import Choices, SweepResult
 from orchestrator.verbs.data import DataDocument
@@ -53,6 +54,7 @@ STORED: dict[str, tuple[type[Any], str]] = {
     "choices": (Choices, "RUNS/SWEEP/choices.json"),
     "results": (SweepResult, "RUNS/SWEEP/results.json"),
     "pin": (Pin, "PINS/NAME.yaml"),
+    "opening": (RecordedOpening, "a line of RUNS/openings.jsonl"),
 }
 """Name -> dataclass, and the file that holds the document."""
 

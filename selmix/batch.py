@@ -51,12 +51,20 @@ class Batch:
         columns = {name: value.chunk(count) for name, value in vars(self).items() if value is not None}
         return [Batch(**{name: chunks[i] for name, chunks in columns.items()}) for i in range(count)]
 
-    def loss(self, view: ClassifierView, layer: str) -> Tensor:
-        """Mean cross-entropy of the samples, mixed at ``layer``; a scalar."""
+    def loss(self, view: ClassifierView, layer: str, log_prior: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy of the samples, mixed at ``layer``; a scalar.
+
+        Args:
+            view: the model.
+            layer: at which samples are mixed.
+            log_prior: added to the logits, shape (K,); None for nothing.
+        """
         if self.others is None or self.coefficients is None:
             logits = view.logits(self.inputs)
         else:
             logits = mixed_logits(view, self.inputs, self.others, self.coefficients, layer)
+        if log_prior is not None:
+            logits = logits + log_prior
         # Against the label of the first sample alone, also for mixed samples: that is the loss that the gain is of.
         if self.weights is None:
             return F.cross_entropy(logits, self.labels)

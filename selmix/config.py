@@ -24,8 +24,13 @@ SECONDS = ("labelled", "pseudo", "oracle")
 SCHEDULES = ("constant", "linear", "cosine", "exponential", "step")
 LR_SCHEDULES = ("constant", "cosine")
 DEFAULT_EFFECTIVE_PAIRS = 0.6
+DEFAULT_ROW_SMOOTHING = 1.0
 # Default where a sweep file names `temperature`: about effective_pairs 0.6 in the first round on digits.
 DEFAULT_TEMPERATURE = 0.03
+# Likewise where it names `confusion_smoothing`.
+DEFAULT_CONFUSION_SMOOTHING = 0.5
+EXCLUSIVE = (("temperature", "effective_pairs"), ("confusion_smoothing", "row_smoothing"))
+"""Pairs of settings of which one is set: they say the same thing in two ways."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,10 @@ class FinetuneConfig:
         gain_with_bias: estimate the gain of a step of the head's bias too.
         gain_plateau: stop when the expected gain of a pair, sum P G, falls below this share of the largest so far;
             None for never.
-        confusion_smoothing: counts added to each cell of C before it is differentiated.
+        row_smoothing: counts added to each row of C before it is differentiated, shaped as the rows taken together
+            (:func:`selmix.confusion.smooth_rows`); excludes ``confusion_smoothing``. None means 1 if that is not set.
+        confusion_smoothing: counts added to each cell of C instead, before the multipliers are taken from it too: the
+            way of earlier versions, at 0.5.
         confusion_average: weight of the past rounds' C, in [0, 1).
         mixup_layer: ``input``, ``features`` (the classifier's input) or the name of a submodule.
         coefficient_min: lower end of U[., 1], the mixing coefficient's distribution; 1 mixes nothing.
@@ -78,8 +86,8 @@ class FinetuneConfig:
         accumulate: parts that a batch is processed in, one after the other; their gradients add up to the batch's.
         multiplier_lr: eta of the worst-case multipliers.
         multiplier_decay: beta of the worst-case multipliers.
-        constraint_temperature: tau of the constraint multipliers.
-        constraint_max: lambda_max of the constraint multipliers.
+        constraint_temperature: tau of the multipliers of the published coverage objectives; bounds have none.
+        constraint_max: lambda_max of these multipliers.
 
     Raises:
         ValueError: lists every setting that is out of its range, one per line.
@@ -103,7 +111,8 @@ class FinetuneConfig:
     gain_formula: str = "exact"
     gain_with_bias: bool = False
     gain_plateau: float | None = None
-    confusion_smoothing: float = 0.5
+    row_smoothing: float | None = None
+    confusion_smoothing: float | None = None
     confusion_average: float = 0.7
     mixup_layer: str = "features"
     coefficient_min: float = 0.6
@@ -129,6 +138,9 @@ class FinetuneConfig:
         if self.temperature is None and self.effective_pairs is None:
             # The dataclass is frozen: a plain assignment would raise.
             object.__setattr__(self, "effective_pairs", DEFAULT_EFFECTIVE_PAIRS)
+        # Settings that were stored before row_smoothing existed name the other one, which then stands.
+        if self.row_smoothing is None and self.confusion_smoothing is None:
+            object.__setattr__(self, "row_smoothing", DEFAULT_ROW_SMOOTHING)
         # Raised together, so that one attempt shows everything that must be corrected.
         problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_pairs()]
         if problems:
@@ -162,12 +174,12 @@ class FinetuneConfig:
         ]
 
     def _wrong_pairs(self) -> list[str]:
-        problems = []
-        if self.temperature is not None and self.effective_pairs is not None:
-            problems.append(
-                "temperature, effective_pairs: at most one may be set, got "
-                f"{self.temperature!r} and {self.effective_pairs!r}; leave one out"
-            )
+        problems = [
+            f"{one}, {other}: at most one may be set, got {getattr(self, one)!r} and {getattr(self, other)!r}; "
+            "leave one out"
+            for one, other in EXCLUSIVE
+            if getattr(self, one) is not None and getattr(self, other) is not None
+        ]
         # The schedule then ends at a share of the pairs. A final value that is no number is reported elsewhere.
         final, target = self.temperature_final, self.effective_pairs
         if target is not None and isinstance(final, int | float) and final > 1:
@@ -209,12 +221,12 @@ class FinetuneConfig:
         """Every setting by name, as they are stored in a trial's ``config``."""
         return dataclasses.asdict(self)
 
-    def acting(self, objective: str, constrained: bool = False) -> dict[str, Any]:
+    def acting(self, objective: str) -> dict[str, Any]:
         """Settings that have an effect under ``objective``: the identity of a trial.
 
         Args:
-            objective: name of the objective, or of a user's own function.
-            constrained: True if a constraint acts inside the method.
+            objective: name of the objective, or of a user's own function; without its coverage term where a bound
+                takes the term's place (:func:`selmix.objectives.without_coverage`).
         """
         values = self.flat()
         # The diagnosis observes the run and draws from a generator of its own.
@@ -223,6 +235,8 @@ class FinetuneConfig:
         idle |= {
             name for name, plain in (("channels_last", False), ("accumulate", 1)) if values[name] == plain
         }
+        # One of the two is None, and trials recorded before there were two keep their identity.
+        idle |= {name for name in ("row_smoothing", "confusion_smoothing") if values[name] is None}
         idle |= {name for policy in POLICIES.values() for name in policy.reads} - set(self.pair_policy.reads)
         if self.second != "pseudo":
             idle |= {"pseudo_threshold", "pseudo_every"}
@@ -233,7 +247,7 @@ class FinetuneConfig:
             idle.add("coefficient_min")
         # Without the gain, neither C nor the objective steers the run.
         if not self.pair_policy.targeted:
-            idle |= {"warmup_rounds", "confusion_smoothing", "confusion_average"}
+            idle |= {"warmup_rounds", "row_smoothing", "confusion_smoothing", "confusion_average"}
             idle |= {"gain_formula", "gain_with_bias", "gain_plateau"}
             idle |= {"multiplier_lr", "multiplier_decay", "constraint_temperature", "constraint_max"}
         if self.temperature_schedule == "constant":
@@ -242,8 +256,8 @@ class FinetuneConfig:
         known = known_objective(objective)
         if known is None or known.worst_of is None:
             idle |= {"multiplier_lr", "multiplier_decay"}
-        # These multipliers belong to bounds: those of a constraint, or the coverage bound of an objective.
-        if not constrained and (known is None or known.coverage is None):
+        # These multipliers belong to the coverage bound of an objective; other bounds have no settings.
+        if known is None or known.coverage is None:
             idle |= {"constraint_temperature", "constraint_max"}
         return {name: value for name, value in values.items() if name not in idle}
 
@@ -278,7 +292,8 @@ _NUMBER_RULES: dict[str, tuple[bool, bool, str, Callable[[Any], bool]]] = {
     "top_k": (True, False, "a whole number >= 1", lambda v: v >= 1),
     "epsilon": (False, False, "a number in [0, 1]", lambda v: 0 <= v <= 1),
     "gain_plateau": (False, True, "a number in (0, 1)", lambda v: 0 < v < 1),
-    "confusion_smoothing": (False, False, "a number > 0", lambda v: v > 0),
+    "row_smoothing": (False, True, "a number > 0", lambda v: v > 0),
+    "confusion_smoothing": (False, True, "a number > 0", lambda v: v > 0),
     "confusion_average": (False, False, "a number in [0, 1)", lambda v: 0 <= v < 1),
     "coefficient_min": (False, False, "a number in [0, 1]", lambda v: 0 <= v <= 1),
     "lr": (False, False, "a number > 0", lambda v: v > 0),

@@ -1,8 +1,9 @@
-"""Definitions of the metrics that have parameters: the fraction of CVaR, recall weights, a cost matrix."""
+"""Definitions of the metrics that have parameters: the fraction of CVaR, recall weights, a cost matrix, one class."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,37 @@ from torch import Tensor
 
 DEFAULT_CVAR_FRACTION = 0.3
 DEFAULT_HEAD_FRACTION = 0.9
+
+RATES_OF_A_CLASS = ("recall", "precision")
+# What every store of metrics takes as a part of a key.
+_PLAIN_NAME = re.compile(r"(?!\.)[\w\-. :]{1,100}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ClassRate:
+    """Recall or precision of one class, a metric of its own.
+
+    Attributes:
+        rate: of RATES_OF_A_CLASS.
+        label: the class, in [0, K).
+        class_name: its name; empty for none.
+    Raises:
+        ValueError: another rate.
+    """
+
+    rate: str
+    label: int
+    class_name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.rate not in RATES_OF_A_CLASS:
+            raise ValueError(f"rate must be one of {', '.join(RATES_OF_A_CLASS)}, got {self.rate!r}")
+
+    @property
+    def key(self) -> str:
+        """Key of the metric, ``recall/NAME``; ``recall/class 3`` where the name could be no part of a key."""
+        plain = _PLAIN_NAME.fullmatch(self.class_name) is not None
+        return f"{self.rate}/{self.class_name if plain else f'class {self.label}'}"
 
 
 @dataclass(frozen=True)
@@ -23,12 +55,14 @@ class Definitions:
             None to leave the metric out.
         head_fraction: share of the classes, those with the most training samples, that are the head; the tail is the
             rest, at least one class.
+        class_rates: recalls and precisions of single classes that are metrics too, such as those with a bound.
     """
 
     cvar_fraction: float = DEFAULT_CVAR_FRACTION
     recall_weights: tuple[float, ...] | None = None
     cost_matrix: tuple[tuple[float, ...], ...] | None = None
     head_fraction: float = DEFAULT_HEAD_FRACTION
+    class_rates: tuple[ClassRate, ...] = ()
 
     def problems(self, num_classes: int) -> list[str]:
         """List what does not fit K classes, one ``name: must be RULE, got VALUE`` per problem."""
@@ -55,6 +89,11 @@ class Definitions:
                 )
             elif not all(math.isfinite(cost) for row in costs for cost in row):
                 problems.append("cost_matrix: must be finite numbers")
+        problems += [
+            f"class_rates: must be of classes in [0, {num_classes}), got {each.label}"
+            for each in self.class_rates
+            if not 0 <= each.label < num_classes
+        ]
         return problems
 
 
@@ -74,3 +113,24 @@ def cvar_of_recalls(values: Tensor, fraction: float) -> Tensor:
     amount = max(1.0, fraction * size)
     weights = (amount - torch.arange(size, dtype=values.dtype, device=values.device)).clamp(0.0, 1.0)
     return (values.sort(dim=-1).values * weights).sum(dim=-1) / amount
+
+
+def cvar_weights(values: Tensor, fraction: float) -> Tensor:
+    """Weights with which :func:`cvar_of_recalls` averages the recalls; equal recalls share theirs equally.
+
+    Args:
+        values: recalls, shape (S,).
+        fraction: share of the recalls to average, in (0, 1].
+    Returns:
+        Shape (S,), >= 0, sums to 1, detached.
+    """
+    amount = max(1.0, fraction * len(values))
+    level: Tensor
+    counts: Tensor
+    _, level, counts = torch.unique(values.detach(), return_inverse=True, return_counts=True)
+    # In the dtype of the values: a float minus a tensor of integers is float32.
+    ties = counts.to(values.dtype)
+    # What is left of the amount after all lower levels, divided among the recalls of a level.
+    left = (amount - (ties.cumsum(dim=0) - ties)).clamp_min(0.0)
+    shares: Tensor = torch.minimum(left, ties) / ties
+    return shares[level] / amount

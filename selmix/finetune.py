@@ -53,6 +53,8 @@ class Finetuner:
         constraints: bounds that act inside the method.
         unlabelled: source of the partner samples if ``config.second`` is not ``labelled``.
         world: the ranks that train together; all of them get the same arguments, except for their own ``world``.
+        log_prior: logarithms of class priors, shape (K,), which are added to the logits in training (the logit-adjusted
+            loss): the samples are then drawn uniformly, one by one, whatever the policy. None for the method.
     Raises:
         ValueError: the settings need unlabelled samples or groups that the data lack, or combine both, or the ranks
             cannot share a batch.
@@ -70,6 +72,7 @@ class Finetuner:
         constraints: Sequence[Constraint] = (),
         unlabelled: Split | None = None,
         world: World = ALONE,
+        log_prior: Tensor | None = None,
     ) -> None:
         world.check_batch(config.batch_size, config.accumulate)
         self.view, self.pool, self.feedback = view, pool, feedback
@@ -88,6 +91,9 @@ class Finetuner:
         self.sampler = PairSampler(self._strata(pool), self.num_strata)
         # Loss weight of each sample of the pool, under a policy that weighs losses instead of drawing pairs.
         self._weights: Tensor | None = None
+        self._log_prior = log_prior
+        if log_prior is not None:
+            self._weights = torch.ones(len(pool), device=pool.labels.device)
         self.second = self._partner_pool(unlabelled)
         view.compute_in_(Arithmetic(config.precision, config.channels_last))
         self.optimizer = sgd(view, config)
@@ -97,7 +103,7 @@ class Finetuner:
         self.steps_done = 0
         self._largest_gain = float("-inf")
         self._prototypes: Tensor | None = None
-        self._memory = FeedbackMemory(objective, self.context, config)
+        self._memory = FeedbackMemory(objective, self.context, config, self.constraints)
 
     def _partner_pool(self, unlabelled: Split | None) -> UnlabelledPool | None:
         if self.config.second == "labelled" or not self.config.mixes:
@@ -126,6 +132,7 @@ class Finetuner:
         smoothed, context = self._memory.update(counts)
         objective = with_constraints(bind_objective(self.objective, context), self.constraints, context)
         scalars = {"objective": float(objective(smoothed)), "lr": self._learning_rate()}
+        scalars |= {f"multiplier/{key}": value for key, value in self._memory.bounds.items()}
         gain = self._gain(objective, smoothed, prototypes)
         self.round_number += 1
         if self.second is not None:
@@ -215,6 +222,9 @@ class Finetuner:
 
     def _draw_by(self, policy: Tensor) -> None:
         """Set P for the coming steps: it draws their pairs, or weighs their losses."""
+        # The loss takes the place of a policy.
+        if self._log_prior is not None:
+            return
         if not self.config.pair_policy.mixes:
             self._weights = stratum_weights(policy, self.sampler.counts)[self._strata(self.pool)]
         else:
@@ -271,7 +281,7 @@ class Finetuner:
     def _add_gradient(self, part: Batch) -> Tensor:
         """Run the backward pass of one part of a batch; returns its share of the batch's loss."""
         # Divided here, so that the gradients of the parts add up to that of the batch's mean loss.
-        loss = part.loss(self._stepped, self.config.mixup_layer) / self.config.accumulate
+        loss = part.loss(self._stepped, self.config.mixup_layer, self._log_prior) / self.config.accumulate
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from selmix.confusion import coverage, precisions
+from selmix.confusion import coverage
 from selmix.definitions import DEFAULT_HEAD_FRACTION, Definitions, cvar_of_recalls
 
 # Many-shot classes have more than 100 training samples, few-shot classes fewer than 20.
@@ -248,15 +248,58 @@ def shot_recall(least: float, most: float) -> RecallsMetric:
     return metric
 
 
-def macro_f1(counts: Tensor, context: MetricContext) -> Tensor:
+def macro_f1_of_margins(hits: Tensor, rows: Tensor, columns: Tensor, context: MetricContext) -> Tensor:
     """Macro F1: mean over the classes of 2 C_kk / (row sum + column sum)."""
-    hits = counts.diagonal(dim1=-2, dim2=-1)
-    return (2.0 * hits / (counts.sum(dim=-1) + counts.sum(dim=-2))).mean(dim=-1)
+    return (2.0 * hits / (rows + columns)).mean(dim=-1)
 
 
-def min_precision(counts: Tensor, context: MetricContext) -> Tensor:
+def min_precision_of_margins(hits: Tensor, rows: Tensor, columns: Tensor, context: MetricContext) -> Tensor:
     """Smallest precision; a class that is never predicted counts 0."""
-    return precisions(counts).amin(dim=-1)
+    # Not clamp_min(1): the columns of a C that sums to 1 lie below 1 themselves.
+    return (hits / torch.where(columns > 0, columns, 1.0)).amin(dim=-1)
+
+
+def min_coverage_of_margins(hits: Tensor, rows: Tensor, columns: Tensor, context: MetricContext) -> Tensor:
+    """Smallest coverage: the smallest share of the samples that are predicted as one class."""
+    return (columns / columns.sum(dim=-1, keepdim=True)).amin(dim=-1)
+
+
+def min_head_tail_coverage_of_margins(
+    hits: Tensor, rows: Tensor, columns: Tensor, context: MetricContext
+) -> Tensor:
+    """Smaller of the mean coverages of head and tail."""
+    covered, tail = columns / columns.sum(dim=-1, keepdim=True), context.tail
+    return torch.minimum(covered[..., ~tail].mean(dim=-1), covered[..., tail].mean(dim=-1))
+
+
+MarginsMetric = Callable[[Tensor, Tensor, Tensor, MetricContext], Tensor]
+"""Diagonal (..., K), row sums (..., K) and column sums (..., K) of counts or shares, and context -> values (...)."""
+
+OF_MARGINS: dict[str, MarginsMetric] = {
+    "macro_f1": macro_f1_of_margins,
+    "min_precision": min_precision_of_margins,
+    "min_coverage": min_coverage_of_margins,
+    "min_head_tail_coverage": min_head_tail_coverage_of_margins,
+}
+"""Metrics of the whole matrix that its diagonal and its sums determine: 3 K numbers in place of K^2."""
+
+
+def of_margins(key: str) -> CountsMetric:
+    """Make a metric of counts from its formula in OF_MARGINS."""
+    formula = OF_MARGINS[key]
+
+    def metric(counts: Tensor, context: MetricContext) -> Tensor:
+        hits = counts.diagonal(dim1=-2, dim2=-1)
+        return formula(hits, counts.sum(dim=-1), counts.sum(dim=-2), context)
+
+    metric.__doc__ = formula.__doc__
+    return metric
+
+
+macro_f1 = of_margins("macro_f1")
+min_precision = of_margins("min_precision")
+min_coverage = of_margins("min_coverage")
+min_head_tail_coverage = of_margins("min_head_tail_coverage")
 
 
 def cost(counts: Tensor, context: MetricContext) -> Tensor:
@@ -271,14 +314,3 @@ def shares(counts: Tensor) -> Tensor:
     """Share of the samples that are predicted as each class, shape (..., K)."""
     # Divided by the sum, so that counts and shares give the same.
     return coverage(counts) / counts.sum(dim=(-2, -1)).unsqueeze(-1)
-
-
-def min_coverage(counts: Tensor, context: MetricContext) -> Tensor:
-    """Smallest coverage: the smallest share of the samples that are predicted as one class."""
-    return shares(counts).amin(dim=-1)
-
-
-def min_head_tail_coverage(counts: Tensor, context: MetricContext) -> Tensor:
-    """Smaller of the mean coverages of head and tail."""
-    covered, tail = shares(counts), context.tail
-    return torch.minimum(covered[..., ~tail].mean(dim=-1), covered[..., tail].mean(dim=-1))

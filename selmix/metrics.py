@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from selmix.confusion import class_confusion, confusion_counts, precisions, recalls
+from selmix.definitions import ClassRate, Definitions
 from selmix.groups import (
     demographic_parity_gap,
     equal_opportunity_gap,
@@ -49,7 +50,7 @@ from selmix.metric_functions import (
 
 __all__ = [
     "METRICS", "CountsMetric", "Metric", "MetricContext", "Predictions", "RecallsMetric", "calibration_error",
-    "compute_metric", "evaluate_predictions", "metric_named",
+    "class_metric", "compute_metric", "evaluate_predictions", "metric_named",
 ]  # fmt: skip
 
 CALIBRATION_BINS = 15
@@ -69,8 +70,10 @@ class Metric:
         of_predictions: predictions -> value, for a metric that a confusion matrix does not determine.
         minimise: True if less is better.
         linear: True if it is a weighted mean of the recalls (or 1 minus one).
-        least_of: C (S, K) and context -> the values that the metric is the minimum of, shape (G,), and the number of
-            classes behind each, shape (G,): a floor on the metric is a floor on each. None if it is no such minimum.
+        least_of: C (S, K) and context -> the values that the metric is the minimum of, shape (G,): a floor on the
+            metric is a floor on each. None if it is no such minimum.
+        proportion: counts (K, K) -> hits and trials, both shape (), if it is a single proportion of samples: its
+            interval is exact then. None for any other.
         needs: field of Definitions without which the metric is not defined; None if it needs none.
         by_train_counts: True if the training counts decide which classes the metric is of.
     """
@@ -82,7 +85,8 @@ class Metric:
     of_predictions: Callable[[Predictions], float] | None = None
     minimise: bool = False
     linear: bool = False
-    least_of: Callable[[Tensor, MetricContext], tuple[Tensor, Tensor]] | None = None
+    least_of: Callable[[Tensor, MetricContext], Tensor] | None = None
+    proportion: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     needs: str | None = None
     by_train_counts: bool = False
 
@@ -182,7 +186,7 @@ class Predictions:
             ValueError: a metric of groups on data without groups.
         """
         classes, groups = len(context.train_counts), context.num_groups
-        if METRICS[key].of_cells is None:
+        if metric_named(key, context.definitions).of_cells is None:
             return self.counts(classes)
         if self.groups is None or not groups:
             raise ValueError(f"{key} needs data with a group attribute")
@@ -195,31 +199,30 @@ class Predictions:
         return strata_of(self.labels, self.groups, num_groups)
 
 
-def least_recall(confusion: Tensor, context: MetricContext) -> tuple[Tensor, Tensor]:
-    """Recall of each class, and 1, the number of classes behind each."""
-    return _one_each(recalls(class_confusion(confusion, context.labels)))
+def least_recall(confusion: Tensor, context: MetricContext) -> Tensor:
+    """Recall of each class."""
+    return recalls(class_confusion(confusion, context.labels))
 
 
-def least_cell_recall(confusion: Tensor, context: MetricContext) -> tuple[Tensor, Tensor]:
-    """Recall of each (class, group) cell, and 1, the number of classes behind each."""
-    return _one_each(recalls(confusion, context.labels))
+def least_cell_recall(confusion: Tensor, context: MetricContext) -> Tensor:
+    """Recall of each (class, group) cell."""
+    return recalls(confusion, context.labels)
 
 
-def least_precision(confusion: Tensor, context: MetricContext) -> tuple[Tensor, Tensor]:
-    """Precision of each class, and 1, the number of classes behind each."""
-    return _one_each(precisions(class_confusion(confusion, context.labels)))
+def least_precision(confusion: Tensor, context: MetricContext) -> Tensor:
+    """Precision of each class."""
+    return precisions(class_confusion(confusion, context.labels))
 
 
-def least_coverage(confusion: Tensor, context: MetricContext) -> tuple[Tensor, Tensor]:
-    """Coverage of each class, and 1, the number of classes behind each."""
+def least_coverage(confusion: Tensor, context: MetricContext) -> Tensor:
+    """Coverage of each class."""
     # Column sums: the strata of a class need not be added up first.
-    return _one_each(shares(confusion))
+    return shares(confusion)
 
 
-def least_head_tail_coverage(confusion: Tensor, context: MetricContext) -> tuple[Tensor, Tensor]:
-    """Mean coverage of head and of tail, and the number of classes in each."""
-    groups = head_and_tail(confusion, context)
-    return groups @ shares(confusion), (groups > 0).sum(dim=1).to(confusion)
+def least_head_tail_coverage(confusion: Tensor, context: MetricContext) -> Tensor:
+    """Mean coverage of head and of tail."""
+    return head_and_tail(confusion, context) @ shares(confusion)
 
 
 def head_and_tail(confusion: Tensor, context: MetricContext) -> Tensor:
@@ -231,8 +234,18 @@ def head_and_tail(confusion: Tensor, context: MetricContext) -> Tensor:
     return (members / sizes)[sizes.squeeze(1) > 0]
 
 
-def _one_each(values: Tensor) -> tuple[Tensor, Tensor]:
-    return values, torch.ones_like(values)
+def calibration_bins(predictions: Predictions) -> list[tuple[Tensor, Tensor]]:
+    """Correctness (0 or 1) and confidence of the samples of each bin of equal mass, float64, by rising confidence."""
+    correct, confidence = predictions.correct, predictions.confidence
+    # Stable, so that equal confidences fall into the same bins on every machine.
+    order = torch.argsort(confidence, stable=True)
+    return list(
+        zip(
+            correct[order].double().tensor_split(CALIBRATION_BINS),
+            confidence[order].double().tensor_split(CALIBRATION_BINS),
+            strict=True,
+        )
+    )
 
 
 def calibration_error(predictions: Predictions) -> float:
@@ -241,12 +254,11 @@ def calibration_error(predictions: Predictions) -> float:
     Returns:
         Mean over the samples of |share correct - mean confidence| of their bin.
     """
-    correct, confidence = predictions.correct, predictions.confidence
-    # Stable, so that equal confidences fall into the same bins on every machine.
-    order = torch.argsort(confidence, stable=True)
-    gaps = (correct[order].double() - confidence[order].double()).tensor_split(CALIBRATION_BINS)
     # The sum of a bin's gaps, divided by n, is the bin's share of the samples times its mean gap.
-    return float(sum(abs(gap.sum()) for gap in gaps) / len(order))
+    bins = calibration_bins(predictions)
+    return float(
+        sum(abs((correct - confidence).sum()) for correct, confidence in bins) / len(predictions.labels)
+    )
 
 
 METRICS: dict[str, Metric] = {
@@ -284,15 +296,35 @@ METRICS: dict[str, Metric] = {
 """Key -> metric, in the order in which metrics are reported."""
 
 
-def metric_named(key: str) -> Metric:
+def metric_named(key: str, definitions: Definitions | None = None) -> Metric:
     """Look up a metric by its key.
 
+    Args:
+        key: of METRICS, or of a class rate of ``definitions``.
+        definitions: that may have rates of single classes; None for none.
     Raises:
         ValueError: there is no such metric; the message lists all keys.
     """
-    if key not in METRICS:
-        raise ValueError(f"unknown metric {key!r}; there are {', '.join(METRICS)}")
-    return METRICS[key]
+    if key in METRICS:
+        return METRICS[key]
+    rates = {each.key: each for each in definitions.class_rates} if definitions is not None else {}
+    if key not in rates:
+        raise ValueError(f"unknown metric {key!r}; there are {', '.join((*METRICS, *rates))}")
+    return class_metric(rates[key])
+
+
+def class_metric(rate: ClassRate) -> Metric:
+    """The metric that is the recall or the precision of one class; a precision without predictions counts 0."""
+    label, along = rate.label, -1 if rate.rate == "recall" else -2
+
+    def proportion(counts: Tensor) -> tuple[Tensor, Tensor]:
+        return counts[..., label, label], counts.sum(dim=along)[..., label]
+
+    def of_counts(counts: Tensor, context: MetricContext) -> Tensor:
+        hits, trials = proportion(counts)
+        return hits / torch.where(trials > 0, trials, 1.0)
+
+    return Metric(rate.key, of_counts=of_counts, proportion=proportion)
 
 
 def compute_metric(key: str, counts: Tensor, context: MetricContext) -> Tensor:
@@ -311,7 +343,7 @@ def compute_metric(key: str, counts: Tensor, context: MetricContext) -> Tensor:
 
 
 def evaluate_predictions(predictions: Predictions, context: MetricContext) -> dict[str, float]:
-    """Compute every metric that the data allow, by key, in the order of METRICS.
+    """Compute every metric that the data allow, by key, in the order of METRICS; then those of single classes.
 
     Raises:
         ValueError: a class has no sample.
@@ -321,7 +353,9 @@ def evaluate_predictions(predictions: Predictions, context: MetricContext) -> di
     if empty:
         raise ValueError(f"every class needs a sample to be evaluated on, got none for {empty}")
     values = {}
-    for key, metric in METRICS.items():
+    of_classes = [class_metric(rate) for rate in context.definitions.class_rates]
+    for metric in (*METRICS.values(), *of_classes):
+        key = metric.key
         if metric.of_predictions is not None:
             values[key] = metric.of_predictions(predictions)
         elif metric.of_cells is None:

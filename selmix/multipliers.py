@@ -1,15 +1,24 @@
-"""Multipliers of the worst-case and of the constrained objectives, and their state over the rounds.
+"""Multipliers of the worst-case objectives, of the coverage objectives and of bounds, and their state over the rounds.
 
 Multipliers are computed from a confusion matrix and then held constant: no gradient flows through them.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Of bounds, in units of the bounded metric: sharpness of the weights of its values, step of log Lambda per round, slack
+# at which the step is whole, and limits of Lambda. They are fixed: a bound needs no setting beside its value.
+_BOUND_SHARPNESS = 20.0
+_BOUND_STEP = 0.5
+_BOUND_SCALE = 0.05
+_BOUND_LEAST, _BOUND_START, _BOUND_MOST = 0.01, 1.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -86,3 +95,58 @@ class WorstCaseState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a :meth:`state_dict`."""
         self.multipliers = state["multipliers"]
+
+
+def bound_weights(slacks: Tensor) -> Tensor:
+    """Weights of the values that a bound is on, softmax(-20 slack): the least one weighs most.
+
+    The bound itself cancels, so a floor that is out of reach still pulls at the least value and turns the objective
+    into its minimum.
+
+    Args:
+        slacks: in units of the metric, negative where the bound is missed, shape (G,).
+    Returns:
+        Shape (G,), >= 0, sums to 1, detached.
+    """
+    return torch.softmax(-_BOUND_SHARPNESS * slacks.detach(), dim=0)
+
+
+class BoundState:
+    """Multipliers of bounds, raised over the rounds while a bound is missed and lowered while it holds.
+
+    With weights w of :func:`bound_weights` and the slack S = w . slacks of a round, Lambda becomes
+    Lambda exp(-0.5 clip(S / 0.05, -1, 1)), clipped to [0.01, 20], from 1 at the start: dual ascent on log Lambda with a
+    limited step.
+
+    Args:
+        number: of bounds.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.values = [_BOUND_START] * number
+
+    def update(self, slacks: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Compute the multipliers of this round.
+
+        Args:
+            slacks: of each bound, in units of its metric, shape (G,) each.
+        Returns:
+            Lambda w of each bound, shape (G,), which sums to its Lambda.
+        """
+        weights = [bound_weights(each) for each in slacks]
+        means = [float(w @ each.detach()) for w, each in zip(weights, slacks, strict=True)]
+        self.values = [_moved(value, mean) for value, mean in zip(self.values, means, strict=True)]
+        return tuple(value * w for value, w in zip(self.values, weights, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint."""
+        return {"values": list(self.values)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from a :meth:`state_dict`."""
+        self.values = list(state["values"])
+
+
+def _moved(value: float, slack: float) -> float:
+    step = min(max(slack / _BOUND_SCALE, -1.0), 1.0)
+    return min(max(value * math.exp(-_BOUND_STEP * step), _BOUND_LEAST), _BOUND_MOST)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from selmix.confusion import class_confusion, coverage, precisions, recalls
-from selmix.definitions import Definitions
+from selmix.definitions import Definitions, cvar_weights
 from selmix.groups import class_counts
 from selmix.metric_functions import tail_classes
 from selmix.metrics import METRICS, Metric, MetricContext, head_and_tail
@@ -27,6 +27,7 @@ from selmix.user_code import is_reference, load_function
 __all__ = [
     "OBJECTIVES", "PUBLISHED", "AnyObjective", "Objective", "ObjectiveContext", "bind_objective",
     "coverage_multipliers", "is_of_groups", "known_objective", "metric_of_objective", "tail_classes",
+    "without_coverage",
 ]  # fmt: skip
 
 
@@ -38,10 +39,12 @@ class ObjectiveContext:
         labels: class of each stratum, shape (S,); None if strata are classes.
         train_counts: training samples of each class, shape (K,); orders classes into head and tail.
         tail: mask of the tail classes, shape (K,), bool; None for the last classes by training count.
-        multipliers: m of the worst-case objectives, one per stratum (a group's multiplier divided by its size; for
-            min_precision one per class), detached; None to compute them from C.
+        multipliers: m of the worst-case objectives and of CVaR, one per stratum (a group's multiplier divided by its
+            size; for min_precision one per class), detached; None to compute them from C.
         coverage_multipliers: mu of the coverage terms, one per class (likewise divided), detached; None to compute
             them from C.
+        bound_multipliers: of each bound inside the method one per value that it is on, detached; None to compute them
+            from C (:func:`selmix.constraints.with_constraints`).
         floor: coverage that each class (or each group, in the mean) must reach; None for coverage_level / K.
         num_groups: A, if the strata are (class, group) cells; 0 if they are classes.
         settings: settings of the multipliers.
@@ -53,6 +56,7 @@ class ObjectiveContext:
     tail: Tensor | None = None
     multipliers: Tensor | None = None
     coverage_multipliers: Tensor | None = None
+    bound_multipliers: tuple[Tensor, ...] | None = None
     floor: float | None = None
     num_groups: int = 0
     settings: MultiplierSettings = field(default_factory=MultiplierSettings)
@@ -79,11 +83,14 @@ class Objective:
             on the simplex and held constant: the Lagrangian of the minimum. None if the formula itself is
             differentiated.
         coverage: key of the coverage metric that psi is subject to; None if psi is unconstrained.
+        weights: C and context -> weights of the strata's recalls, if psi is their mean with weights that C decides
+            (CVaR: its worst set). A run takes them from unsmoothed counts and holds them constant; None for any other.
     """
 
     metric: str
     worst_of: Callable[[Tensor, ObjectiveContext], Parts] | None = None
     coverage: str | None = None
+    weights: Callable[[Tensor, ObjectiveContext], Tensor] | None = None
 
     @property
     def definition(self) -> Metric:
@@ -126,6 +133,9 @@ class Objective:
                 multipliers = worst_case_multipliers(least, context.settings)
                 multipliers = multipliers if groups is None else multipliers @ groups
             return (multipliers.to(values) * values).sum()
+        if self.weights is not None and context.multipliers is not None:
+            values, _ = stratum_recalls(confusion, context)
+            return (context.multipliers.to(values) * values).sum()
         metric = self.definition
         if metric.needs is not None and getattr(context.definitions, metric.needs) is None:
             raise ValueError(f"{self.metric} needs {metric.needs}; none are given")
@@ -149,6 +159,11 @@ def head_tail_recalls(confusion: Tensor, context: ObjectiveContext) -> Parts:
         members = (groups > 0).to(groups)[:, context.labels.to(groups.device)]
         groups = members / members.sum(dim=1, keepdim=True)
     return recalls(confusion, context.labels), groups
+
+
+def worst_share(confusion: Tensor, context: ObjectiveContext) -> Tensor:
+    """Weights of the strata in the CVaR of their recalls, shape (S,)."""
+    return cvar_weights(recalls(confusion, context.labels), context.definitions.cvar_fraction)
 
 
 def class_precisions(confusion: Tensor, context: ObjectiveContext) -> Parts:
@@ -193,7 +208,7 @@ OBJECTIVES: dict[str, Objective] = {
     "mean_recall_min_head_tail_coverage": Objective("mean_recall", coverage="min_head_tail_coverage"),
     "h_mean_min_head_tail_coverage": Objective("h_mean", coverage="min_head_tail_coverage"),
     "q_mean": Objective("q_mean"),
-    "cvar_recall": Objective("cvar_recall"),
+    "cvar_recall": Objective("cvar_recall", weights=worst_share),
     "weighted_recall": Objective("weighted_recall"),
     "cost": Objective("cost"),
     "macro_f1": Objective("macro_f1"),
@@ -216,6 +231,17 @@ def known_objective(objective: AnyObjective) -> Objective | None:
     if isinstance(objective, Objective):
         return objective
     return OBJECTIVES.get(objective) if isinstance(objective, str) else None
+
+
+def without_coverage(objective: AnyObjective, bounded: Collection[str]) -> AnyObjective:
+    """The objective without its own coverage term where a bound is on the same coverage: that one counts instead.
+
+    Args:
+        objective: a name of :data:`OBJECTIVES` or a function of the user's own.
+        bounded: keys of the metrics that have a bound inside the method.
+    """
+    known = known_objective(objective)
+    return known.metric if known is not None and known.coverage in bounded else objective
 
 
 def is_of_groups(objective: AnyObjective) -> bool:

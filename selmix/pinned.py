@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
+from selmix.corrections import predict, split_correction
 from selmix.models import ModelConfig
 from selmix.weights import load_checkpoint_into, load_weights, state_digest
 
@@ -16,7 +18,9 @@ def load_pin(path: str | Path) -> nn.Module:
     Args:
         path: path of the pin, such as ``pins/x.yaml``; the weights lie beside it as ``x.safetensors``.
     Returns:
-        The module, with ``class_names``, a tuple of K strings.
+        The module, whose ``forward`` gives the logits as trained, with ``class_names``, a tuple of K strings;
+        ``correction``, a :class:`selmix.corrections.Correction` or None; and ``predict(x, group=None)``, which gives
+        labels (n,) and probabilities (n, K), corrected.
     Raises:
         ValueError: there is no pin, there are no weights beside it, or the weights have another digest than the pin's.
     """
@@ -43,7 +47,10 @@ def load_pin(path: str | Path) -> nn.Module:
             f"{path.with_suffix('.safetensors')}: must have digest {digests['weights']}, got {digest}"
         )
     model = ModelConfig(**protocol["model"]).build(tuple(protocol["input_shape"]), len(names))
-    load_checkpoint_into(model, state)
-    # The error to ignore: nn.Module's __setattr__ is typed for tensors and modules.
+    weights, correction = split_correction(state)
+    load_checkpoint_into(model, weights)
+    # The errors to ignore: nn.Module's __setattr__ is typed for tensors and modules.
     model.class_names = names  # type: ignore[assignment]
+    model.correction = correction  # type: ignore[assignment]
+    model.predict = partial(predict, model, correction)  # type: ignore[assignment]
     return model.eval()

@@ -21,9 +21,10 @@ class Round:
         confusion: C of the feedback split at its start, shape (S, K), unsmoothed.
         gain: G, shape (S, S); None if the policy does not read it.
         policy: P, shape (S, S); None if no pair could be drawn.
-        multipliers: m of a worst-case objective, shape (S,); None for other objectives.
+        multipliers: m of a worst-case objective, or the weights of CVaR, shape (S,); None for other objectives.
         scalars: loss (mean over the steps), temperature, policy_perplexity (exp(H(P))), positive_pairs, lr,
-            objective (psi of the averaged, smoothed C), and further diagnostics by name.
+            objective (psi of the averaged, smoothed C), multiplier/METRIC of each bound inside the method, and further
+            diagnostics by name.
         stop_reason: reason for the run to end here (``steps``, ``no_positive_gain``, ``no_pseudo_labels`` or
             ``gain_plateau``); None while the run continues.
     """

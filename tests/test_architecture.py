@@ -28,7 +28,7 @@ CONFINED = {
     "sklearn": ("selmix/data/digits.py",),
     "safetensors": ("selmix/weights.py",),
     "pyarrow": ("selmix/data/", "selmix/run/", "trainables/remote.py", "orchestrator/records/"),
-    "scipy": ("selmix/statistics/", "selmix/gain_fidelity.py"),
+    "scipy": ("selmix/statistics/", "selmix/gain_fidelity.py", "selmix/baselines/linear_post.py"),
     "torchvision": ("selmix/data/", "selmix/models/"),
 }
 """Library -> where it may be imported, by the beginning of the path."""

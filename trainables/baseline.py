@@ -11,9 +11,16 @@ from typing import Any
 
 import torch
 
-from selmix.baselines import BASELINES, BaselineResult, BaselineTask, Rung, joined
+from selmix.baselines import (
+    BASELINES,
+    BaselineResult,
+    BaselineTask,
+    CrossFitted,
+    Rung,
+    cross_fitted,
+    joined,
+)
 from selmix.config import FinetuneConfig
-from selmix.metrics import Predictions
 from selmix.statistics.comparison import mean_over_replicates
 from selmix.statistics.intervals import Estimate, all_intervals
 from selmix.weights import load_weights, save_weights, state_digest
@@ -54,10 +61,17 @@ class BaselineJob:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Result of fitting, and its start in milliseconds since the epoch."""
+    """Result of fitting.
+
+    Attributes:
+        result: of the baseline, or of a part of it.
+        started_ms: milliseconds since the epoch.
+        cross_fitted: see :func:`selmix.baselines.cross_fitted`.
+    """
 
     result: BaselineResult
     started_ms: int
+    cross_fitted: CrossFitted | None = None
 
 
 def fit_baseline(shared: Shared, job: BaselineJob, gpu: float) -> Fitted:
@@ -71,7 +85,9 @@ def fit_baseline(shared: Shared, job: BaselineJob, gpu: float) -> Fitted:
     torch.set_num_threads(shared.threads)
     keep_to_share(gpu)
     started_ms = int(time.time() * 1000)
-    return Fitted(BASELINES[job.name](_task(shared, job)), started_ms)
+    task, baseline = _task(shared, job), BASELINES[job.name]
+    result = baseline(task)
+    return Fitted(result, started_ms, cross_fitted(baseline, task, result))
 
 
 @dataclass(frozen=True)
@@ -91,6 +107,7 @@ class BaselineReport:
         seeds: of its models; empty where nothing is random.
         feasible: True if its mean meets the constraints of the search.
         started_ms: milliseconds since the epoch.
+        cross_fitted: see :func:`selmix.baselines.cross_fitted`.
     """
 
     select: dict[str, Estimate]
@@ -105,10 +122,13 @@ class BaselineReport:
     seeds: list[int]
     feasible: bool
     started_ms: int
+    cross_fitted: CrossFitted | None = None
 
 
 def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> BaselineReport:
     """Evaluate the models of a baseline on select and write each as ``weights-I.safetensors``, ``predictions-I.npz``.
+
+    The predictions of a model that is fitted on select are those out of fold; its weights are of the fit on all of it.
 
     Args:
         shared: of the sweep.
@@ -118,15 +138,14 @@ def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> BaselineR
     torch.set_num_threads(shared.threads)
     # The winner's weights are needed to fit only, and are not fetched again.
     task, result = _task(shared, replace(job, winner_weights=[])), joined([fit.result for fit in fits])
-    select, estimates, scores = task.data.select, [], []
+    select, held_out, estimates, scores = task.data.select, result.held_out, [], []
     with written(shared.filesystem, job.folder) as home:
         for index, state in enumerate(result.states):
-            logits = task.logits(state, select)
-            predictions = Predictions.from_logits(select.labels, logits, select.groups)
+            predictions = task.predictions(state, select) if held_out is None else held_out.select
             save_weights(home / f"weights-{index}.safetensors", state)
             write_predictions(home / f"predictions-{index}.npz", predictions)
             estimates.append(all_intervals(predictions, task.context))
-            scores.append(task.score_logits(logits))
+            scores.append(task.score_predictions(predictions))
     means = {key: mean_over_replicates([each[key] for each in estimates]) for key in estimates[0]}
     values = {key: estimate.value for key, estimate in means.items()}
     return BaselineReport(
@@ -143,6 +162,8 @@ def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> BaselineR
         feasible=task.selection.violation(values) == 0.0,
         # Parts may run side by side, and begin in any order.
         started_ms=min(fit.started_ms for fit in fits),
+        # A baseline of several parts, seed by seed, has none.
+        cross_fitted=fits[0].cross_fitted,
     )
 
 

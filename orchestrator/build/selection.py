@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.spec.check_objectives import class_label
 from orchestrator.spec.schema import SweepSpec
-from selmix.data import DataConfig, build_data_config
-from selmix.objectives import ObjectiveContext, known_objective, metric_of_objective
+from orchestrator.spec.sections import ConstraintSection
+from selmix.data import DataConfig, build_data_config, official_files
+from selmix.objectives import ObjectiveContext, known_objective, metric_of_objective, without_coverage
 from selmix.statistics.selection import Constraint, SelectionRule
 
 COARSEST_STEP = 0.1
@@ -18,24 +21,24 @@ def data_config(spec: SweepSpec) -> DataConfig:
     return build_data_config(**spec.data)
 
 
-def selection_rules(spec: SweepSpec, num_classes: int) -> dict[str, SelectionRule]:
+def selection_rules(spec: SweepSpec, class_names: Sequence[str]) -> dict[str, SelectionRule]:
     """Selection rule of each objective by name."""
-    return {objective: selection_rule(spec, objective, num_classes) for objective in spec.objectives}
+    return {objective: selection_rule(spec, objective, class_names) for objective in spec.objectives}
 
 
-def selection_rule(spec: SweepSpec, objective: str, num_classes: int) -> SelectionRule:
+def selection_rule(spec: SweepSpec, objective: str, class_names: Sequence[str]) -> SelectionRule:
     """Selection rule that ranks rounds and trials of an objective, with the constraints that hold for it.
 
-    An objective ``X_min_coverage`` brings its constraint with it.
+    An objective ``X_min_coverage`` brings its constraint with it; inside the method its own coverage term acts.
 
     Args:
         spec: of the sweep.
         objective: one of its objectives.
-        num_classes: K.
+        class_names: names of the K classes, in the order of their labels.
+    Raises:
+        ValueError: a bound on a class that the data do not have.
     """
-    constraints = [
-        Constraint(c.metric, c.at_least, c.at_most, tuple(sorted(c.where))) for c in spec.constraints
-    ]
+    constraints = [_constraint(section, class_names) for section in spec.constraints]
     known = known_objective(objective)
     # A bound of the file's own on that coverage counts instead.
     if (
@@ -45,7 +48,7 @@ def selection_rule(spec: SweepSpec, objective: str, num_classes: int) -> Selecti
     ):
         # The floor that the objective itself has inside the method, alpha / K.
         level = ObjectiveContext().settings.coverage_level
-        constraints.append(Constraint(known.coverage, at_least=level / num_classes))
+        constraints.append(Constraint(known.coverage, at_least=level / len(class_names), where=("search",)))
     return SelectionRule(
         spec.selection.metric or metric_of_objective(objective),
         spec.selection.statistic, tuple(constraints), seed=spec.search.seed,
@@ -53,11 +56,19 @@ def selection_rule(spec: SweepSpec, objective: str, num_classes: int) -> Selecti
     )  # fmt: skip
 
 
-def is_constrained(spec: SweepSpec, objective: str) -> bool:
-    """True if a constraint acts inside the method under this objective."""
-    known = known_objective(objective)
-    named = any("method" in c.where for c in spec.constraints)
-    return named or (known is not None and known.coverage is not None)
+def _constraint(section: ConstraintSection, class_names: Sequence[str]) -> Constraint:
+    label, name = None, ""
+    if section.of_class is not None:
+        label = class_label(section.of_class, class_names)
+        name = class_names[label]
+    return Constraint(
+        section.metric, section.at_least, section.at_most, tuple(sorted(section.where)), label, name
+    )
+
+
+def acting_objective(spec: SweepSpec, objective: str) -> str:
+    """Name of an objective without its coverage term where a bound of the file takes the term's place in the method."""
+    return str(without_coverage(objective, {c.metric for c in spec.constraints if "method" in c.where}))
 
 
 def warnings_of(spec: SweepSpec) -> list[str]:
@@ -69,6 +80,9 @@ def warnings_of(spec: SweepSpec) -> list[str]:
         warnings += _coarse_splits(config)
     except (OSError, ValueError) as error:
         warnings.append(f"data: not checked yet, a launch will stop here: {error}")
+    official = official_files(config)
+    if official is not None and not official.is_ready:
+        warnings.append(f"data: not checked yet, a launch will stop here: {official.advice}")
     if spec.search.num_trials == 1 and spec.searched:
         warnings.append("search.num_trials: 1 runs the defaults only; nothing is searched")
     return warnings

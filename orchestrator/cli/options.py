@@ -248,7 +248,10 @@ def pin() -> argparse.ArgumentParser:
         "  $ selmix pin digits_min_recall --name digits\n  pins/digits.yaml")))  # fmt: skip
     parser.add_argument("sweep", metavar="SWEEP", help="name of the sweep")
     parser.add_argument("--name", required=True, help="name of the pin, and alias of the model in MLflow")
-    parser.add_argument("--objective", help="pin the winner of this objective, where the sweep has several")
+    parser.add_argument(
+        "--objective", action="append", help="pin the winner of this objective, where the sweep has several; given "
+        "several times: pins NAME-OBJECTIVE, declared together in one opening of test",
+    )  # fmt: skip
     parser.add_argument("--trial", metavar="ID", help="pin this trial, and mark it as not the winner")
     parser.add_argument("--force", action="store_true", help="replace a pin of that name")
     return parser

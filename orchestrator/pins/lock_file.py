@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from orchestrator.errors import NotFound, PreflightError
 from orchestrator.files import write_atomically
 from orchestrator.provenance import Environment
 from orchestrator.records.types import Figure, Metrics, Settings
-from orchestrator.results.rows import Outcome
+from orchestrator.results.rows import Rung, VerdictOutcome, said
 from orchestrator.table import Column, difference, estimate, sentence, short, table
 
 REQUIRED = (
     "schema_version", "name", "created", "sweep", "objective", "trial_id", "is_winner", "seed", "round", "config",
     "protocol", "base", "digests", "select", "test", "replicates", "baselines", "verdict", "environment", "mlflow",
 )  # fmt: skip
-OPTIONAL = ("method",)
+OPTIONAL = ("method", "row", "test_opening")
 """Keys that earlier versions did not write: a pin without them is complete."""
 
 ADVICE = "choose another --pins folder"
@@ -103,24 +103,87 @@ class PinnedVerdict:
     """A verdict on one split.
 
     Attributes:
-        outcome: outcome of the paired comparison.
-        against: name of the baseline.
-        difference: pinned model minus baseline, higher is better.
+        outcome: see :class:`orchestrator.results.rows.Verdict`.
+        against: opponent that was chosen on select.
+        difference: pinned model minus that opponent, higher is better.
         optimistic: True if both sides were chosen on these samples.
+        margin: difference that does not matter; None in a pin by the earlier rule, against one opponent.
+        within_margin: True if it is better, by less than the margin.
+        differences: opponent -> pinned model minus opponent.
+        not_told_apart: opponents that it is neither better nor worse than.
+        worse_than: opponents that are better.
+        samples: samples of the smallest class that it rests on.
+        samples_needed: samples per class with which the difference would tell; None where no number would, or none is
+            needed.
+        difference_corrected: the difference with its interval at ``level_corrected``: corrected for the openings of
+            test before this one, and for pins that were declared together; None where there is nothing to correct.
+        level_corrected: level of that interval.
     """
 
-    outcome: Outcome
+    outcome: VerdictOutcome
     against: str
     difference: Figure
     optimistic: bool = False
+    margin: float | None = None
+    within_margin: bool = False
+    differences: dict[str, Figure] = field(default_factory=dict)
+    not_told_apart: list[str] = field(default_factory=list)
+    worse_than: list[str] = field(default_factory=list)
+    samples: int | None = None
+    samples_needed: int | None = None
+    difference_corrected: Figure | None = None
+    level_corrected: float | None = None
 
 
 @dataclass(frozen=True)
 class PinnedVerdicts:
-    """Verdicts on both splits; the one on test is to be quoted. None where there was no baseline, or no winner."""
+    """Verdicts on both splits, None where there was no opponent, or no winner.
+
+    Attributes:
+        select: of the procedure, the mean over fresh seeds, on select.
+        test: of the shipped file against the shipped file of each opponent, on test: the one to be quoted.
+        procedure: of the means over fresh seeds on test; None in pins of earlier versions.
+    """
 
     select: PinnedVerdict | None
     test: PinnedVerdict | None
+    procedure: PinnedVerdict | None = None
+
+
+@dataclass(frozen=True)
+class PinnedRow:
+    """The row that was pinned, which ``reproduce`` fits again by its approach.
+
+    Attributes:
+        approach: ``selmix``, or the name of a baseline.
+        rung: part of the model that it trains.
+        settings: settings that were tuned, name -> value.
+        seed: of the pinned model.
+    """
+
+    approach: str
+    rung: Rung
+    settings: dict[str, float | str]
+    seed: int
+
+
+@dataclass(frozen=True)
+class PinnedOpening:
+    """The opening of the test split that a pin was measured at.
+
+    Attributes:
+        content_digest: of the test split: its samples with their labels, in any order and at any size.
+        openings_before: times that these samples were seen before, as far as the runs folder knows.
+        confirmatory: True for the first opening: what was chosen after a look at test is not confirmed there.
+        note: what is to be said of it; None for the first opening.
+        declared_together: names of all pins of this opening, whose verdicts are right together; this one too.
+    """
+
+    content_digest: str
+    openings_before: int
+    confirmatory: bool
+    note: str | None
+    declared_together: list[str]
 
 
 @dataclass(frozen=True)
@@ -168,6 +231,8 @@ class Pin:
         environment: stack that it was made on.
         mlflow: place in MLflow.
         method: version of the method's arithmetic; a change of it changes bits.
+        row: the row that was pinned; None in pins of earlier versions, which are of SelMix.
+        test_opening: the opening of test that it was measured at; None in pins of earlier versions.
     """
 
     schema_version: int
@@ -191,6 +256,8 @@ class Pin:
     environment: Environment
     mlflow: Registered
     method: int = 1
+    row: PinnedRow | None = None
+    test_opening: PinnedOpening | None = None
 
     @property
     def metric(self) -> str:
@@ -325,6 +392,7 @@ class PinRow:
         test: that metric on test, with its interval; None also where an edited pin names a metric that it has not.
         verdict: verdict on test; None where there was no baseline.
         edited: sections that were edited since the pin was written.
+        test_opening: the opening of test that it was measured at; None in pins of earlier versions.
     """
 
     name: str
@@ -338,6 +406,7 @@ class PinRow:
     test: Figure | None = None
     verdict: PinnedVerdict | None = None
     edited: list[str] | None = None
+    test_opening: PinnedOpening | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,7 +430,7 @@ def _pin_row(pins: Path, path: Path) -> PinRow:
         return PinRow(path.stem, str(error))
     return PinRow(
         pin.name, None, pin.created, pin.sweep.name, pin.objective, pin.trial_id, pin.is_winner, pin.metric,
-        pin.test.get(pin.metric), pin.verdict.test, broken_sections(document),
+        pin.test.get(pin.metric), pin.verdict.test, broken_sections(document), pin.test_opening,
     )  # fmt: skip
 
 
@@ -382,7 +451,9 @@ def pins_text(document: PinsDocument, width: int | None) -> str:
         below = []
         if pin.verdict is not None:
             gap = f"{difference(pin.verdict.difference)} pp"
-            below.append(f"on test {pin.verdict.outcome} vs {pin.verdict.against}, {gap}")
+            rule = ", by the earlier rule" if pin.verdict.margin is None else ""
+            below.append(f"on test {said(pin.verdict.outcome)} {pin.verdict.against}{rule}, {gap}")
+        below += _caveats(pin.name, pin.test_opening, pin.verdict)
         below += [] if pin.is_winner else ["not the winner of its sweep"]
         # An edited pin is no evidence.
         below += [f"EDITED since it was written: {', '.join(pin.edited)}"] if pin.edited else []
@@ -392,3 +463,19 @@ def pins_text(document: PinsDocument, width: int | None) -> str:
         Column("created"),
     )  # fmt: skip
     return table(columns, rows, width, notes)
+
+
+def _caveats(name: str, opening: PinnedOpening | None, verdict: PinnedVerdict | None) -> list[str]:
+    """What is to be said of the opening of test that a pin was measured at; empty for a first one of its own."""
+    if opening is None:
+        return []
+    others = [other for other in opening.declared_together if other != name]
+    reasons = [opening.note] if opening.note is not None else []
+    reasons += [f"declared together with {', '.join(others)}"] if others else []
+    if not reasons:
+        return []
+    corrected = ""
+    if verdict is not None and verdict.difference_corrected is not None and verdict.level_corrected:
+        gap = difference(verdict.difference_corrected)
+        corrected = f"; corrected {gap} pp (at {100 * verdict.level_corrected:.4g} %)"
+    return [f"{'; '.join(reasons)}{corrected}"]

@@ -6,8 +6,9 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,13 @@ from orchestrator.credentials import masked
 from orchestrator.documents import SCHEMA_VERSION, Document, to_document
 from orchestrator.errors import NoFeasibleTrial, PreflightError, UsageError
 from orchestrator.files import check_file_writable, writing
+from orchestrator.messages import counted
 from orchestrator.pins.lock_file import (
     ADVICE,
     Pin,
     PinnedBaseline,
+    PinnedOpening,
+    PinnedRow,
     PinnedSweep,
     PinnedVerdict,
     PinnedVerdicts,
@@ -33,8 +37,8 @@ from orchestrator.pins.lock_file import (
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
-from orchestrator.records.types import Figure, TrialRecord
-from orchestrator.results.rows import ObjectiveResult, load_results
+from orchestrator.records.types import TrialRecord
+from orchestrator.results.rows import SELMIX, Choices, ObjectiveResult, Verdict, Winner, load_results
 from orchestrator.spec.schema import spec_from_resolved
 from orchestrator.tracking.address import check_tracking, tracking_of
 from selmix.files import written_aside
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # MLflow reserves these aliases for versions; refused here, before the test split is opened.
 ALIAS_TAKEN = re.compile(r"v\d+|latest", re.IGNORECASE)
+LEVEL = 0.95
+"""Level of a claim on test at its first opening, and of all pins together that are declared at once."""
 
 
 @dataclass(frozen=True)
@@ -55,66 +61,158 @@ class PinRequest:
 
     Attributes:
         sweep: name of the sweep.
-        name: name of the pin.
-        objective: objective whose winner is pinned; may be None where the sweep has only one.
+        name: name of the pin; of several objectives the pins are NAME-OBJECTIVE.
+        objectives: objectives whose winners are pinned, declared together; may be empty where the sweep has only one.
         trial_id: trial to pin instead of the winner.
         force: True to replace a pin of that name.
     """
 
     sweep: str
     name: str
-    objective: str | None = None
+    objectives: Sequence[str] = ()
     trial_id: str | None = None
     force: bool = False
 
 
-def pin_sweep(store: Store, pins: Path, request: PinRequest) -> Path:
-    """Write the pin of a sweep's winner; trains nothing.
+@dataclass(frozen=True)
+class WrittenPin:
+    """A pin that was written.
+
+    Attributes:
+        path: of the pin.
+        note: what is to be said of its opening of test; None for a first one.
+    """
+
+    path: Path
+    note: str | None
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The model to pin.
+
+    Attributes:
+        objective: that it was made for.
+        record: record that its file belongs to.
+        result: result of the objective.
+        winner: the winner, where the model is its shipped file; None for a trial that ``--trial`` names.
+    """
+
+    objective: str
+    record: TrialRecord
+    result: ObjectiveResult
+    winner: Winner | None = None
+
+    @property
+    def file(self) -> int:
+        """Number of its file among those of its record."""
+        return 0 if self.winner is None else self.winner.file
+
+    @property
+    def approach(self) -> str:
+        """Approach of its row."""
+        return SELMIX if self.winner is None else self.winner.approach
+
+    @property
+    def seed(self) -> int:
+        """Seed that it was made with."""
+        return self.record.seed if self.winner is None else self.winner.seed
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A model that is to be pinned, with all that is checked before the test split is opened for it."""
+
+    name: str
+    path: Path
+    target: _Target
+    weights: Path
+
+    @property
+    def objective(self) -> str:
+        return self.target.objective
+
+
+def pin_sweep(store: Store, pins: Path, request: PinRequest) -> list[WrittenPin]:
+    """Write the pins of a sweep's winners; trains nothing.
+
+    Several objectives are one opening of the test split: their pins are declared together.
 
     Args:
         store: the runs folder.
         pins: folder of the pins.
-        request: sweep, trial and name of the pin.
+        request: sweep, trial, objectives and name of the pin.
     Returns:
-        Path of the pin.
+        The pins, in the order of the objectives.
     Raises:
         UsageError: the name is taken or not allowed, the objective is not given where there are several, or the sweep
             is not finished.
         NotFound: there is no such sweep or trial.
         NoFeasibleTrial: the objective has no winner.
-        PreflightError: MLflow, the pins folder or files of the sweep cannot be used.
+        PreflightError: MLflow, the pins folder, the data or files of the sweep cannot be used.
     """
     folder = RunFolder.open(store, request.sweep)
-    path = _free_path(pins, request)
-    objective, trial, result = _chosen(folder, request)
     # All these checks come before the test split is opened, because each opening is on record.
-    for file in (path, weights_beside(path)):
-        check_file_writable(file, ADVICE)
+    paths = [_free_path(pins, name, request.force) for name in _names(request)]
+    chosen = _chosen(folder, request)
     address = tracking_of(store)
+    for path in paths:
+        for file in (path, weights_beside(path)):
+            check_file_writable(file, ADVICE)
     check_tracking(address)
-    if trial.mlflow_run_id is None:
-        raise PreflightError(
-            f"{trial.trial_id}: must have a run in MLflow at {masked(address)}, got none; launch the sweep again to "
-            "send it"
-        )
-    weights = _weights_of(folder, trial)
+    picks = [_checked(folder, path, each, address) for path, each in zip(paths, chosen, strict=True)]
+    state = folder.load_state()
+    if state.data is None or state.base is None or state.environment is None:
+        raise PreflightError(f"{folder.shown}: must have been launched, its record has no data yet")
     # Imported late: it brings torch, which takes seconds that the checks above need not wait for.
-    from orchestrator.pins.test_split import open_test
+    from orchestrator.pins.test_split import Opener, open_test
 
     spec = spec_from_resolved(folder.load_spec())
-    test = open_test(spec, f"pin {request.name}", folder)
-    document = _document(folder, test, request.name, trial, result, objective)
-    document["mlflow"] = to_document(_register(address, document, trial, weights))
-    document["created"] = utc_now()
-    # Weights first, the pin last: a pin that exists is complete.
-    with writing(path, ADVICE), written_aside(weights_beside(path)) as aside:
-        shutil.copyfile(weights, aside)
-    write_pin(path, sealed(document))
-    return path
+    opener = Opener("pin", [pick.name for pick in picks], [pick.objective for pick in picks])
+    test = open_test(spec, opener, folder, must_be=state.data.digests["test"])
+    opening = _pinned_opening(test, [pick.name for pick in picks])
+    written = []
+    for pick, document in zip(picks, _documents(folder, test, picks, opening), strict=True):
+        document["mlflow"] = to_document(_register(address, document, pick.target.record, pick.weights))
+        document["created"] = utc_now()
+        # Weights first, the pin last: a pin that exists is complete.
+        with writing(pick.path, ADVICE), written_aside(weights_beside(pick.path)) as aside:
+            shutil.copyfile(pick.weights, aside)
+        write_pin(pick.path, sealed(document))
+        written.append(WrittenPin(pick.path, opening.note))
+    return written
 
 
-def _free_path(pins: Path, request: PinRequest) -> Path:
-    name = request.name
+def _names(request: PinRequest) -> list[str]:
+    """Names of the pins, one for each objective."""
+    if len(request.objectives) < 2:
+        return [request.name]
+    if request.trial_id is not None:
+        raise UsageError("--trial: names one trial to pin, and cannot stand beside several --objective")
+    twice = sorted({name for name in request.objectives if request.objectives.count(name) > 1})
+    if twice:
+        raise UsageError(f"--objective: must name each objective once, got {twice[0]} twice")
+    return [f"{request.name}-{objective}" for objective in request.objectives]
+
+
+def _checked(folder: RunFolder, path: Path, target: _Target, address: str) -> _Chosen:
+    """The model with its weights, if it can be pinned."""
+    record = target.record
+    if record.mlflow_run_id is None:
+        raise PreflightError(
+            f"{record.trial_id}: must have a run in MLflow at {masked(address)}, got none; launch the sweep again to "
+            "send it"
+        )
+    return _Chosen(path.stem, path, target, _weights_of(folder, target))
+
+
+def _pinned_opening(test: OpenedTest, names: list[str]) -> PinnedOpening:
+    before = test.openings_before
+    note = f"test seen {counted(before, 'time')} before: not confirmatory" if before else None
+    return PinnedOpening(test.content, before, before == 0, note, names)
+
+
+def _free_path(pins: Path, name: str, force: bool) -> Path:
     if not NAME.fullmatch(name):
         raise UsageError(
             f"--name: must be letters, digits, '.', '_' or '-', the first a letter or digit, got {name!r}"
@@ -124,7 +222,7 @@ def _free_path(pins: Path, request: PinRequest) -> Path:
             f"--name: must not be one of MLflow's own aliases (v1, v2, ..., latest), got {name!r}; choose another"
         )
     path = pin_path(pins, name)
-    if path.exists() and not request.force:
+    if path.exists() and not force:
         raise UsageError(f"{path}: exists; choose another --name, or replace it with --force")
     for other in sorted(pins.glob("*.yaml")):
         if other != path and _alias(other.stem) == _alias(name):
@@ -140,9 +238,9 @@ def _alias(name: str) -> str:
     return name.replace(".", "-")
 
 
-def _chosen(folder: RunFolder, request: PinRequest) -> tuple[str, TrialRecord, ObjectiveResult]:
-    """Objective and trial to pin, and the result of that objective."""
-    objective, trial_id = request.objective, request.trial_id
+def _chosen(folder: RunFolder, request: PinRequest) -> list[_Target]:
+    """The models to pin, one for each objective."""
+    trial_id = request.trial_id
     results = load_results(folder)
     decided = {} if results is None else results.objectives
     if trial_id is not None:
@@ -151,19 +249,25 @@ def _chosen(folder: RunFolder, request: PinRequest) -> tuple[str, TrialRecord, O
             raise UsageError(
                 f"--trial: must be a finished trial or replicate, got {trial_id}: {record.kind}, {record.state}"
             )
-        if objective not in (None, record.objective):
+        if any(objective != record.objective for objective in request.objectives):
             raise UsageError(
-                f"--trial: must be a trial of --objective {objective}, got {trial_id}, one of {record.objective}"
+                f"--trial: must be a trial of --objective {request.objectives[0]}, got {trial_id}, one of "
+                f"{record.objective}"
             )
-        return record.objective, record, decided.get(record.objective, ObjectiveResult())
+        return [_Target(record.objective, record, decided.get(record.objective, ObjectiveResult()))]
     objectives = folder.load_spec().get("objectives", [])
-    if objective is None and len(objectives) > 1:
-        raise UsageError(f"--objective: must be given, {folder.name} has several: {', '.join(objectives)}")
-    objective = objective or objectives[0]
-    if objective not in objectives:
+    if not request.objectives and len(objectives) > 1:
         raise UsageError(
-            f"--objective: must be one of {', '.join(objectives)}, the objectives of {folder.name}, got {objective!r}"
+            f"--objective: must be given, {folder.name} has several: {', '.join(objectives)}; give it several times "
+            "to declare their pins together"
         )
+    asked = request.objectives or objectives[:1]
+    for objective in asked:
+        if objective not in objectives:
+            raise UsageError(
+                f"--objective: must be one of {', '.join(objectives)}, the objectives of {folder.name}, got "
+                f"{objective!r}"
+            )
     # A trial that --trial names may be pinned at any time; a winner is decided when the sweep is finished.
     state = folder.load_state()
     now = current_state(folder, state.state)
@@ -171,89 +275,161 @@ def _chosen(folder: RunFolder, request: PinRequest) -> tuple[str, TrialRecord, O
         raise UsageError(
             f"{folder.name}: must be finished to have a winner, got {now}; launch it again, or name a trial: --trial ID"
         )
-    result = decided.get(objective, ObjectiveResult())
-    if result.winner is None:
-        raise NoFeasibleTrial(f"{folder.name}: {objective} has no winner: {state.problem}")
-    return objective, folder.load_trial(result.winner.trial_id), result
+    chosen = []
+    for objective in asked:
+        result = decided.get(objective, ObjectiveResult())
+        if result.winner is None:
+            raise NoFeasibleTrial(f"{folder.name}: {objective} has no winner: {state.problem}")
+        chosen.append(_Target(objective, folder.load_trial(result.winner.trial_id), result, result.winner))
+    return chosen
 
 
-def _weights_of(folder: RunFolder, trial: TrialRecord) -> Path:
-    """Path of the weights of a trial, checked before the test split is opened for them."""
+def _weights_of(folder: RunFolder, target: _Target) -> Path:
+    """Path of the weights to pin, checked before the test split is opened for them."""
     from selmix.weights import load_weights, state_digest
 
-    path = folder.store.current(folder.weights_path(trial.trial_id))
+    record = target.record
+    files = folder.weights_files(record.trial_id)
+    path = files[target.file] if target.file < len(files) else folder.weights_path(record.trial_id)
+    expected = record.weights_digest if target.winner is None else target.winner.checkpoint_digest
     try:
-        digest = state_digest(load_weights(path))
+        digest = state_digest(load_weights(folder.store.current(path)))
     except ValueError as error:
         raise PreflightError(str(error)) from error
-    if digest != trial.weights_digest:
+    if digest != expected:
         raise PreflightError(
-            f"{path}: must be the weights of {trial.trial_id}, digest {trial.weights_digest}, got {digest}"
+            f"{path}: must be the weights of {record.trial_id}, digest {expected}, got {digest}"
         )
-    return path
+    return folder.store.current(path)
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """A model that is to be pinned, evaluated on test beside its opponents and every baseline.
+
+    Attributes:
+        chosen: the model.
+        judge: of its objective.
+        runs: of the procedure that it is one of: replicates, or the models of a baseline; itself without them.
+        baselines: name -> record of a baseline.
+        shipped: predictions of the model.
+        on_test: predictions of all runs.
+        baseline_tests: name -> predictions of all models of a baseline.
+        opposing: opponent -> predictions of its shipped file.
+        opposing_runs: opponent -> predictions of all its runs.
+        against: the opponent that is the best by score on select; None without any.
+    """
+
+    chosen: _Chosen
+    judge: Judge
+    runs: Sequence[TrialRecord]
+    baselines: dict[str, TrialRecord]
+    shipped: list[Predictions]
+    on_test: list[Predictions]
+    baseline_tests: dict[str, list[Predictions]]
+    opposing: dict[str, list[Predictions]]
+    opposing_runs: dict[str, list[Predictions]]
+    against: str | None
+
+
+def _documents(
+    folder: RunFolder, test: OpenedTest, picks: Sequence[_Chosen], opening: PinnedOpening
+) -> list[Document]:
+    """The pins of the models, still without their times of creation and their places in MLflow."""
+    evaluated = {pick.name: _evaluated(folder, test, pick) for pick in picks}
+    verdicts = _verdicts_on_test(evaluated, opening.openings_before)
+    return [_document(folder, test, each, verdicts[name], opening) for name, each in evaluated.items()]
+
+
+def _evaluated(folder: RunFolder, test: OpenedTest, pick: _Chosen) -> _Evaluated:
+    from orchestrator.results.judge import Judge, in_order, opponents_of
+
+    target, record = pick.target, pick.target.record
+    judge = Judge(folder, test.spec, target.objective)
+    runs: Sequence[TrialRecord] = [record]
+    if target.approach == SELMIX:
+        # A trial that --trial names may have no replicates: it then stands for itself.
+        runs = judge.finals().get(record.replicate_of or record.trial_id, []) or [record]
+    baselines = {
+        b.name: b for b in in_order(folder.load_baselines(target.objective)) if b.state == "FINISHED"
+    }
+
+    @cache
+    def models(trial_id: str) -> list[Predictions]:
+        return test.of_files(folder.weights_files(trial_id))
+
+    choices = folder.load(folder.choices_path, Choices)
+    choice = None if choices is None else choices.objectives.get(target.objective)
+    candidates = judge.candidates(choice)
+    # A trial that --trial names has the opponents of the best SelMix row.
+    row = next((each for each in candidates if each.name == target.approach), None)
+    opponents = [] if row is None else opponents_of(row, candidates)
+    opposing = {}
+    for each in opponents:
+        ships = judge.shipped(each)
+        opposing[each.name] = [models(ships.record.trial_id)[ships.file]]
+    return _Evaluated(
+        pick, judge, runs, baselines, test.of_files([pick.weights]),
+        [p for run in runs for p in models(run.trial_id)],
+        {key: models(each.trial_id) for key, each in baselines.items()}, opposing,
+        {each.name: [p for run in each.records for p in models(run.trial_id)] for each in opponents},
+        opponents[0].name if opponents else None,
+    )  # fmt: skip
 
 
 def _document(
     folder: RunFolder,
     test: OpenedTest,
-    name: str,
-    trial: TrialRecord,
-    result: ObjectiveResult,
-    objective: str,
+    evaluated: _Evaluated,
+    on_test: tuple[PinnedVerdict | None, PinnedVerdict | None],
+    opening: PinnedOpening,
 ) -> Document:
-    """The pin of a trial, still without its time of creation and its place in MLflow."""
+    """The pin of a model, still without its time of creation and its place in MLflow."""
     from orchestrator.pins.test_split import mean_metrics, metrics_of
-    from orchestrator.results.judge import Judge, in_order
-    from selmix.weights import load_weights
+    from selmix.data.content import preprocess_digest
 
     state = folder.load_state()
     if state.data is None or state.base is None or state.environment is None:
-        raise PreflightError(f"{folder.shown}: must have been launched, its record has no data yet")
-    if test.digest != state.data.digests["test"]:
-        raise PreflightError(
-            f"{folder.shown}: the test split must be that of the sweep, digest {state.data.digests['test']}, got "
-            f"{test.digest}; restore the data"
-        )
-    judge = Judge(folder, test.spec, objective)
-    is_winner = result.winner is not None and result.winner.trial_id == trial.trial_id
-    # A trial that --trial names may have no replicates: it then stands for itself.
-    replicates = judge.finals().get(trial.trial_id, []) or [trial]
-    on_test = [p for record in replicates for p in test.of_files(folder.weights_files(record.trial_id))]
-    baselines = {b.name: b for b in in_order(folder.load_baselines(objective)) if b.state == "FINISHED"}
-    baseline_tests = {
-        key: test.of_files(folder.weights_files(record.trial_id)) for key, record in baselines.items()
-    }
-    # The pinned model is that of the trial itself; its replicates only measure the spread over seeds.
-    weights = load_weights(folder.weights_path(trial.trial_id))
+        raise AssertionError("what a pin needs of the sweep's record was checked before test was opened")
+    target, judge = evaluated.chosen.target, evaluated.judge
+    record, winner = target.record, target.winner
+    on_select = target.result.verdict if winner is not None else None
     pin = Pin(
         schema_version=SCHEMA_VERSION,
-        name=name,
+        name=evaluated.chosen.name,
         created="",
         sweep=PinnedSweep(test.spec.name, state.sweep_id, state.file_digest),
-        objective=objective,
-        trial_id=trial.trial_id,
-        is_winner=is_winner,
-        seed=trial.seed,
-        round=trial.round,
-        config=trial.config,
+        objective=target.objective,
+        trial_id=record.trial_id,
+        is_winner=winner is not None,
+        seed=target.seed,
+        round=record.round if target.approach == SELMIX else None,
+        config=record.config if winner is None else winner.config,
         protocol=_protocol(test, judge),
         base=state.base.to_document(),
-        digests={**state.data.digests, "base": state.base.digest, "weights": trial.weights_digest},
-        select=trial.select,
-        test=metrics_of(test.predictions(weights), judge.context),
-        replicates=_replicates(replicates, on_test, trial, judge),
+        digests={
+            **state.data.digests, "preprocess": preprocess_digest(test.split.inputs), "base": state.base.digest,
+            "weights": record.weights_digest if winner is None else winner.checkpoint_digest,
+        },
+        select=record.select if winner is None else winner.select,
+        test=metrics_of(evaluated.shipped[0], judge.context),
+        replicates=_replicates(evaluated),
         baselines={
             key: PinnedBaseline(
-                record.select, mean_metrics(baseline_tests[key], judge.context), record.labels,
-                record.reference, record.cost_s,
+                each.select, mean_metrics(evaluated.baseline_tests[key], judge.context), each.labels,
+                each.reference, each.cost_s,
             )
-            for key, record in baselines.items()
+            for key, each in evaluated.baselines.items()
         },
-        verdict=_verdicts(result, is_winner, on_test, baseline_tests, judge),
+        verdict=PinnedVerdicts(None if on_select is None else _pinned(on_select), *on_test),
         environment=state.environment,
         mlflow=Registered("", "", "", "", ""),
         # Of the sweep, not of this version: it decides the bits of what was trained.
         method=state.method,
+        row=PinnedRow(
+            target.approach, "finetune" if winner is None else winner.rung, record.note, target.seed
+        ),
+        test_opening=opening,
     )  # fmt: skip
     return to_document(pin)
 
@@ -279,37 +455,66 @@ def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
     )
 
 
-def _replicates(
-    replicates: Sequence[TrialRecord], on_test: Sequence[Predictions], trial: TrialRecord, judge: Judge
-) -> Document:
-    """Seeds of the replicates, and metric -> mean, low, high on test; no metrics for a trial without replicates."""
+def _replicates(evaluated: _Evaluated) -> Document:
+    """Seeds of the procedure, and metric -> mean, low, high on test; no metrics where nothing is repeated."""
     from orchestrator.pins.test_split import mean_metrics
 
-    if list(replicates) == [trial]:
+    record, runs = evaluated.chosen.target.record, evaluated.runs
+    seeds = record.seeds if record.kind == "baseline" else [run.seed for run in runs]
+    if not seeds or (record.kind != "baseline" and list(runs) == [record]):
         return {"split": "test", "seeds": []}
-    means = mean_metrics(on_test, judge.context)
+    means = mean_metrics(evaluated.on_test, evaluated.judge.context)
     named = {key: {"mean": f.value, "low": f.low, "high": f.high} for key, f in means.items()}
-    return {"split": "test", "seeds": [r.seed for r in replicates], **named}
+    return {"split": "test", "seeds": seeds, **named}
 
 
-def _verdicts(
-    result: ObjectiveResult,
-    is_winner: bool,
-    on_test: Sequence[Predictions],
-    baselines: dict[str, list[Predictions]],
-    judge: Judge,
-) -> PinnedVerdicts:
-    """Verdicts on both splits, against the opponent that was chosen on select."""
-    from selmix.statistics.comparison import outcome, paired_difference
+def _verdicts_on_test(
+    evaluated: Mapping[str, _Evaluated], openings_before: int
+) -> dict[str, tuple[PinnedVerdict | None, PinnedVerdict | None]]:
+    """Verdicts on test, of the shipped file and of the procedure, of pins that are declared together, by their names.
 
-    on_select = result.verdict
-    if on_select is None:
-        return PinnedVerdicts(None, None)
-    # The same opponent on test: the best of several baselines on test would be biased upwards.
-    gap = paired_difference(judge.rule.metric, on_test, baselines[on_select.against], judge.context)
-    test = PinnedVerdict(outcome(gap), on_select.against, Figure(**asdict(gap)))
-    select = PinnedVerdict(on_select.outcome, on_select.against, on_select.difference, optimistic=True)
-    return PinnedVerdicts(select if is_winner else None, test)
+    Each is against all opponents that were fixed on select. The outcome is that of the plain level, by Holm's procedure
+    where there are several pins. The corrected difference has the level of that procedure too, begun at the level of
+    the opening.
+    """
+    from selmix.statistics.openings import holm_levels, level_of_opening
+
+    # A pin without an opponent claims nothing, and is not counted among the claims.
+    claims = {name: each.against for name, each in evaluated.items() if each.against is not None}
+
+    @cache
+    def verdict(name: str, level: float) -> Verdict:
+        each = evaluated[name]
+        return each.judge.judged(each.shipped, each.opposing, claims[name], "test", level)
+
+    def told_apart(name: str, level: float) -> bool:
+        return verdict(name, level).outcome in ("better", "worse")
+
+    decided = holm_levels(claims, told_apart, LEVEL)
+    corrected = holm_levels(claims, told_apart, level_of_opening(openings_before, LEVEL))
+    verdicts: dict[str, tuple[PinnedVerdict | None, PinnedVerdict | None]] = dict.fromkeys(
+        evaluated, (None, None)
+    )
+    for name, against in claims.items():
+        each, plain = evaluated[name], verdict(name, LEVEL)
+        level = corrected[name] if corrected[name] != LEVEL else None
+        # Every claim is that of the level that Holm's procedure leaves; the intervals are plain.
+        shipped = replace(
+            _pinned(verdict(name, decided[name])), difference=plain.difference, differences=plain.differences,
+            difference_corrected=None if level is None else verdict(name, level).difference,
+            level_corrected=level,
+        )  # fmt: skip
+        procedure = each.judge.judged(each.on_test, each.opposing_runs, against, "test")
+        verdicts[name] = shipped, _pinned(procedure)
+    return verdicts
+
+
+def _pinned(verdict: Verdict) -> PinnedVerdict:
+    return PinnedVerdict(
+        verdict.outcome, verdict.against, verdict.difference, verdict.optimistic, verdict.margin,
+        verdict.within_margin, verdict.differences, verdict.not_told_apart, verdict.worse_than, verdict.samples,
+        verdict.samples_needed,
+    )  # fmt: skip
 
 
 def _register(address: str, document: Document, trial: TrialRecord, weights: Path) -> Registered:

@@ -14,11 +14,16 @@ from orchestrator.pins.lock_file import Pin, broken_sections, pin_path, read_pin
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.store import Store
 from orchestrator.records.types import Metrics
+from orchestrator.results.rows import SELMIX
 from orchestrator.table import paragraph, sentence
 
 if TYPE_CHECKING:
     from orchestrator.pins.test_split import OpenedTest
     from orchestrator.spec.schema import SweepSpec
+    from selmix.data.splits import SweepData
+    from selmix.metrics import Predictions
+    from selmix.run.start_model import Base
+    from selmix.statistics.selection import SelectionRule
     from selmix.weights import State
 
 
@@ -87,7 +92,7 @@ def reproduce_pin(pins: Path, name: str, store: Store) -> ReproduceDocument:
     Args:
         pins: folder of the pins.
         name: name of the pin.
-        store: runs folder; the opening of the test split is recorded in the pin's sweep, if that lies there.
+        store: runs folder; the opening of the test split is recorded there, if the pin's sweep lies in it.
     Raises:
         NotFound: there is no such pin.
         PreflightError: the pin cannot be read, or its data, or a checkpoint that it names, cannot be.
@@ -132,43 +137,83 @@ class _Comparison:
         from orchestrator.build.base_model import base_model, torch_threads
         from orchestrator.build.data import load_data
         from orchestrator.build.selection import selection_rule
-        from orchestrator.pins.test_split import metrics_of, open_test
+        from orchestrator.pins.test_split import Opener, metrics_of, open_test, predictions_on
         from selmix.baselines.last_layer import start_base
-        from selmix.config import FinetuneConfig
-        from selmix.run.local_ranks import RunRequest, finetune_on_workers
+        from selmix.data.content import preprocess_digest
+        from selmix.metrics import MetricContext
         from selmix.weights import state_digest
 
         pin, spec = self.pin, _spec(self.pin)
         stored = self._weights(weights)
-        test = open_test(spec, f"reproduce {pin.name}", _own_folder(pin, store))
+        opener = Opener("reproduce", [pin.name], [pin.objective])
+        test = open_test(spec, opener, _own_folder(pin, store))
         with torch_threads(pin.protocol.threads):
             data = load_data(spec)
             for split in ("train", "feedback", "select"):
                 self._equal(f"digests/{split}", pin.digests[split], data.digests[split])
             self._equal("digests/test", pin.digests["test"], test.digest)
+            # Pins of earlier versions lack it.
+            if "preprocess" in pin.digests:
+                self._equal(
+                    "digests/preprocess", pin.digests["preprocess"], preprocess_digest(test.split.inputs)
+                )
             state, base = base_model(spec, data)
             # Trained weights may have other bits on another stack; the data must be the same everywhere.
             self._equal("digests/base", pin.digests["base"], base.digest, must=self.same_stack)
-            rule = selection_rule(spec, pin.objective, data.num_classes)
-            request = RunRequest(
-                data, start_base(spec.model.config, state, data, rule), pin.objective,
-                FinetuneConfig(**pin.config), pin.seed, rule,
-            )  # fmt: skip
-            run = finetune_on_workers(spec.resources.workers, request)
+            rule = selection_rule(spec, pin.objective, data.class_names)
+            start = start_base(spec.model.config, state, data, rule)
+            context = MetricContext(data.train_counts.cpu(), rule.definitions, data.num_groups)
             # On the same stack equal weights give equal predictions: evaluating the stored ones would add nothing.
             if stored is not None and not self.same_stack:
-                self._stored(spec, stored, data.select, test, run.metric_context)
+                self._stored(spec, stored, data.select, test, context)
+            trained = self._trained(spec, data, start, rule)
+            if trained is None:
+                return self.compared
+            made, held_out = trained
+            self._equal("digests/weights", pin.digests["weights"], state_digest(made), must=self.same_stack)
+            # A row that is fitted on select was judged there out of fold.
+            on_select = held_out or predictions_on(spec, made, data.select)
+            self._metrics("select", pin.select, metrics_of(on_select, context))
+            self._metrics("test", pin.test, metrics_of(test.predictions(made), context))
+        return self.compared
+
+    def _trained(
+        self, spec: SweepSpec, data: SweepData, start: Base, rule: SelectionRule
+    ) -> tuple[State, Predictions | None] | None:
+        """Make the pinned row again by its approach.
+
+        Returns:
+            Its weights, and its predictions on select where it was judged out of fold; None, with the difference noted,
+            where the training fails.
+        """
+        from selmix.baselines import BASELINES, BaselineTask
+        from selmix.config import FinetuneConfig
+        from selmix.run.local_ranks import RunRequest, finetune_on_workers
+
+        pin = self.pin
+        approach = SELMIX if pin.row is None else pin.row.approach
+        # Everything that fine-tunes has the settings of the winning trial; the others have none.
+        config = FinetuneConfig(**pin.config)
+        states: tuple[State, ...] = ()
+        if approach == SELMIX or (approach in BASELINES and BASELINES[approach].contains_winner):
+            run = finetune_on_workers(
+                spec.resources.workers, RunRequest(data, start, pin.objective, config, pin.seed, rule)
+            )
             if run.best is None or run.failed:
                 self.compared.append(Compared("training", "finished", run.stop_reason, False, False))
-                return self.compared
-            self._equal("round", pin.round, run.best.round, must=self.same_stack)
-            self._equal(
-                "digests/weights", pin.digests["weights"], state_digest(run.best.state), must=self.same_stack
+                return None
+            if approach == SELMIX:
+                self._equal("round", pin.round, run.best.round, must=self.same_stack)
+                return run.best.state, None
+            states = (run.best.state,)
+        if approach not in BASELINES:
+            raise PreflightError(
+                f"{pin.name}: row.approach must be selmix or one of {', '.join(BASELINES)}, got {approach}"
             )
-            self._metrics("select", pin.select, metrics_of(run.best.predictions, run.metric_context))
-            on_test = metrics_of(test.predictions(run.best.state), run.metric_context)
-            self._metrics("test", pin.test, on_test)
-        return self.compared
+        # Of a deterministic baseline the seed is not read; one that fine-tunes makes the model of this seed alone.
+        task = BaselineTask(data, start, pin.objective, rule, (pin.seed,), config, states)
+        fitted = BASELINES[approach](task)
+        return fitted.states[0], None if fitted.held_out is None else fitted.held_out.select
 
     def _weights(self, path: Path) -> State | None:
         """The pinned weights; missing or damaged ones are a difference, and the training is compared all the same."""

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from orchestrator.build.base_model import torch_threads
 from orchestrator.build.selection import data_config
-from orchestrator.clock import utc_now
 from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.types import Figure, Metrics, Opening
+from orchestrator.records.openings import RecordedOpening, record_opening
+from orchestrator.records.types import Figure, Metrics
 from orchestrator.spec.schema import SweepSpec
+from selmix.corrections import predictions_of, split_correction
+from selmix.data.content import content_digest
 from selmix.data.splits import Split
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import predict
@@ -30,15 +32,21 @@ class OpenedTest:
     Attributes:
         spec: specification of the sweep.
         split: samples.
+        digest: of the split.
+        content: content digest of the samples.
+        opening: its record; None where a pin is reproduced without its sweep.
     """
 
     spec: SweepSpec
     split: Split
+    digest: str
+    content: str
+    opening: RecordedOpening | None
 
     @property
-    def digest(self) -> str:
-        """Digest of the samples."""
-        return self.split.digest()
+    def openings_before(self) -> int:
+        """Times that the samples were seen before, as far as the runs folder knows."""
+        return 0 if self.opening is None else self.opening.t - 1
 
     def predictions(self, state: Mapping[str, Tensor]) -> Predictions:
         """Predictions of a model with these weights."""
@@ -61,27 +69,51 @@ class OpenedTest:
         return predictions
 
 
-def open_test(spec: SweepSpec, by: str, folder: RunFolder | None) -> OpenedTest:
-    """Open the test split and record the opening in the sweep.
+@dataclass(frozen=True)
+class Opener:
+    """What opens a test split, for the record.
+
+    Attributes:
+        verb: ``pin`` or ``reproduce``.
+        pins: names of the pins.
+        objectives: of the pins, in their order.
+    """
+
+    verb: str
+    pins: Sequence[str]
+    objectives: Sequence[str]
+
+
+def open_test(
+    spec: SweepSpec, opener: Opener, folder: RunFolder | None, must_be: str | None = None
+) -> OpenedTest:
+    """Open the test split and record the opening, in the runs folder and in the sweep.
 
     Args:
         spec: specification of the sweep.
-        by: the command that opens it, for the record.
-        folder: records of the sweep; None where a pin is reproduced without its sweep.
+        opener: the command that opens it.
+        folder: records of the sweep; None where a pin is reproduced without its sweep, which is not recorded.
+        must_be: digest that the split must have; None: any.
     Raises:
-        PreflightError: the split cannot be read.
+        PreflightError: the split cannot be read or is another one, or the opening cannot be recorded; it was not
+            opened then.
     """
-    # Recorded before it is read: an opening that fails half way counts too.
-    if folder is not None:
-        state = folder.load_state()
-        state.test_openings.append(Opening(utc_now(), by))
-        folder.save_state(state)
     try:
-        return OpenedTest(spec, data_config(spec).load_test())
+        split = data_config(spec).load_test()
+        digest, content = split.digest(), content_digest(split)
     except (OSError, ValueError) as error:
         raise PreflightError(
             f"data: the test split of {spec.data['name']} must be readable: {error}"
         ) from error
+    if must_be is not None and digest != must_be:
+        raise PreflightError(
+            f"{spec.name}: the test split must be that of the sweep, digest {must_be}, got {digest}; restore the data"
+        )
+    if folder is None:
+        return OpenedTest(spec, split, digest, content, None)
+    # Recorded before anything is evaluated on it: an opening whose evaluation fails half way counts too.
+    opening = record_opening(folder, content, digest, opener.verb, opener.pins, opener.objectives)
+    return OpenedTest(spec, split, digest, content, opening)
 
 
 def predictions_on(spec: SweepSpec, state: Mapping[str, Tensor], split: Split) -> Predictions:
@@ -89,7 +121,7 @@ def predictions_on(spec: SweepSpec, state: Mapping[str, Tensor], split: Split) -
 
     Args:
         spec: specification of the sweep.
-        state: weights of the model.
+        state: weights of the model, and its correction where it has one.
         split: samples.
     Raises:
         ValueError: the weights do not fit the model.
@@ -98,9 +130,9 @@ def predictions_on(spec: SweepSpec, state: Mapping[str, Tensor], split: Split) -
     # As many threads as in a trial: another number gives other bits.
     with torch_threads(spec.resources.cpu):
         model = spec.model.config.build(source.input_shape, len(source.class_names))
-        load_checkpoint_into(model, state)
+        load_checkpoint_into(model, split_correction(state)[0])
         logits = predict(spec.model.config.view(model), split.inputs)[1]
-    return Predictions.from_logits(split.labels, logits, split.groups)
+    return predictions_of(state, split.labels, logits, split.groups)
 
 
 def metrics_of(predictions: Predictions, context: MetricContext) -> Metrics:

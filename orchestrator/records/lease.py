@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import socket
 import threading
 import time
 from types import TracebackType
@@ -13,7 +10,7 @@ from types import TracebackType
 from orchestrator.errors import PreflightError
 from orchestrator.files import writing
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease_on_disk import Holder, process_start
+from orchestrator.records.lease_on_disk import Holder, this_process
 
 # Six of them within the minute after which a holder counts as dead: single ones may fail.
 HEARTBEAT_EVERY_S = 10.0
@@ -82,8 +79,7 @@ def acquire(folder: RunFolder, heartbeat_every_s: float = HEARTBEAT_EVERY_S) -> 
     """
     with writing(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
-    pid = os.getpid()
-    mine = Holder(socket.gethostname(), pid, process_start(pid) or "", time.time(), secrets.token_hex(8))
+    mine = this_process()
     other = folder.lease.claim(mine)
     if other is not None:
         raise _refused(folder, other)

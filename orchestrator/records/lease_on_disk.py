@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -130,19 +132,33 @@ class DiskLease:
     def _write(self, holder: Holder) -> None:
         write_json(self.path, to_document(holder))
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> AbstractContextManager[None]:
         """Hold the advisory lock: reading the lease and writing it are one step for every driver."""
-        path = self._folder / "lease.lock"
+        return file_lock(self._folder / "lease.lock")
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the advisory lock on a file, which is made and stays; others wait.
+
+    Raises:
+        PreflightError: the file cannot be made or locked.
+    """
+    with writing(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        # Some network file systems have no locks, and refuse here.
         with writing(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            # Some network file systems have no locks, and refuse here.
-            with writing(path):
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def this_process() -> Holder:
+    """This process as the holder of a new lease."""
+    pid = os.getpid()
+    return Holder(socket.gethostname(), pid, process_start(pid) or "", time.time(), secrets.token_hex(8))
 
 
 def process_start(pid: int) -> str | None:

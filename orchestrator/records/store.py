@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.errors import PreflightError
-from orchestrator.files import check_writable
-from orchestrator.records.lease_on_disk import DiskLease, LeaseBackend
+from orchestrator.files import check_writable, writing
+from orchestrator.records.lease_on_disk import DiskLease, LeaseBackend, file_lock
 from selmix.files import written_aside
 
 
@@ -122,6 +122,15 @@ class Store(Protocol):
     def lease(self, name: str) -> LeaseBackend:
         """Keeper of the lease of a sweep."""
 
+    def exclusively(self, name: str) -> AbstractContextManager[None]:
+        """A lock of the runs folder, held for as long as the block lasts; others wait.
+
+        Args:
+            name: of the lock: what is read and written under it.
+        Raises:
+            PreflightError: the folder cannot be written, or another process does not let go of the lock.
+        """
+
 
 class LocalStore:
     """A runs folder that this machine sees, also on shared storage; see :class:`Store` for the methods.
@@ -222,3 +231,10 @@ class LocalStore:
 
     def lease(self, name: str) -> LeaseBackend:
         return DiskLease(self.root / name)
+
+    @contextlib.contextmanager
+    def exclusively(self, name: str) -> Iterator[None]:
+        with writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.root / f"{name}.lock"):
+            yield

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,12 @@ from typing import Any
 
 from orchestrator.errors import PreflightError
 from orchestrator.records.lease_in_store import ClaimLease
-from orchestrator.records.lease_on_disk import LeaseBackend
+from orchestrator.records.lease_on_disk import LeaseBackend, this_process
 from orchestrator.records.object_store import ObjectStore
 from orchestrator.records.store import LocalStore, Store
+
+LOCK_TIMEOUT_S = 120.0
+"""Twice as long as a holder on another host may be dead before it counts as such."""
 
 
 class SyncedStore:
@@ -144,6 +148,25 @@ class SyncedStore:
 
     def lease(self, name: str) -> LeaseBackend:
         return ClaimLease(self.objects, name)
+
+    @contextlib.contextmanager
+    def exclusively(self, name: str) -> Iterator[None]:
+        # No sweep's name begins with a dot, so its folder cannot be this one.
+        lease = ClaimLease(self.objects, f".{name}")
+        mine, end = this_process(), time.monotonic() + LOCK_TIMEOUT_S
+        while (other := lease.claim(mine)) is not None:
+            if time.monotonic() > end:
+                raise PreflightError(
+                    f"{self.shown_folder(name)}: must be written by one process at a time, held by process "
+                    f"{other.pid} on {other.host}; wait for it, then run the command again"
+                )
+            time.sleep(self.poll_s)
+            # Each claim is a new one: a withdrawn one may still be listed.
+            mine = this_process()
+        try:
+            yield
+        finally:
+            lease.withdraw(mine)
 
     def _key(self, path: Path) -> str:
         # The root itself is a dot to pathlib, and would be an object of that name to the store.

@@ -39,6 +39,23 @@ class Figure:
     high: float
 
 
+@dataclass(frozen=True)
+class CrossFittedScore:
+    """Selection score of a baseline over feedback and select, each fold judged by a fit on the others.
+
+    Attributes:
+        score: that chooses between baselines which train a head at most, and claims nothing; None where there is none.
+        folds: number of folds.
+        samples: that were judged.
+        reason: why there is no score; empty where there is one.
+    """
+
+    score: float | None
+    folds: int
+    samples: int
+    reason: str = ""
+
+
 Metrics = dict[str, Figure]
 """Metric key -> value with its interval."""
 
@@ -83,6 +100,7 @@ class TrialRecord:
         note: settings that a baseline tuned.
         rung: part of the model that a baseline touches.
         correction: post-hoc correction on top of a baseline.
+        cross_fitted: score out of fold of a baseline that trains a head at most.
     """
 
     trial_id: str
@@ -119,6 +137,7 @@ class TrialRecord:
     note: dict[str, float | str] = field(default_factory=dict)
     rung: Literal["scores", "head", "finetune", "retrain"] | None = None
     correction: str | None = None
+    cross_fitted: CrossFittedScore | None = None
 
     @property
     def study(self) -> str:

@@ -8,7 +8,7 @@ reader takes it from there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,16 @@ from orchestrator.records.types import Figure, TrialRecord
 from orchestrator.results.compare import ArmComparison
 from orchestrator.results.replicate_means import mean_score, mean_select, score_of
 from orchestrator.results.rows import (
+    RUNGS,
+    SELMIX,
+    Bound,
     Choice,
     Choices,
     FinalistRow,
     ObjectiveResult,
     Outcome,
     ReplicateMeans,
+    Rung,
     SearchGain,
     SweepResult,
     Verdict,
@@ -59,43 +63,83 @@ def leader_and_winner(
     finals: Mapping[str, Sequence[TrialRecord]],
     trials: Mapping[str, TrialRecord],
     tied_with: Callable[[str, list[str]], list[str]],
+    margin: float,
 ) -> Choice | None:
     """Choose leader and winner of the finalists; None where nothing can win.
 
-    Of the leader and all that are tied with it, the winner is trial 0 if it is among them, else the one of fewest
-    training steps, then of the highest mean score: on few held-out samples a search easily does worse than good
-    defaults.
+    The leader has the highest mean score over fresh seeds. The winner is the cheapest, by training steps and then by
+    number, of those whose mean score lies within the margin of the leader's: trial 0, the defaults, wins over a
+    searched trial of as many steps that is not clearly ahead, since on few held-out samples a search easily does worse.
 
     Args:
         finals: id of a finalist -> its finished replicates; a finalist without them cannot win.
         trials: id of a finalist -> its record.
-        tied_with: (leader, other finalists) -> those that are tied with the leader.
+        tied_with: (leader, other finalists) -> those that are not separated from the leader.
+        margin: difference of scores that does not matter.
     """
     able = {name: mean_score(replicates) for name, replicates in finals.items() if replicates}
     if not able:
         return None
-    # Ties by number again, so that the result depends on the records alone.
+    # Ties by number, so that the result depends on the records alone.
     leader = min(able, key=lambda name: (-able[name], trials[name].number))
     tied = [leader, *tied_with(leader, [name for name in able if name != leader])]
-    default = [name for name in tied if trials[name].is_default]
-    cheapest = min(tied, key=lambda name: (trials[name].config["steps"], -able[name], trials[name].number))
-    return Choice(leader, tied, default[0] if default else cheapest)
+    near = [name for name in able if able[name] >= able[leader] - margin]
+    winner = min(near, key=lambda name: (trials[name].config["steps"], trials[name].number))
+    return Choice(leader, tied, winner)
 
 
-def opponent(baselines: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Best baseline by score on select that may oppose the winner; None where there is none.
+@dataclass(frozen=True)
+class Candidate:
+    """A row that may win or oppose: the best SelMix row, or a baseline.
 
-    References, which have another cost or other information, and baselines built on the winner are excluded.
+    Attributes:
+        row: id of its record in the table.
+        name: name of the baseline, or ``selmix``; its approach.
+        rung: part of the model that it trains.
+        steps: training steps of one run.
+        number: place among rows of the same rung and steps.
+        labels: labelled splits that it has used.
+        score: mean score over its models.
+        cost_s: seconds of one run.
+        records: of its models: the replicates of SelMix, or the baseline alone.
     """
-    from selmix.baselines import BASELINES
 
-    able = [
-        b
-        for b in baselines
-        if b.state == "FINISHED" and not b.reference and not BASELINES[b.name].contains_winner
-    ]
-    # At equal scores the cheaper baseline is the stronger opponent.
-    return min(able, key=lambda b: (-score_of(b), b.cost_s)) if able else None
+    row: str
+    name: str
+    rung: Rung
+    steps: int
+    number: int
+    labels: tuple[str, ...]
+    score: float
+    cost_s: float
+    records: Sequence[TrialRecord]
+
+    @property
+    def cheapness(self) -> tuple[int, int, int]:
+        """Order from cheap to expensive."""
+        return RUNGS.index(self.rung), self.steps, self.number
+
+    def opposes(self, row: Candidate) -> bool:
+        """True if the verdict on ``row`` counts this candidate as an opponent.
+
+        It is another approach with no more labels. One that contains the row, or differs from it in the pair policy
+        alone, is shown and does not vote.
+        """
+        from selmix.baselines import BASELINES
+
+        if self.name == row.name or not set(self.labels) <= set(row.labels):
+            return False
+        if row.name == SELMIX:
+            baseline = BASELINES.get(self.name)
+            return baseline is None or not (baseline.contains_winner or baseline.by_policy_alone)
+        # The other way round: SelMix differs from uniform pairs in the policy alone.
+        return not (self.name == SELMIX and row.name in BASELINES and BASELINES[row.name].by_policy_alone)
+
+
+def opponents_of(row: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Opponents of a row, the best by score first; at equal scores the cheaper one is the stronger opponent."""
+    able = [each for each in candidates if each.opposes(row)]
+    return sorted(able, key=lambda each: (-each.score, *each.cheapness))
 
 
 def decided(folder: RunFolder, spec: SweepSpec) -> Choices:
@@ -114,6 +158,23 @@ def judged(folder: RunFolder, spec: SweepSpec) -> SweepResult:
     return SweepResult(
         objectives={name: Judge(folder, spec, name).result(choices[name]) for name in spec.objectives}
     )
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """The model of a row that ships.
+
+    Attributes:
+        record: its record.
+        file: its number among the models of that record.
+        score: its score on select, the highest of those of the row.
+        predictions: on select.
+    """
+
+    record: TrialRecord
+    file: int
+    score: float
+    predictions: Predictions
 
 
 class Judge:
@@ -137,7 +198,7 @@ class Judge:
         if state.data is None or state.base is None:
             raise AssertionError("a sweep is judged after its data and base model were prepared")
         self.base_labels = base_labels(state.base)
-        self.rule = selection_rule(spec, objective, len(state.data.train_counts))
+        self.rule = selection_rule(spec, objective, state.data.class_names)
         self.context: MetricContext = MetricContext(
             torch.tensor(state.data.train_counts), self.rule.definitions, len(state.data.group_names)
         )
@@ -162,14 +223,57 @@ class Judge:
         """Decide the winner; None where nothing can win."""
         from selmix.statistics.comparison import tied_with_leader
 
-        finals = self.finals()
+        finals = {name: runs for name, runs in self.finals().items() if not runs or self.meets_bounds(runs)}
 
         def tied_with(leader: str, others: list[str]) -> list[str]:
             ours = self.predictions_over(finals[leader])
             theirs = {name: self.predictions_over(finals[name]) for name in others}
             return tied_with_leader(self.rule.metric, ours, theirs, self.context)
 
-        return leader_and_winner(finals, self.trials, tied_with)
+        return leader_and_winner(finals, self.trials, tied_with, self.margin)
+
+    @property
+    def margin(self) -> float:
+        """Difference of the metric that does not matter."""
+        from selmix.statistics.verdict import default_margin
+
+        given = self.spec.selection.margin
+        if given is not None:
+            return given
+        return default_margin(self.rule.metric, len(self.context.train_counts), self.rule.definitions)
+
+    @property
+    def bounds(self) -> list[Bound]:
+        """Bounds that decide who may win."""
+        return [Bound(c.key, c.at_least, c.at_most) for c in self.rule.constraints if "search" in c.where]
+
+    def meets_bounds(self, runs: Sequence[TrialRecord]) -> bool:
+        """True if the means over these runs meet the constraints of the search."""
+        values = {key: figure.value for key, figure in mean_select(runs).items()}
+        return self.rule.violation(values) == 0.0
+
+    def candidates(self, choice: Choice | None) -> list[Candidate]:
+        """Rows that may win or oppose, in the order of the table; those that break a bound cannot."""
+        from selmix.baselines import BASELINES
+
+        rows = []
+        if choice is not None:
+            trial, runs = self.trials[choice.winner], self.finals()[choice.winner]
+            rows.append(Candidate(
+                trial.trial_id, SELMIX, "finetune", int(trial.config["steps"]), trial.number,
+                (*self.base_labels, "feedback", "select"), mean_score(runs), trial.cost_s, runs,
+            ))  # fmt: skip
+        for number, record in enumerate(in_order(self.folder.load_baselines(self.objective))):
+            if record.state != "FINISHED" or record.reference or not record.feasible:
+                continue
+            rung = record.rung or (BASELINES[record.name].rung if record.name in BASELINES else "head")
+            # One that fine-tunes does so for as many steps as the winner, whose settings it has.
+            steps = rows[0].steps if rows and rung == "finetune" else 0
+            rows.append(Candidate(
+                record.trial_id, record.name, rung, steps, 1000 + number, tuple(record.labels), score_of(record),
+                baseline_row(record).cost_per_run_s, [record],
+            ))  # fmt: skip
+        return rows
 
     def predictions_over(self, records: Sequence[TrialRecord]) -> list[Predictions]:
         """Predictions on select of every model of these records, in their order: pairs are formed by position."""
@@ -198,11 +302,16 @@ class Judge:
         baselines = in_order(self.folder.load_baselines(self.objective))
         rows = {b.name: baseline_row(b) for b in baselines}
         feasible = any(t.feasible for t in self.trials.values())
-        if choice is None:
-            return ObjectiveResult(self.rule.metric, feasible, baselines=rows)
+        candidates = self.candidates(choice)
+        if choice is None or not candidates:
+            return ObjectiveResult(self.rule.metric, feasible, baselines=rows, bounds=self.bounds)
         finals = self.finals()
-        winner, replicates = self.trials[choice.winner], finals[choice.winner]
-        best = opponent(baselines)
+        leading = max(candidate.score for candidate in candidates)
+        # Of the rows that the margin does not tell from the best by score, the cheapest ships.
+        best = min(
+            (each for each in candidates if each.score >= leading - self.margin),
+            key=lambda each: each.cheapness,
+        )
         compare = None
         if self.spec.compare:
             (parameter,) = self.spec.compare
@@ -210,30 +319,57 @@ class Judge:
         return ObjectiveResult(
             metric=self.rule.metric,
             feasible=feasible,
-            winner=self._winner(winner, replicates),
+            winner=self._winner(best, self.trials[choice.winner]),
             tied=choice.tied,
             leader=choice.leader,
             finalists=[self._finalist(name, finals[name]) for name in finals if finals[name]],
             search_added=self._search_gain(choice.winner, finals),
-            verdict=None if best is None else self.verdict(winner, replicates, best),
+            verdict=self.verdict(best, candidates),
             baselines=rows,
-            front=[choice.winner],
+            front=[best.row],
             compare=compare,
+            selmix=self.verdict(candidates[0], candidates),
+            bounds=self.bounds,
         )
 
-    def _winner(self, trial: TrialRecord, replicates: Sequence[TrialRecord]) -> Winner:
-        from selmix.config import FinetuneConfig
+    def shipped(self, candidate: Candidate) -> Shipped:
+        """The file of a row that ships: of its models the best by score on select, the first of equal ones."""
+        from selmix.statistics.selection import score
 
+        files = [
+            (record, index, score(self.rule, predictions, self.context), predictions)
+            for record in candidate.records
+            for index, predictions in enumerate(load_predictions(self.folder, record.trial_id))
+        ]
+        record, index, value, predictions = max(files, key=lambda file: file[2])
+        return Shipped(record, index, value, predictions)
+
+    def _winner(self, row: Candidate, selmix: TrialRecord) -> Winner:
+        from selmix.baselines import BASELINES
+        from selmix.config import FinetuneConfig
+        from selmix.statistics.intervals import all_intervals
+        from selmix.weights import load_weights, state_digest
+
+        ships = self.shipped(row)
+        record, is_selmix = ships.record, row.name == SELMIX
+        path = self.folder.weights_files(record.trial_id)[ships.file]
+        # The settings of fine-tuned rows are those of the best SelMix trial, with uniform pairs or a correction.
+        config = dict(selmix.config) if row.rung == "finetune" else {}
+        if row.name in BASELINES and BASELINES[row.name].by_policy_alone:
+            config["policy"] = "uniform"
+        seeds = [run.seed for run in row.records] if is_selmix else record.seeds
         return Winner(
-            trial_id=trial.trial_id, seed=trial.seed, round=trial.round, steps=trial.steps,
-            checkpoint_digest=trial.weights_digest, config=trial.config, is_default=trial.is_default,
-            score=trial.score, select=trial.select, cost_s=trial.cost_s,
-            # Feedback drives the gain, and select chooses the round.
-            labels=[*self.base_labels, "feedback", "select"],
-            replicates=ReplicateMeans(
-                [r.seed for r in replicates], mean_score(replicates), mean_select(replicates)
-            ),
-            row=trial.trial_id, deviations=FinetuneConfig(**trial.config).deviations(),
+            trial_id=record.trial_id, seed=seeds[ships.file] if not is_selmix and seeds else record.seed,
+            round=record.round if is_selmix else None, steps=record.steps if is_selmix else None,
+            checkpoint_digest=state_digest(load_weights(path)), config=config,
+            is_default=is_selmix and selmix.is_default, score=ships.score,
+            select={
+                key: Figure(**asdict(each)) for key, each in all_intervals(ships.predictions, self.context).items()
+            },
+            cost_s=row.cost_s, labels=list(row.labels),
+            replicates=ReplicateMeans(seeds, row.score, mean_select(row.records)), row=row.row, rung=row.rung,
+            approach=row.name, deviations=FinetuneConfig(**config).deviations() if config else {},
+            replicate_of=record.replicate_of, file=ships.file,
         )  # fmt: skip
 
     def _finalist(self, name: str, replicates: Sequence[TrialRecord]) -> FinalistRow:
@@ -255,24 +391,74 @@ class Judge:
         gap = self.difference(finals[best], finals[default])
         return SearchGain(best, gap.value, gap.low, gap.high)
 
-    def verdict(self, trial: TrialRecord, replicates: Sequence[TrialRecord], against: TrialRecord) -> Verdict:
-        """Verdict on select.
+    def verdict(self, row: Candidate, candidates: Sequence[Candidate]) -> Verdict | None:
+        """Verdict on select on a row against its opponents; None without any.
 
         Args:
-            trial: the winner.
-            replicates: its replicates on fresh seeds.
-            against: the best baseline that may oppose it.
+            row: that is judged.
+            candidates: all rows that may oppose.
         """
-        from selmix.statistics.comparison import outcome
-        from selmix.statistics.intervals import Estimate
+        opponents = opponents_of(row, candidates)
+        if not opponents:
+            return None
+        ours = self.predictions_over(row.records)
+        theirs = {each.name: self.predictions_over(each.records) for each in opponents}
+        against = opponents[0]
+        cheaper = RUNGS.index(against.rung) < RUNGS.index(row.rung) or against.cost_s < CHEAPER * row.cost_s
+        return replace(
+            self.judged(ours, theirs, against.name), optimistic=True, against_is_cheaper=cheaper, row=row.row
+        )
 
-        gap = self.difference(replicates, [against])
-        # Per run, because cost_s of a baseline is the sum over its seeds and that of the trial is of one run.
-        per_run = baseline_row(against).cost_per_run_s
+    def judged(
+        self,
+        ours: Sequence[Predictions],
+        theirs: Mapping[str, Sequence[Predictions]],
+        against: str,
+        split: str = "select",
+        level: float = 0.95,
+    ) -> Verdict:
+        """Verdict on one side against several, on whichever split their predictions are.
+
+        Args:
+            ours: predictions of the models of our side.
+            theirs: opponent -> predictions of its models.
+            against: the opponent that was chosen on select.
+            split: name of the split.
+            level: of every interval.
+        """
+        from selmix.statistics.comparison import paired_difference
+        from selmix.statistics.intervals import Estimate
+        from selmix.statistics.verdict import judge, samples_needed
+
+        def interval(name: str, level: float) -> Estimate:
+            return paired_difference(self.rule.metric, ours, theirs[name], self.context, level)
+
+        judgement = judge(interval, tuple(theirs), against, self.margin, level)
+        gap, labels = judgement.differences[against], ours[0].labels
+        samples = int(labels.bincount(minlength=len(self.context.train_counts)).min())
+        needed = None
+        if judgement.outcome == "undecided":
+            # Of the opponent of select; where that one is told apart, of the best of those that are not.
+            doubtful = (against, *judgement.not_told_apart)[against not in judgement.not_told_apart]
+            corrected = interval(doubtful, 1.0 - (1.0 - level) / len(theirs))
+            needed = samples_needed(judgement.differences[doubtful], samples, self.margin, corrected)
         return Verdict(
-            outcome(Estimate(**asdict(gap))), against.name, gap,
-            against_is_cheaper=per_run < CHEAPER * trial.cost_s,
+            judgement.outcome, against, Figure(**asdict(gap)), split=split, optimistic=False, margin=self.margin,
+            within_margin=judgement.within_margin,
+            differences={name: Figure(**asdict(each)) for name, each in judgement.differences.items()},
+            not_told_apart=list(judgement.not_told_apart), worse_than=list(judgement.worse_than), samples=samples,
+            samples_needed=needed,
+            samples_to_tie=self._samples_to_tie(samples),
         )  # fmt: skip
+
+    def _samples_to_tie(self, samples: int) -> int | None:
+        """Samples per class that a tie takes, where a minimum is judged on fewer; None elsewhere."""
+        from selmix.statistics.verdict import MANY_SAMPLES, is_minimum, samples_to_tie
+
+        if samples > MANY_SAMPLES or not is_minimum(self.rule.metric):
+            return None
+        needed = samples_to_tie(self.margin)
+        return needed if needed > samples else None
 
 
 def in_order(baselines: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -16,7 +16,21 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import BaseFacts, Figure, Metrics, Settings, TrialRecord, TrialState
 
 Outcome = Literal["better", "tied", "worse"]
+VerdictOutcome = Literal["better", "tied", "worse", "undecided"]
 Rung = Literal["scores", "head", "finetune", "retrain"]
+RUNGS: tuple[Rung, ...] = ("scores", "head", "finetune", "retrain")
+"""Rungs from the cheapest on."""
+
+_SAID = {
+    "better": "better than", "tied": "tied with", "worse": "worse than", "undecided": "cannot be told from",
+}  # fmt: skip
+
+
+def said(outcome: VerdictOutcome) -> str:
+    """Words that stand between a row and its opponent."""
+    return _SAID[outcome]
+
+
 SELMIX = "selmix"
 """Approach of trials and replicates; that of a baseline is its name."""
 
@@ -91,25 +105,28 @@ class ReplicateMeans:
 
 @dataclass(frozen=True)
 class Winner:
-    """The winner of an objective: configuration, seed, round and checkpoint, all four.
+    """The winner of an objective: row, settings, seed, round and checkpoint.
 
     Attributes:
-        trial_id: the trial of the search that won, never one of its replicates.
-        seed: seed of that trial.
-        round: its chosen round.
+        trial_id: record whose checkpoint ships: of SelMix the best of the fresh seeds, else the baseline. In results of
+            an earlier version the trial of the search itself.
+        seed: seed of that checkpoint.
+        round: its chosen round; None where there are no rounds.
         steps: SGD steps at that round.
-        checkpoint_digest: digest of its weights at that round.
-        config: flat settings of the trial.
+        checkpoint_digest: digest of its weights.
+        config: flat settings of the trial; {} of a baseline without them.
         is_default: True if these are the settings of an unsearched run.
-        score: score of the trial on its own seed.
-        select: metrics of the trial on select, with intervals.
-        cost_s: seconds of work of the trial.
+        score: score of that checkpoint, chosen here as the highest of its seeds.
+        select: metrics of that checkpoint on select, with intervals.
+        cost_s: seconds of work of one run.
         labels: labelled splits that it has used.
-        replicates: means over fresh seeds.
-        row: id of its row in the table.
+        replicates: means over fresh seeds; of a deterministic row its own values.
+        row: id of its row in the table: the trial of the search, or the baseline.
         rung: rung of that row.
         approach: approach of that row.
         deviations: settings that deviate from the method, for comparison only: name -> meaning.
+        replicate_of: trial of the search that ``trial_id`` runs again on a fresh seed; None of other records.
+        file: number of the checkpoint among those of its record, from 0.
     """
 
     trial_id: str
@@ -128,6 +145,8 @@ class Winner:
     rung: Rung = "finetune"
     approach: str = SELMIX
     deviations: dict[str, str] | None = None
+    replicate_of: str | None = None
+    file: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,23 +187,45 @@ class SearchGain:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The winner against the best baseline that may oppose it.
+    """A row against its opponents: finished, feasible rows of other approaches with no more labels than its own.
 
     Attributes:
-        outcome: outcome of the paired comparison.
-        against: name of the baseline.
-        difference: winner minus baseline, higher is better.
+        outcome: ``worse`` if an opponent is better (Holm over them), ``better`` if it is better than every one,
+            ``tied`` if no difference exceeds the margin, else ``undecided``.
+        against: the best opponent by score on select.
+        difference: row minus ``against``, higher is better.
         split: split that both were evaluated on.
         optimistic: True if both sides were chosen on these samples.
-        against_is_cheaper: True if a run of the baseline costs clearly less.
+        against_is_cheaper: True if ``against`` comes before it by rung or costs clearly less a run.
+        margin: difference that does not matter; None in a verdict by the earlier rule, against one opponent and without
+            a margin.
+        within_margin: True if it is better, by less than the margin.
+        differences: opponent -> row minus opponent, each with its interval.
+        not_told_apart: opponents that it is neither better nor worse than.
+        worse_than: opponents that are better.
+        samples: samples of the smallest class that it rests on; None in a verdict by the earlier rule.
+        samples_needed: samples per class with which the difference from ``against`` would tell, at this value, or where
+            that one is told apart from the first of ``not_told_apart``; None where no number would, or none is needed.
+        samples_to_tie: samples per class with which two models without an observed difference would be tied, where
+            that is out of reach; None where it is not.
+        row: id of the row that is judged; None: the winner's.
     """
 
-    outcome: Outcome
+    outcome: VerdictOutcome
     against: str
     difference: Figure
     split: str = "select"
     optimistic: bool = True
     against_is_cheaper: bool = False
+    margin: float | None = None
+    within_margin: bool = False
+    differences: dict[str, Figure] = field(default_factory=dict)
+    not_told_apart: list[str] = field(default_factory=list)
+    worse_than: list[str] = field(default_factory=list)
+    samples: int | None = None
+    samples_needed: int | None = None
+    samples_to_tie: int | None = None
+    row: str | None = None
 
 
 @dataclass(frozen=True)
@@ -260,6 +301,33 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """A bound that decides who may win; one of the two numbers is set.
+
+    Attributes:
+        metric: its key among the metrics of a row.
+        at_least: floor.
+        at_most: ceiling.
+    """
+
+    metric: str
+    at_least: float | None
+    at_most: float | None
+
+    def is_broken(self, value: float) -> bool:
+        """True if a value of the metric lies on the wrong side."""
+        return (self.at_least is not None and value < self.at_least) or (
+            self.at_most is not None and value > self.at_most
+        )
+
+    @property
+    def shown(self) -> str:
+        """The bound as a formula."""
+        sign, bound = (">=", self.at_least) if self.at_least is not None else ("<=", self.at_most)
+        return f"{self.metric} {sign} {bound:g}"
+
+
+@dataclass(frozen=True)
 class ObjectiveResult:
     """Result of one objective.
 
@@ -275,6 +343,9 @@ class ObjectiveResult:
         baselines: name -> baseline, in the order of their catalogue.
         front: ids of the winners.
         compare: the ablation that the sweep file requests under ``compare``; None without one.
+        selmix: the best SelMix row against every other row of no more labels; None while it is undecided, or where no
+            such row can stand.
+        bounds: bounds that decide who may win.
     """
 
     metric: str | None = None
@@ -288,6 +359,8 @@ class ObjectiveResult:
     baselines: dict[str, BaselineRow] = field(default_factory=dict)
     front: list[str] = field(default_factory=list)
     compare: ComparisonTable | None = None
+    selmix: Verdict | None = None
+    bounds: list[Bound] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,9 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import Lease
 from orchestrator.records.logs import append_log
 from orchestrator.records.types import SweepState
-from orchestrator.results.judge import judged
-from orchestrator.results.rows import SweepResult
+from orchestrator.results.infeasible import why_nothing_wins
+from orchestrator.results.judge import Judge, judged
+from orchestrator.results.rows import SweepResult, load_results, said
 from orchestrator.run.drain import Drain, Drained
 from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
@@ -241,14 +242,17 @@ class Driver:
 
     def _finish(self) -> int:
         """Judge the sweep, write results.json, and end the sweep's run in MLflow."""
-        results = judged(self.folder, self.spec)
-        self.folder.save(self.folder.results_path, results)
+        # A result that is sent again, perhaps one by an earlier rule, is not judged again.
+        results = None if self.state.exit_code is None else load_results(self.folder)
+        if results is None:
+            results = judged(self.folder, self.spec)
+            self.folder.save(self.folder.results_path, results)
         missing = results.undecided
         self.state.state = "finished"
         self.state.exit_code = NoFeasibleTrial.exit_code if missing else 0
         if missing:
-            self.state.problem = (
-                f"no feasible trial for {', '.join(missing)}; loosen the constraints or search more"
+            self.state.problem = "; ".join(
+                why_nothing_wins(Judge(self.folder, self.spec, name)) for name in missing
             )
             self.progress.warn(self.state.problem)
         metrics, tags = _winners(results)
@@ -330,7 +334,6 @@ def _winners(results: SweepResult) -> tuple[dict[str, float], dict[str, str]]:
         trial_ids.append(result.winner.trial_id)
         metrics |= estimates(result.winner.select, prefix)
         if result.verdict is not None:
-            relation = "tied with" if result.verdict.outcome == "tied" else f"{result.verdict.outcome} than"
-            verdicts.append(f"{relation} {result.verdict.against}")
+            verdicts.append(f"{said(result.verdict.outcome)} {result.verdict.against}")
     tags = {"selmix.winner": ", ".join(trial_ids), "selmix.verdict": ", ".join(verdicts)}
     return metrics, {key: text for key, text in tags.items() if text}

@@ -53,12 +53,13 @@ def launch_sweep(
     # First, because the other checks take seconds.
     check_free(folder)
     if is_launched(folder):
-        check_unchanged(folder, spec, tracking_of(store))
         state = folder.load_state()
+        # First, because nothing that the other check could ask for would help.
         if state.cancelled:
             raise UsageError(
                 f"{folder.shown}: this sweep was cancelled for good; launch it under a new name (name=NEW)"
             )
+        check_unchanged(folder, spec, tracking_of(store))
         # A sweep that ended and has sent everything to MLflow needs neither data nor Ray.
         if state.exit_code is not None and state.unsent == 0:
             progress.say(f"{spec.name} is {state.state}; to see it: selmix show {spec.name}")

@@ -6,9 +6,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.build.selection import is_constrained
+from orchestrator.build.selection import acting_objective
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.types import Figure, TrialRecord, baseline_id, replicate_record, trial_record
+from orchestrator.records.types import (
+    CrossFittedScore,
+    Figure,
+    TrialRecord,
+    baseline_id,
+    replicate_record,
+    trial_record,
+)
 from orchestrator.results.judge import Judge, decided, finalists, replicate_weights
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.prepare import Prepared
@@ -114,7 +121,7 @@ class PendingRuns:
         """
         objective, arm = self._studies[study]
         config = settings(self.spec, parameters, self.spec.arms[arm])
-        acting = config.acting(objective, is_constrained(self.spec, objective))
+        acting = config.acting(acting_objective(self.spec, objective))
         record = trial_record(objective, number, self.spec.search.seed, config.flat(), acting, arm)
         record.point = dict(parameters)
         # The first value of `compare` is the reference, with which the others are compared.
@@ -178,6 +185,8 @@ class PendingRuns:
             "feasible", "started_ms",
         ):  # fmt: skip
             setattr(record, key, getattr(end, key))
+        if end.cross_fitted is not None:
+            record.cross_fitted = CrossFittedScore(**asdict(end.cross_fitted))
         return record
 
     def _resumable(self, record: TrialRecord) -> TrialRecord:

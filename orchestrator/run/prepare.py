@@ -62,7 +62,7 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
         if not folder.base_weights.is_file():
             save_weights(folder.base_weights, state)
             folder.store.publish(folder.base_weights)
-        rules = selection_rules(spec, data.num_classes)
+        rules = selection_rules(spec, data.class_names)
         heads = {
             objective: start_head(spec.model.config, state, data, rule) for objective, rule in rules.items()
         }

@@ -23,6 +23,7 @@ from orchestrator.records.logs import append_log
 from orchestrator.records.types import Figure, TrialRecord
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.values import MAX_SCALARS
 from selmix.config import FinetuneConfig
 
 P = ParamSpec("P")
@@ -30,6 +31,16 @@ OUTCOME_FILES = ("weights.safetensors", "predictions.npz", "rounds.parquet")
 MLFLOW_STATUS = {"FINISHED": "FINISHED", "PRUNED": "FINISHED", "FAILED": "FAILED"}
 DEVIATION_TAGS = {"second": "selmix.oracle", "gain_formula": "selmix.gain_formula"}
 """Setting that deviates from the method -> MLflow tag. ``second``: the choice of the partner samples."""
+
+
+def _within_limit(values: Mapping[str, float]) -> dict[str, float]:
+    """Values of a round that MLflow draws: of those of single bounds as many as fit, the record has all of them."""
+
+    def is_of_bound(key: str) -> bool:
+        return key.startswith("multiplier/") or "/" in key.removeprefix("select/")
+
+    ordered = sorted(values, key=is_of_bound)  # stable
+    return {key: values[key] for key in ordered[:MAX_SCALARS]}
 
 
 def never_raises(
@@ -133,7 +144,7 @@ class Recorder:
         for row in rounds:
             values = {f"select/{key}": value for key, value in row["select"].items()}
             values |= {"round": float(row["round"]), "score": row["score"]} | row["scalars"]
-            self.tracker.log_round(trial_id, row["steps"], row["time_ms"], values)
+            self.tracker.log_round(trial_id, row["steps"], row["time_ms"], _within_limit(values))
 
     def run_tags(self, record: TrialRecord) -> dict[str, str]:
         """Tags of a run in MLflow."""

@@ -16,7 +16,12 @@ from optuna.distributions import (
 
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ParameterSection
-from selmix.config import DEFAULT_TEMPERATURE, WHOLE_NUMBERS, FinetuneConfig
+from selmix.config import (
+    DEFAULT_CONFUSION_SMOOTHING,
+    DEFAULT_TEMPERATURE,
+    WHOLE_NUMBERS,
+    FinetuneConfig,
+)
 
 
 def distributions(spec: SweepSpec) -> dict[str, BaseDistribution]:
@@ -74,7 +79,9 @@ def default_point(spec: SweepSpec) -> dict[str, Any]:
     A default outside a searched range is moved to its nearest value; of a list without the default, numbers go to
     the nearest, anything else to the first.
     """
-    defaults = FinetuneConfig().flat() | {"temperature": DEFAULT_TEMPERATURE}
+    # Settings that the defaults leave to another one, at the value that they have where a file names them.
+    named = {"temperature": DEFAULT_TEMPERATURE, "confusion_smoothing": DEFAULT_CONFUSION_SMOOTHING}
+    defaults = FinetuneConfig().flat() | named
     return {
         name: _nearest(defaults[name], distribution) for name, distribution in distributions(spec).items()
     }

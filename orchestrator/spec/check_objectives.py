@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from orchestrator.messages import closest
+from orchestrator.spec.sections import ConstraintSection
 from orchestrator.spec.typed import Problem, TypedFile, placed
-from selmix.confusion import logit_gradient, smooth_confusion
+from selmix.confusion import logit_gradient, smooth_rows
+from selmix.definitions import RATES_OF_A_CLASS
 from selmix.metrics import METRICS
 from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective, metric_of_objective
 from selmix.user_code import is_reference, load_function
@@ -16,6 +18,8 @@ from selmix.user_code import is_reference, load_function
 # Size of the matrices that a user's objective is tried on where the data cannot be read yet.
 _CLASSES_WHERE_UNKNOWN = 10
 _DRAWS = 4
+COVERAGES = ("min_coverage", "min_head_tail_coverage")
+_ROUNDING = 1e-9  # of 1 / K in binary
 
 
 def objective_problems(typed: TypedFile) -> Iterable[Problem]:
@@ -76,7 +80,7 @@ def own_objective_problems(typed: TypedFile, reference: str) -> Iterable[str]:
     context = ObjectiveContext(train_counts=torch.arange(classes, 0, -1), definitions=definitions)
     for matrix in [*counts, missed]:
         try:
-            logit_gradient(bind_objective(reference, context), smooth_confusion(matrix))
+            logit_gradient(bind_objective(reference, context), smooth_rows(matrix))
         except Exception as error:  # whatever the user's function raises
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             yield f"{reference} fails on a {classes} x {classes} confusion matrix: {reason}"
@@ -92,25 +96,86 @@ def definition_problems(typed: TypedFile) -> Iterable[Problem]:
 
 
 def constraint_problems(typed: TypedFile) -> Iterable[Problem]:
-    """A bound is one number on a metric that can be bounded there."""
+    """A bound is one number on a metric that can be bounded there, and some model can meet it."""
     for index, constraint in typed.constraints.items():
-        path, key, bounds = ("constraints", index), constraint.metric, constraint.bounds
-        if key not in METRICS:
-            yield path, f"unknown metric {key!r}; {metric_hint(key)}"
-        if len(bounds) != 1:
-            yield path, "must have one of at_least and at_most"
-        # A cost has the unit of its matrix; every other metric is a fraction.
-        elif key != "cost" and not 0 <= bounds[0] <= 1:
-            yield path, f"the bound on {key}, a fraction, must lie in [0, 1], got {bounds[0]:g}"
-        if key not in METRICS:
-            continue
-        yield from ((path, text) for text in missing_definition(typed, key))
-        if METRICS[key].of_predictions is not None and "method" in constraint.where:
-            yield (
-                path,
-                f"{key} is no metric of a confusion matrix and cannot bind inside the method; write "
-                "in: [search] to have it decide feasibility",
-            )
+        texts = [*_bound_problems(typed, constraint), *_class_problems(typed, constraint)]
+        yield from ((("constraints", index), text) for text in texts)
+
+
+def _bound_problems(typed: TypedFile, constraint: ConstraintSection) -> Iterable[str]:
+    key, bounds = constraint.metric, constraint.bounds
+    if key not in METRICS and key not in RATES_OF_A_CLASS:
+        yield f"unknown metric {key!r}; {metric_hint(key, (*METRICS, *RATES_OF_A_CLASS))}"
+    if len(bounds) != 1:
+        yield "must have one of at_least and at_most"
+    # A cost has the unit of its matrix; every other metric is a fraction.
+    elif key != "cost" and not 0 <= bounds[0] <= 1:
+        got = f"{bounds[0]:g}" if bounds[0] < 0 else f"{100 * bounds[0]:g} %"
+        yield f"the bound on {key}, a fraction, must lie in [0, 1], or above 1 up to 100 in percent, got {got}"
+    else:
+        yield from _out_of_reach(typed, constraint)
+    if key not in METRICS:
+        return
+    yield from missing_definition(typed, key)
+    if METRICS[key].of_predictions is not None and "method" in constraint.where:
+        yield (
+            f"{key} is no metric of a confusion matrix and cannot bind inside the method; write in: [search] to have "
+            "it decide feasibility"
+        )
+
+
+def _out_of_reach(typed: TypedFile, constraint: ConstraintSection) -> Iterable[str]:
+    """Why no model could meet a bound; nothing where one could, or where that cannot be known yet."""
+    key, floor, ceiling = constraint.metric, constraint.at_least, constraint.at_most
+    classes = typed.num_classes
+    # The coverages sum to 1, so the least of K, or of two group means, is 1 / K at most.
+    if classes is not None and key in COVERAGES and floor is not None and floor > 1 / classes + _ROUNDING:
+        yield (
+            f"can never hold: the coverages of {classes} classes sum to 1, so {key} is at most {1 / classes:g}, got "
+            f"at_least {floor:g}"
+        )
+    costs = None if typed.metrics is None else typed.metrics.cost_matrix
+    if key == "cost" and costs:
+        low, high = min(min(row) for row in costs), max(max(row) for row in costs)
+        if (ceiling is not None and ceiling < low) or (floor is not None and floor > high):
+            bound = f"at_most {ceiling:g}" if ceiling is not None else f"at_least {floor:g}"
+            yield f"can never hold: metrics.cost_matrix has costs from {low:g} to {high:g}, got {bound}"
+    for other in typed.constraints.values():
+        same = (other.metric, other.of_class) == (key, constraint.of_class)
+        if same and floor is not None and other.at_most is not None and other.at_most < floor:
+            yield f"can never hold: at_least {floor:g} beside at_most {other.at_most:g} on the same metric"
+
+
+def _class_problems(typed: TypedFile, constraint: ConstraintSection) -> Iterable[str]:
+    key, given = constraint.metric, constraint.of_class
+    if key in RATES_OF_A_CLASS and given is None:
+        yield f"{key} is that of one class; give class: NAME, or bound min_{key}, the least of all classes"
+    elif key in METRICS and given is not None:
+        yield f"class goes with {' and '.join(RATES_OF_A_CLASS)}; {key} is a metric of all classes"
+    elif given is not None and typed.class_names is not None:
+        try:
+            class_label(given, typed.class_names)
+        except ValueError as error:
+            yield str(error)
+
+
+def class_label(given: str | int, class_names: Sequence[str]) -> int:
+    """Label of a class that a file names.
+
+    Args:
+        given: its name, or, a whole number, its label.
+        class_names: in the order of the labels.
+    Raises:
+        ValueError: there is no such class; the message has the closest name.
+    """
+    if isinstance(given, int):
+        if 0 <= given < len(class_names):
+            return given
+        quoted = f"; write '{given}' for the class of that name" if str(given) in class_names else ""
+        raise ValueError(f"class: must be a name, or a label in [0, {len(class_names)}), got {given}{quoted}")
+    if given not in class_names:
+        raise ValueError(f"class: unknown class {given!r}; {closest(given, class_names)}")
+    return list(class_names).index(given)
 
 
 def selection_problems(typed: TypedFile) -> Iterable[Problem]:
@@ -125,10 +190,15 @@ def selection_problems(typed: TypedFile) -> Iterable[Problem]:
         yield path, f"must be a metric of the select split, got {metric!r}; {metric_hint(metric)}"
 
 
-def metric_hint(metric: str) -> str:
-    """Advice for a name that is no metric."""
+def metric_hint(metric: str, valid: Iterable[str] = METRICS) -> str:
+    """Advice for a name that is no metric.
+
+    Args:
+        metric: the name.
+        valid: names that are allowed there.
+    """
     # test_min_recall, test/min_recall and the like ask for the test split, on which nothing may be selected.
     bare = metric.removeprefix("test").lstrip("/_. -")
     if metric.startswith("test") and bare in METRICS:
         return f"the test split is opened by `selmix pin` only; write {bare}, which is taken on select"
-    return closest(metric, METRICS)
+    return closest(metric, valid)

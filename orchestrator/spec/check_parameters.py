@@ -11,7 +11,7 @@ from orchestrator.messages import as_yaml, closest, is_number
 from orchestrator.spec.sections import ParameterSection
 from orchestrator.spec.typed import Problem, TypedFile
 from orchestrator.spec.yaml_file import KeyPath
-from selmix.config import WHOLE_NUMBERS, FinetuneConfig
+from selmix.config import EXCLUSIVE, WHOLE_NUMBERS, FinetuneConfig
 
 TWO_ENDED = ("uniform", "log_uniform_values", "int_uniform", "q_uniform", "q_log_uniform_values")
 NAMES = [field.name for field in dataclasses.fields(FinetuneConfig)]
@@ -34,12 +34,10 @@ def parameter_problems(typed: TypedFile) -> Iterable[Problem]:
         elif isinstance(parameter, ParameterSection):
             problems = [*_form(path, parameter)] or [*_range(typed, name, parameter)]
             yield from problems
-    if {"temperature", "effective_pairs"} <= {*typed.parameters, *typed.compare}:
-        section = "parameters" if "temperature" in typed.parameters else "compare"
-        yield (
-            (section, "temperature"),
-            "must not stand beside effective_pairs, they set the same thing; leave one out",
-        )
+    for one, other in EXCLUSIVE:
+        if {one, other} <= {*typed.parameters, *typed.compare}:
+            section = "parameters" if one in typed.parameters else "compare"
+            yield (section, one), f"must not stand beside {other}, they set the same thing; leave one out"
 
 
 def compare_problems(typed: TypedFile) -> Iterable[Problem]:

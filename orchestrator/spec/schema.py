@@ -59,6 +59,10 @@ class SweepSpec(Section):
     def resolved(self) -> Document:
         """The whole specification as plain values, defaults written out."""
         document: Document = self.model_dump(mode="json", by_alias=True)
+        # As in sweeps of before, whose digests stay what they are.
+        for constraint in document["constraints"]:
+            if constraint["class"] is None:
+                del constraint["class"]
         # Only the keys that the file has: they are the form of a parameter.
         for name, parameter in self.parameters.items():
             document["parameters"][name] = parameter.model_dump(mode="json", exclude_unset=True)

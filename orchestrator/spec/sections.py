@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationInfo,
+    field_validator,
+)
 
 from selmix.definitions import DEFAULT_CVAR_FRACTION, DEFAULT_HEAD_FRACTION, Definitions
 from selmix.models import ModelConfig
@@ -77,16 +87,28 @@ class ConstraintSection(Section):
     """A bound on a metric, inside the method, in the search, or both.
 
     Attributes:
-        metric: a key of METRICS.
-        at_least: floor; one of the two is given.
-        at_most: ceiling.
+        metric: a key of METRICS; ``recall`` or ``precision`` of one class.
+        of_class: that class, by its name or its place in the order of the labels; None for a metric of all classes. The
+            key is ``class``.
+        at_least: floor; one of the two is given. Above 1 it is percent, unless the metric is a cost.
+        at_most: ceiling; likewise.
         where: ``method`` (through multipliers), ``search`` (feasibility), or both; the key is ``in``.
     """
 
     metric: StrictStr
+    of_class: StrictInt | StrictStr | None = Field(default=None, alias="class")
     at_least: Number | None = None
     at_most: Number | None = None
     where: tuple[Literal["method", "search"], ...] = Field(default=("method", "search"), alias="in")
+
+    @field_validator("at_least", "at_most")
+    @classmethod
+    def as_fraction(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """The bound as a fraction; that of a cost as it is."""
+        if value is None or value <= 1 or info.data.get("metric") == "cost":
+            return value
+        # Rounded, so that 14.3 and 0.143 are one number.
+        return round(value / 100.0, 12)
 
     @property
     def bounds(self) -> list[float]:
@@ -178,12 +200,15 @@ class SelectionSection(Section):
             ``value``.
         replicates: runs of a finalist on fresh seeds.
         finalists: best trials per objective that are run again.
+        margin: difference of the metric that does not matter, in its own unit; None: 0.02 of recalls, precisions, means
+            and gaps, 0.1 / K of coverages, 0.02 of the range of the costs, 0.01 of the calibration error.
     """
 
     metric: StrictStr | None = None
     statistic: Literal["bagged", "lower_bound", "value"] = "bagged"
     replicates: Count = 3
     finalists: Count = 3
+    margin: Annotated[Number, Field(gt=0)] | None = None
 
 
 class ResourceSection(Section):

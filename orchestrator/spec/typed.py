@@ -106,6 +106,11 @@ class TypedFile:
             return None  # a warning of its own (build.selection): the file is not there yet, or damaged
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes; None where the data are wrong, or not there yet."""
+        return None if self.data is None or self.shape is None else tuple(self.data.class_names)
+
+    @property
     def num_classes(self) -> int | None:
         """K; None where the data are wrong, or not there yet."""
         return None if self.shape is None else self.shape[1]

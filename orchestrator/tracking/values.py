@@ -15,7 +15,7 @@ from orchestrator.records.types import Metrics
 if TYPE_CHECKING:
     from orchestrator.spec.schema import SweepSpec
 
-MAX_SCALARS = 40
+MAX_SCALARS = 60
 """Metrics of a round: each key is a chart in MLflow, and a row per round in its store."""
 
 # Characters of a value, and the names, that MLflow accepts; it refuses the whole batch otherwise.

@@ -84,12 +84,14 @@ def data_document(spec: SweepSpec) -> DataDocument:
 
 
 def prepare_data(spec: SweepSpec) -> str | None:
-    """Extract the official archive of a sweep's data where the files are not there yet; nothing is downloaded.
+    """Extract the official archive of a sweep's data where the files are not there yet.
+
+    Nothing is downloaded or installed: where a package of the system has the files, they are only looked for.
 
     Returns:
         The archive that was extracted; None where there was nothing to do.
     Raises:
-        PreflightError: there is no archive, or it is damaged; the message names the one to get.
+        PreflightError: there is no archive or package, or it is damaged; the message names the one to get.
     """
     from orchestrator.build.selection import data_config
     from selmix.data import official_files

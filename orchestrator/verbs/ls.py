@@ -8,17 +8,24 @@ from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.records.folder import RunFolder, list_sweeps
 from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
-from orchestrator.results.rows import ObjectiveResult, Outcome, load_results
+from orchestrator.results.rows import ObjectiveResult, VerdictOutcome, load_results, said
 from orchestrator.table import Column, minute, percent, sentence, short, table
 from orchestrator.verbs.show import RunCounts, run_counts
 
 
 @dataclass(frozen=True)
 class BriefVerdict:
-    """Outcome of the verdict, and the baseline that it is against."""
+    """Verdict in short.
 
-    outcome: Outcome
+    Attributes:
+        outcome: of the winner.
+        against: its best opponent on select.
+        by_earlier_rule: True if an earlier version judged: against one baseline, and without a margin.
+    """
+
+    outcome: VerdictOutcome
     against: str
+    by_earlier_rule: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class BriefResult:
 
     Attributes:
         metric: metric that decides it; None while it is undecided.
-        winner: id of the winning trial; None without one.
+        winner: id of the winning row; None without one.
         value: mean of the metric on select over fresh seeds; None without a winner.
         verdict: verdict against the best baseline; None without one.
     """
@@ -94,8 +101,8 @@ def _brief(result: ObjectiveResult) -> BriefResult:
     if winner is not None and result.metric is not None:
         value = winner.replicates.select[result.metric].value
     return BriefResult(
-        result.metric, None if winner is None else winner.trial_id, value,
-        None if verdict is None else BriefVerdict(verdict.outcome, verdict.against),
+        result.metric, None if winner is None else winner.row or winner.trial_id, value,
+        None if verdict is None else BriefVerdict(verdict.outcome, verdict.against, verdict.margin is None),
     )  # fmt: skip
 
 
@@ -120,5 +127,6 @@ def _summary(objective: str, result: BriefResult) -> str:
         return f"{objective}: no feasible trial"
     text = f"{objective} {percent(result.value)} % on select: {short(result.winner)}"
     if result.verdict is not None:
-        text += f", {result.verdict.outcome} vs {result.verdict.against}"
+        rule = ", by the earlier rule" if result.verdict.by_earlier_rule else ""
+        text += f", {said(result.verdict.outcome)} {result.verdict.against}{rule}"
     return text

@@ -23,8 +23,9 @@ START_S = 12.0
 """Start of Ray, its workers and the first imports, on a laptop."""
 RUN_OVERHEAD_S = 0.3
 """Scheduling, checkpoint and records of a run."""
-FITTED_AGAIN = 1 + FINETUNE_FOLDS
-"""Fine-tuning runs per replicate seed in the baselines: uniform_mixup, and the folds of selmix_post_hoc."""
+FITTED_AGAIN = 3 + FINETUNE_FOLDS
+"""Fine-tuning runs per replicate seed in the baselines: uniform_mixup, finetune_balanced, finetune_logit_adjusted, and
+the folds of selmix_post_hoc."""
 
 
 @dataclass(frozen=True)

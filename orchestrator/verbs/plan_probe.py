@@ -82,7 +82,7 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
         base = Base(spec.model.config, model.state_dict(), {})
         # Fitting the balanced head would take its own time and does not change that of a round.
         given = dataclasses.replace(config, start="given")
-        rule = selection_rules(spec, data.num_classes)[objective]
+        rule = selection_rules(spec, data.class_names)[objective]
         request = RunRequest(data.to(device), base, objective, given, spec.search.seed, rule)
         seconds = seconds_of_rounds(1, PROBE_ROUNDS, request)
         memory = memory_of(device)

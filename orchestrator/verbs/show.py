@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.documents import SCHEMA_VERSION, Document, to_document
+from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import current_state
+from orchestrator.records.openings import openings_of
 from orchestrator.records.types import Metrics, Settings, SweepState, TrialRecord, TrialState
 from orchestrator.results.rows import ObjectiveResult, Row, base_labels, baseline_row, load_results, row_of
 
@@ -62,6 +64,15 @@ class RunCounts:
     eta_s: float | None
 
 
+@dataclass(frozen=True)
+class SeenTest:
+    """One opening of a test split: its time, the sweep whose test split it was, and the command that opened it."""
+
+    time: str
+    sweep: str
+    by: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShowDocument:
     """Result of a sweep, or its progress.
@@ -86,6 +97,8 @@ class ShowDocument:
         rows: trials, replicates and baselines as rows of one table.
         method: version of the method's arithmetic that its runs used.
         cancelled: True if it never resumes.
+        test_seen: openings of the same test split by any sweep of the runs folder, as far as they are known.
+        test_problem: reason why these cannot be read; None without one.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -107,6 +120,8 @@ class ShowDocument:
     rows: list[Row]
     method: int
     cancelled: bool
+    test_seen: list[SeenTest] = field(default_factory=list)
+    test_problem: str | None = None
 
 
 def show_document(folder: RunFolder) -> ShowDocument:
@@ -122,6 +137,7 @@ def show_document(folder: RunFolder) -> ShowDocument:
     # Before the sweep is finished there is no result, but its baselines may be there already.
     decided = {} if results is None else results.objectives
     written, labels = state.to_document(), base_labels(state.base)
+    seen, problem = _seen(folder, state)
     return ShowDocument(
         sweep=folder.name,
         sweep_id=state.sweep_id,
@@ -143,7 +159,17 @@ def show_document(folder: RunFolder) -> ShowDocument:
         rows=[row_of(record, labels) for record in (*records, *baselines)],
         method=state.method,
         cancelled=state.cancelled,
+        test_seen=seen,
+        test_problem=problem,
     )
+
+
+def _seen(folder: RunFolder, state: SweepState) -> tuple[list[SeenTest], str | None]:
+    # The result of a sweep can be read whatever has become of the record of test.
+    try:
+        return [SeenTest(each.time, each.sweep, each.by) for each in openings_of(folder, state)], None
+    except PreflightError as error:
+        return [], str(error)
 
 
 def _undecided(baselines: list[TrialRecord], objective: str) -> ObjectiveResult:

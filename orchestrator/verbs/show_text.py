@@ -7,7 +7,16 @@ from typing import Any
 
 from orchestrator.documents import Document
 from orchestrator.messages import counted
-from orchestrator.results.rows import ArmResult, BaselineRow, ComparisonTable, ObjectiveResult, Winner
+from orchestrator.records.types import Metrics
+from orchestrator.results.rows import (
+    SELMIX,
+    ArmResult,
+    Bound,
+    ComparisonTable,
+    ObjectiveResult,
+    Verdict,
+    Winner,
+)
 from orchestrator.table import (
     Column,
     Interval,
@@ -34,10 +43,10 @@ REFERENCE = (
 )
 
 SPLITS = ("train", "feedback", "select", "checkpoint")
-LABELS = 4
-"""Place of the labels in a row of winner and baselines."""
+BREAKS = " !"
+BROKEN = "! breaks this bound: neither winner nor opponent"
 
-BASELINE_COLUMNS = (
+ROW_COLUMNS = (
     Column("value", right=True), Column("95 % interval", right=True), Column("score", right=True),
     Column("labels used"), Column("cost/run", right=True),
 )  # fmt: skip
@@ -60,6 +69,7 @@ def show_text(document: ShowDocument, width: int | None, colour: bool = False) -
     winners = {name: r.winner for name, r in document.objectives.items() if r.winner is not None}
     if len(document.objectives) > 1 and winners:
         blocks.append(_cross_table(winners, width))
+    blocks.append(_test(document, width))
     blocks.append(_next(document, width))
     return "\n\n".join(block for block in blocks if block)
 
@@ -86,16 +96,68 @@ def answer(result: ObjectiveResult) -> str:
     verdict, winner = result.verdict, result.winner
     if winner is None:
         return "nothing can win"
-    name = f"{short(winner.trial_id)}{' (the defaults)' if winner.is_default else ''}"
+    name = row_name(winner)
     if verdict is None:
-        return f"winner {name}; no baseline could be fitted to compare it with"
-    gap, against = f"{difference(verdict.difference)} pp on select", verdict.against
+        return f"the best row is {name}; there is no other of no more labels to compare it with"
+    gap, against = f"{difference(verdict.difference)} pp on select", _opponent(verdict.against)
+    if verdict.margin is None:
+        return _by_the_earlier_rule(verdict, name, gap)
+    cheaper = ", which is cheaper" if verdict.against_is_cheaper else ""
+    rest = [other for other in verdict.not_told_apart if other != verdict.against]
     if verdict.outcome == "better":
-        return f"BETTER: the winner {name} is better than the best baseline, {against}: {gap}"
+        small = ", by less than the margin" if verdict.within_margin else ""
+        return f"BETTER: {name} is better than every opponent{small}; the best of them is {against}: {gap}"
     if verdict.outcome == "worse":
-        return f"WORSE: the best baseline, {against}, is better than the winner {name}: {gap}"
-    cheaper = ", and the baseline is cheaper" if verdict.against_is_cheaper else ""
-    return f"TIED: no significant difference between the winner {name} and the best baseline, {against}{cheaper}: {gap}"
+        are = "is" if len(verdict.worse_than) == 1 else "are"
+        nearest = verdict.worse_than[0]
+        gap = f"{difference(verdict.differences[nearest])} pp on select"
+        return (
+            f"WORSE: {_opponents(verdict.worse_than)} {are} better than the chosen {name}: {name} minus "
+            f"{_opponent(nearest)} is {gap}"
+        )
+    if verdict.outcome == "tied":
+        return (
+            f"TIED: {name} and its best opponent, {against}{cheaper}, differ by less than the margin of "
+            f"{percent(verdict.margin)} pp: {gap}"
+        )
+    if verdict.against not in verdict.not_told_apart:
+        nearest, *rest = verdict.not_told_apart
+        gap, against, cheaper = (
+            f"{difference(verdict.differences[nearest])} pp on select",
+            _opponent(nearest),
+            "",
+        )
+    also = f" and {counted(len(rest), 'other')}" if rest else ""
+    needed = ""
+    if verdict.samples_needed is not None:
+        more = f"about {_rounded(verdict.samples_needed):,} samples per class"
+        needed = f"; {more} would tell, {verdict.samples} are there"
+    return f"CANNOT TELL: {name} is not told apart from {against}{cheaper}{also}: {gap}{needed}"
+
+
+def row_name(winner: Winner) -> str:
+    """Name of the winning row on the screen."""
+    if winner.approach != SELMIX:
+        return winner.approach
+    return f"SelMix {short(winner.row or winner.trial_id)}{' (the defaults)' if winner.is_default else ''}"
+
+
+def _opponent(name: str) -> str:
+    """Name of an opponent on the screen."""
+    return "SelMix" if name == SELMIX else name
+
+
+def _opponents(names: Sequence[str]) -> str:
+    return ", ".join(map(_opponent, names))
+
+
+def _by_the_earlier_rule(verdict: Verdict, name: str, gap: str) -> str:
+    """State a stored verdict of an earlier version, which was against one baseline and had no margin."""
+    text = {
+        "better": f"BETTER: {name} is better than {verdict.against}",
+        "worse": f"WORSE: {verdict.against} is better than {name}",
+    }.get(verdict.outcome, f"TIED: no significant difference between {name} and {verdict.against}")
+    return f"{text}, by the earlier rule: {gap}"
 
 
 def _setting(document: ShowDocument, width: int | None) -> str:
@@ -107,6 +169,7 @@ def _setting(document: ShowDocument, width: int | None) -> str:
     source = base.get("checkpoint") or f"pre-trained by {base.get('recipe')}"
     # The resolution of a recall: one sample of a class more or less is the smallest change.
     per_class = data["num_select"] // len(train)
+    step = 100 / per_class
     bounds = [_bound(constraint) for constraint in spec["constraints"]]
     subject = f" subject to {', '.join(bounds)}" if bounds else ""
     lines = [
@@ -114,7 +177,7 @@ def _setting(document: ShowDocument, width: int | None) -> str:
         (
             "data",
             f"{spec['data']['name']}: {len(train)} classes, {max(train)} to {min(train)} training samples per class, "
-            f"{per_class} select samples per class (a recall moves in steps of {100 / per_class:.1f} pp)",
+            f"{per_class} select samples per class (a recall moves in steps of {step:.{1 if step >= 0.1 else 3}f} pp)",
         ),
         ("model", f"{spec['model']['name']}, {source}"),
         *(
@@ -150,7 +213,10 @@ def _bound(constraint: Document) -> str:
     sign, bound = ">=", constraint["at_least"]
     if bound is None:
         sign, bound = "<=", constraint["at_most"]
-    return f"{constraint['metric']} {sign} {bound:g}"
+    # A sweep of before bounds on single classes has no key for them.
+    of_class = constraint.get("class")
+    subject = constraint["metric"] if of_class is None else f"{constraint['metric']} of {of_class}"
+    return f"{subject} {sign} {bound:g}"
 
 
 def _searched(spec: Document) -> list[str]:
@@ -168,68 +234,136 @@ def _undecided(document: ShowDocument, result: ObjectiveResult) -> str:
 def _objective(
     document: ShowDocument, objective: str, result: ObjectiveResult, winner: Winner, width: int | None
 ) -> str:
-    # The means over fresh seeds: the winner's own value is biased upwards by its selection.
-    metric, means = result.metric or "", winner.replicates
-    rows: list[tuple[str, ...]] = [(
-        f"winner {short(winner.trial_id)}", *_interval(means.select[metric]), percent(means.score),
-        "+".join(winner.labels), f"{winner.cost_s:.1f} s",
-    )]  # fmt: skip
-    # A failed baseline has no score and goes last; a score of 0 is one like any other.
-    ranked = sorted(
-        result.baselines.items(),
-        key=lambda item: -(item[1].score if item[1].score is not None else float("-inf")),
-    )
-    rows += [_baseline(name, row, metric) for name, row in ranked]
-    own = (
-        f"{short(winner.trial_id)}, seed {winner.seed}, round {winner.round} ({winner.steps} steps), "
-        f"{estimate(winner.select[metric])} on its own seed; the table has its mean over "
-        f"{counted(len(means.seeds), 'fresh seed')}"
-    )
+    metric, bounds = result.metric or "", result.bounds or _bounds_of_spec(document.spec)
+    rows = _rows(result, winner, metric, bounds)
     lines = [
         objective,
-        *_results(f"{metric} on select, %", rows, width),
+        *_results(f"{metric} on select, %", rows, [bound.shown for bound in bounds], width),
         *([sentence(REFERENCE, width)] if any(row.reference for row in result.baselines.values()) else []),
-        paragraph("winner", own, width),
-        paragraph("", _settings(document.spec, winner.config), width),
+        *([sentence(BROKEN, width)] if any(BREAKS in cell for row in rows for cell in row) else []),
+        paragraph("winner", _ships(winner, metric), width),
     ]
+    if winner.config:
+        lines.append(paragraph("", _settings(document.spec, winner.config), width))
     if winner.deviations:
         used = " and ".join(winner.deviations.values())
         lines.append(paragraph("", f"FOR COMPARISON ONLY: the winner used {used}", width))
-    lines.append(paragraph("significance", _significance(result), width))
+    lines.append(paragraph("significance", _significance(result, winner), width))
+    if result.selmix is not None and winner.approach != SELMIX:
+        lines.append(paragraph("SelMix", _selmix(result.selmix), width))
     lines.append(paragraph("search", _search(result), width))
     if result.compare is not None:
-        seeds = len(means.seeds)
+        seeds = document.spec["selection"]["replicates"]
         lines += ["", sentence(_caption(result.compare, seeds), width)]
         lines.append(_comparison(result.compare, metric, width))
     return "\n".join(lines)
 
 
-def _results(title: str, rows: Sequence[tuple[str, ...]], width: int | None) -> list[str]:
-    """Table of winner and baselines; where the terminal is too narrow for it, with the labels by their initials."""
-    columns = (Column(title), *BASELINE_COLUMNS)
+def _bounds_of_spec(spec: Document) -> list[Bound]:
+    """Bounds of the search as the sweep file has them, for results of before they were stored beside the rows."""
+    return [
+        Bound(each["metric"], each["at_least"], each["at_most"])
+        for each in spec["constraints"]
+        if "search" in each["in"] and each.get("class") is None
+    ]
+
+
+def _rows(
+    result: ObjectiveResult, winner: Winner, metric: str, bounds: Sequence[Bound]
+) -> list[tuple[str, ...]]:
+    """Rows of the table: the winner, then the others by score; means over fresh seeds where there are some."""
+    ranked: list[tuple[float, tuple[str, ...]]] = []
+    first: tuple[str, ...] | None = None
+    if winner.approach == SELMIX:
+        # The means over fresh seeds: the shipped file was chosen here as the highest of them.
+        first = _row(
+            f"winner SelMix {short(winner.row or winner.trial_id)}", winner.replicates.select, metric,
+            winner.replicates.score, winner.labels, winner.cost_s, bounds,
+        )  # fmt: skip
+    else:
+        chosen = None if result.selmix is None else result.selmix.row
+        # Without a verdict of its own, because nothing may oppose it, its best finalist stands for it.
+        final = next((each for each in result.finalists if each.trial_id == chosen), None) or max(
+            result.finalists, key=lambda each: each.score, default=None
+        )
+        if final is not None:
+            made_with = [label for label in winner.labels if label in ("train", "checkpoint")]
+            ranked.append((final.score, _row(
+                f"SelMix {short(final.trial_id)}", final.select, metric, final.score,
+                [*made_with, "feedback", "select"], final.cost_s, bounds,
+            )))  # fmt: skip
+    for name, row in result.baselines.items():
+        if row.state != "FINISHED":
+            # A failed baseline has no score and goes last; a score of 0 is one like any other.
+            ranked.append((
+                float("-inf"), (name, "", "", "", *("" for _ in bounds), f"failed: {row.error}", "")
+            ))  # fmt: skip
+            continue
+        shown = f"{name}*" if row.reference else name
+        score = float("-inf") if row.score is None else row.score
+        cells = _row(shown, row.select, metric, row.score, row.labels, row.cost_per_run_s, bounds)
+        if name == winner.approach:
+            first = (f"winner {name}", *cells[1:])
+        else:
+            ranked.append((score, cells))
+    ordered = [cells for _, cells in sorted(ranked, key=lambda each: -each[0])]
+    return ordered if first is None else [first, *ordered]
+
+
+def _row(
+    name: str,
+    select: Metrics,
+    metric: str,
+    score: float | None,
+    labels: Sequence[str],
+    cost_s: float,
+    bounds: Sequence[Bound],
+) -> tuple[str, ...]:
+    bounded = []
+    for bound in bounds:
+        figure = select.get(bound.metric)
+        broken = figure is not None and bound.is_broken(figure.value)
+        bounded.append("" if figure is None else f"{percent(figure.value)}{BREAKS if broken else ''}")
+    return (
+        name, *_interval(select[metric]), "" if score is None else percent(score), *bounded, "+".join(labels),
+        f"{cost_s:.1f} s",
+    )  # fmt: skip
+
+
+def _ships(winner: Winner, metric: str) -> str:
+    """State which file ships, and that its own value is the highest of those that it was chosen from."""
+    own = estimate(winner.select[metric])
+    if winner.approach != SELMIX:
+        if len(winner.replicates.seeds) < 2:
+            return f"{winner.approach}, one model"
+        return f"{winner.approach}, seed {winner.seed}: {own}, highest of {len(winner.replicates.seeds)}, chosen here"
+    place = f"{short(winner.trial_id)}, seed {winner.seed}, round {winner.round} ({winner.steps} steps)"
+    seeds = counted(len(winner.replicates.seeds), "fresh seed")
+    if winner.replicate_of is None:
+        return f"{place}, {own} on its own seed; the table has its mean over {seeds}"
+    return f"{place}: {own}, highest of {seeds}, chosen here; the table has their mean"
+
+
+def _results(
+    title: str, rows: Sequence[tuple[str, ...]], bounds: Sequence[str], width: int | None
+) -> list[str]:
+    """Table of all rows; where the terminal is too narrow for it, with the labels by their initials."""
+    bounded = tuple(Column(f"{bound}, %", right=True) for bound in bounds)
+    columns = (Column(title), *ROW_COLUMNS[:3], *bounded, *ROW_COLUMNS[3:])
     if width is None or natural_width(columns, rows) <= width:
         return [table(columns, rows, width)]
-    named = {label: label[0] for row in rows for label in row[LABELS].split("+") if label in SPLITS}
+    place = 4 + len(bounds)
+    named = {label: label[0] for row in rows for label in row[place].split("+") if label in SPLITS}
     short_rows = [
         (
-            *row[:LABELS],
-            "+".join(named.get(label, label) for label in row[LABELS].split("+")),
-            *row[LABELS + 1 :],
+            *row[:place],
+            "+".join(named.get(label, label) for label in row[place].split("+")),
+            *row[place + 1 :],
         )
         for row in rows
     ]
     legend = ", ".join(f"{initial} {label}" for label, initial in named.items())
     return [table(columns, short_rows, width), sentence(f"labels used: {legend}", width)]
-
-
-def _baseline(name: str, row: BaselineRow, metric: str) -> tuple[str, ...]:
-    if row.state != "FINISHED":
-        return (name, "", "", "", f"failed: {row.error}", "")
-    return (
-        f"{name}*" if row.reference else name, *_interval(row.select[metric]),
-        "" if row.score is None else percent(row.score),
-        "+".join(row.labels), f"{row.cost_per_run_s:.1f} s",
-    )  # fmt: skip
 
 
 def _interval(estimate: Interval) -> tuple[str, str]:
@@ -246,18 +380,55 @@ def _plain(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _significance(result: ObjectiveResult) -> str:
+def _significance(result: ObjectiveResult, winner: Winner) -> str:
     verdict = result.verdict
     if verdict is None:
-        return "there is no baseline to compare with"
-    meaning = {
-        "better": "significant on select: the paired interval lies above 0",
-        "tied": "not significant: the paired interval contains 0",
-        "worse": "significant in favour of the baseline: the paired interval lies below 0",
-    }[verdict.outcome]
+        return "there is no opponent: a finished row of another approach with no more labels"
+    gap = (
+        f"{row_name(winner)} minus {_opponent(verdict.against)}: {difference(verdict.difference)} pp, paired over the "
+        "same samples and seeds"
+    )
+    optimistic = (
+        "Optimistic: both were chosen on these samples. `selmix pin` evaluates the shipped files on test"
+    )
+    if verdict.margin is None:
+        return f"{gap}; by the earlier rule, against one baseline and without a margin. {optimistic}"
+    return f"{gap}; {_against_all(verdict)}; margin {percent(verdict.margin)} pp{_tie(verdict)}. {optimistic}"
+
+
+def _tie(verdict: Verdict) -> str:
+    """State that a tie is out of reach, of a minimum on few samples; empty elsewhere."""
+    if verdict.samples_to_tie is None:
+        return ""
     return (
-        f"winner minus {verdict.against}: {difference(verdict.difference)} pp, paired over the same samples and seeds; "
-        f"{meaning}. Optimistic: both were chosen on these samples. `selmix pin` evaluates both on test"
+        f" (with {verdict.samples} samples per class a minimum is hardly ever tied: without any observed difference "
+        f"that takes about {_rounded(verdict.samples_to_tie):,})"
+    )
+
+
+def _rounded(number: int) -> int:
+    """To three digits: the number rests on an assumed share of samples that two models decide differently."""
+    return int(float(f"{number:.3g}"))
+
+
+def _against_all(verdict: Verdict) -> str:
+    """State how a row stands against each of its opponents."""
+    beaten = [
+        name
+        for name in verdict.differences
+        if name not in verdict.not_told_apart and name not in verdict.worse_than
+    ]
+    groups = (
+        ("better than", beaten), ("not told apart from", verdict.not_told_apart), ("worse than", verdict.worse_than)
+    )  # fmt: skip
+    return "; ".join(f"{words} {_opponents(names)}" for words, names in groups if names)
+
+
+def _selmix(verdict: Verdict) -> str:
+    """State how the best SelMix row stands, where another row won."""
+    return (
+        f"{short(verdict.row or '')} minus {_opponent(verdict.against)}: {difference(verdict.difference)} pp; "
+        f"{_against_all(verdict)}"
     )
 
 
@@ -330,15 +501,30 @@ def _cross_table(winners: Mapping[str, Winner], width: int | None) -> str:
     )
 
 
+def _test(document: ShowDocument, width: int | None) -> str:
+    """How often the test split was seen, as far as the runs folder knows; empty where it was not."""
+    if document.test_problem is not None:
+        return paragraph("test", f"cannot tell how often it was seen: {document.test_problem}", width)
+    if not document.test_seen:
+        return ""
+    times, first = counted(len(document.test_seen), "time"), document.test_seen[0]
+    return paragraph(
+        "test",
+        f"seen {times}, first by {first.by} of {first.sweep} on {first.time[:10]}; a further pin is not confirmatory",
+        width,
+    )
+
+
 def _next(document: ShowDocument, width: int | None) -> str:
     name = document.sweep
     winners = [objective for objective, result in document.objectives.items() if result.winner is not None]
     if document.state == "finished" and winners:
-        which = f" --objective {winners[0]}" if len(document.objectives) > 1 else ""
+        # All in one command: a pin after the first opening of test is not confirmatory.
+        which = "".join(f" --objective {name}" for name in winners) if len(document.objectives) > 1 else ""
         steps = (
             (
                 f"selmix pin {name}{which} --name NAME",
-                "evaluate winner and baselines on test, keep the model",
+                "evaluate the winner and its opponents on test, keep the model",
             ),
             ("selmix ui", "every run and round in MLflow"),
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from selmix.baselines.head_losses import equal_shares
+from selmix.baselines.head_path import FittedHead
 
 TAUS = tuple(k / 10 for k in range(21))
 SMOOTH_HEAD, SMOOTH_TAIL = 0.3, 0.0  # eps of the largest and of the smallest class
@@ -31,8 +34,8 @@ def learned_scales(logits: Tensor, labels: Tensor) -> Tensor:
         labels: shape (n,).
     Source: learnable weight scaling, Kang et al., ICLR 2020.
     """
-    scales = torch.ones(logits.shape[1], dtype=torch.float64, requires_grad=True)
-    values, weights = logits.double(), _balanced(labels, logits.shape[1])
+    scales = torch.ones(logits.shape[1], dtype=torch.float64, device=logits.device, requires_grad=True)
+    values, weights = logits.double(), equal_shares(labels)
 
     def loss() -> Tensor:
         return (weights * F.cross_entropy(values * scales, labels, reduction="none")).sum()
@@ -75,28 +78,39 @@ def smoothed_head(
     Source: Zhong et al., CVPR 2021; here by L-BFGS to its optimum, with class-balanced weights in place of
         class-balanced sampling.
     """
+    (head,) = smoothed_heads(features, labels, weight, train_counts, (weight_decay,))
+    return head.weight, head.bias
+
+
+def smoothed_heads(
+    features: Tensor, labels: Tensor, weight: Tensor, train_counts: Tensor, decays: Sequence[float]
+) -> Iterator[FittedHead]:
+    """:func:`smoothed_head` with several weight decays, the largest first, each from the one before.
+
+    Args:
+        features: shape (n, d).
+        labels: shape (n,).
+        weight: of the frozen classifier, shape (K, d).
+        train_counts: training samples of each class, shape (K,).
+        decays: weight decays of the correction, in any order.
+    """
     x, base = features.double(), weight.double()
-    targets = label_aware_targets(labels, train_counts)
-    weights = _balanced(labels, len(train_counts))
-    scales = torch.ones(len(base), 1, dtype=torch.float64, requires_grad=True)
+    targets = label_aware_targets(labels, train_counts.to(labels.device))
+    weights = equal_shares(labels)
+    scales = torch.ones(len(base), 1, dtype=x.dtype, device=x.device, requires_grad=True)
     change = torch.zeros_like(base, requires_grad=True)
-    bias = torch.zeros(len(base), dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(len(base), dtype=x.dtype, device=x.device, requires_grad=True)
+    for decay in sorted(decays, reverse=True):
+        # The default binds this turn's decay. Only the correction decays: a large decay leaves the scaled classifier,
+        # not zeros.
+        def loss(decay: float = decay) -> Tensor:
+            logits = x @ (scales * base + change).T + bias
+            return (weights * F.cross_entropy(logits, targets, reduction="none")).sum() + (
+                0.5 * decay * change.square().sum()
+            )
 
-    # Only the correction decays: a large decay leaves the scaled classifier, not zeros.
-    def loss() -> Tensor:
-        logits = x @ (scales * base + change).T + bias
-        return (weights * F.cross_entropy(logits, targets, reduction="none")).sum() + (
-            0.5 * weight_decay * change.square().sum()
-        )
-
-    _minimise(loss, [scales, change, bias])
-    return (scales * base + change).detach(), bias.detach()
-
-
-def _balanced(labels: Tensor, num_classes: int) -> Tensor:
-    """Weights of the samples by which every class weighs the same; they sum to 1."""
-    counts = torch.bincount(labels, minlength=num_classes).double()
-    return 1.0 / (counts[labels] * (counts > 0).sum())
+        _minimise(loss, [scales, change, bias])
+        yield FittedHead(decay, (scales * base + change).detach(), bias.detach().clone())
 
 
 def _minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:

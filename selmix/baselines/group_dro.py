@@ -36,8 +36,8 @@ def group_dro_head(
     # Numbered without gaps: a cell without samples has no mean loss.
     _, cells = torch.unique(strata, return_inverse=True)
     sizes = torch.bincount(cells).double()
-    weight = torch.zeros(num_classes, x.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
+    weight = torch.zeros(num_classes, x.shape[1], dtype=x.dtype, device=x.device, requires_grad=True)
+    bias = torch.zeros(num_classes, dtype=x.dtype, device=x.device, requires_grad=True)
     shares = torch.full_like(sizes, 1.0 / len(sizes))
     optimizer = torch.optim.Adam([weight, bias], lr=LR)
     for _ in range(STEPS):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from selmix.groups import class_counts, strata_of
-from selmix.metrics import METRICS, MetricContext, compute_metric
+from selmix.baselines.line_search import BiasedLogits
+from selmix.baselines.tally import Key
+from selmix.metrics import MetricContext
+from selmix.statistics.selection import Constraint
 
-SWEEPS = 4  # rounds over all classes, at most
-CANDIDATES = 256  # biases of one class that are tried at once, at most
+SWEEPS = 4  # rounds over all classes from one start, at most
+ITERATIONS = 400  # of the equalising start, at most
+PATIENCE = 100  # iterations without a better one, after which it ends
 TAUS = tuple(k / 10 for k in range(31))
 
 
@@ -26,12 +30,22 @@ def logit_adjustment(train_counts: Tensor, tau: float) -> Tensor:
 
 
 def bias_search(
-    logits: Tensor, labels: Tensor, metric: str, context: MetricContext, groups: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    metric: str,
+    context: MetricContext,
+    groups: Tensor | None = None,
+    bounds: Sequence[Constraint] = (),
 ) -> Tensor:
-    """Search per-class biases that are best for a metric on these samples, one coordinate at a time.
+    """Search per-class biases that are best for a metric on these samples.
 
-    The bias of a class moves along the points at which a sample flips to or from the class; the exact best along that
-    line is taken, ties by mean recall and then by the smaller change.
+    From several starts the bias of one class after another moves to the exact best point of its line. One start alone
+    ends in local optima: for a minimum several biases must move together. The starts: no biases; those that make the
+    classes' recalls equal (:func:`equalising_biases`); and logit adjustment by the counts of these samples and of the
+    training samples. The best result is kept, ties by mean recall and then by the smaller change. Nothing is drawn.
+
+    With bounds, what violates them least comes before all that. One more start is the result without them: where it
+    meets them, nothing worse is returned.
 
     Args:
         logits: shape (n, K).
@@ -39,83 +53,75 @@ def bias_search(
         metric: a key of METRICS.
         context: of the metric.
         groups: shape (n,), for data with a group attribute.
+        bounds: constraints; those of the search that counts determine are met on these samples, or missed by the least.
     Returns:
         Shape (K,), float32; zeros where nothing is better than no correction.
     """
-    logits, rows = logits.double().cpu(), labels.cpu()
-    # Without the samples' groups the rows are classes, whatever the context has.
-    if groups is not None and context.num_groups:
-        rows = strata_of(rows, groups.cpu(), context.num_groups)
-    else:
-        context = dataclasses.replace(context, num_groups=0)
     classes = logits.shape[1]
-    bias = torch.zeros(classes, dtype=torch.float64)
-    best = _value(logits, rows, metric, context)
-    for _ in range(SWEEPS):
-        before = best
-        for k in range(classes):
-            bias[k], best = _line_search(logits, rows, bias, k, metric, context, best)
-        # No single bias helps any more: further rounds would change nothing.
-        if best == before:
+    if not len(logits):
+        return torch.zeros(classes)
+    samples = BiasedLogits(logits, labels, metric, context, groups, bounds)
+    starts: Iterable[Tensor] = _starts(samples)
+    if samples.tally.bounds:
+        starts = itertools.chain(starts, [bias_search(logits, labels, metric, context, groups).double()])
+    ends: list[tuple[Key, float, int, Tensor]] = []
+    for start in starts:
+        samples.move_to(start)
+        best = samples.key()
+        for _ in range(SWEEPS):
+            before = best
+            for k in range(classes):
+                best = samples.search_line(k, best)
+            # No single bias helps any more: further rounds would change nothing.
+            if best == before:
+                break
+        change = samples.bias - samples.bias.mean()
+        # Of results that are alike in everything the first start's stands.
+        ends.append((best, -float(change.norm()), -len(ends), samples.bias))
+    return max(ends, key=lambda end: end[:3])[3].float()
+
+
+def equalising_biases(samples: BiasedLogits) -> Tensor:
+    """Biases that rise where a class's recall lies below the mean and fall where it lies above; shape (K,), float64.
+
+    ``b += eta (mean recall - recall)`` with eta falling from the scale of the logits; the iterate with the best metric
+    is kept. Where the metric is one of other rates, these are made equal (:meth:`BiasedLogits.shortfall`).
+
+    Args:
+        samples: with their metric; their biases stay as they are.
+    """
+    # In units of the logits, which may be probabilities or of any scale.
+    gaps = samples.best_value - samples.next_value
+    scale = float(gaps.mean())
+    bias = torch.zeros_like(samples.bias)
+    best: tuple[Key, Tensor] | None = None
+    since = 0
+    for iteration in range(ITERATIONS):
+        predicted = samples.predictions(bias)
+        key = samples.tally.key(predicted)
+        if best is None or key > best[0]:
+            best, since = (key, bias), 0
+        since += 1
+        if since > PATIENCE:
             break
-    return bias.float()
+        rate = 2.0 * scale / (1.0 + iteration / 20.0)
+        bias = bias + rate * samples.tally.shortfall(predicted).nan_to_num(nan=0.0)
+    return bias if best is None else best[1]
 
 
-def _line_search(
-    logits: Tensor,
-    rows: Tensor,
-    bias: Tensor,
-    k: int,
-    metric: str,
-    context: MetricContext,
-    best: tuple[float, float],
-) -> tuple[Tensor, tuple[float, float]]:
-    classes = logits.shape[1]
-    shifted = logits + bias
-    # Best class and logit of each sample among the others: only the bias of class k moves.
-    shifted[:, k] = -torch.inf
-    rival, runner_up = shifted.max(dim=1)
-    flips = rival - logits[:, k]  # sample i is predicted as class k where its bias exceeds flips[i]
-    candidates = _between(flips)
-    flipped = candidates.unsqueeze(1) > flips.unsqueeze(0)
-    predicted = torch.where(flipped, k, runner_up.unsqueeze(0))
-    # Counts of all candidates at once, each a matrix of (row, prediction) entries.
-    entries = rows.unsqueeze(0) * classes + predicted
-    height = classes * max(1, context.num_groups)
-    counts = torch.zeros(len(candidates), height * classes, dtype=torch.float64)
-    counts.scatter_add_(1, entries, torch.ones_like(entries, dtype=torch.float64))
-    values, ties = _values(metric, counts.view(-1, height, classes), context)
-    order = sorted(
-        range(len(candidates)),
-        key=lambda c: (float(values[c]), float(ties[c]), -abs(float(candidates[c] - bias[k]))),
+def _starts(samples: BiasedLogits) -> Iterator[Tensor]:
+    """Biases to search from, none twice; a shift of all biases is none."""
+    tried: list[Tensor] = []
+    fitted = torch.bincount(samples.tally.labels, minlength=samples.classes)
+    starts: tuple[Callable[[], Tensor], ...] = (
+        lambda: torch.zeros_like(samples.bias),
+        lambda: equalising_biases(samples),
+        lambda: logit_adjustment(fitted, 1.0).double(),
+        lambda: logit_adjustment(samples.tally.context.train_counts.cpu(), 1.0).double(),
     )
-    top = order[-1]
-    # A bias stays where the best candidate only ties: biases that would change nothing remain 0.
-    reached = (float(values[top]), float(ties[top]))
-    return (candidates[top], reached) if reached > best else (bias[k], best)
-
-
-def _between(flips: Tensor) -> Tensor:
-    """Points between consecutive flips and beyond the ends, at most CANDIDATES of them."""
-    ordered = torch.unique(flips)
-    points = torch.cat([ordered[:1] - 1.0, (ordered[1:] + ordered[:-1]) / 2.0, ordered[-1:] + 1.0])
-    if len(points) > CANDIDATES:
-        points = points[torch.linspace(0, len(points) - 1, CANDIDATES).round().long()]
-    return points
-
-
-def _value(logits: Tensor, rows: Tensor, metric: str, context: MetricContext) -> tuple[float, float]:
-    classes, height = logits.shape[1], logits.shape[1] * max(1, context.num_groups)
-    entries = rows * classes + logits.argmax(dim=1)
-    counts = torch.bincount(entries, minlength=height * classes).view(height, classes)
-    value, tie = _values(metric, counts, context)
-    return float(value), float(tie)
-
-
-def _values(metric: str, counts: Tensor, context: MetricContext) -> tuple[Tensor, Tensor]:
-    """Metric of counts, shape (...), negated where less is better, and their mean recall, which decides ties."""
-    by_class = class_counts(counts, context.num_groups) if context.num_groups else counts
-    of_groups = METRICS[metric].of_cells is not None
-    values = compute_metric(metric, counts if of_groups else by_class, context)
-    mean_recall = compute_metric("mean_recall", by_class, context)
-    return (-values if METRICS[metric].minimise else values), mean_recall
+    for make in starts:
+        start = make()
+        centred = start - start.mean()
+        if not any(torch.allclose(centred, other, rtol=0.0, atol=1e-6) for other in tried):
+            tried.append(centred)
+            yield start

@@ -8,14 +8,23 @@ import torch
 from torch import Tensor
 
 from selmix.baselines.post_hoc import bias_search
+from selmix.groups import strata_of
 from selmix.metrics import METRICS, MetricContext, Predictions, metric_named
 from selmix.statistics.comparison import Outcome, outcome, paired_difference
 from selmix.statistics.intervals import Estimate, counts_interval, metric_interval
 from selmix.statistics.proportions import clopper_pearson
 
 FOLDS = 5
-MAX_CLASSES_CORRECTED = 100  # the search is over the classes, one by one
+MAX_CLASSES_CORRECTED = 300  # the search is over the classes, one by one, and in every fold
+MAX_SAMPLES_FITTED = 100_000  # of a table; more would move no bias by what its interval shows
 GOAL = 0.05  # half-width of an interval that counts as resolved
+OF_RATES = frozenset({
+    key for key, metric in METRICS.items()
+    if (metric.of_recalls is not None and key != "accuracy")
+    or key in ("worst_group_recall", "equal_opportunity_gap", "equalized_odds_gap")
+})  # fmt: skip
+"""Metrics of rates within strata: how many samples a stratum has beside the others does not matter."""
+
 _MAX_SAMPLES = 2**20  # per class; no larger number is searched
 
 
@@ -38,11 +47,13 @@ class ClassRow:
 class Correction:
     """Post-hoc biases, fitted and evaluated on different samples (five folds), against the scores as they are.
 
+    Of a large table they are fitted on a part; they are evaluated on all samples.
+
     Attributes:
         value: metric of the corrected predictions.
         difference: corrected minus plain, higher is better, paired.
         outcome: of that difference.
-        biases: fitted on all samples, to be added to the scores; shape (K,).
+        biases: fitted on samples of all folds, to be added to the scores; shape (K,).
     """
 
     value: float
@@ -164,19 +175,60 @@ def _corrected(
     labels: Tensor, scores: Tensor, metric: str, context: MetricContext, plain: Predictions
 ) -> Correction:
     """Biases of five folds for an unbiased value, and biases of all samples to be used."""
-    adjusted, groups = scores.clone(), plain.groups
-    position = torch.zeros_like(labels)
+    groups = plain.groups
+    predicted, confidence = torch.empty_like(plain.predicted), torch.empty_like(plain.confidence)
+    fold_of = torch.zeros(len(labels), dtype=torch.uint8)
     for k in torch.unique(labels):
         members = labels == k
         # In a shuffled order: a table is often sorted by how hard its samples are.
         order = torch.randperm(int(members.sum()), generator=torch.Generator().manual_seed(int(k)))
-        position[members] = order
+        fold_of[members] = (order % FOLDS).to(fold_of.dtype)
     for fold in range(FOLDS):
-        held = position % FOLDS == fold
-        rest = None if groups is None else groups[~held]
-        adjusted[held] += bias_search(scores[~held], labels[~held], metric, context, rest)
-    corrected = Predictions.from_logits(labels, adjusted, groups)
+        held = fold_of == fold
+        biases = _biases(labels, scores, metric, context, groups, torch.nonzero(~held).flatten())
+        part = Predictions.from_logits(labels[held], scores[held] + biases)
+        predicted[held], confidence[held] = part.predicted, part.confidence
+    corrected = Predictions(plain.labels, predicted, confidence, groups)
     difference = paired_difference(metric, [corrected], [plain], context)
     value = float(METRICS[metric].of(corrected.counts_for(metric, context), context))
-    biases = bias_search(scores, labels, metric, context, groups)
+    biases = _biases(labels, scores, metric, context, groups, torch.arange(len(labels)))
     return Correction(value, difference, outcome(difference), tuple(biases.tolist()))
+
+
+def _biases(
+    labels: Tensor, scores: Tensor, metric: str, context: MetricContext, groups: Tensor | None, of: Tensor
+) -> Tensor:
+    """Biases fitted on the samples at indices ``of``, or on MAX_SAMPLES_FITTED of them."""
+    if len(of) > MAX_SAMPLES_FITTED:
+        rows = labels[of] if groups is None else strata_of(labels[of], groups[of], context.num_groups)
+        of = of[thinned(rows, MAX_SAMPLES_FITTED, metric not in OF_RATES)]
+    return bias_search(scores[of], labels[of], metric, context, None if groups is None else groups[of])
+
+
+def thinned(rows: Tensor, most: int, keep_shares: bool) -> Tensor:
+    """Choose samples, evenly within each stratum.
+
+    Args:
+        rows: stratum of each sample, shape (n,).
+        most: samples to keep; rounding may add one a stratum.
+        keep_shares: each stratum keeps its share of the samples; otherwise only large strata lose some.
+    Returns:
+        Their indices, sorted.
+    """
+    counts = torch.bincount(rows)
+    if keep_shares:
+        kept = (counts.double() * (most / len(rows))).ceil().long()
+    else:
+        low, high = 1, int(counts.max())
+        # The largest number for every stratum with which all together are no more.
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if int(counts.clamp_max(middle).sum()) <= most else (low, middle - 1)
+        kept = counts.clamp_max(low)
+    generator = torch.Generator().manual_seed(0)
+    chosen = []
+    for stratum in torch.nonzero(counts).flatten().tolist():
+        members = torch.nonzero(rows == stratum).flatten()
+        # Shuffled: a table is often sorted by how hard its samples are.
+        chosen.append(members[torch.randperm(len(members), generator=generator)[: int(kept[stratum])]])
+    return torch.cat(chosen).sort().values

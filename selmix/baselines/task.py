@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from selmix.config import FinetuneConfig
+from selmix.corrections import predictions_of, split_correction
 from selmix.data.splits import Split, SweepData
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict
 from selmix.run.start_model import Base
-from selmix.statistics.selection import SelectionRule, score
+from selmix.statistics.selection import Rank, SelectionRule, rank, score
 from selmix.weights import State, load_checkpoint_into
 
 
@@ -44,21 +46,38 @@ class BaselineTask:
         return MetricContext(self.data.train_counts.cpu(), self.selection.definitions, self.data.num_groups)
 
     def view(self, state: State) -> ClassifierView:
-        """Build a model with these weights, on the device of the data."""
+        """Build a model with these weights, on the device of the data; a correction beside them is left out."""
         data = self.data
         # A new module each time: two views of different weights may be in use at once.
         model = self.base.model.build(data.input_shape, data.num_classes)
-        load_checkpoint_into(model, state)
+        load_checkpoint_into(model, split_correction(state)[0])
         return self.base.model.view(model.to(data.train.inputs.device))
 
     def logits(self, state: State, split: Split) -> Tensor:
-        """Logits of a split, shape (n, K), on the CPU."""
+        """Logits of a split, shape (n, K), on the CPU; a correction beside the weights is left out."""
         return predict(self.view(state), split.inputs)[1].cpu()
+
+    def predictions(self, state: State, split: Split) -> Predictions:
+        """Predictions of a split, with the correction beside the weights where there is one."""
+        return predictions_of(state, split.labels.cpu(), self.logits(state, split), _on_cpu(split.groups))
+
+    def score_predictions(self, predictions: Predictions) -> float:
+        """Selection score of predictions on select."""
+        return score(self.selection, predictions, self.context)
 
     def score_logits(self, logits: Tensor) -> float:
         """Selection score of logits on select, shape (n, K)."""
         predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
-        return score(self.selection, predictions, self.context)
+        return self.score_predictions(predictions)
+
+    def rank_predictions(self, predictions: Predictions) -> Rank:
+        """Rank of predictions on select, which chooses: the constraints of the search come before the score."""
+        return rank(self.selection, predictions, self.context)
+
+    def rank_logits(self, logits: Tensor) -> Rank:
+        """Rank of logits on select, shape (n, K)."""
+        predictions = Predictions.from_logits(self.data.select.labels, logits, self.data.select.groups)
+        return self.rank_predictions(predictions)
 
     @property
     def base_labels(self) -> list[str]:
@@ -67,16 +86,65 @@ class BaselineTask:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Predictions of a row that is fitted on the samples which judge it: every fold by a fit on the others.
+
+    Attributes:
+        feedback: on feedback.
+        select: on select.
+        folds: F.
+    """
+
+    feedback: Predictions
+    select: Predictions
+    folds: int
+
+    @classmethod
+    def of_folds(cls, fold_of: Sequence[Tensor], predictions: Sequence[Sequence[Predictions]]) -> HeldOut:
+        """Put predictions fold by fold into the order of the samples.
+
+        Args:
+            fold_of: fold of each sample of feedback and of select, shape (n,) each.
+            predictions: on the samples of each fold in their order, for feedback and for select.
+        """
+        ordered = []
+        for place, parts in zip(fold_of, zip(*predictions, strict=True), strict=True):
+            # Stable, so that the samples of a fold keep their order.
+            order = torch.argsort(place, stable=True)
+            ordered.append(_concatenated(parts).take(torch.argsort(order)))
+        feedback, select = ordered
+        return cls(feedback, select, len(predictions))
+
+    def joined(self) -> Predictions:
+        """Predictions on feedback, then on select."""
+        return _concatenated((self.feedback, self.select))
+
+
+def _concatenated(parts: Sequence[Predictions]) -> Predictions:
+    groups = [part.groups for part in parts if part.groups is not None]
+    return Predictions(
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.predicted for part in parts]),
+        torch.cat([part.confidence for part in parts]),
+        torch.cat(groups) if groups else None,
+    )
+
+
+@dataclass(frozen=True)
 class Models:
     """Models that a baseline's function gives: state dicts of the sweep's own model.
+
+    A correction that the weights cannot hold lies beside them (:mod:`selmix.corrections`).
 
     Attributes:
         states: one per replicate seed, or a single one where nothing is random.
         note: settings that were tuned, name -> value.
+        held_out: predictions out of fold, of a single model that is fitted on select; None for any other.
     """
 
     states: tuple[State, ...]
     note: dict[str, float | str] = field(default_factory=dict)
+    held_out: HeldOut | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +157,7 @@ class BaselineResult:
         cost_s: seconds of work, 0.0 where nothing ran.
         reference: True if it has another cost or other information than the trials.
         note: settings that were tuned, name -> value.
+        held_out: see :class:`Models`.
     """
 
     states: tuple[State, ...]
@@ -96,6 +165,7 @@ class BaselineResult:
     cost_s: float
     reference: bool = False
     note: dict[str, float | str] = field(default_factory=dict)
+    held_out: HeldOut | None = None
 
 
 def joined(results: Sequence[BaselineResult]) -> BaselineResult:
@@ -116,6 +186,10 @@ def joined(results: Sequence[BaselineResult]) -> BaselineResult:
         results[0], states=tuple(state for result in results for state in result.states),
         cost_s=sum(result.cost_s for result in results), note=note,
     )  # fmt: skip
+
+
+def _on_cpu(groups: Tensor | None) -> Tensor | None:
+    return None if groups is None else groups.cpu()
 
 
 def with_head(state: State, view: ClassifierView, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from selmix.data.archives import OfficialFiles
+from selmix.data.archives import OfficialFiles, PackagedFiles
 from selmix.data.cifar import CifarConfig
 from selmix.data.digits import DigitsConfig
+from selmix.data.fashion_mnist import FashionMnistConfig
 from selmix.data.files import ImageFolderConfig, ImageListConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.parquet import ParquetConfig
@@ -54,6 +55,7 @@ DATA: dict[str, type[Any]] = {
     "parquet": ParquetConfig,
     "cifar": CifarConfig,
     "stl10": StlConfig,
+    "fashion_mnist": FashionMnistConfig,
     "image_folder": ImageFolderConfig,
     "image_list": ImageListConfig,
 }
@@ -76,9 +78,9 @@ def has_groups(config: DataConfig) -> bool:
     return bool(getattr(config, "group_names", ()))
 
 
-def official_files(config: DataConfig) -> OfficialFiles | None:
-    """Files that a data set's official archives bring; None for data without such archives."""
-    official: OfficialFiles | None = getattr(config, "official", None)
+def official_files(config: DataConfig) -> OfficialFiles | PackagedFiles | None:
+    """Files that a data set's official archives or its package bring; None for data without such files."""
+    official: OfficialFiles | PackagedFiles | None = getattr(config, "official", None)
     return official
 
 

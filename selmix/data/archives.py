@@ -1,4 +1,7 @@
-"""Official archives of data sets: which files they hold, and their extraction to where a configuration looks."""
+"""Official files of data sets: which ones a folder must hold, and how they come there.
+
+They lie in an archive, which is extracted to where a configuration looks, or a package of the system installs them.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,14 @@ class OfficialFiles:
         """True if all the files of one archive lie in the folder."""
         return any(all((self.folder / f).is_file() for f in files) for files in self.archives.values())
 
+    @property
+    def advice(self) -> str:
+        """What is missing, and how to get it."""
+        return (
+            f"{self.folder}: must hold the files of {self.dataset}, there are none; get its official archive, "
+            f"{' or '.join(self.archives)}, from the data set's home page and put it in {self.folder.parent}"
+        )
+
     def prepare(self) -> Path | None:
         """Extract the first archive that lies in or beside the folder.
 
@@ -48,10 +59,7 @@ class OfficialFiles:
                 if (place / name).is_file():
                     self._extract(place / name, files)
                     return place / name
-        raise ValueError(
-            f"{self.folder}: must hold the files of {self.dataset}, there are none; get its official archive, "
-            f"{' or '.join(self.archives)}, from the data set's home page and put it in {self.folder.parent}"
-        )
+        raise ValueError(self.advice)
 
     def _extract(self, archive: Path, files: tuple[str, ...]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -69,6 +77,66 @@ class OfficialFiles:
                 )
             for file in files:
                 (whole[0] / file).replace(self.folder / file)
+
+
+@dataclass(frozen=True)
+class PackagedFiles:
+    """Files that a data set's folder must hold, each as it is or compressed by gzip, and the package with them.
+
+    Attributes:
+        dataset: official name.
+        folder: folder of the files.
+        files: their names, without ``.gz``.
+        package: Debian's package that installs them.
+    """
+
+    dataset: str
+    folder: Path
+    files: tuple[str, ...]
+    package: str
+
+    @property
+    def is_ready(self) -> bool:
+        """True if all the files lie in the folder."""
+        return not self._missing
+
+    @property
+    def advice(self) -> str:
+        """What is missing, and how to get it."""
+        return (
+            f"{self.folder}: must hold the files of {self.dataset}, there is no "
+            f"{', '.join(f'{name}[.gz]' for name in self._missing)}; install the package (apt-get install "
+            f"{self.package}), or give the folder of the official files as data.path"
+        )
+
+    @property
+    def _missing(self) -> list[str]:
+        return [name for name in self.files if not any(path.is_file() for path in self._variants(name))]
+
+    def _variants(self, name: str) -> tuple[Path, Path]:
+        return self.folder / f"{name}.gz", self.folder / name
+
+    def located(self, name: str) -> Path:
+        """Path of a file; where it lies there in both forms, of the compressed one.
+
+        Args:
+            name: one of ``files``.
+        Raises:
+            ValueError: it is missing; the message names all that are, and says what to do.
+        """
+        for path in self._variants(name):
+            if path.is_file():
+                return path
+        raise ValueError(self.advice)
+
+    def prepare(self) -> None:
+        """Check that the files are there; installing them is left to the system.
+
+        Raises:
+            ValueError: one is missing; the message says what to do.
+        """
+        if not self.is_ready:
+            raise ValueError(self.advice)
 
 
 def _read_files(archive: Path, files: tuple[str, ...], scratch: Path) -> list[Path]:

@@ -26,10 +26,10 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Images:
-    """n images of three channels, normalised by channel.
+    """n images of C channels (three, where they lie in files), normalised by channel.
 
     Attributes:
-        pixels: shape (n, 3, H, W), uint8; None where the images lie in files.
+        pixels: shape (n, C, H, W), uint8; None where the images lie in files.
         files: one per image, JPEG or PNG; empty where ``pixels`` holds them.
         size: H = W of the centre that is cut out of a file.
         mean: of each channel, for the normalisation.
@@ -49,7 +49,7 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of all images as one tensor, (n, 3, H, W)."""
+        """Shape of all images as one tensor, (n, C, H, W)."""
         return (len(self), 3, self.size, self.size) if self.pixels is None else tuple(self.pixels.shape)
 
     def __getitem__(self, index: Tensor) -> Images:
@@ -66,7 +66,7 @@ class Images:
         return replace(self, pixels=pixels, device=torch.device(device))
 
     def batch(self, index: Tensor) -> Tensor:
-        """Load images as floats, shape (m, 3, H, W), on the device.
+        """Load images as floats, shape (m, C, H, W), on the device.
 
         Args:
             index: shape (m,), int64.
@@ -112,10 +112,18 @@ class Images:
         if self.pixels is not None:
             total.update(self.pixels.cpu().contiguous().numpy().tobytes())
         else:
-            with ThreadPoolExecutor(_DECODERS) as pool:
-                for part in pool.map(_file_digest, self.files):
-                    total.update(part)
+            for part in self.file_digests():
+                total.update(part)
         return f"sha256:{total.hexdigest()}"
+
+    def file_digests(self) -> list[bytes]:
+        """SHA-256 of each file, 32 bytes each, in order; [] for pixels.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            return list(pool.map(_file_digest, self.files))
 
     def joined(self, other: Images) -> Images:
         """Join the images of both, in order.

@@ -42,45 +42,57 @@ def read_scores(path: Path) -> ScoreTable:
     Raises:
         ValueError: no such file, not Parquet, or a column that is missing or of another form.
     """
-    table = _read(path)
-    if "label" not in table.column_names:
-        raise ValueError(f"{path}: must have a column label, got {', '.join(table.column_names)}")
-    _check_complete(path, table)
-    names, scores = _scores(path, table)
-    labels = _labels(path, table["label"].to_pylist(), names)
-    if "group" not in table.column_names:
+    held = _columns(path)
+    if "label" not in held:
+        raise ValueError(f"{path}: must have a column label, got {', '.join(held)}")
+    # One column at a time, so that the file is never held beside the tensors.
+    column = _complete(path, "label")
+    names, scores = _scores(path, held, len(column))
+    labels = _labels(path, column, names)
+    if "group" not in held:
         return ScoreTable(labels, scores, names)
-    return ScoreTable(labels, scores, names, *_groups(path, "group", table["group"]))
+    return ScoreTable(labels, scores, names, *_groups(path, "group", _complete(path, "group")))
 
 
-def _scores(path: Path, table: Any) -> tuple[tuple[str, ...], Tensor]:
-    named = [name for name in table.column_names if name.startswith("score_")]
+def _complete(path: Path, name: str) -> Any:
+    """Read one column that must be there and have a value in every row."""
+    table = _read(path, [name])
+    _check_complete(path, table)
+    return table[name]
+
+
+def _scores(path: Path, held: list[str], rows: int) -> tuple[tuple[str, ...], Tensor]:
+    named = [name for name in held if name.startswith("score_")]
     try:
         if named:
-            columns = [torch.tensor(table[name].to_numpy(), dtype=torch.float32) for name in named]
-            return tuple(name.removeprefix("score_") for name in named), torch.stack(columns, dim=1)
-        if "scores" in table.column_names:
-            scores = torch.tensor(table["scores"].to_pylist(), dtype=torch.float32)
-            if scores.ndim == 2 and scores.shape[1] >= 2:
+            scores = torch.empty(rows, len(named))
+            for k, name in enumerate(named):
+                scores[:, k] = torch.tensor(_complete(path, name).to_numpy(), dtype=torch.float32)
+            return tuple(name.removeprefix("score_") for name in named), scores
+        if "scores" in held:
+            scores = _vectors(path, "scores", rows)
+            if scores.shape[1] >= 2:
                 return tuple(str(k) for k in range(scores.shape[1])), scores
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: scores must be numbers, as many for every row: {error}") from error
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: scores must be numbers, as many for every row: {reason}") from error
     raise ValueError(
-        f"{path}: must have a column scores with lists of K numbers, or columns score_NAME, "
-        f"got {', '.join(table.column_names)}"
+        f"{path}: must have a column scores with lists of K numbers, or columns score_NAME, got {', '.join(held)}"
     )
 
 
-def _labels(path: Path, values: list[Any], names: tuple[str, ...]) -> Tensor:
+def _labels(path: Path, column: Any, names: tuple[str, ...]) -> Tensor:
     place = {name: k for k, name in enumerate(names)}
+    # Each value once: a table may have millions of rows.
+    index, values = _indexed(column)
     # Names come before places: with columns score_2 and score_1 the label 1 is the second column.
-    if not all(str(value) in place for value in values):
-        if all(isinstance(value, int) and 0 <= value < len(names) for value in values):
-            # Truth values are whole numbers to Python, and booleans to torch.
-            return torch.tensor(values, dtype=torch.int64)
-        unknown = next(value for value in values if str(value) not in place)
-        raise ValueError(f"{path}: label must be one of {', '.join(names)}, got {unknown!r}")
-    return torch.tensor([place[str(value)] for value in values])
+    if all(str(value) in place for value in values):
+        return torch.tensor([place[str(value)] for value in values])[index]
+    if all(isinstance(value, int) and 0 <= value < len(names) for value in values):
+        # Truth values are whole numbers to Python, and booleans to torch.
+        return torch.tensor(values, dtype=torch.int64)[index]
+    unknown = next(value for value in values if str(value) not in place)
+    raise ValueError(f"{path}: label must be one of {', '.join(names)}, got {unknown!r}")
 
 
 @dataclass(frozen=True)
@@ -179,32 +191,47 @@ def _groups(path: Path, name: str, column: Any) -> tuple[Tensor, tuple[str, ...]
 
 def _encoded(column: Any) -> tuple[Tensor, tuple[str, ...]]:
     """Place of each row among the sorted values of a column, and these values as texts."""
+    index, values = _indexed(column)
+    # By value, not by text: 10 comes after 9.
+    order = sorted(range(len(values)), key=lambda k: values[k])
+    place = torch.empty(len(values), dtype=torch.int64)
+    place[torch.tensor(order)] = torch.arange(len(values))
+    return place[index], tuple(str(values[k]) for k in order)
+
+
+def _indexed(column: Any) -> tuple[Tensor, list[Any]]:
+    """Place of each row's value among the distinct values of a column, shape (n,), and these, the first one first."""
     # Chunks combined first: a chunked array has neither ``dictionary`` nor ``indices``.
     encoded = column.combine_chunks().dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    # By value, not by text: 10 comes after 9.
-    order = sorted(range(len(names)), key=lambda k: names[k])
-    place = torch.empty(len(names), dtype=torch.int64)
-    place[torch.tensor(order)] = torch.arange(len(names))
     # A copy, as torch warns of memory that it may not write to.
     index = torch.from_numpy(encoded.indices.to_numpy(zero_copy_only=False).copy()).long()
-    return place[index], tuple(str(names[k]) for k in order)
+    return index, encoded.dictionary.to_pylist()
 
 
-def _read(path: Path, columns: list[str] | None = None, also: str | None = None) -> Any:
-    """Read the file's ``columns`` as a table; ``also`` must be there too, but is not read."""
+def _columns(path: Path) -> list[str]:
+    """Names of the file's columns, in their order."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.is_file():
         raise ValueError(f"{path}: must be a Parquet file, there is none")
     try:
-        # Checked first: pyarrow's own message lists fields of its own beside those of the file.
-        held = pq.read_schema(path).names
-        required = [*(columns or []), *([also] if also is not None else [])]
-        missing = [name for name in required if name not in held]
-        if missing:
-            raise ValueError(f"{path}: must have a column {missing[0]}, got {', '.join(held)}")
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: must be a Parquet file: {error}") from error
+
+
+def _read(path: Path, columns: list[str], also: str | None = None) -> Any:
+    """Read the file's ``columns`` as a table; ``also`` must be there too, but is not read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # Checked first: pyarrow's own message lists fields of its own beside those of the file.
+    held = _columns(path)
+    missing = [name for name in (*columns, *([also] if also is not None else [])) if name not in held]
+    if missing:
+        raise ValueError(f"{path}: must have a column {missing[0]}, got {', '.join(held)}")
+    try:
         return pq.read_table(path, columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: must be a Parquet file: {error}") from error

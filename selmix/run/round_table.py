@@ -23,7 +23,7 @@ class RoundMatrices:
         confusion: C of feedback at its start, shape (S, K).
         gain: G, shape (S, S).
         policy: P, shape (S, S).
-        multipliers: of the worst-case objectives, shape (S,).
+        multipliers: of the worst-case objectives and of CVaR, shape (S,).
         select_recalls: recalls on select at its end, shape (K,).
     """
 

@@ -19,9 +19,9 @@ from selmix.confusion import recalls
 from selmix.data.splits import Split, SweepData, join
 from selmix.finetune import Finetuner
 from selmix.groups import stratum_labels
-from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions
+from selmix.metrics import MetricContext, Predictions, evaluate_predictions, metric_named
 from selmix.model import predict
-from selmix.objectives import AnyObjective, ObjectiveContext, is_of_groups, known_objective
+from selmix.objectives import AnyObjective, ObjectiveContext, is_of_groups, without_coverage
 from selmix.parallel.world import ALONE, World
 from selmix.round import NonFinite, Round
 from selmix.run.round_table import RoundMatrices, write_rounds
@@ -115,6 +115,7 @@ class Run:
         seed: of pair draws, coefficients and the model's own randomness.
         selection: how rounds are ranked, and the constraints.
         world: the ranks that train together; all step at once, the first keeps the best weights and saves.
+        log_prior: of a logit-adjusted loss, see :class:`Finetuner`; None for the method.
     Attributes:
         view: the model that is trained.
         finetuner: what trains it.
@@ -134,6 +135,7 @@ class Run:
         seed: int,
         selection: SelectionRule,
         world: World = ALONE,
+        log_prior: Tensor | None = None,
     ) -> None:
         self.data, self.config, self.selection, self.world = data, config, selection, world
         model = base.build(config.start, data.input_shape, data.num_classes).to(data.train.inputs.device)
@@ -155,6 +157,7 @@ class Run:
             constraints,
             data.unlabelled,
             world,
+            log_prior,
         )
         self.best: BestRound | None = None
         self._progress = _Progress()
@@ -287,6 +290,7 @@ def finetune(
     selection: SelectionRule,
     callback: Callable[[RoundReport], None] | None = None,
     world: World = ALONE,
+    log_prior: Tensor | None = None,
 ) -> Run:
     """Step a run to its end.
 
@@ -299,12 +303,13 @@ def finetune(
         selection: how rounds are ranked, and the constraints.
         callback: called with the report of every round that was evaluated.
         world: the ranks that train together.
+        log_prior: of a logit-adjusted loss, see :class:`Finetuner`; None for the method.
     Returns:
         The finished run; its ``best`` is the chosen round.
     Raises:
         ValueError: as of :class:`Run`.
     """
-    run = Run(data, base, objective, config, seed, selection, world)
+    run = Run(data, base, objective, config, seed, selection, world, log_prior)
     while not run.finished:
         report = run.step()
         if callback is not None and report is not None:
@@ -338,18 +343,16 @@ def inside_the_method(
     """
     context = ObjectiveContext(train_counts=data.train_counts, definitions=selection.definitions)
     acting = tuple(c for c in selection.constraints if "method" in c.where)
-    if is_of_groups(objective) or any(METRICS[c.metric].of_cells is not None for c in acting):
+    metrics = [metric_named(c.key, selection.definitions) for c in acting]
+    if is_of_groups(objective) or any(metric.of_cells is not None for metric in metrics):
         if not data.num_groups:
             raise ValueError(
                 f"an objective or constraint of groups needs data with a group attribute, {data.name} has none"
             )
         labels = stratum_labels(data.num_classes, data.num_groups).to(data.train.labels.device)
         context = replace(context, labels=labels, num_groups=data.num_groups)
-    known = known_objective(objective)
     # Both terms would bind the same metric: the bound of the name gives way to the one that was set.
-    if known is not None and known.coverage in {c.metric for c in acting}:
-        objective = known.metric
-    return objective, context, acting
+    return without_coverage(objective, {c.key for c in acting}), context, acting
 
 
 def _matrices(candidate: BestRound, done: Round | None, counts: Tensor) -> RoundMatrices:

@@ -7,27 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from selmix.metrics import Metric, MetricContext, Predictions, metric_named
-from selmix.statistics.intervals import RESAMPLES_OF_PREDICTIONS, Estimate, mover_margins
-from selmix.statistics.paired_minima import correlations, least_mean_difference, paired_squares
-from selmix.statistics.proportions import student_quantile, wilson
-from selmix.statistics.worst_case import WORST_CASE_BOUNDS
+from selmix.metrics import MetricContext, Predictions, metric_named
+from selmix.statistics.constructions import CONSTRUCTIONS
+from selmix.statistics.intervals import Estimate
+from selmix.statistics.means import crossed_bounds
+from selmix.statistics.proportions import student_quantile
 
 Outcome = Literal["better", "tied", "worse"]
-_DRAWS = 1000
-
-MINIMA: dict[str, Callable[[Predictions, MetricContext], tuple[Tensor, Tensor]]] = {
-    "min_recall": lambda predictions, context: (predictions.labels, torch.arange(len(context.train_counts))),
-    "min_head_tail_recall": lambda predictions, context: (predictions.labels, context.tail.long().cpu()),
-    "worst_group_recall": lambda predictions, context: (
-        predictions.strata(context.num_groups),
-        torch.arange(len(context.train_counts) * context.num_groups),
-    ),
-}
-"""Metrics that are the smallest mean recall of a part: key -> (predictions, context) -> stratum of each sample, shape
-(n,), and part of each stratum, shape (S,)."""
 
 
 def paired_difference(
@@ -39,20 +26,10 @@ def paired_difference(
 ) -> Estimate:
     """Difference ours - theirs of a metric, oriented so that higher is better, with its interval.
 
-    Within a pair of models on the same samples:
-
-    - smallest recalls, of classes, of (class, group) cells, or of head and tail: :func:`least_mean_difference`. A
-      paired percentile bootstrap calls ties between one weak class and many weak ones ``better`` in a third of the
-      cases, because the minimum over many classes is biased downwards.
-    - other metrics of the worst classes: MOVER on the confidence bounds of the two
-      (:mod:`selmix.statistics.worst_case`), (d - sqrt((a - L_a)^2 + (U_b - b)^2), ...); the Sidak-corrected upper
-      bound of a minimum carries its bias. Correlation of the pairs is left out, which widens the interval.
-    - other metrics of the recalls: Newcombe's square-and-add for pairs, class by class, with the correlation of the
-      two models' hits; it does not collapse where both are perfect.
-    - metrics of the whole matrix and calibration: quantiles of a Bayesian bootstrap over the samples of each class.
-
-    Over replicates (one Predictions per seed, replicate r against r): the half-widths are averaged, since the samples
-    are the same and their noise does not average out, and the spread of the differences between seeds is added by
+    The interval of a pair of models is the one that :data:`selmix.statistics.constructions.CONSTRUCTIONS` names. Over
+    replicates (one Predictions per seed, replicate r against r) a difference that is a sum over samples is analysed
+    crossed (:func:`selmix.statistics.means.crossed_bounds`). For others the half-widths are averaged, since the samples
+    are the same and every seed has its own worst class, and the spread of the differences between seeds is added by
     Student's t, root of the sum of squares. A side with one Predictions stands against every replicate.
 
     Args:
@@ -64,8 +41,22 @@ def paired_difference(
     Raises:
         ValueError: an unknown metric, sides that cannot be paired, or predictions on other samples.
     """
+    metric, construction, alpha = metric_named(key), CONSTRUCTIONS[metric_named(key).key], 1.0 - level
     pairs = _pairs(ours, theirs)
-    return over_replicates([_single_pair(key, a, b, context, 1.0 - level) for a, b in pairs], level)
+    values = [a.value(metric, context) - b.value(metric, context) for a, b in pairs]
+    if construction.influence is not None and len(pairs) > 1:
+        influences = [construction.influence(a, b, context) for a, b in pairs]
+        low, high = crossed_bounds(pairs[0][0].labels, values, influences, alpha)
+        value = sum(values) / len(values)
+        estimate = Estimate(value, min(low, value), max(high, value))
+    else:
+        singles = []
+        for (a, b), value in zip(pairs, values, strict=True):
+            low, high = construction.difference(a, b, value, context, alpha)
+            singles.append(Estimate(value, min(low, value), max(high, value)))
+        estimate = over_replicates(singles, level)
+    # Negated where less is better: a positive difference always speaks for ours.
+    return _negated(estimate) if metric.minimise else estimate
 
 
 def over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimate:
@@ -221,82 +212,6 @@ def _seed_half_width(values: list[float], alpha: float) -> float:
         return 0.0
     spread = float(torch.tensor(values, dtype=torch.float64).std())
     return student_quantile(len(values) - 1, alpha) * spread / math.sqrt(len(values))
-
-
-def _single_pair(key: str, a: Predictions, b: Predictions, context: MetricContext, alpha: float) -> Estimate:
-    metric = metric_named(key)
-    # Neither recalls nor bounds: the whole matrix, or the confidences, must be drawn.
-    if metric.of_recalls is None and key not in WORST_CASE_BOUNDS:
-        return _bootstrap_pair(metric, a, b, context, alpha)
-    classes = len(context.train_counts)
-    ours, theirs = (side.counts_for(key, context).double() for side in (a, b))
-    value = float(metric.of(ours, context) - metric.of(theirs, context))
-    # First, because minima have bounds of their own too, which do not know of the pairing.
-    if key in MINIMA:
-        strata, parts = MINIMA[key](a, context)
-        low, high = least_mean_difference(strata, parts, a.correct, b.correct, alpha)
-        down, up = value - low, high - value
-    elif key in WORST_CASE_BOUNDS:
-        low_a, high_a = WORST_CASE_BOUNDS[key](ours, context, alpha)
-        low_b, high_b = WORST_CASE_BOUNDS[key](theirs, context, alpha)
-        at_a, at_b = float(metric.of(ours, context)), float(metric.of(theirs, context))
-        down, up = math.hypot(at_a - low_a, high_b - at_b), math.hypot(high_a - at_a, at_b - low_b)
-    elif metric.of_recalls is not None:
-        correlation = correlations(a.labels, a.correct, b.correct, classes)
-        margins = [
-            mover_margins(metric.of_recalls, c, context, wilson(c.diagonal(), c.sum(dim=1), alpha))
-            for c in (ours, theirs)
-        ]
-        (down_a, up_a), (down_b, up_b) = margins
-        # The difference falls where ours falls and theirs rises.
-        down, up = _square_and_add(down_a, up_b, correlation), _square_and_add(up_a, down_b, correlation)
-    else:
-        raise AssertionError(f"{key} has neither confidence bounds nor recalls")
-    estimate = Estimate(value, value - down, value + up)
-    # Negated where less is better: a positive difference always speaks for ours.
-    return _negated(estimate) if metric.minimise else estimate
-
-
-def _square_and_add(first: Tensor, second: Tensor, correlation: Tensor) -> float:
-    return float(paired_squares(first, second, correlation).sum().sqrt())
-
-
-def _bootstrap_pair(
-    metric: Metric, a: Predictions, b: Predictions, context: MetricContext, alpha: float
-) -> Estimate:
-    """Percentile interval of the difference under resampling, the same resamples for both models.
-
-    For a metric of counts the samples of each class get Dirichlet weights (a Bayesian bootstrap); a metric of
-    predictions is taken of resamples.
-    """
-    # A fixed seed: the same predictions have the same interval.
-    generator = torch.Generator().manual_seed(0)
-    value = a.value(metric, context) - b.value(metric, context)
-    draws = []
-    for _ in range(_DRAWS if metric.of_predictions is None else RESAMPLES_OF_PREDICTIONS):
-        if metric.of_predictions is not None:
-            index = torch.randint(len(a.labels), (len(a.labels),), generator=generator)
-            draws.append(a.take(index).value(metric, context) - b.take(index).value(metric, context))
-            continue
-        # Normalised by class below they are uniform on the simplex; torch.distributions takes no generator.
-        weights = torch._standard_gamma(torch.ones(len(a.labels), dtype=torch.float64), generator=generator)
-        pair = [_weighted_counts(p, weights, len(context.train_counts)) for p in (a, b)]
-        draws.append(float(metric.of(pair[0], context) - metric.of(pair[1], context)))
-    bounds = torch.quantile(
-        torch.tensor(draws, dtype=torch.float64),
-        torch.tensor([alpha / 2, 1 - alpha / 2], dtype=torch.float64),
-    )
-    # Draws of a biased metric may all lie on one side of its value, which an interval must contain.
-    estimate = Estimate(value, min(value, float(bounds[0])), max(value, float(bounds[1])))
-    return _negated(estimate) if metric.minimise else estimate
-
-
-def _weighted_counts(predictions: Predictions, weights: Tensor, classes: int) -> Tensor:
-    """Counts with weighted samples, rows scaled back to the number of samples, shape (K, K)."""
-    entries = predictions.labels * classes + predictions.predicted
-    counts = torch.bincount(entries, weights=weights, minlength=classes**2).view(classes, classes)
-    rows = torch.bincount(predictions.labels, minlength=classes).double().unsqueeze(1)
-    return counts / counts.sum(dim=1, keepdim=True) * rows
 
 
 def _negated(estimate: Estimate) -> Estimate:

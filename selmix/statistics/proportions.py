@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+Bounds = tuple[float, float]
+"""Lower and upper confidence bound."""
+
 
 def clopper_pearson(hits: Tensor, trials: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """Exact one-sided confidence bounds of proportions, each missed with probability ``alpha`` at most.
@@ -47,31 +50,16 @@ def wilson(hits: Tensor, trials: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     return torch.minimum(p, (centre - half).clamp_min(0.0)), torch.maximum(p, (centre + half).clamp_max(1.0))
 
 
+def normal_quantile(alpha: float) -> float:
+    """Distance in standard deviations that a normal variable exceeds with probability ``alpha``."""
+    from scipy.special import ndtri
+
+    return -float(ndtri(alpha))
+
+
 def sidak(alpha: float, count: int) -> float:
     """Miss probability of each of ``count`` independent bounds that all hold with probability 1 - alpha."""
     return float(1.0 - (1.0 - alpha) ** (1.0 / count))
-
-
-def mean_bounds(shares: Tensor, means: Tensor, trials: Tensor, alpha: float) -> tuple[float, float]:
-    """One-sided bounds of sum_k share_k p_k: Clopper-Pearson with 1 / sum_k (share_k^2 / n_k) effective samples.
-
-    With equal n the number of hits is a sum of Bernoulli variables of unequal p, which spreads less than the binomial
-    of the same mean (Hoeffding 1956), so the bounds are conservative.
-
-    Args:
-        shares: shape (K,), >= 0, sum 1.
-        means: hits / trials, shape (K,).
-        trials: shape (K,).
-        alpha: probability to miss one bound.
-    Returns:
-        Lower and upper bound.
-    """
-    # A class of share 0 is no part of the mean; without trials its recall would make the mean NaN.
-    used = shares > 0
-    samples = 1.0 / (shares[used].square() / trials[used]).sum()
-    hits = (shares[used] * means[used]).sum() * samples
-    low, high = clopper_pearson(hits.view(1), samples.view(1), alpha)
-    return float(low), float(high)
 
 
 def student_quantile(freedom: int, alpha: float) -> float:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from selmix.definitions import Definitions
-from selmix.metrics import MetricContext, Predictions, metric_named
+from selmix.definitions import RATES_OF_A_CLASS, ClassRate, Definitions
+from selmix.groups import class_counts
+from selmix.metrics import Metric, MetricContext, Predictions, class_metric, metric_named
 from selmix.statistics.intervals import counts_interval
 
 STATISTICS = ("bagged", "lower_bound", "value")
@@ -24,26 +25,52 @@ class Constraint:
     """Floor or ceiling on a metric; exactly one of the two is set.
 
     Attributes:
-        metric: a key of METRICS.
+        metric: a key of METRICS; ``recall`` or ``precision`` of one class.
         at_least: floor; None where the bound is a ceiling.
         at_most: ceiling; None where the bound is a floor.
         where: ``method`` (through multipliers), ``search`` (feasibility), or both.
+        label: class of a recall or precision, in [0, K); None for a metric of all classes.
+        class_name: name of that class; empty for none.
     Raises:
-        ValueError: not exactly one bound, or a place that is neither ``method`` nor ``search``.
+        ValueError: not exactly one bound, a place that is neither ``method`` nor ``search``, or a class with a metric
+            of all classes.
     """
 
     metric: str
     at_least: float | None = None
     at_most: float | None = None
     where: tuple[str, ...] = ("method", "search")
+    label: int | None = None
+    class_name: str = ""
 
     def __post_init__(self) -> None:
+        if (self.label is None) == (self.metric in RATES_OF_A_CLASS):
+            raise ValueError(
+                f"{self.metric}: label, a class, goes with {' and '.join(RATES_OF_A_CLASS)}, got {self.label}"
+            )
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError(
                 f"{self.metric}: exactly one of at_least and at_most must be set, got both or none"
             )
         if not self.where or not set(self.where) <= {"method", "search"}:
             raise ValueError(f"{self.metric}: `in` must name method, search or both, got {list(self.where)}")
+
+    @property
+    def class_rate(self) -> ClassRate | None:
+        """Recall or precision of one class that the bound is on; None for a metric of all classes."""
+        return None if self.label is None else ClassRate(self.metric, self.label, self.class_name)
+
+    @property
+    def key(self) -> str:
+        """Key of the metric among the values of a round: ``min_recall``, ``recall/dog``."""
+        rate = self.class_rate
+        return self.metric if rate is None else rate.key
+
+    @property
+    def definition(self) -> Metric:
+        """The metric that the bound is on."""
+        rate = self.class_rate
+        return metric_named(self.metric) if rate is None else class_metric(rate)
 
     @property
     def bound(self) -> float:
@@ -54,8 +81,13 @@ class Constraint:
 
     def violation(self, values: Mapping[str, float]) -> float:
         """Amount by which the metric misses the bound, 0.0 where it holds."""
-        value = values[self.metric]
+        value = values[self.key]
         return max(0.0, self.bound - value if self.at_least is not None else value - self.bound)
+
+    def violations(self, values: Tensor) -> Tensor:
+        """:meth:`violation` of each of these values of the metric, any shape; 0.0 where the metric is not defined."""
+        missed = self.bound - values if self.at_least is not None else values - self.bound
+        return missed.clamp_min(0.0).nan_to_num(nan=0.0)
 
 
 @dataclass(frozen=True)
@@ -67,7 +99,8 @@ class SelectionRule:
         statistic: of STATISTICS.
         constraints: those that hold in the search decide feasibility.
         seed: of the bootstrap resamples; the same for all trials, so that equal predictions score equally.
-        definitions: of the metrics with parameters.
+        definitions: of the metrics with parameters; the recalls and precisions of single classes that have a bound are
+            added to them.
     Raises:
         ValueError: an unknown statistic.
     """
@@ -81,10 +114,68 @@ class SelectionRule:
     def __post_init__(self) -> None:
         if self.statistic not in STATISTICS:
             raise ValueError(f"statistic must be one of {', '.join(STATISTICS)}, got {self.statistic!r}")
+        bounded = [bound.class_rate for bound in self.constraints if bound.class_rate is not None]
+        # Each once, in the order of the bounds. The dataclass is frozen: a plain assignment would raise.
+        rates = tuple(dict.fromkeys((*self.definitions.class_rates, *bounded)))
+        object.__setattr__(self, "definitions", replace(self.definitions, class_rates=rates))
 
     def violation(self, values: Mapping[str, float]) -> float:
         """Sum of the violations of the constraints that hold in the search."""
         return sum(c.violation(values) for c in self.constraints if "search" in c.where)
+
+
+def counted_bounds(constraints: Iterable[Constraint]) -> tuple[Constraint, ...]:
+    """Those of the search that confusion counts determine: all but a bound on a metric of the confidences."""
+    return tuple(c for c in constraints if "search" in c.where and c.definition.of_predictions is None)
+
+
+def violations(constraints: Sequence[Constraint], counts: Tensor, context: MetricContext) -> Tensor:
+    """Sum of the violations of the search's constraints by confusion counts, one by one.
+
+    Bounds that counts do not determine are left out (:func:`counted_bounds`). A metric that is not defined, such as one
+    of a class without samples, violates nothing.
+
+    Args:
+        constraints: of any place; those of the search count.
+        counts: shape (..., K, K), or of (class, group) cells (..., K A, K), which bounds on metrics of groups need.
+        context: of the metrics.
+    Returns:
+        Shape (...), float64.
+    Raises:
+        ValueError: a bound on a metric of groups, but counts by class.
+    """
+    classes, groups = counts.shape[-1], context.num_groups
+    of_cells = groups > 0 and counts.shape[-2] == classes * groups
+    by_class = class_counts(counts, groups) if of_cells else counts
+    total = torch.zeros(counts.shape[:-2], dtype=torch.float64, device=counts.device)
+    for bound in counted_bounds(constraints):
+        metric = bound.definition
+        if metric.of_cells is not None and not of_cells:
+            raise ValueError(
+                f"a bound on {bound.key} needs counts of (class, group) cells, got {tuple(counts.shape[-2:])} by class"
+            )
+        values = metric.of(counts if metric.of_cells is not None else by_class, context)
+        total += bound.violations(values)
+    return total
+
+
+Rank = tuple[float, float]
+"""Minus the violation of the search's constraints, then the score: of two models the one with the larger is better."""
+
+
+def rank(rule: SelectionRule, predictions: Predictions, context: MetricContext) -> Rank:
+    """Rank that chooses between models: what violates the constraints of the search least comes first, then the score.
+
+    Args:
+        rule: metric, statistic and constraints.
+        predictions: of one model on select.
+        context: of the metrics, with the definitions of the rule.
+    Raises:
+        ValueError: the data do not allow a metric.
+    """
+    bounds = [bound for bound in rule.constraints if "search" in bound.where]
+    values = {bound.key: predictions.value(bound.definition, context) for bound in bounds}
+    return -rule.violation(values), score(rule, predictions, context)
 
 
 def score(rule: SelectionRule, predictions: Predictions, context: MetricContext) -> float:
@@ -158,6 +249,23 @@ def _bootstrap_mean(
         total += float(metric.of(resample_rows(counts, size, generator), context).sum())
         left -= size
     return total / resamples
+
+
+def dirichlet_rows(counts: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    """Draw rows of shares around ``counts``, scaled back to the row sums: a Bayesian bootstrap.
+
+    Args:
+        counts: shape (K, K).
+        draws: number of matrices.
+        generator: source of the draws.
+    Returns:
+        Shape (draws, K, K), float64.
+    """
+    # Normalised gamma variables are Dirichlet ones; torch.distributions takes no generator. Half a count is spread over
+    # each row: without it a row without errors would not vary between draws.
+    concentration = counts + 0.5 / counts.shape[1]
+    gamma = torch._standard_gamma(concentration.expand(draws, -1, -1), generator=generator)
+    return gamma / gamma.sum(dim=-1, keepdim=True) * counts.sum(dim=1, keepdim=True)
 
 
 def resample_rows(counts: Tensor, resamples: int, generator: torch.Generator) -> Tensor:

@@ -14,15 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from selmix.definitions import cvar_of_recalls
-from selmix.groups import GROUP_RATES, Rates, stratum_labels
+from selmix.groups import Rates, stratum_labels
 from selmix.metrics import MetricContext
-from selmix.statistics.proportions import clopper_pearson, mean_bounds, sidak
-
-Bounds = tuple[float, float]
-"""Lower and upper confidence bound."""
-
-_PRIOR_COUNTS = 0.5
+from selmix.statistics.means import mean_limits
+from selmix.statistics.proportions import Bounds, clopper_pearson, sidak
 
 
 def min_recall_bounds(counts: Tensor, context: MetricContext, alpha: float) -> Bounds:
@@ -48,33 +43,14 @@ def min_head_tail_recall_bounds(counts: Tensor, context: MetricContext, alpha: f
         alpha: 1 - the joint level of both bounds.
     """
     rows, tail = counts.sum(dim=1), context.tail.to(counts.device)
-    means = counts.diagonal() / rows
+    hits = counts.diagonal()
     lows, highs = [], []
     for group in (~tail, tail):
         shares = group.double() / group.sum()
         # Only the upper bounds are corrected: they must hold for both groups at once, see the top of this file.
-        lows.append(mean_bounds(shares, means, rows, alpha / 2.0)[0])
-        highs.append(mean_bounds(shares, means, rows, sidak(alpha / 2.0, 2))[1])
+        lows.append(mean_limits(shares, hits, rows, alpha / 2.0)[0])
+        highs.append(mean_limits(shares, hits, rows, sidak(alpha / 2.0, 2))[1])
     return min(lows), min(highs)
-
-
-def cvar_recall_bounds(counts: Tensor, context: MetricContext, alpha: float) -> Bounds:
-    """Bounds of the mean of the worst recalls, the minimum over all sets of so many classes.
-
-    Args:
-        counts: shape (K, K).
-        context: of the metric; its definitions give the share of the classes.
-        alpha: 1 - the joint level of both bounds.
-    """
-    rows, fraction = counts.sum(dim=1), context.definitions.cvar_fraction
-    means = counts.diagonal() / rows
-    amount = max(1.0, fraction * len(rows))
-    shares = (amount - torch.arange(len(rows), dtype=torch.float64)).clamp(0.0, 1.0) / amount
-    # There are too many sets to try: every set's bound is at least that of the observed worst recalls with the
-    # smallest numbers of samples, whichever classes these are of.
-    low, _ = mean_bounds(shares, means.sort().values, rows.sort().values, alpha / 2.0)
-    _, highs = clopper_pearson(counts.diagonal(), rows, sidak(alpha / 2.0, len(rows)))
-    return low, float(cvar_of_recalls(highs, fraction))
 
 
 def recall_gap_bounds(counts: Tensor, context: MetricContext, alpha: float) -> Bounds:
@@ -88,61 +64,6 @@ def recall_gap_bounds(counts: Tensor, context: MetricContext, alpha: float) -> B
     hits, rows = counts.diagonal(), counts.sum(dim=1)
     low, high = clopper_pearson(hits, rows, sidak(alpha / 2.0, len(rows)))
     return max(0.0, float(low.max() - high.min())), float(high.max() - low.min())
-
-
-def min_coverage_bounds(counts: Tensor, context: MetricContext, alpha: float) -> Bounds:
-    """Bounds of the smallest coverage.
-
-    Args:
-        counts: shape (K, K).
-        context: of the metric.
-        alpha: 1 - the joint level of both bounds.
-    """
-    return _min_coverage_of_groups(counts, torch.eye(counts.shape[1], dtype=torch.float64), alpha)
-
-
-def min_head_tail_coverage_bounds(counts: Tensor, context: MetricContext, alpha: float) -> Bounds:
-    """Bounds of the smaller of head's and tail's mean coverage.
-
-    Args:
-        counts: shape (K, K).
-        context: of the metric; it says which classes are the tail.
-        alpha: 1 - the joint level of both bounds.
-    """
-    tail = context.tail.to(counts.device)
-    return _min_coverage_of_groups(counts, torch.stack([~tail, tail]).double(), alpha)
-
-
-def _min_coverage_of_groups(counts: Tensor, members: Tensor, alpha: float) -> Bounds:
-    """Bounds of the least mean coverage of groups of classes: those of a minimum, with score bounds for each group.
-
-    A coverage is a sum over rows of binomial counts, whose variances add up. They are nearly in proportion to the
-    coverage itself, so a bound v is where the observed value lies z sqrt(variance at v) away, as in Wilson's interval.
-
-    Args:
-        counts: shape (K, K).
-        members: of the groups, 0 or 1, shape (G, K).
-        alpha: 1 - the joint level of both bounds.
-    """
-    rows, scale = counts.sum(dim=1, keepdim=True), members.sum(dim=1) * counts.sum()
-    # Half a count spread over each row: a group that is never predicted has a variance too.
-    shares = ((counts + _PRIOR_COUNTS / counts.shape[1]) / (rows + _PRIOR_COUNTS)) @ members.T
-    near = (rows * shares).sum(dim=0) / scale
-    per_unit = (rows * shares * (1.0 - shares)).sum(dim=0).clamp_min(0.0) / scale.square() / near
-    values = (counts @ members.T).sum(dim=0) / scale
-
-    def bounds(alpha: float, side: float) -> Tensor:
-        # The solution of v = values + side z sqrt(per_unit v), a quadratic equation in sqrt(v).
-        step = side * _normal_quantile(alpha) * per_unit.sqrt()
-        return ((step + (step.square() + 4.0 * values).sqrt()) / 2.0).square()
-
-    low, high = bounds(alpha / 2.0, -1.0), bounds(sidak(alpha / 2.0, len(members)), 1.0)
-    return float(low.min()), float(high.min())
-
-
-def _normal_quantile(alpha: float) -> float:
-    """Distance in standard deviations that a normal variable exceeds with probability ``alpha``."""
-    return -float(torch.special.ndtri(torch.tensor(alpha, dtype=torch.float64)))
 
 
 def worst_group_recall_bounds(cells: Tensor, context: MetricContext, alpha: float) -> Bounds:
@@ -189,16 +110,3 @@ def group_gap_bounds(
         return max(0.0, float((inner_high - inner_low).max())), min(1.0, float(most))
 
     return bounds
-
-
-WORST_CASE_BOUNDS: dict[str, Callable[[Tensor, MetricContext, float], Bounds]] = {
-    "min_recall": min_recall_bounds,
-    "min_head_tail_recall": min_head_tail_recall_bounds,
-    "cvar_recall": cvar_recall_bounds,
-    "recall_gap": recall_gap_bounds,
-    "min_coverage": min_coverage_bounds,
-    "min_head_tail_coverage": min_head_tail_coverage_bounds,
-    "worst_group_recall": worst_group_recall_bounds,
-    **{key: group_gap_bounds(rates) for key, rates in GROUP_RATES.items()},
-}
-"""Metric -> (counts (K, K) or of cells (K A, K), context, alpha) -> lower and upper bound at level 1 - alpha."""

@@ -100,6 +100,7 @@ STORED: dict[str, tuple[str, Callable[[str], Any]]] = {
     "choices": ("runs/smoke/choices.json", json.loads),
     "results": ("runs/smoke/results.json", json.loads),
     "pin": ("pins/kept.yaml", yaml.safe_load),
+    "opening": ("runs/openings.jsonl", lambda lines: json.loads(lines.splitlines()[0])),
 }
 
 

@@ -14,6 +14,7 @@ from selmix.baselines.decoupled import label_aware_targets, learned_scales, smoo
 from selmix.baselines.last_layer import balanced_logistic_regression
 from selmix.baselines.post_hoc import bias_search, logit_adjustment
 from selmix.config import FinetuneConfig
+from selmix.corrections import split_correction
 from selmix.metrics import MetricContext, compute_metric
 from selmix.run.run import SelectionRule, finetune
 from selmix.weights import state_digest
@@ -119,6 +120,7 @@ def task() -> BaselineTask:
         ("untouched", ("train",), 1),
         ("post_hoc_logit_adjustment", ("train", "select"), 1),
         ("post_hoc_bias_search", ("train", "feedback"), 1),
+        ("plug_in", ("train", "feedback"), 1),
         ("balanced_head", ("train", "select"), 1),
         ("last_layer_on_train_plus_feedback", ("train", "feedback", "select"), 1),
         ("last_layer_post_hoc", ("train", "feedback", "select"), 1),
@@ -128,6 +130,10 @@ def task() -> BaselineTask:
         ("tau_normalisation", ("train", "select"), 1),
         ("learnable_weight_scaling", ("train", "feedback"), 1),
         ("mislas_stage_two", ("train", "feedback", "select"), 1),
+        ("geometric_mean_head", ("train", "feedback", "select"), 1),
+        ("label_over_smoothing", ("train", "feedback", "select"), 1),
+        ("finetune_balanced", ("train", "feedback", "select"), 2),
+        ("finetune_logit_adjusted", ("train", "feedback", "select"), 2),
     ],
 )
 def test_the_result_of_a_baseline(name: str, labels: tuple[str, ...], models: int) -> None:
@@ -140,7 +146,9 @@ def test_the_result_of_a_baseline(name: str, labels: tuple[str, ...], models: in
         state_digest(s) for s in BASELINES[name](task()).states
     ]
     for state in result.states:
-        assert set(state) == set(task().base.state)
+        # A plug-in classifier keeps its correction beside the weights.
+        assert set(split_correction(state)[0]) == set(task().base.state)
+        assert (split_correction(state)[1] is None) or name == "plug_in"
     assert (result.cost_s > 0) == (name != "untouched")
 
 

@@ -29,6 +29,12 @@ def test_the_defaults_use_the_scale_free_temperature() -> None:
         ({"temperature": 0.0}, "temperature: must be a number > 0, got 0.0"),
         ({"effective_pairs": 1.5}, "effective_pairs: must be a number in"),
         ({"temperature": 0.1, "effective_pairs": 0.3}, "at most one may be set"),
+        (
+            {"confusion_smoothing": 0.5, "row_smoothing": 1.0},
+            "confusion_smoothing, row_smoothing: at most one may be set, got 0.5 and 1.0; leave one out",
+        ),
+        ({"row_smoothing": 0.0}, "row_smoothing: must be a number > 0, got 0.0"),
+        ({"confusion_smoothing": -1.0}, "confusion_smoothing: must be a number > 0, got -1.0"),
         ({"temperature_final": 2.0}, "temperature_final: with effective_pairs it must be at most 1"),
         ({"steps": 0}, "steps: must be a whole number >= 1, got 0"),
         ({"steps": 10.0}, "steps: must be a whole number >= 1, got 10.0"),
@@ -60,8 +66,8 @@ def test_all_problems_are_told_at_once() -> None:
 def test_every_setting_acts_somewhere() -> None:
     soft = FinetuneConfig(
         policy="epsilon", temperature_schedule="cosine", second="pseudo", channels_last=True, accumulate=2
-    ).acting("min_recall", constrained=True)
-    greedy = FinetuneConfig(policy="greedy").acting("min_recall", constrained=True)
+    ).acting("min_recall")
+    greedy = FinetuneConfig(policy="greedy", confusion_smoothing=0.5).acting("mean_recall_min_coverage")
     settings = {field.name for field in dataclasses.fields(FinetuneConfig)}
     assert soft.keys() | greedy.keys() == settings - {"diagnose"}  # which only looks on
 
@@ -117,6 +123,18 @@ def test_what_acts_makes_another_trial() -> None:
     assert FinetuneConfig(constraint_max=7.0).acting("mean_recall_min_coverage") != default.acting(
         "mean_recall_min_coverage"
     )
+
+
+def test_one_count_a_row_is_the_default_and_settings_of_before_keep_their_counts_per_cell() -> None:
+    default = FinetuneConfig()
+    assert (default.row_smoothing, default.confusion_smoothing) == (1.0, None)
+    # As a record of an earlier version has them: no row_smoothing.
+    stored = {key: value for key, value in default.flat().items() if key != "row_smoothing"}
+    before = FinetuneConfig(**stored | {"confusion_smoothing": 0.5})
+    assert (before.row_smoothing, before.confusion_smoothing) == (None, 0.5)
+    for config, key in ((default, "row_smoothing"), (before, "confusion_smoothing")):
+        assert FinetuneConfig(**config.flat()) == config
+        assert {"row_smoothing", "confusion_smoothing"} & config.acting("min_recall").keys() == {key}
 
 
 def test_layout_and_parts_leave_no_trace_where_they_are_the_default() -> None:

@@ -16,9 +16,11 @@ from selmix.confusion import (
     precisions,
     recalls,
     smooth_confusion,
+    smooth_rows,
 )
 from selmix.definitions import Definitions
-from selmix.objectives import OBJECTIVES, ObjectiveContext
+from selmix.multipliers import MultiplierSettings, worst_case_multipliers
+from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective
 
 DEFINED = Definitions(
     cvar_fraction=0.4,
@@ -68,6 +70,81 @@ def test_smoothing_refuses() -> None:
         joint_confusion(torch.zeros(2, 2))
 
 
+def rows_by_loop(counts: list[list[float]], amount: float, labels: list[int]) -> list[list[float]]:
+    """One count a row, shaped as all rows together, spelled out."""
+    classes, total = len(counts[0]), sum(map(sum, counts))
+    hits = sum(row[label] for row, label in zip(counts, labels, strict=True))
+    recall = min(max(hits / total, 0.02), 0.98)
+    errors = [
+        sum(row[k] for row, label in zip(counts, labels, strict=True) if label != k) for k in range(classes)
+    ]
+    found = []
+    for row, label in zip(counts, labels, strict=True):
+        others = sum(errors[k] for k in range(classes) if k != label)
+        shape = [
+            recall if k == label
+            else (1 - recall) * (errors[k] / others if others else 1 / (classes - 1))
+            for k in range(classes)
+        ]  # fmt: skip
+        rates = [(n + amount * q) / (sum(row) + amount) for n, q in zip(row, shape, strict=True)]
+        found.append([rate * sum(row) / total for rate in rates])
+    return found
+
+
+@pytest.mark.parametrize("amount", [1.0, 0.3])
+@pytest.mark.parametrize(
+    ("counts", "labels"),
+    [
+        ([[0, 10, 0], [1, 1, 2], [0, 0, 30]], [0, 1, 2]),
+        ([[5, 0, 0], [0, 5, 0], [0, 0, 9]], [0, 1, 2]),  # no error anywhere: uniform, and recall .98
+        ([[0, 5, 0], [5, 0, 0], [3, 6, 0]], [0, 1, 2]),  # nothing right: recall .02
+        ([[3, 0, 2], [0, 4, 0], [1, 1, 2], [0, 0, 7]], [0, 1, 1, 2]),  # cells: two strata of class 1
+        ([[4, 2], [0, 9]], [0, 1]),  # the only errors lie in a class's own column: its row has a uniform rest
+    ],
+)
+def test_smoothing_by_rows_is_its_loop(counts: list[list[float]], labels: list[int], amount: float) -> None:
+    given = torch.tensor(counts)
+    found = smooth_rows(given, amount, torch.tensor(labels))
+    assert torch.allclose(found, torch.tensor(rows_by_loop(counts, amount, labels), dtype=torch.float64))
+    assert torch.allclose(found.sum(dim=1), given.sum(dim=1).double() / given.sum())
+    if labels == [0, 1, 2]:
+        assert torch.equal(smooth_rows(given, amount), found)
+
+
+def test_smoothing_by_rows_permutes_with_the_classes() -> None:
+    counts = torch.randint(0, 9, (5, 5), generator=torch.Generator().manual_seed(0)) + torch.eye(5)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    assert torch.allclose(smooth_rows(counts[order][:, order]), smooth_rows(counts)[order][:, order])
+
+
+@pytest.mark.parametrize(("classes", "spread_ratio"), [(100, 1.06), (1000, 10.6)])
+def test_the_class_at_zero_recall_has_the_largest_gain_at_any_number_of_classes(
+    classes: int, spread_ratio: float
+) -> None:
+    """20 samples a class, eta = 20, the other recalls from .3. A count that is spread over the row loses the class."""
+    right = torch.linspace(6, 20, classes).round().double()
+    right[0] = 0.0
+    counts = torch.diag(right)
+    counts[torch.arange(classes), (torch.arange(classes) + 1) % classes] = 20.0 - right
+    counts[-1, 0], counts[-1, 1] = 0.0, 20.0 - right[-1]  # nothing is predicted as the class
+    weights = worst_case_multipliers(recalls(counts), MultiplierSettings(lr=20.0))
+    psi = bind_objective("min_recall", ObjectiveContext(multipliers=weights))
+
+    def others_against_it(confusion: torch.Tensor) -> float:
+        gains = logit_gradient(psi, confusion).diagonal()
+        return float(gains[1:].max() / gains[0])
+
+    assert others_against_it(smooth_confusion(counts, 1.0 / classes)) == pytest.approx(spread_ratio, rel=0.01)
+    assert others_against_it(smooth_rows(counts)) < 0.03
+
+
+def test_smoothing_by_rows_refuses() -> None:
+    with pytest.raises(ValueError, match=r"none for \[1\]"):
+        smooth_rows(torch.tensor([[1, 0], [0, 0]]))
+    with pytest.raises(ValueError, match=r"must be > 0 counts per row, got 0\.0"):
+        smooth_rows(torch.ones(2, 2), 0.0)
+
+
 def test_recalls_and_coverage() -> None:
     matrix = torch.tensor([[4.0, 1.0], [2.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
     assert recalls(matrix, torch.tensor([0, 1, 1])).tolist() == [0.8, 0.5, 1.0]
@@ -107,7 +184,6 @@ def test_logit_gradient_by_finite_steps(name: str, seed: int) -> None:
 
 def constant_multipliers(name: str, confusion: torch.Tensor):  # type: ignore[no-untyped-def]
     """The objective with the multipliers it has at ``confusion`` held, as the gradient holds them."""
-    from selmix.multipliers import MultiplierSettings, worst_case_multipliers
     from selmix.objectives import coverage_multipliers, head_tail_recalls
 
     context = ObjectiveContext(definitions=DEFINED)

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selmix.multipliers import (
+    BoundState,
     MultiplierSettings,
     WorstCaseState,
+    bound_weights,
     constraint_multipliers,
     worst_case_multipliers,
 )
@@ -89,3 +91,41 @@ def test_a_state_that_is_read_back_continues_as_the_first_one_does() -> None:
     second.load_state_dict(first.state_dict())
     for values in rounds[2:]:
         assert torch.equal(second.update(values), whole.update(values))
+
+
+@given(shares, st.floats(-2, 2))
+@settings(max_examples=40, deadline=None)
+def test_weights_of_a_bound_do_not_depend_on_the_bound(values: list[float], shift: float) -> None:
+    slacks = torch.tensor(values, dtype=torch.float64)
+    found = bound_weights(slacks)
+    total = sum(math.exp(-20.0 * (v - min(values))) for v in values)
+    assert found.tolist() == pytest.approx([math.exp(-20.0 * (v - min(values))) / total for v in values])
+    assert torch.allclose(bound_weights(slacks + shift), found, atol=1e-9)
+
+
+def test_the_multiplier_of_a_bound_by_hand() -> None:
+    """From 1: half a step up at a slack of -0.025, a whole one at -0.3, one down at +1; then its limits."""
+    state = BoundState(2)
+    value = 1.0
+    for slack, step in ((-0.025, 0.5), (-0.3, 1.0), (1.0, -1.0), (0.0, 0.0)):
+        value *= math.exp(0.5 * step)
+        missed, other = state.update([torch.tensor([slack], dtype=torch.float64), torch.zeros(3).double()])
+        assert missed.tolist() == pytest.approx([value])
+        assert other.tolist() == pytest.approx([1 / 3] * 3)  # a slack of 0: it stays where it began
+    for slack, limit in ((-1.0, 20.0), (1.0, 0.01)):
+        for _ in range(40):
+            held, _ = state.update([torch.tensor([slack]), torch.zeros(3)])
+        assert float(held) == pytest.approx(limit)
+
+
+def test_a_bound_that_is_read_back_continues_as_the_first_one_does() -> None:
+    rounds = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)) / 10
+    whole, first, second = (BoundState(1) for _ in range(3))
+    for slacks in rounds[:2]:
+        whole.update([slacks])
+        first.update([slacks])
+    second.load_state_dict(first.state_dict())
+    first.update([rounds[0]])  # a state that was handed over does not move with its owner
+    for slacks in rounds[2:]:
+        (a,), (b,) = second.update([slacks]), whole.update([slacks])
+        assert torch.equal(a, b)

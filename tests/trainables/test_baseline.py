@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from selmix.baselines import BASELINES, BaselineTask
 from selmix.baselines.task import Models
+from selmix.metrics import MetricContext, evaluate_predictions
 from selmix.statistics.comparison import mean_over_replicates
 from selmix.statistics.selection import Constraint
 from selmix.weights import load_weights, save_weights, state_digest
@@ -122,3 +124,30 @@ def test_the_digest_over_several_models_depends_on_their_order() -> None:
         )
         == 3
     )
+
+
+def test_a_baseline_that_is_fitted_on_select_is_judged_out_of_fold(tmp_path: Path) -> None:
+    world, whole = shared(), job(tmp_path, "post_hoc_bias_search_both")
+    fitted = fit_baseline(world, whole, 0)
+    report = write_baseline(world, whole, fitted)
+    held_out = fitted.result.held_out
+    assert held_out is not None
+    assert fitted.cross_fitted == report.cross_fitted
+    assert report.cross_fitted is not None
+    assert report.cross_fitted.score is not None
+    stored = np.load(Path(whole.folder) / "predictions-0.npz")
+    assert stored["predicted"].tolist() == held_out.select.predicted.tolist()
+    expected = evaluate_predictions(held_out.select, _context(world))
+    assert {key: estimate.value for key, estimate in report.select.items()} == pytest.approx(expected)
+    # What ships is the fit on all of it.
+    assert state_digest(fitted.result.states[0]) == report.weights_digest
+
+
+def test_only_baselines_of_a_head_are_cross_fitted(tmp_path: Path) -> None:
+    world = shared()
+    assert fit_baseline(world, job(tmp_path, "untouched"), 0).cross_fitted is not None
+    assert fit_baseline(world, job(tmp_path, "finetune_balanced"), 0).cross_fitted is None
+
+
+def _context(world: Any) -> MetricContext:
+    return MetricContext(world.data.train_counts)

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.build.selection import is_constrained, selection_rule, selection_rules, warnings_of
+from orchestrator.build.selection import acting_objective, selection_rule, selection_rules, warnings_of
 from orchestrator.spec.schema import SweepSpec, spec_from_resolved
+
+NAMES = [f"digit {k}" for k in range(10)]
 
 
 def spec_of(data: dict[str, Any] | None = None, **more: Any) -> SweepSpec:
@@ -26,36 +28,55 @@ def test_a_rule_has_the_metric_seed_statistic_and_definitions_of_the_file() -> N
         search={"seed": 7},
         metrics={"cvar_fraction": 0.5},
     )
-    rule = selection_rule(spec, "min_recall", 10)
+    rule = selection_rule(spec, "min_recall", NAMES)
     assert (rule.metric, rule.statistic, rule.seed) == ("g_mean", "value", 7)
     assert rule.definitions.cvar_fraction == 0.5
-    assert selection_rule(spec_of(), "h_mean_min_coverage", 10).metric == "h_mean"
+    assert selection_rule(spec_of(), "h_mean_min_coverage", NAMES).metric == "h_mean"
 
 
 def test_a_bound_of_the_file_stands_instead_of_that_of_the_objective() -> None:
     own = [{"metric": "min_coverage", "at_least": 0.02, "in": ["search"]}]
     spec = spec_of(objectives=["mean_recall_min_coverage", "min_recall"], constraints=own)
-    for rule in selection_rules(spec, 10).values():
+    for rule in selection_rules(spec, NAMES).values():
         assert [(bound.metric, bound.at_least) for bound in rule.constraints] == [("min_coverage", 0.02)]
     other = [{"metric": "min_recall", "at_least": 0.5}]
-    rule = selection_rule(spec_of(constraints=other), "mean_recall_min_head_tail_coverage", 20)
+    rule = selection_rule(spec_of(constraints=other), "mean_recall_min_head_tail_coverage", NAMES * 2)
     assert [(bound.metric, bound.at_least) for bound in rule.constraints] == [
         ("min_recall", 0.5), ("min_head_tail_coverage", 0.95 / 20),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("objective", "where", "acts"),
-    [
-        ("min_recall", None, False), ("min_recall", ["search"], False), ("min_recall", ["search", "method"], True),
-        ("h_mean_min_coverage", None, True), ("module:function", None, False), ("module:function", ["method"], True),
-    ],
-)  # fmt: skip
-def test_a_constraint_acts_where_the_file_or_the_objective_says(
-    objective: str, where: list[str] | None, acts: bool
-) -> None:
-    bounds = [] if where is None else [{"metric": "g_mean", "at_least": 0.1, "in": where}]
-    assert is_constrained(spec_of(constraints=bounds), objective) == acts
+def test_an_objective_of_coverage_keeps_its_own_term_unless_a_bound_of_the_file_takes_its_place() -> None:
+    name = "h_mean_min_coverage"
+    (bound,) = selection_rule(spec_of(objectives=[name]), name, NAMES).constraints
+    assert (bound.metric, bound.at_least, bound.where) == ("min_coverage", 0.095, ("search",))
+    for where, acting in ((["search"], name), (["method"], "h_mean")):
+        spec = spec_of(constraints=[{"metric": "min_coverage", "at_least": 0.1, "in": where}])
+        assert acting_objective(spec, name) == acting
+    assert acting_objective(spec_of(constraints=[{"metric": "g_mean", "at_least": 0.1}]), name) == name
+    assert acting_objective(spec, "module:function") == "module:function"
+
+
+def test_a_bound_on_one_class_by_name_and_by_label() -> None:
+    bounds = [
+        {"metric": "recall", "class": "digit 3", "at_least": 50},
+        {"metric": "precision", "class": 4, "at_least": 0.5, "in": ["search"]},
+    ]
+    spec = spec_of(constraints=bounds)
+    rule = selection_rule(spec, "min_recall", NAMES)
+    assert [(c.key, c.label, c.bound) for c in rule.constraints] == [
+        ("recall/digit 3", 3, 0.5), ("precision/digit 4", 4, 0.5),
+    ]  # fmt: skip
+    assert [each.key for each in rule.definitions.class_rates] == ["recall/digit 3", "precision/digit 4"]
+    assert rule.violation({"recall/digit 3": 0.4, "precision/digit 4": 0.3}) == pytest.approx(0.3)
+    assert spec_from_resolved(spec.resolved()) == spec
+
+
+def test_a_stored_bound_without_a_class_keeps_its_digest() -> None:
+    spec = spec_of(constraints=[{"metric": "g_mean", "at_least": 0.1}])
+    assert spec.resolved()["constraints"] == [
+        {"metric": "g_mean", "at_least": 0.1, "at_most": None, "in": ["method", "search"]}
+    ]
 
 
 @pytest.mark.parametrize(

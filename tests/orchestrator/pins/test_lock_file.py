@@ -190,7 +190,7 @@ def test_one_damaged_pin_hides_no_other(tmp_path: Path) -> None:
     text = pins_text(pins_document(tmp_path), None).splitlines()
     assert text[2].strip().startswith("unreadable: ")
     assert [line.strip() for line in text[4:]] == [
-        "on test tied vs untouched, +1.0 [-10.0, +20.0] pp",
+        "on test tied with untouched, by the earlier rule, +1.0 [-10.0, +20.0] pp",
         "EDITED since it was written: seed",
         text[6].strip(),
         "not the winner of its sweep",

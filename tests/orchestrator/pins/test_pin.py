@@ -15,8 +15,10 @@ from orchestrator.pins.pin import PinRequest, pin_sweep
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import Figure, SweepState, TrialRecord
 from orchestrator.results.rows import ObjectiveResult, ReplicateMeans, SweepResult, Winner
-from orchestrator.spec.schema import spec_from_resolved
+from orchestrator.spec.checks import load_spec
+from orchestrator.spec.schema import SweepSpec
 from selmix.weights import save_weights, state_digest
+from tests.command import SMOKE
 
 METRICS = {"min_recall": Figure(0.8, 0.6, 0.9)}
 WEIGHTS = {"head.weight": torch.zeros(2, 2)}
@@ -42,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     )
     save_weights(made.weights_path(WINNER), WEIGHTS)
     means = ReplicateMeans([1], 0.8, METRICS)
-    winner = Winner(WINNER, 0, 3, 60, None, {}, True, 0.8, METRICS, 1.0, ["train"], means)
+    winner = Winner(WINNER, 0, 3, 60, state_digest(WEIGHTS), {}, True, 0.8, METRICS, 1.0, ["train"], means)
     results = {"min_recall": ObjectiveResult(metric="min_recall", winner=winner), "g_mean": ObjectiveResult()}
     made.save(made.results_path, SweepResult(objectives=results))
     return made
@@ -57,7 +59,7 @@ def changed(folder: RunFolder, **values: Any) -> None:
 
 def refused(folder: RunFolder, kind: type[SelmixError], pins: Path | None = None, **request: Any) -> str:
     """The words of a refusal, which opens no test split and writes no pin."""
-    arguments = {"sweep": "s", "name": "kept", "objective": "min_recall"} | request
+    arguments = {"sweep": "s", "name": "kept", "objectives": ["min_recall"]} | request
     with pytest.raises(kind) as caught:
         pin_sweep(folder.store, pins or folder.store.root.parent / "pins", PinRequest(**arguments))
     assert folder.load_state().test_openings == []
@@ -122,9 +124,13 @@ def test_an_unwritable_pins_folder_is_answered_with_advice_about_it(
     ("request_", "kind", "says"),
     [
         ({"sweep": "t"}, NotFound, "there are: s"),
-        ({"objective": None}, UsageError, "--objective: must be given, s has several: min_recall, g_mean"),
-        ({"objective": "h_mean"}, UsageError, "must be one of min_recall, g_mean, .* got 'h_mean'"),
-        ({"objective": "g_mean"}, NoFeasibleTrial, "s: g_mean has no winner: no feasible trial for g_mean"),
+        ({"objectives": []}, UsageError, "--objective: must be given, s has several: min_recall, g_mean"),
+        ({"objectives": ["h_mean"]}, UsageError, "must be one of min_recall, g_mean, .* got 'h_mean'"),
+        (
+            {"objectives": ["g_mean"]},
+            NoFeasibleTrial,
+            "s: g_mean has no winner: no feasible trial for g_mean",
+        ),
         ({"trial_id": "min_recall/trial-009"}, NotFound, "no trial 'min_recall/trial-009'"),
         (
             {"trial_id": "min_recall/trial-001"},
@@ -132,7 +138,7 @@ def test_an_unwritable_pins_folder_is_answered_with_advice_about_it(
             "must be a finished trial or replicate, got .*FAILED",
         ),
         ({"trial_id": "min_recall/baseline/untouched"}, UsageError, "got .*: baseline, FINISHED"),
-        ({"trial_id": WINNER, "objective": "g_mean"}, UsageError, "must be a trial of --objective g_mean"),
+        ({"trial_id": WINNER, "objectives": ["g_mean"]}, UsageError, "must be a trial of --objective g_mean"),
     ],
 )
 def test_what_cannot_be_pinned(
@@ -161,17 +167,84 @@ def test_weights_that_are_gone_or_others(folder: RunFolder) -> None:
     assert "there is none" in refused(folder, PreflightError)
 
 
-def test_an_opening_is_on_record_before_the_split_is_read(
+def test_several_objectives_are_named_once_each_and_without_a_trial(folder: RunFolder) -> None:
+    both = ["min_recall", "g_mean"]
+    assert "g_mean has no winner" in refused(folder, NoFeasibleTrial, objectives=both)
+    assert refused(folder, UsageError, objectives=["g_mean", "g_mean"]) == (
+        "--objective: must name each objective once, got g_mean twice"
+    )
+    assert "cannot stand beside several --objective" in refused(
+        folder, UsageError, objectives=both, trial_id=WINNER
+    )
+    pins = folder.store.root.parent / "pins"
+    pins.mkdir()
+    (pins / "kept-g_mean.yaml").write_text("")
+    assert "kept-g_mean.yaml: exists" in refused(folder, UsageError, objectives=both)
+
+
+def test_a_sweep_without_data_has_nothing_to_be_opened(folder: RunFolder) -> None:
+    assert "must have been launched, its record has no data yet" in refused(folder, PreflightError)
+
+
+# -- the test split -------------------------------------------------------------------------------------------
+
+
+def opened_by(folder: RunFolder, spec: SweepSpec, verb: str = "pin", must_be: str | None = None) -> int:
+    """Times that the test split was seen before this opening."""
+    return test_split.open_test(
+        spec, test_split.Opener(verb, ["kept"], ["min_recall"]), folder, must_be
+    ).openings_before
+
+
+def smoke(*overrides: str) -> SweepSpec:
+    return load_spec(SMOKE, overrides)
+
+
+def test_openings_are_counted_by_the_content_of_test_over_sweeps(folder: RunFolder) -> None:
+    other = RunFolder(folder.store, "other")
+    other.create()
+    other.save_state(SweepState("other", "2" * 16))
+    assert opened_by(folder, smoke()) == 0
+    assert opened_by(other, smoke("data.feedback=10")) == 1  # the same test split
+    assert opened_by(other, smoke("data.seed=1")) == 0
+    assert opened_by(folder, smoke(), "reproduce") == 2
+    assert [opening.by for opening in folder.load_state().test_openings] == ["pin kept", "reproduce kept"]
+    # A pin that is reproduced without its sweep leaves no record.
+    opener = test_split.Opener("reproduce", ["kept"], ["min_recall"])
+    assert test_split.open_test(smoke(), opener, None).opening is None
+    assert opened_by(folder, smoke()) == 3
+
+
+def test_an_opening_is_on_record_before_anything_is_evaluated(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(_spec: object) -> None:
-        raise OSError("gone")
+    def fails(*_: object) -> None:
+        raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(test_split, "data_config", gone)
-    spec = spec_from_resolved({
-        "version": 1, "name": "s", "data": {"name": "digits"}, "objectives": ["min_recall"],
-    })  # fmt: skip
-    for by in ("pin a", "reproduce a"):
-        with pytest.raises(PreflightError, match=r"data: the test split of .* must be readable: gone"):
-            test_split.open_test(spec, by, folder)
-    assert [opening.by for opening in folder.load_state().test_openings] == ["pin a", "reproduce a"]
+    test = test_split.open_test(smoke(), test_split.Opener("pin", ["a"], ["min_recall"]), folder)
+    monkeypatch.setattr(test_split, "predictions_on", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        test.predictions({})
+    assert [opening.by for opening in folder.load_state().test_openings] == ["pin a"]
+    assert opened_by(folder, smoke()) == 1
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), ValueError("damaged")])
+def test_a_test_split_that_cannot_be_read_was_not_seen(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(test_split, "data_config", fails)
+        with pytest.raises(
+            PreflightError, match=f"data: the test split of gaussians must be readable: {error}"
+        ):
+            opened_by(folder, smoke())
+    with pytest.raises(
+        PreflightError, match=r"s.*: the test split must be that of the sweep, digest sha256:0"
+    ):
+        opened_by(folder, smoke(), must_be="sha256:0")
+    assert folder.load_state().test_openings == []
+    assert opened_by(folder, smoke()) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 
 from orchestrator.documents import Document
 from orchestrator.pins.lock_file import read_pin, sealed, write_pin
-from orchestrator.pins.reproduce import ReproduceDocument, reproduce_pin, reproduction_text
+from orchestrator.pins.reproduce import ReproduceDocument, StackDifference, reproduce_pin, reproduction_text
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.store import LocalStore
+from selmix import METHOD
 from selmix.weights import save_weights
 from tests.command import here
 from tests.fakes.in_process import launch
@@ -62,10 +64,18 @@ def test_on_the_same_stack_everything_is_equal_and_the_opening_is_on_record(home
     assert [opening.by for opening in openings][:2] == ["pin kept", "reproduce kept"]
 
 
-def test_a_pin_from_before_methods_had_numbers_is_reproduced(pins: Path) -> None:
+def test_a_pin_from_before_methods_had_numbers_is_of_the_first(pins: Path) -> None:
     resealed(pins, lambda pin: pin.pop("method"))
     document = reproduced(pins)
-    assert (document.reproduced, document.same_stack) == (True, True)
+    assert (document.reproduced, document.same_stack) == (True, False)
+    assert document.stack_differences == {"method": StackDifference(1, METHOD)}
+
+
+def test_an_approach_of_another_version_is_refused(pins: Path) -> None:
+    resealed(pins, lambda pin: pin["row"].update(approach="of_another_version"))
+    done = here("reproduce", "kept", "--pins", pins, "--runs", pins / "none")
+    assert done.code == 4
+    assert "kept: row.approach must be selmix or one of untouched, " in done.err
 
 
 def another_method(pin: Document) -> None:
@@ -211,6 +221,21 @@ def test_by_force_a_pin_is_written_again(home: Path) -> None:
     before = read_pin(home / "pins", "kept")
     assert here("pin", "smoke", "--name", "kept", cwd=home).code == 2
     done = here("pin", "smoke", "--name", "kept", "--force", cwd=home)
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
+    assert re.fullmatch(r"selmix: kept: test seen \d+ times? before: not confirmatory\n", done.err)
     after = read_pin(home / "pins", "kept")
     assert (after["test"], after["mlflow"]["version"]) == (before["test"], "2")
+
+
+def test_a_pin_from_before_rows_is_of_selmix(home: Path) -> None:
+    # Last: it adds a version to the model in MLflow.
+    trial = ("--trial", "min_recall/trial-000", "--name", "trial")
+    assert here("pin", "smoke", *trial, "--pins", home / "trials", cwd=home).code == 0
+    document = read_pin(home / "trials", "trial")
+    assert (document.pop("row")["approach"], document.pop("test_opening")["openings_before"] > 0) == (
+        "selmix",
+        True,
+    )
+    write_pin(home / "trials" / "trial.yaml", sealed(document))
+    again = reproduce_pin(home / "trials", "trial", LocalStore(home / "none"))
+    assert (again.reproduced, again.same_stack) == (True, True)

@@ -16,6 +16,7 @@ from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import BaseFacts, Figure, TrialRecord, TrialState, baseline_id
 from orchestrator.results.rows import (
+    RUNGS,
     BaselineRow,
     Choice,
     Choices,
@@ -25,11 +26,13 @@ from orchestrator.results.rows import (
     ReplicateMeans,
     SweepResult,
     Verdict,
+    VerdictOutcome,
     Winner,
     base_labels,
     baseline_row,
     load_results,
     row_of,
+    said,
 )
 from selmix.baselines import BASELINES
 from selmix.config import FinetuneConfig
@@ -43,11 +46,16 @@ winners = st.builds(
     st.dictionaries(texts, st.none() | st.booleans() | numbers | texts, max_size=2), st.booleans(),
     st.none() | numbers, metrics, numbers, names,
     st.builds(ReplicateMeans, st.lists(st.integers(), max_size=2), numbers, metrics), row=st.none() | texts,
-    deviations=st.none() | st.dictionaries(texts, texts, max_size=1),
+    rung=st.sampled_from(RUNGS), approach=texts, deviations=st.none() | st.dictionaries(texts, texts, max_size=1),
+    replicate_of=st.none() | texts, file=st.integers(0),
 )  # fmt: skip
+gaps = st.builds(Figure, numbers, numbers, numbers)
 verdicts = st.builds(
-    Verdict, st.sampled_from(["better", "tied", "worse"]), texts, st.builds(Figure, numbers, numbers, numbers)
-)
+    Verdict, st.sampled_from(get_args(VerdictOutcome)), texts, gaps, margin=st.none() | numbers,
+    within_margin=st.booleans(), differences=st.dictionaries(texts, gaps, max_size=2), not_told_apart=names,
+    worse_than=names, samples=st.none() | st.integers(), samples_needed=st.none() | st.integers(),
+    samples_to_tie=st.none() | st.integers(), row=st.none() | texts,
+)  # fmt: skip
 baselines = st.builds(
     BaselineRow, metrics, names, numbers, st.booleans(), st.none() | numbers, st.sampled_from(get_args(TrialState)),
     st.none() | texts, st.lists(st.integers(), max_size=2), st.dictionaries(texts, numbers | texts, max_size=2),
@@ -59,7 +67,8 @@ tables = st.builds(
 )  # fmt: skip
 results = st.builds(
     ObjectiveResult, st.none() | texts, st.none() | st.booleans(), st.none() | winners, names, st.none() | texts,
-    verdict=st.none() | verdicts, baselines=st.dictionaries(texts, baselines, max_size=2), compare=st.none() | tables,
+    verdict=st.none() | verdicts, selmix=st.none() | verdicts,
+    baselines=st.dictionaries(texts, baselines, max_size=2), compare=st.none() | tables,
 )  # fmt: skip
 choices = st.none() | st.builds(Choice, texts, names, texts)
 
@@ -153,6 +162,26 @@ def test_a_winner_of_an_earlier_version_gets_the_keys_that_it_lacks(
     loaded = load_results(folder)
     assert loaded is not None
     assert loaded.objectives["o"].winner == replace(whole, deviations=deviations)
+
+
+def test_a_verdict_of_an_earlier_version_is_told_by_its_missing_margin(folder: RunFolder) -> None:
+    gap = {"value": 0.1, "low": -0.1, "high": 0.3}
+    earlier = {
+        "outcome": "tied", "against": "untouched", "difference": gap, "split": "select", "optimistic": True,
+        "against_is_cheaper": True,
+    }  # fmt: skip
+    folder.results_path.write_text(json.dumps({"objectives": {"o": {"metric": "m", "verdict": earlier}}}))
+    loaded = load_results(folder)
+    assert loaded is not None
+    verdict = loaded.objectives["o"].verdict
+    assert verdict == Verdict("tied", "untouched", Figure(0.1, -0.1, 0.3), against_is_cheaper=True)
+    assert (verdict.margin, verdict.differences, verdict.samples) == (None, {}, None)
+    assert loaded.objectives["o"].selmix is None
+
+
+@pytest.mark.parametrize("outcome", get_args(VerdictOutcome))
+def test_every_outcome_has_its_words(outcome: VerdictOutcome) -> None:
+    assert said(outcome).split()[-1] in ("than", "with", "from")
 
 
 def test_deviations_that_were_stored_are_not_worded_anew(folder: RunFolder) -> None:

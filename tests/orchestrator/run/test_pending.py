@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,20 @@ from typing import Any
 import pytest
 
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.types import BaseFacts, DataFacts, Figure, SweepState, TrialRecord, replicate_record
+from orchestrator.records.types import (
+    BaseFacts,
+    CrossFittedScore,
+    DataFacts,
+    Figure,
+    SweepState,
+    TrialRecord,
+    replicate_record,
+)
 from orchestrator.results.rows import Choice, Choices
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.pending import PendingRuns
 from orchestrator.spec.checks import load_spec
-from selmix.baselines import baselines_for
+from selmix.baselines import CrossFitted, baselines_for
 from selmix.statistics.intervals import Estimate
 from selmix.statistics.selection import Constraint, SelectionRule
 from tests.command import SMOKE
@@ -238,3 +247,8 @@ def test_the_record_of_a_baseline_is_its_report_or_its_failure(tmp_path: Path) -
         [1, 2],
     )
     assert (stored.feasible, stored.reference, stored.rung, stored.started_ms) == (False, True, "head", 7)
+    assert stored.cross_fitted is None
+    judged = replace(report, cross_fitted=CrossFitted(None, 5, 80, "too few samples"))
+    home.folder.save_trial(home.baseline_record(job, judged))
+    again = home.folder.load_trial(record.trial_id).cross_fitted
+    assert again == CrossFittedScore(None, 5, 80, "too few samples")

@@ -53,6 +53,18 @@ def test_every_key_that_changed_is_named_with_both_values(folder: RunFolder) -> 
     )
 
 
+def test_another_margin_later_is_refused_also_where_the_sweep_is_finished(folder: RunFolder) -> None:
+    for known in ({}, {"exit_code": 0, "state": "finished"}):
+        with pytest.raises(UsageError, match=r"changed: selection\.margin \(nothing -> 0\.05\)") as refused:
+            check_unchanged(begun(folder, **known), load_spec(SMOKE, ["selection.margin=0.05"]), ADDRESS)
+        assert refused.value.exit_code == 2
+    # A sweep from before margins has none stored, and resumes without one.
+    stored = load_spec(SMOKE).resolved()
+    del stored["selection"]["margin"]
+    folder.save_spec(stored)
+    check_unchanged(begun(folder), load_spec(SMOKE), ADDRESS)
+
+
 def test_another_method_ends_no_sweep_that_it_did_not_begin(folder: RunFolder) -> None:
     begun(folder, method=METHOD - 1)
     with pytest.raises(

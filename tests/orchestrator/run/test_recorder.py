@@ -15,7 +15,8 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import Figure, TrialRecord
 from orchestrator.run import recorder as module
 from orchestrator.run.outcome import RunOutcome
-from orchestrator.run.recorder import OUTCOME_FILES, Recorder
+from orchestrator.run.recorder import OUTCOME_FILES, Recorder, _within_limit
+from orchestrator.tracking.values import MAX_SCALARS
 
 TRIAL = "o/trial-000"
 LOST = RunOutcome("worker_lost", "its node died", "Traceback\nNodeDied: gone")
@@ -326,3 +327,13 @@ def test_a_replay_sends_rounds_and_end_and_changes_no_record(sweep: Sweep) -> No
     tags = {"selmix.state": "FINISHED", "selmix.feasible": "false"}
     assert sweep.ended() == (TRIAL, "FINISHED", 8, 20, {}, tags, [])  # there is no table yet
     assert sweep.stored() == record
+
+
+def test_of_a_round_with_many_bounds_what_every_sweep_has_comes_first() -> None:
+    rates = {f"select/recall/class {k}": 0.5 for k in range(100)}
+    multipliers = {f"multiplier/recall/class {k}": 1.0 for k in range(100)}
+    common = {"select/min_recall": 0.5, "round": 1.0, "score": 0.5, "loss": 0.1}
+    kept = _within_limit(rates | multipliers | common)
+    assert common.items() <= kept.items()
+    assert len(kept) == MAX_SCALARS
+    assert _within_limit(common) == common

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from orchestrator.cli import options
 from orchestrator.errors import SpecError
+from orchestrator.spec import check_objectives
 from orchestrator.spec.checks import check_spec
 from orchestrator.spec.sections import MetricsSection
 from orchestrator.spec.yaml_file import parse_sweep_text
@@ -134,3 +135,90 @@ def test_definitions_say_how_many_classes_data_have_that_are_not_there_yet() -> 
     more = "selection: {metric: min_recall}\nmetrics: {recall_weights: [1, 2, 3]}\n"
     assert problems_of("weighted", more, data="parquet, path: nowhere.parquet") == []
     assert {tuple(confusion.shape) for confusion, _ in SEEN} == {(3, 3)}
+
+
+GAUSSIANS = "{name: gaussians, classes: 5}"
+COSTS = "metrics: {cost_matrix: [[0, 2], [1, 0]]}\n"
+
+
+def bounded(bounds: str, data: str = GAUSSIANS, more: str = "") -> list[str]:
+    text = f"version: 1\nname: x\ndata: {data}\nmodel: {{name: linear_head}}\nobjectives: [min_recall]\n"
+    try:
+        check_spec(parse_sweep_text(f"{text}constraints: {bounds}\n{more}", "f.yaml"))
+    except SpecError as error:
+        return [problem.partition("constraints.")[2] for problem in error.problems]
+    return []
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        "[{metric: min_coverage, at_least: 0.2}]", "[{metric: min_coverage, at_least: 20}]",
+        "[{metric: min_recall, at_least: 1}]", "[{metric: recall_gap, at_most: 0}]",
+        "[{metric: recall, class: gaussian2, at_least: 50}]", "[{metric: precision, class: 4, at_least: 0.5}]",
+        "[{metric: recall, class: 0, at_least: 0.6}, {metric: recall, class: 1, at_most: 0.5}]",
+        "[{metric: g_mean, at_least: 0.4}, {metric: g_mean, at_most: 0.9, in: [search]}]",
+    ],
+)  # fmt: skip
+def test_bounds_that_a_model_can_meet(bounds: str) -> None:
+    assert bounded(bounds) == []
+
+
+@pytest.mark.parametrize(
+    ("bounds", "says"),
+    [
+        ("[{metric: min_coverage, at_least: 0.21}]", "can never hold: the coverages of 5 classes sum to 1, so min_cov"),
+        ("[{metric: min_head_tail_coverage, at_least: 30}]", "is at most 0.2, got at_least 0.3"),
+        ("[{metric: min_recall, at_least: 101}]", "must lie in [0, 1], or above 1 up to 100 in percent, got 101 %"),
+        ("[{metric: min_precision, at_least: 120}]", "got 120 %"),
+        ("[{metric: recall, class: 0, at_least: 150}]", "the bound on recall, a fraction, must lie in [0, 1], or"),
+        ("[{metric: recall_gap, at_most: -0.1}]", "got -0.1"),
+        ("[{metric: recall, at_least: 0.5}]", "recall is that of one class; give class: NAME, or bound min_recall"),
+        ("[{metric: g_mean, class: 0, at_least: 0.5}]", "class goes with recall and precision; g_mean is a metric of"),
+        ("[{metric: recall, class: gausian2, at_least: 0.5}]", "unknown class 'gausian2'; did you mean gaussian2?"),
+        ("[{metric: recall, class: 5, at_least: 0.5}]", "must be a name, or a label in [0, 5), got 5"),
+        ("[{metric: recall, class: 0.5, at_least: 0.5}]", "0.class: must be a whole number, got 0.5"),
+        ("[{metric: recal, class: 0, at_least: 0.5}]", "unknown metric 'recal'; did you mean recall?"),
+        (
+            "[{metric: g_mean, at_least: 0.9}, {metric: g_mean, at_most: 0.4}]",
+            "can never hold: at_least 0.9 beside at_most 0.4 on the same metric",
+        ),
+    ],
+)  # fmt: skip
+def test_bounds_that_no_model_can_meet_and_classes_that_do_not_exist(bounds: str, says: str) -> None:
+    (problem,) = bounded(bounds)
+    assert says in problem
+
+
+@pytest.mark.parametrize(
+    ("bounds", "says"),
+    [
+        ("[{metric: cost, at_most: -0.1}]", "metrics.cost_matrix has costs from 0 to 2, got at_most -0.1"),
+        ("[{metric: cost, at_least: 2.5}]", "got at_least 2.5"),
+        ("[{metric: cost, at_most: 1.5}]", ""),  # a cost above 1 is no percent
+    ],
+)
+def test_costs_lie_within_those_of_the_matrix(bounds: str, says: str) -> None:
+    problems = bounded(bounds, "{name: gaussians, classes: 2}", COSTS)
+    assert len(problems) == bool(says)
+    assert all(says in problem for problem in problems)
+
+
+def test_above_one_a_bound_is_percent_but_for_a_cost() -> None:
+    from orchestrator.spec.sections import ConstraintSection
+
+    def floor(metric: str, value: float) -> float | None:
+        return ConstraintSection(metric=metric, at_least=value).at_least
+
+    assert [floor("min_recall", value) for value in (0.5, 1, 1.5, 14.3, 50, 100)] == [
+        0.5, 1.0, 0.015, 0.143, 0.5, 1.0,
+    ]  # fmt: skip
+    assert floor("cost", 50) == 50.0
+
+
+def test_a_number_that_is_a_name_is_told_apart_from_a_label() -> None:
+    names = ("7", "8")
+    assert check_objectives.class_label("8", names) == 1
+    assert check_objectives.class_label(0, names) == 0
+    with pytest.raises(ValueError, match=r"label in \[0, 2\), got 7; write '7' for the class of that name"):
+        check_objectives.class_label(7, names)

@@ -129,7 +129,10 @@ def test_temperature_and_effective_pairs_set_the_same() -> None:
         ("constraints: [{metric: min_coverag, at_least: 0.1}]", "did you mean min_coverage?"),
         ("constraints: [{metric: min_coverage}]", "must have one of at_least and at_most"),
         ("constraints: [{metric: calibration_error, at_most: 0.1}]", "write in: [search]"),
-        ("constraints: [{metric: recall_gap, at_most: 1.1}]", "must lie in [0, 1], got 1.1"),
+        (
+            "constraints: [{metric: recall_gap, at_most: 110}]",
+            "must lie in [0, 1], or above 1 up to 100 in percent, got 110 %",
+        ),
         ("constraints: [{metric: cost, at_most: 3}]", "cost needs metrics.cost_matrix"),
         ("metrics: {cvar_fraction: 0}", "cvar_fraction: must be a number in (0, 1], got 0"),
         ("metrics: {recall_weights: [1, 2]}", "recall_weights: must be one per class, 10, got 2"),
@@ -166,15 +169,18 @@ def test_several_workers_share_a_batch() -> None:
     assert spec.resources.workers == 4
 
 
+NAMES = [f"digit{k}" for k in range(10)]
+
+
 def test_a_search_only_constraint_is_any_metric() -> None:
     spec = spec_of(MINIMAL + "constraints: [{metric: recall_gap, at_most: 0.1, in: [search]}]\n")
-    rule = selection_rules(spec, 10)["min_recall"]
+    rule = selection_rules(spec, NAMES)["min_recall"]
     assert rule.violation({"recall_gap": 0.25}) == pytest.approx(0.15)
 
 
 def test_an_objective_with_coverage_brings_its_constraint() -> None:
     spec = spec_of(MINIMAL.replace("[min_recall]", "[mean_recall_min_coverage, mean_recall]"))
-    rules = selection_rules(spec, 10)
+    rules = selection_rules(spec, NAMES)
     (constraint,) = rules["mean_recall_min_coverage"].constraints
     assert (constraint.metric, constraint.at_least) == ("min_coverage", 0.095)
     assert rules["mean_recall_min_coverage"].metric == "mean_recall"
@@ -192,3 +198,13 @@ def test_a_file_that_is_no_mapping(tmp_path: Path) -> None:
     for text in ("", "- 1", "a: [", "a: !!python/object x"):
         with pytest.raises(SpecError):
             spec_of(text)
+
+
+def test_a_margin_is_a_positive_number_in_the_unit_of_the_metric() -> None:
+    assert spec_of(MINIMAL).selection.margin is None
+    for margin in ("0.001", "1", "5.5"):
+        assert spec_of(MINIMAL, f"selection.margin={margin}").selection.margin == float(margin)
+    for bad in ("0", "-0.02", "wide", "true"):
+        (problem,) = problems_of(MINIMAL, f"selection.margin={bad}")
+        assert "selection.margin" in problem
+    assert "did you mean margin?" in problems_of(MINIMAL, "selection.margins=0.1")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,44 +55,107 @@ def test_a_run_without_its_driver_is_interrupted() -> None:
     assert trial_row(records("KILLED")[0], "stopped").state == "KILLED"
 
 
-def result(verdict: Verdict | None, default: bool = False) -> ObjectiveResult:
+def winner(**more: Any) -> Winner:
     means = ReplicateMeans([1], 0.8, METRICS)
-    winner = Winner("o/trial-007", 0, 3, 60, None, {}, default, 0.8, METRICS, 1.0, [], means)
-    return ObjectiveResult(metric="min_recall", winner=winner, verdict=verdict)
+    made = Winner(
+        "o/trial-007/seed-1", 1, 3, 60, None, {}, False, 0.8, METRICS, 1.0, ["train", "feedback", "select"], means,
+        row="o/trial-007", replicate_of="o/trial-007",
+    )  # fmt: skip
+    return replace(made, **more)
+
+
+HEAD = {"trial_id": "o/baseline/balanced_head", "row": "o/baseline/balanced_head", "approach": "balanced_head",
+        "rung": "head", "replicate_of": None}  # fmt: skip
+
+
+def result(verdict: Verdict | None, **more: Any) -> ObjectiveResult:
+    return ObjectiveResult(metric="min_recall", winner=winner(**more), verdict=verdict)
+
+
+def verdict(outcome: Any, **more: Any) -> Verdict:
+    """Against three opponents, of which the best was fixed on select."""
+    made = Verdict(
+        outcome, "untouched", Figure(0.01, -0.02, 0.04), margin=0.02, samples=24, not_told_apart=[],
+        differences=dict.fromkeys(("untouched", "balanced_head", "tau_normalisation"), Figure(0.01, -0.02, 0.04)),
+    )  # fmt: skip
+    return replace(made, **more)
+
+
+GAP = "+1.0 [-2.0, +4.0] pp on select"
+OTHERS = ["balanced_head", "untouched", "tau_normalisation"]
 
 
 @pytest.mark.parametrize(
-    ("outcome", "cheaper", "says"),
+    ("made", "says"),
     [
         (
-            "better",
-            True,
-            "BETTER: the winner trial-007 is better than the best baseline, untouched: +1.0 [-2.0, +4.0] pp",
+            verdict("better"),
+            f"BETTER: SelMix trial-007 is better than every opponent; the best of them is untouched: {GAP}",
         ),
         (
-            "worse",
-            True,
-            "WORSE: the best baseline, untouched, is better than the winner trial-007: +1.0 [-2.0, +4.0] pp",
+            verdict("better", within_margin=True),
+            "BETTER: SelMix trial-007 is better than every opponent, by less than the margin; the best of them is "
+            f"untouched: {GAP}",
         ),
+        (
+            verdict("worse", worse_than=["untouched"]),
+            "WORSE: untouched is better than the chosen SelMix trial-007: SelMix trial-007 minus untouched is "
+            f"{GAP}",
+        ),
+        (
+            verdict("worse", worse_than=["balanced_head", "tau_normalisation"]),
+            "WORSE: balanced_head, tau_normalisation are better than the chosen SelMix trial-007: SelMix trial-007 "
+            f"minus balanced_head is {GAP}",
+        ),
+        (
+            verdict("tied"),
+            "TIED: SelMix trial-007 and its best opponent, untouched, differ by less than the margin of 2.0 pp: "
+            f"{GAP}",
+        ),
+        (
+            verdict("tied", against_is_cheaper=True),
+            "TIED: SelMix trial-007 and its best opponent, untouched, which is cheaper, differ by less than the margin "
+            f"of 2.0 pp: {GAP}",
+        ),
+        (
+            verdict("undecided", not_told_apart=["untouched"]),
+            f"CANNOT TELL: SelMix trial-007 is not told apart from untouched: {GAP}",
+        ),
+        (
+            verdict("undecided", not_told_apart=OTHERS, samples_needed=6_433, against_is_cheaper=True),
+            f"CANNOT TELL: SelMix trial-007 is not told apart from untouched, which is cheaper and 2 others: {GAP}; "
+            "about 6,430 samples per class would tell, 24 are there",
+        ),
+        (
+            verdict("undecided", not_told_apart=["balanced_head", "tau_normalisation"], samples_needed=48),
+            f"CANNOT TELL: SelMix trial-007 is not told apart from balanced_head and 1 other: {GAP}; about 48 samples "
+            "per class would tell, 24 are there",
+        ),
+        (None, "the best row is SelMix trial-007; there is no other of no more labels to compare it with"),
+    ],
+)  # fmt: skip
+def test_the_first_line_is_the_verdict(made: Verdict | None, says: str) -> None:
+    assert answer(result(made)) == says
+
+
+def test_a_winner_is_named_by_its_row() -> None:
+    assert "SelMix trial-007 (the defaults)" in answer(result(verdict("tied"), is_default=True))
+    assert answer(result(verdict("better"), **HEAD)).startswith("BETTER: balanced_head is better than ")
+    assert answer(ObjectiveResult()) == "nothing can win"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [
+        ("better", f"BETTER: SelMix trial-007 is better than untouched, by the earlier rule: {GAP}"),
+        ("worse", f"WORSE: untouched is better than SelMix trial-007, by the earlier rule: {GAP}"),
         (
             "tied",
-            False,
-            "TIED: no significant difference between the winner trial-007 and the best baseline, untouched: ",
+            "TIED: no significant difference between SelMix trial-007 and untouched, by the earlier rule: "
+            f"{GAP}",
         ),
-        ("tied", True, "TIED: no significant difference .* untouched, and the baseline is cheaper: "),
     ],
 )
-def test_the_first_line_is_the_verdict(outcome: Any, cheaper: bool, says: str) -> None:
-    verdict = Verdict(outcome, "untouched", Figure(0.01, -0.02, 0.04), against_is_cheaper=cheaper)
-    sentence = answer(result(verdict))
-    start, _, end = says.partition(" .* ")
-    assert sentence.startswith(start)
-    assert end in sentence
-    assert sentence.endswith("on select")
-
-
-def test_without_a_verdict_it_says_why() -> None:
-    assert answer(ObjectiveResult()) == "nothing can win"
-    assert answer(result(None, default=True)).startswith(
-        "winner trial-007 (the defaults); no baseline could be fitted"
-    )
+def test_a_stored_verdict_says_that_it_is_by_the_earlier_rule(outcome: Any, says: str) -> None:
+    earlier = Verdict(outcome, "untouched", Figure(0.01, -0.02, 0.04), against_is_cheaper=True)
+    assert answer(result(earlier)) == says

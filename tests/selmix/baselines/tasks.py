@@ -13,7 +13,7 @@ from selmix.metrics import Predictions
 from selmix.models import ModelConfig
 from selmix.run.run import SelectionRule
 from selmix.run.start_model import Base
-from selmix.statistics.selection import score
+from selmix.statistics.selection import Constraint, score
 
 WORLD = GaussiansConfig(
     classes=3, dim=4, separation=1.5, largest_class=60, imbalance=10, feedback=20, select=20, test=1
@@ -34,14 +34,18 @@ def small_data(groups: int = 0) -> SweepData:
     )
 
 
-def small_task(groups: int = 0, metric: str = "min_recall", **config: object) -> BaselineTask:
+def small_task(
+    groups: int = 0, metric: str = "min_recall", bounds: tuple[Constraint, ...] = (), **config: object
+) -> BaselineTask:
     """A task whose base model has class means of unequal length as weights, and no winner."""
     data, (means, _) = small_data(groups), WORLD.world()
     weight = (means * torch.tensor([[3.0], [1.0], [0.5]])).float()
     state = {"head.weight": weight, "head.bias": torch.tensor([1.0, 0.0, -1.0])}
     base = Base(ModelConfig("linear_head"), state, {"weight": weight, "bias": torch.zeros(3)})
     settings = FinetuneConfig(start="given", steps=4, refresh_every=2, **config)  # type: ignore[arg-type]
-    return BaselineTask(data, base, metric, SelectionRule(metric), (1,), settings, (state,))
+    return BaselineTask(
+        data, base, metric, SelectionRule(metric, constraints=bounds), (1,), settings, (state,)
+    )
 
 
 def score_by_hand(task: BaselineTask, weight: Tensor, bias: Tensor) -> float:

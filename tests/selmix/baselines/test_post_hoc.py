@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selmix.baselines.post_hoc import bias_search, logit_adjustment
+from selmix.baselines.line_search import BiasedLogits
+from selmix.baselines.post_hoc import bias_search, equalising_biases, logit_adjustment
+from selmix.baselines.tally import Tally
 from selmix.groups import strata_of
 from selmix.metrics import METRICS, MetricContext, Predictions
+from selmix.statistics.selection import Constraint
 
 OF_CLASSES = ("min_recall", "g_mean", "macro_f1", "min_precision", "recall_gap", "min_coverage", "accuracy")
 OF_GROUPS = ("worst_group_recall", "equalized_odds_gap", "demographic_parity_gap")
@@ -130,3 +133,77 @@ def test_strata_are_counted_as_the_predictions_say(key: str) -> None:
     ]
     assert min(recalls) == pytest.approx(signed(key, logits + bias, labels, group, context)[0])
     assert min(recalls) > signed(key, logits, labels, group, context)[0]
+
+
+def test_several_starts_leave_the_local_optima_of_one() -> None:
+    """Logits of unequal spread: for the least recall several biases must move together, which no line can."""
+    found = []
+    for seed in range(5):
+        g = torch.Generator().manual_seed(seed)
+        labels = torch.arange(300) % 10
+        logits = torch.randn(300, 10, generator=g) * (0.5 + 1.5 * torch.rand(10, generator=g))
+        logits[torch.arange(300), labels] += 2.0
+        context = MetricContext(torch.arange(10, 0, -1) * 10)
+        samples = BiasedLogits(logits, labels, "min_recall", context, None)
+        values = {"none": samples.key()}
+        best = samples.key()
+        for _ in range(4):
+            for k in range(10):
+                best = samples.search_line(k, best)
+        values["one"] = best
+        for name, bias in (
+            ("equal", equalising_biases(samples)),
+            ("search", bias_search(logits, labels, "min_recall", context).double()),
+        ):
+            samples.move_to(bias)
+            values[name] = samples.key()
+        assert values["search"] >= max(values.values())
+        found.append(values["search"].value - values["one"].value)
+    assert sum(found) / len(found) > 0.03
+
+
+@pytest.mark.parametrize("metric", ["min_recall", "mean_recall", "macro_f1"])
+@pytest.mark.parametrize("recall", [0.7, 0.95])
+def test_under_bounds_it_reaches_the_best_of_a_grid(metric: str, recall: float) -> None:
+    """With the first bias at 0 every pair of the two others on a grid is tried; a floor of .95 may be out of reach."""
+    floors = (Constraint("recall", at_least=recall, label=2), Constraint("min_coverage", at_least=0.28))
+    steps = torch.linspace(-4.0, 4.0, 81, dtype=torch.float64)
+    grid = torch.cartesian_prod(torch.zeros(1, dtype=torch.float64), steps, steps)
+    for seed in range(4):
+        logits, labels, _, context = sample(seed, count=45)
+        tally = Tally(labels, 3, metric, context, None, floors)
+        tried = (logits.double() + grid.unsqueeze(1)).argmax(dim=2).unique(dim=0)
+        bias = bias_search(logits, labels, metric, context, bounds=floors)
+        found = tally.key((logits.double() + bias).argmax(dim=1))
+        assert found >= max(tally.key(predicted) for predicted in tried)
+
+
+def test_under_bounds_that_hold_anyway_nothing_worse_is_found() -> None:
+    for seed in range(3):
+        logits, labels, _, context = sample(seed, count=30)
+        free = bias_search(logits, labels, "g_mean", context)
+        predicted = (logits.double() + free).argmax(dim=1)
+        tally = Tally(labels, 3, "g_mean", context, None)
+        floor = Constraint("mean_recall", at_least=tally.key(predicted).mean_recall - 0.05)
+        bound = bias_search(logits, labels, "g_mean", context, bounds=(floor,))
+        assert tally.key((logits.double() + bound).argmax(dim=1)) >= tally.key(predicted)
+
+
+def test_bounds_that_do_not_count_change_nothing() -> None:
+    logits, labels, _, context = sample(4, count=30)
+    plain = bias_search(logits, labels, "min_recall", context)
+    left_out = (
+        Constraint("accuracy", at_least=0.99, where=("method",)),
+        Constraint("calibration_error", at_most=0.0, where=("search",)),
+    )
+    assert torch.equal(bias_search(logits, labels, "min_recall", context, bounds=left_out), plain)
+
+
+def test_without_samples_nothing_is_corrected() -> None:
+    empty = bias_search(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), "min_recall", sample(0)[3])
+    assert empty.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_class_without_samples_leaves_the_scores_as_they_are() -> None:
+    logits, labels, _, context = sample(0)
+    assert not bias_search(logits[labels != 1], labels[labels != 1], "min_recall", context).any()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from selmix.baselines import score_table
-from selmix.baselines.score_table import assess
+from selmix.baselines.score_table import assess, thinned
 from selmix.metrics import MetricContext
 
 
@@ -70,3 +70,30 @@ def test_all_classes_without_a_sample_are_named() -> None:
     labels, scores, context, names = table(3, 2)
     with pytest.raises(ValueError, match="every class must have a sample, got none of k0, k2"):
         assess(torch.ones_like(labels), scores, "min_recall", context, names)
+
+
+@pytest.mark.parametrize("keep_shares", [False, True])
+def test_samples_are_thinned_within_strata(keep_shares: bool) -> None:
+    rows = torch.tensor([0] * 600 + [1] * 300 + [3] * 20)
+    chosen = thinned(rows, 100, keep_shares)
+    kept = torch.bincount(rows[chosen], minlength=4).tolist()
+    # In proportion, rounded up; or the small stratum whole and the large ones alike.
+    assert kept == ([66, 33, 0, 3] if keep_shares else [40, 40, 0, 20])
+    assert torch.equal(chosen, chosen.unique())
+    assert torch.equal(chosen, thinned(rows, 100, keep_shares))
+
+
+@pytest.mark.parametrize("metric", ["min_recall", "accuracy"])
+def test_a_large_table_is_fitted_on_a_part_and_evaluated_whole(
+    metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, scores, context, names = table(3, 200)
+    scores[:, 0] += 2.0
+    whole = assess(labels, scores, metric, context, names).correction
+    monkeypatch.setattr(score_table, "MAX_SAMPLES_FITTED", 150)
+    part = assess(labels, scores, metric, context, names).correction
+    assert whole is not None
+    assert part is not None
+    assert part.biases != whole.biases
+    assert part.value == pytest.approx(whole.value, abs=0.05)
+    assert (600 * part.value) == pytest.approx(round(600 * part.value)) or metric == "min_recall"

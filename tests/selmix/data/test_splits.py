@@ -28,6 +28,7 @@ from selmix.data import (
 )
 from selmix.data.cifar import CifarConfig
 from selmix.data.digits import SAMPLES_OF_CLASS, DigitsConfig
+from selmix.data.fashion_mnist import FashionMnistConfig
 from selmix.data.files import ImageFolderConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.longtail import long_tailed_counts, split_by_class
@@ -36,6 +37,7 @@ from selmix.data.sizes import check_held, size_problems
 from selmix.data.splits import join
 from selmix.data.stl10 import StlConfig
 from tests.selmix.data.test_archives import stl_files
+from tests.selmix.data.test_fashion_mnist import write_fashion
 from tests.selmix.data.test_image_data import write_cifar, write_class, write_lists
 
 Written = Callable[[Path, int], Any]
@@ -60,6 +62,13 @@ def stl(folder: Path, seed: int) -> StlConfig:
     return StlConfig(str(folder / "stl"), imbalance=2, largest_class=4, feedback=1, select=3, seed=seed)
 
 
+def fashion(folder: Path, seed: int) -> FashionMnistConfig:
+    write_fashion(folder)
+    return FashionMnistConfig(
+        str(folder), imbalance=2, largest_class=4, feedback=3, select=4, test=5, unlabelled=6, seed=seed
+    )
+
+
 def folders(folder: Path, seed: int) -> ImageFolderConfig:
     for colour, name in enumerate(("ant", "bee")):
         write_class(folder / name, 60 * colour, 14)
@@ -73,6 +82,7 @@ WRITTEN: dict[str, Written] = {
     "parquet": table,
     "cifar": cifar,
     "stl10": stl,
+    "fashion_mnist": fashion,
     "image_folder": folders,
     "image_list": lambda folder, seed: dataclasses.replace(write_lists(folder), seed=seed),
 }
@@ -300,7 +310,7 @@ def test_gaussians_refuse_what_is_no_number_in_range(key: str) -> None:
 def test_what_the_table_of_data_sets_knows() -> None:
     assert {name: unlabelled_key(name) for name in (*DATA, "absent")} == {
         "digits": "unlabelled", "gaussians": "unlabelled", "parquet": None, "cifar": "unlabelled_largest",
-        "stl10": "unlabelled", "image_folder": None, "image_list": None, "absent": None,
+        "stl10": "unlabelled", "fashion_mnist": "unlabelled", "image_folder": None, "image_list": None, "absent": None,
     }  # fmt: skip
     assert has_groups(DigitsConfig(noisy_share=0.1))
     assert not has_groups(GaussiansConfig())

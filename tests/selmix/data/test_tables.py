@@ -60,6 +60,7 @@ def test_groups_are_numbered_by_value(
 def test_labels_are_whole_numbers_whatever_the_column_holds(tmp_path: Path) -> None:
     table = read_scores(write(tmp_path, label=[True, False], score_no=[0.1, 0.9], score_yes=[0.8, 0.2]))
     assert table.labels.dtype == torch.int64
+    assert table.labels.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selmix.statistics.proportions import clopper_pearson, mean_bounds, sidak, student_quantile, wilson
+from selmix.statistics.proportions import clopper_pearson, sidak, student_quantile, wilson
 
 proportions = st.integers(1, 40).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -56,20 +56,6 @@ def test_wilson_lies_z_standard_errors_of_the_bound_itself_away(hits: int, trial
 def test_sidak_makes_independent_bounds_hold_together(alpha: float, count: int) -> None:
     assert (1 - sidak(alpha, count)) ** count == pytest.approx(1 - alpha)
     assert alpha / count <= sidak(alpha, count) + 1e-12  # Bonferroni's is the smaller
-
-
-def test_equal_classes_count_as_one_of_all_their_samples() -> None:
-    shares, trials = torch.full((4,), 0.25), torch.full((4,), 6.0)
-    found = mean_bounds(shares, torch.tensor([1.0, 0.5, 0.5, 1.0]), trials, 0.025)
-    pooled = clopper_pearson(torch.tensor([18]), torch.tensor([24]), 0.025)
-    assert found == pytest.approx([float(bound) for bound in pooled])
-
-
-def test_a_class_of_share_zero_is_no_part_of_the_mean() -> None:
-    shares = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    found = mean_bounds(shares, torch.tensor([math.nan, 0.5]), torch.tensor([0.0, 10.0]), 0.025)
-    one = clopper_pearson(torch.tensor([5]), torch.tensor([10]), 0.025)
-    assert found == pytest.approx([float(bound) for bound in one])
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,18 @@ import math
 import pytest
 import torch
 
-from selmix.metrics import METRICS, MetricContext, Predictions
+from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions
 from selmix.statistics import selection
-from selmix.statistics.intervals import counts_interval
-from selmix.statistics.selection import Constraint, SelectionRule, resample_rows
+from selmix.statistics.intervals import all_intervals, counts_interval
+from selmix.statistics.proportions import clopper_pearson
+from selmix.statistics.selection import (
+    Constraint,
+    SelectionRule,
+    counted_bounds,
+    rank,
+    resample_rows,
+    violations,
+)
 from selmix.statistics.selection import score_of_counts as score
 
 CONTEXT = MetricContext(train_counts=torch.tensor([50, 20, 5]))
@@ -174,3 +182,107 @@ def test_places_of_a_bound() -> None:
             Constraint("m", at_least=0.1, where=where)
     with pytest.raises(ValueError, match="exactly one of at_least and at_most must be set"):
         Constraint("m")
+
+
+def test_a_bound_on_one_class_brings_its_metric_with_it() -> None:
+    bounds = (
+        Constraint("recall", at_least=0.5, label=1, class_name="dog"),
+        Constraint("precision", at_most=0.9, label=0, where=("search",)),
+        Constraint("recall", at_most=0.9, label=1, class_name="dog", where=("method",)),
+    )
+    rule = SelectionRule("mean_recall", constraints=bounds)
+    counts = torch.tensor([[6, 2, 0], [3, 1, 0], [0, 0, 5]])
+    labels = torch.arange(3).repeat_interleave(counts.sum(dim=1))
+    predicted = torch.cat([torch.arange(3).repeat_interleave(row) for row in counts])
+    predictions = Predictions(labels, predicted, torch.ones(len(labels)))
+    context = MetricContext(torch.tensor([9, 5, 1]), rule.definitions)
+    values = evaluate_predictions(predictions, context)
+    assert list(values)[-2:] == ["recall/dog", "precision/class 0"]
+    assert (values["recall/dog"], values["precision/class 0"]) == (0.25, 6 / 9)
+    assert rule.violation(values) == pytest.approx(0.25)
+    assert set(evaluate_predictions(predictions, MetricContext(torch.ones(3)))) == set(values) - set(
+        list(values)[-2:]
+    )
+    # The interval of a proportion is the exact one of its hits and trials.
+    for key, (hits, trials) in {"recall/dog": (1, 4), "precision/class 0": (6, 9)}.items():
+        low, high = clopper_pearson(torch.tensor([hits]), torch.tensor([trials]), 0.025)
+        found = all_intervals(predictions, context)[key]
+        assert (found.value, found.low, found.high) == pytest.approx((hits / trials, float(low), float(high)))
+
+
+def test_a_precision_without_predictions_is_zero_and_not_known() -> None:
+    rule = SelectionRule("mean_recall", constraints=(Constraint("precision", at_least=0.1, label=1),))
+    context = MetricContext(torch.ones(2), rule.definitions)
+    found = counts_interval("precision/class 1", torch.tensor([[3, 0], [2, 0]]), context)
+    assert (found.value, found.low, found.high) == (0.0, 0.0, 1.0)
+
+
+def test_a_class_goes_with_the_rates_of_one_class_only() -> None:
+    with pytest.raises(ValueError, match="goes with recall and precision, got None"):
+        Constraint("recall", at_least=0.5)
+    with pytest.raises(ValueError, match="goes with recall and precision, got 1"):
+        Constraint("min_recall", at_least=0.5, label=1)
+    with pytest.raises(ValueError, match="unknown metric 'recall/dog'; there are mean_recall, "):
+        counts_interval("recall/dog", torch.eye(2), MetricContext(torch.ones(2)))
+
+
+BOUNDS = (
+    Constraint("min_recall", at_least=0.7),
+    Constraint("balanced_error", at_most=0.1),
+    Constraint("recall", at_least=0.9, label=2, class_name="c"),
+    Constraint("precision", at_most=0.5, label=0),
+    Constraint("worst_group_recall", at_least=0.8),
+    Constraint("accuracy", at_least=1.0, where=("method",)),
+    Constraint("calibration_error", at_most=0.0, where=("search",)),
+)
+
+
+def predictions_of_groups(seed: int) -> Predictions:
+    g = torch.Generator().manual_seed(seed)
+    labels, groups = torch.arange(60) % 3, torch.arange(60) // 3 % 2
+    wrong = torch.randint(0, 3, (60,), generator=g)
+    predicted = torch.where(torch.rand(60, generator=g) < 0.7, labels, wrong)
+    return Predictions(labels, predicted, torch.ones(60), groups)
+
+
+def test_violations_of_counts_are_those_of_the_values_of_each() -> None:
+    context = MetricContext(torch.tensor([50, 20, 5]), num_groups=2)
+    made = [predictions_of_groups(seed) for seed in range(6)]
+    cells = torch.stack([each.counts_for("worst_group_recall", context) for each in made])
+    counted = counted_bounds(BOUNDS)
+    assert counted == BOUNDS[:5]
+    rule = SelectionRule("min_recall", constraints=counted)
+    values = [
+        evaluate_predictions(each, MetricContext(context.train_counts, rule.definitions, 2)) for each in made
+    ]
+    expected = [rule.violation(each) for each in values]
+    assert violations(BOUNDS, cells, context).tolist() == pytest.approx(expected)
+    assert violations(BOUNDS, cells.view(2, 3, 6, 3), context).shape == (2, 3)
+    by_class = torch.stack([each.counts(3) for each in made])
+    assert (
+        violations(BOUNDS[:4], by_class, context).tolist() == violations(BOUNDS[:4], cells, context).tolist()
+    )
+    assert violations((), by_class, context).tolist() == [0.0] * 6
+
+
+def test_violations_of_groups_need_cells_and_what_is_not_defined_violates_nothing() -> None:
+    context = MetricContext(torch.tensor([50, 20, 5]), num_groups=2)
+    with pytest.raises(
+        ValueError, match=r"worst_group_recall needs counts of .* cells, got \(3, 3\) by class"
+    ):
+        violations(BOUNDS, COUNTS, context)
+    # Without samples of class 2 the least recall is not defined.
+    assert float(violations(BOUNDS[:1], COUNTS * torch.tensor([[1], [1], [0]]), CONTEXT)) == 0.0
+
+
+def test_a_rank_puts_the_bounds_of_the_search_before_the_score() -> None:
+    made = predictions_of_groups(0)
+    rule = SelectionRule("min_recall", constraints=BOUNDS)
+    context = MetricContext(torch.tensor([50, 20, 5]), rule.definitions, 2)
+    # The one of the confidences counts too; the one inside the method does not.
+    missed = rule.violation(evaluate_predictions(made, context))
+    assert rank(rule, made, context) == (-missed, selection.score(rule, made, context))
+    perfect = Predictions(made.labels, made.labels, torch.ones(60), made.groups)
+    loose = SelectionRule("recall_gap", constraints=(Constraint("accuracy", at_most=0.9),))
+    assert rank(loose, made, context) > rank(loose, perfect, context)
+    assert selection.score(loose, made, context) < selection.score(loose, perfect, context)

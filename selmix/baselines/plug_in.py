@@ -1,0 +1,347 @@
+"""Plug-in classifier: calibrated probabilities, and decisions by the gradient of the metric at its optimum.
+
+For a metric psi(C) of the confusion matrix the best classifier predicts argmax_j sum_i eta_i(x) G_ij, with eta the
+class probabilities and G the gradient of psi at the optimal C: exactly so for concave psi and for ratios of linear
+functions. For recalls G is a weight per class, for coverages and F1 scores weights and offsets, for a cost the matrix.
+
+Source: Narasimhan et al., "Consistent Multiclass Algorithms for Complex Metrics and Constraints", JMLR 25, 2024.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from selmix.baselines.tally import Tally
+from selmix.corrections import Correction
+from selmix.groups import class_counts, stratum_labels
+from selmix.metrics import METRICS, Metric, MetricContext
+from selmix.statistics.selection import (
+    Constraint,
+    SelectionRule,
+    counted_bounds,
+    dirichlet_rows,
+    violations,
+)
+
+ITERATIONS = (1, 3, 10, 30, 100)
+STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
+FOLDS = 5
+RESAMPLES = 200  # of the samples, for the bagged metric of the guard
+DRAWS = 32  # confusion matrices around the present one that a gradient is averaged over
+_NUMBERS_AT_ONCE = 2**22  # bounds the memory of draws and probabilities
+_CALIBRATION_STEPS = 100
+WITHOUT_HITS = frozenset({
+    "recall_gap", "min_coverage", "min_head_tail_coverage", "equal_opportunity_gap", "equalized_odds_gap",
+    "demographic_parity_gap",
+})  # fmt: skip
+TIES = 1.0  # of the mean recall, added to metrics that decisions without regard to the sample may optimise
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """A fitted plug-in classifier.
+
+    Attributes:
+        correction: of the logits that it was fitted on.
+        step: share of the way from no correction to the fitted one, of STEPS.
+        iterations: of the fit, of ITERATIONS.
+    """
+
+    correction: Correction
+    step: float
+    iterations: int
+
+
+def plug_in_classifier(
+    logits: Tensor, labels: Tensor, rule: SelectionRule, context: MetricContext, groups: Tensor | None = None
+) -> PlugIn:
+    """Fit a plug-in classifier, as far as held-out samples say that it helps.
+
+    Steps from no correction to the fitted one, and the number of iterations, are compared by the bagged metric of
+    out-of-fold predictions (five folds); constraints of the search come first. Of those within one standard error of
+    the best, paired, the smallest step is kept, with its best number of iterations. It is fitted again on all samples.
+
+    Args:
+        logits: of samples that the model has not seen, shape (n, K).
+        labels: shape (n,).
+        rule: metric, and constraints of the search.
+        context: of the metric.
+        groups: shape (n,), for data with a group attribute; the decisions do not depend on them.
+    """
+    logits, labels = logits.double().cpu(), labels.cpu()
+    groups = None if groups is None else groups.cpu()
+    classes = logits.shape[1]
+    neutral = Correction.none(classes).double()
+    choices = [(0.0, ITERATIONS[0]), *((step, i) for step in STEPS[1:] for i in ITERATIONS)]
+    predicted = torch.empty(len(choices), len(labels), dtype=torch.int64)
+    for held in stratified_folds(labels, FOLDS):
+        rest = None if groups is None else groups[~held]
+        fits = dict(zip(ITERATIONS, _path(logits[~held], labels[~held], rule, context, rest), strict=True))
+        for place, (step, iterations) in enumerate(choices):
+            between = neutral.towards(fits[iterations], step)
+            predicted[place, held] = between.predict(logits[held])[0]
+    bagged, near = _out_of_fold(predicted, labels, classes, rule, context, groups)
+    step = min(choice[0] for choice, held in zip(choices, near.tolist(), strict=True) if held)
+    places = [place for place, choice in enumerate(choices) if choice[0] == step and bool(near[place])]
+    iterations = choices[max(places, key=lambda place: float(bagged[place]))][1]
+    path = dict(zip(ITERATIONS, _path(logits, labels, rule, context, groups), strict=True))
+    fitted = neutral.towards(path[iterations], step)
+    # Folds whose classifiers each favour another class look like a good one together: this one must be better itself.
+    both = torch.stack([logits.argmax(dim=1), fitted.predict(logits)[0]])
+    tally = Tally(labels, classes, rule.metric, context, groups, rule.constraints)
+    if not tally.key(both[1]) > tally.key(both[0]):
+        return PlugIn(neutral, 0.0, 0)
+    return PlugIn(fitted, step, iterations)
+
+
+def vector_scaling(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and bias per class that calibrate logits: the maximum a posteriori under N(1, 1) and N(0, 1).
+
+    The samples weigh as they come, so the probabilities are those of their own prior, whatever prior the model was
+    trained for.
+
+    Args:
+        logits: of samples that the model has not seen, shape (n, K), float64.
+        labels: shape (n,).
+    Returns:
+        Each of shape (K,), float64.
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+    count, classes = logits.shape
+    scale = torch.ones(classes, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [scale, bias], max_iter=_CALIBRATION_STEPS, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
+    )
+    size = max(1, _NUMBERS_AT_ONCE // classes)
+
+    # The gradient is written out, and added up over parts of the samples: autograd would hold several copies of all.
+    @torch.no_grad()
+    def closure() -> Tensor:
+        loss = 0.5 * ((scale - 1.0).square().sum() + bias.square().sum()) / count
+        by_scale, by_bias = (scale - 1.0) / count, bias / count
+        for start in range(0, count, size):
+            part, truth = logits[start : start + size], labels[start : start + size].unsqueeze(1)
+            logs = torch.log_softmax(part * scale + bias, dim=1)
+            loss = loss - logs.gather(1, truth).sum() / count
+            error = logs.exp_()
+            error.scatter_add_(1, truth, torch.full_like(truth, -1.0, dtype=torch.float64))
+            by_scale = by_scale + (error * part).sum(dim=0) / count
+            by_bias = by_bias + error.sum(dim=0) / count
+        scale.grad, bias.grad = by_scale, by_bias
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return scale.detach(), bias.detach()
+
+
+def decision_matrix(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrix and offsets whose decisions are those of a gradient of a metric by C.
+
+    What only depends on the row changes no decision, and what only depends on the column is an offset: both are taken
+    from the entries off the diagonal. The rest is scaled to a mean diagonal of 1, which that of accuracy has.
+
+    Args:
+        gradient: G, shape (K, K).
+    Returns:
+        M, shape (K, K), and o, shape (K,), with argmax_j (eta M)_j + o_j = argmax_j (eta G)_j for every eta of sum 1.
+    """
+    classes = len(gradient)
+    others = ~torch.eye(classes, dtype=torch.bool)
+    rows, columns = torch.zeros(classes, 1).to(gradient), torch.zeros(1, classes).to(gradient)
+    # Least squares by turns; converges at the rate 1 / (K - 1)^2, and at once for two classes.
+    for _ in range(40):
+        rows = ((gradient - columns) * others).sum(dim=1, keepdim=True) / (classes - 1)
+        columns = ((gradient - rows) * others).sum(dim=0, keepdim=True) / (classes - 1)
+    matrix = gradient - rows - columns
+    size = matrix.diagonal().mean()
+    # A gradient that does not reward hits on average is scaled by its size alone.
+    size = size if float(size) > 1e-12 else matrix.abs().mean().clamp_min(1e-12)
+    offset = columns.flatten() - columns.mean()
+    return matrix / size, offset / size
+
+
+def stratified_folds(labels: Tensor, folds: int) -> Iterator[Tensor]:
+    """Masks of folds, shape (n,) each: the samples of each class go to the folds in turn."""
+    position = torch.zeros_like(labels)
+    for k in torch.unique(labels):
+        members = labels == k
+        position[members] = torch.arange(int(members.sum()), device=labels.device)
+    for fold in range(folds):
+        yield position % folds == fold
+
+
+def _path(
+    logits: Tensor, labels: Tensor, rule: SelectionRule, context: MetricContext, groups: Tensor | None
+) -> list[Correction]:
+    """Corrections after each number of ITERATIONS.
+
+    The gradient at the confusion of the present decisions is averaged into the one that makes the next: Frank-Wolfe on
+    the dual, the weights of a minimum among it. Every iterate is one classifier; the primal one would end in a mixture.
+    """
+    scale, bias = vector_scaling(logits, labels)
+    eta = torch.softmax(logits * scale + bias, dim=1)
+    gradient = _BaggedGradient(labels, eta.shape[1], rule, context, groups)
+    predicted = eta.argmax(dim=1)
+    mean = torch.zeros(eta.shape[1], eta.shape[1], dtype=torch.float64)
+    counts = gradient.counts(predicted)
+    fits = []
+    for iteration in range(1, ITERATIONS[-1] + 1):
+        present = gradient.counts(predicted)
+        counts = torch.lerp(counts, present, 2.0 / (iteration + 1.0))
+        mean = torch.lerp(mean, gradient.of_metric(counts), 2.0 / (iteration + 1.0))
+        # Not averaged: the mean of the iterations' decisions may meet a bound that none of them meets.
+        matrix, offset = decision_matrix(mean + gradient.of_bounds(present))
+        if iteration in ITERATIONS:
+            fits.append(Correction(scale, bias, matrix, offset))
+        # Weights alone are the usual case, and need no product of matrices.
+        diagonal = matrix.diagonal()
+        if float((matrix - torch.diag(diagonal)).abs().max()) < 1e-9:
+            predicted = (eta * diagonal + offset).argmax(dim=1)
+        else:
+            predicted = (eta @ matrix + offset).argmax(dim=1)
+    return fits
+
+
+class _BaggedGradient:
+    """Gradient by C of the metric's mean over draws around C, and of the constraints' Lagrangian; by class (K, K).
+
+    The mean is smooth where a minimum or a gap has corners, and it is what selection ranks by.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        num_classes: int,
+        rule: SelectionRule,
+        context: MetricContext,
+        groups: Tensor | None,
+    ) -> None:
+        bounds = counted_bounds(rule.constraints)
+        # Counted by cell where anything is of cells: a metric of classes is computed from their sums.
+        self.tally = Tally(labels, num_classes, rule.metric, context, groups, bounds)
+        self.groups = self.tally.context.num_groups
+        self.metric, self.context = METRICS[rule.metric], context
+        self.multipliers = {bound: torch.zeros(1, dtype=torch.float64) for bound in bounds}
+        self.calls = 0
+        self.generator = torch.Generator().manual_seed(0)
+
+    def counts(self, predicted: Tensor) -> Tensor:
+        """Samples by predicted class, shape (S, K), with one more a row, as it would be at the mean recall."""
+        counts = self.tally.counts(predicted)
+        classes = torch.arange(counts.shape[1])
+        truth = torch.arange(len(counts)) // max(1, self.groups)
+        hit = float((predicted == self.tally.labels).double().mean())
+        # Without it a class that is never predicted has a precision, and a weight, of any size.
+        return counts + torch.where(truth.unsqueeze(1) == classes, hit, (1.0 - hit) / (len(classes) - 1))
+
+    def of_metric(self, counts: Tensor) -> Tensor:
+        """Gradient of the bagged metric at counts (S, K), by class (K, K)."""
+        draws = max(1, min(DRAWS, _NUMBERS_AT_ONCE // counts.numel()))
+        drawn = dirichlet_rows(counts, draws, self.generator).requires_grad_(True)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self._psi(drawn).sum(), drawn)
+        return self._by_class(gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mean(dim=0))
+
+    def of_bounds(self, counts: Tensor) -> Tensor:
+        """Gradient of the bounds' Lagrangian at the counts (S, K) of the present decisions, by class (K, K).
+
+        Multipliers move first, one for each value that must meet a bound: up by what it lacks, and down to 0.
+        """
+        self.calls += 1
+        total = torch.zeros_like(counts)
+        for bound, multipliers in self.multipliers.items():
+            held = counts.clone().requires_grad_(True)
+            with torch.enable_grad():
+                slack = self._slacks(bound, held)
+                lacks = -slack.detach().nan_to_num(nan=0.0) / self._unit(bound.metric)
+                moved = (multipliers + lacks / math.sqrt(self.calls)).clamp_min(0.0)
+                (gradient,) = torch.autograd.grad((moved * slack).nan_to_num(nan=0.0).sum(), held)
+            self.multipliers[bound] = moved
+            total = total + gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        return self._by_class(total)
+
+    def _by_class(self, gradient: Tensor) -> Tensor:
+        if not self.groups:
+            return gradient
+        # The group is not known to the decision: each class's cells weigh by their share of its samples.
+        cells = self.tally.row_counts.view(-1, self.groups)
+        shares = (cells / cells.sum(dim=1, keepdim=True)).reshape(-1, 1)
+        return (gradient * shares).view(-1, self.groups, gradient.shape[1]).sum(dim=1)
+
+    def _psi(self, counts: Tensor) -> Tensor:
+        """Metric, higher is better; one that no hit raises has the mean recall added, for its ties."""
+        key = self.metric.key
+        values = self.metric.sign * self._value(self.metric, counts) / self._unit(key)
+        return values + TIES * self._value(METRICS["mean_recall"], counts) if key in WITHOUT_HITS else values
+
+    def _value(self, metric: Metric, counts: Tensor) -> Tensor:
+        by_class = self.groups and metric.of_cells is None
+        return metric.of_matrix(class_counts(counts, self.groups) if by_class else counts, self.context)
+
+    def _slacks(self, bound: Constraint, counts: Tensor) -> Tensor:
+        """Distances to a bound: of each value whose least the metric is, where it has a floor; shape (G,)."""
+        metric = bound.definition
+        if bound.at_least is None or metric.least_of is None:
+            values = self._value(metric, counts).reshape(1)
+        elif metric.of_cells is not None:
+            labels = stratum_labels(self.tally.num_classes, self.groups)
+            values = metric.least_of(counts, replace(self.context, labels=labels))
+        else:
+            by_class = class_counts(counts, self.groups) if self.groups else counts
+            values = metric.least_of(by_class, self.context)
+        return values - bound.bound if bound.at_least is not None else bound.bound - values
+
+    def _unit(self, key: str) -> float:
+        """What a metric can reach: 1 / K for coverages, the range of a cost, else 1."""
+        if key in ("min_coverage", "min_head_tail_coverage"):
+            return 1.0 / self.tally.num_classes
+        costs = self.context.definitions.cost_matrix
+        if key == "cost" and costs is not None:
+            return max(1e-12, max(max(row) for row in costs) - min(min(row) for row in costs))
+        return 1.0
+
+
+def _out_of_fold(
+    predicted: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    rule: SelectionRule,
+    context: MetricContext,
+    groups: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Bagged metric of each of m out-of-fold predictions (m, n), and a mask of those that are as good as the best.
+
+    What violates the constraints more than another is -inf, and not as good.
+    """
+    tally = Tally(labels, num_classes, rule.metric, context, groups)
+    bounded = Tally(labels, num_classes, rule.metric, context, groups, rule.constraints)
+    # One by one: with many classes their counts together would be large.
+    missed = torch.stack([violations(rule.constraints, bounded.counts(each), context) for each in predicted])
+    feasible = missed <= missed.min() + 1e-12
+    generator = torch.Generator().manual_seed(0)
+    values = torch.empty(RESAMPLES, len(predicted), dtype=torch.float64)
+    for draw in range(RESAMPLES):
+        weights = _resampled(tally.rows, generator)
+        values[draw] = torch.tensor([tally.key(choice, weights).value for choice in predicted])
+    values = values.nan_to_num(nan=-torch.inf)
+    bagged = torch.where(feasible, values.mean(dim=0), -torch.inf)
+    behind = values[:, [int(bagged.argmax())]] - values
+    near = feasible & (behind.mean(dim=0) <= behind.std(dim=0))
+    return bagged, near
+
+
+def _resampled(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Times that each sample is drawn in a resample of the same size of every stratum, shape (n,)."""
+    order = torch.argsort(rows, stable=True)
+    counts = torch.bincount(rows)
+    starts = counts.cumsum(0) - counts
+    sizes = counts[rows]
+    within = (torch.rand(len(rows), generator=generator, dtype=torch.float64) * sizes).long()
+    drawn = order[starts[rows] + torch.minimum(within, sizes - 1)]
+    return torch.bincount(drawn, minlength=len(rows))

@@ -1,0 +1,61 @@
+"""Limits of the calibration error, which on a sample is too large: the noise of every bin adds to it.
+
+A bin's gap g with standard error s contributes w |g|, whose mean exceeds w |true gap| by at most w s sqrt(2 / pi).
+Resampling counts that bias twice: it covered the error of a calibrated model in no case at any number of samples. What
+is covered is the error of the bins, not that of the unbinned probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+
+from selmix.metrics import Predictions, calibration_bins
+from selmix.statistics.proportions import Bounds, normal_quantile
+
+_MEAN_ABS_NORMAL = math.sqrt(2.0 / math.pi)
+
+
+def _moments(predictions: Predictions) -> tuple[float, float, float]:
+    """Calibration error, most that noise adds to it in the mean, and its standard error."""
+    total = len(predictions.labels)
+    error, bias, variance = 0.0, 0.0, 0.0
+    for correct, confidence in calibration_bins(predictions):
+        n = len(correct)
+        # Fewer samples than bins leave some of them empty.
+        if n == 0:
+            continue
+        gaps = correct - confidence
+        # Of a bin that is right throughout the sample shows no variance: what its confidences tell stands in.
+        spread = max(
+            float(gaps.var()) if n > 1 else 0.0, float((confidence * (1.0 - confidence)).mean()) / 4.0
+        )
+        s, weight = math.sqrt(spread / n), n / total
+        error += weight * abs(float(gaps.mean()))
+        bias += _MEAN_ABS_NORMAL * weight * s
+        variance += (weight * s) ** 2
+    return error, bias, math.sqrt(variance)
+
+
+def calibration_bounds(predictions: Predictions, alpha: float) -> Bounds:
+    """Limits of the calibration error over its bins.
+
+    Args:
+        predictions: of a model.
+        alpha: 1 - the joint level of both limits.
+    """
+    error, bias, deviation = _moments(predictions)
+    z = normal_quantile(alpha / 2.0)
+    return max(0.0, error - bias - z * deviation), min(1.0, error + z * deviation)
+
+
+def calibration_difference(a: Predictions, b: Predictions, alpha: float) -> Bounds:
+    """Limits of the difference a - b of two calibration errors; the pairing, which would narrow them, is left out.
+
+    Args:
+        a: predictions of one model.
+        b: predictions of the other.
+        alpha: 1 - the joint level of both limits.
+    """
+    (error_a, bias_a, deviation_a), (error_b, bias_b, deviation_b) = _moments(a), _moments(b)
+    half = normal_quantile(alpha / 2.0) * (deviation_a + deviation_b)
+    return error_a - bias_a - error_b - half, error_a - error_b + bias_b + half

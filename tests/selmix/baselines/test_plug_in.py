@@ -1,0 +1,191 @@
+"""The plug-in classifier: calibration, decisions by hand, and worlds whose best classifier is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from selmix.baselines import BASELINES, plug_in
+from selmix.baselines.plug_in import decision_matrix, plug_in_classifier, stratified_folds, vector_scaling
+from selmix.baselines.tally import Tally
+from selmix.confusion import confusion_counts
+from selmix.corrections import split_correction
+from selmix.definitions import Definitions
+from selmix.metrics import MetricContext
+from selmix.statistics.selection import Constraint, SelectionRule, violations
+from tests.selmix.baselines.tasks import small_task
+
+MEANS = torch.tensor([0.0, 1.2, 2.5, 3.0], dtype=torch.float64)
+SPREADS = torch.tensor([1.0, 0.6, 1.2, 0.7], dtype=torch.float64)
+PRIOR = torch.tensor([0.5, 0.25, 0.15, 0.1], dtype=torch.float64)
+COST = ((0.0, 1.0, 4.0, 2.0), (3.0, 0.0, 1.0, 1.0), (1.0, 5.0, 0.0, 2.0), (9.0, 1.0, 1.0, 0.0))
+
+
+def gaussians(count: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Logits that are the true log joint densities of Gaussians on a line, and labels."""
+    g = torch.Generator().manual_seed(seed)
+    prior = PRIOR[:classes] / PRIOR[:classes].sum()
+    labels = torch.multinomial(prior, count, replacement=True, generator=g)
+    x = MEANS[labels] + SPREADS[labels] * torch.randn(count, generator=g, dtype=torch.float64)
+    z = (x.unsqueeze(1) - MEANS[:classes]) / SPREADS[:classes]
+    return -0.5 * z.square() - SPREADS[:classes].log() + prior.log(), labels
+
+
+def context(classes: int) -> MetricContext:
+    cost = tuple(row[:classes] for row in COST[:classes])
+    return MetricContext(torch.tensor([100, 50, 30, 20][:classes]), Definitions(cost_matrix=cost))
+
+
+def value(metric: str, predicted: Tensor, labels: Tensor, classes: int) -> float:
+    return Tally(labels, classes, metric, context(classes), None).key(predicted).value
+
+
+@pytest.mark.parametrize(
+    "metric", ["min_recall", "mean_recall", "g_mean", "macro_f1", "min_precision", "cost"]
+)
+def test_of_two_classes_it_is_the_best_threshold(metric: str) -> None:
+    """With two classes every rule of interest is a threshold on the odds, and all are tried."""
+    logits, labels = gaussians(4000, 2, seed=0)
+    rule = SelectionRule(metric, definitions=context(2).definitions)
+    fit = plug_in_classifier(logits, labels, rule, context(2))
+    test, truth = gaussians(20000, 2, seed=1)
+    odds = test[:, 1] - test[:, 0]
+    thresholds = odds.quantile(torch.linspace(0.01, 0.99, 197).double())
+    best = max(value(metric, (odds > threshold).long(), truth, 2) for threshold in thresholds)
+    # A smaller step is kept where it is one standard error behind: with 4,000 samples up to 0.02 of a recall.
+    assert value(metric, fit.correction.predict(test)[0], truth, 2) >= best - 0.03
+
+
+def test_costs_are_decided_by_the_matrix() -> None:
+    """With true probabilities the least expected cost is the Bayes decision, which no biases give here."""
+    logits, labels = gaussians(20000, 4, seed=0)
+    rule = SelectionRule("cost", definitions=context(4).definitions)
+    whole = plug_in._path(logits, labels, rule, context(4), None)[-1]
+    test, truth = gaussians(20000, 4, seed=1)
+    bayes = (torch.softmax(test, dim=1) @ torch.tensor(COST, dtype=torch.float64)).argmin(dim=1)
+    assert float((whole.predict(test)[0] == bayes).double().mean()) > 0.98
+    fit = plug_in_classifier(logits, labels, rule, context(4))
+    found = value("cost", fit.correction.predict(test)[0], truth, 4)
+    assert found == pytest.approx(value("cost", bayes, truth, 4), abs=0.02)
+    assert found > value("cost", test.argmax(dim=1), truth, 4) + 0.05
+
+
+@pytest.mark.parametrize(("metric", "gain"), [("min_recall", 0.15), ("cvar_recall", 0.12), ("h_mean", 0.04)])
+def test_four_classes_gain_on_new_samples(metric: str, gain: float) -> None:
+    logits, labels = gaussians(1000, 4, seed=0)
+    fit = plug_in_classifier(logits, labels, SelectionRule(metric), context(4))
+    test, truth = gaussians(20000, 4, seed=1)
+    plain = value(metric, test.argmax(dim=1), truth, 4)
+    assert value(metric, fit.correction.predict(test)[0], truth, 4) > plain + gain
+
+
+def test_a_floor_on_coverage_is_met() -> None:
+    logits, labels = gaussians(2000, 4, seed=0)
+    test, truth = gaussians(20000, 4, seed=1)
+    assert value("min_coverage", test.argmax(dim=1), truth, 4) < 0.1
+    rule = SelectionRule("mean_recall", constraints=(Constraint("min_coverage", at_least=0.15),))
+    fit = plug_in_classifier(logits, labels, rule, context(4))
+    found = fit.correction.predict(test)[0]
+    assert value("min_coverage", found, truth, 4) > 0.14
+    assert value("mean_recall", found, truth, 4) > 0.55
+
+
+@pytest.mark.parametrize("metric", ["mean_recall", "macro_f1"])
+@pytest.mark.parametrize(
+    "bound", [Constraint("recall", at_least=0.7, label=3), Constraint("precision", at_least=0.75, label=0)]
+)
+def test_a_floor_on_a_rate_of_one_class_is_met(metric: str, bound: Constraint) -> None:
+    logits, labels = gaussians(1000, 4, seed=0)
+    rule = SelectionRule(metric, constraints=(bound,))
+    fit = plug_in_classifier(logits, labels, rule, context(4))
+    free = plug_in_classifier(logits, labels, SelectionRule(metric), context(4))
+    counts = [confusion_counts(labels, each.correction.predict(logits)[0], 4, 4) for each in (fit, free)]
+    met, missed = violations(rule.constraints, torch.stack(counts), context(4)).tolist()
+    assert met == 0.0
+    assert missed >= 0.0
+
+
+def test_without_signal_the_guard_mostly_changes_nothing() -> None:
+    steps = []
+    for seed in range(12):
+        logits, labels = (
+            torch.randn(300, 3, generator=torch.Generator().manual_seed(seed)),
+            torch.arange(300) % 3,
+        )
+        fit = plug_in_classifier(logits, labels, SelectionRule("mean_recall"), context(3))
+        steps.append(fit.step)
+        if fit.step == 0.0:
+            assert fit.iterations == 0
+            assert torch.equal(fit.correction.predict(logits.double())[0], logits.argmax(dim=1))
+    # The best of 21 choices is a standard error ahead of none in some of the samples.
+    assert steps.count(0.0) >= 9
+
+
+def test_it_is_the_same_every_time() -> None:
+    logits, labels = gaussians(200, 3, seed=3)
+    one, two = (plug_in_classifier(logits, labels, SelectionRule("h_mean"), context(3)) for _ in range(2))
+    assert torch.equal(one.correction.matrix, two.correction.matrix)
+    assert (one.step, one.iterations) == (two.step, two.iterations)
+
+
+@pytest.mark.parametrize("numbers", [2**22, 50])
+def test_calibration_is_the_minimum_of_its_loss(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plug_in, "_NUMBERS_AT_ONCE", numbers)
+    logits, labels = gaussians(300, 3, seed=0)
+    # Distorted, so that there is something to mend.
+    scale, bias = (part.clone().requires_grad_(True) for part in vector_scaling(3 * logits + 1.0, labels))
+    loss = torch.nn.functional.cross_entropy((3 * logits + 1.0) * scale + bias, labels)
+    loss = loss + 0.5 * ((scale - 1).square().sum() + bias.square().sum()) / 300
+    loss.backward()
+    assert scale.grad is not None
+    assert bias.grad is not None
+    assert float(torch.cat([scale.grad, bias.grad]).abs().max()) < 1e-4
+    assert float((scale.detach() - 1 / 3).abs().max()) < 0.2
+
+
+def test_decisions_of_a_gradient_are_kept_and_split_into_weights_and_offsets() -> None:
+    g = torch.Generator().manual_seed(0)
+    eta = torch.softmax(torch.randn(500, 4, generator=g, dtype=torch.float64), dim=1)
+    for _ in range(5):
+        gradient = torch.randn(4, 4, generator=g, dtype=torch.float64) + torch.eye(4)
+        matrix, offset = decision_matrix(gradient)
+        assert torch.equal((eta @ matrix + offset).argmax(dim=1), (eta @ gradient).argmax(dim=1))
+    # F1 of three classes: w_j = 2 / (r_j + c_j), o_j = -F_j / (r_j + c_j), up to scale and a shift of all offsets.
+    counts = torch.tensor([[30.0, 5, 5], [4, 20, 6], [2, 3, 15]], dtype=torch.float64, requires_grad=True)
+    rows, columns, hits = counts.sum(dim=1), counts.sum(dim=0), counts.diagonal()
+    f1 = 2 * hits / (rows + columns)
+    (gradient,) = torch.autograd.grad(f1.mean(), counts)
+    matrix, offset = decision_matrix(gradient)
+    weights, offsets = (2 / (rows + columns)).detach(), (-f1 / (rows + columns)).detach()
+    assert torch.allclose(matrix, torch.diag(weights / weights.mean()), atol=1e-9)
+    assert torch.allclose(offset, (offsets - offsets.mean()) / weights.mean(), atol=1e-9)
+
+
+def test_folds_are_stratified_and_hold_every_sample_once() -> None:
+    labels = torch.tensor([0] * 7 + [1] * 5 + [2])
+    masks = torch.stack(list(stratified_folds(labels, 5)))
+    assert torch.equal(masks.sum(dim=0), torch.ones(13, dtype=torch.int64))
+    assert [int(m[labels == 1].sum()) for m in masks] == [1] * 5
+
+
+def test_the_baseline_keeps_its_correction_beside_the_weights() -> None:
+    task = small_task()
+    result = BASELINES["plug_in"](task)
+    (state,) = result.states
+    weights, correction = split_correction(state)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in task.base.state.items())
+    assert result.labels == ("train", "feedback")
+    if correction is None:
+        assert result.note == {"step": 0.0, "iterations": 0.0}
+    else:
+        found = task.predictions(state, task.data.select)
+        expected = correction.predict(task.logits(weights, task.data.select))[0]
+        assert torch.equal(found.predicted, expected)
+
+
+def test_a_metric_of_groups_is_fitted_without_the_groups_at_hand() -> None:
+    task = small_task(groups=2, metric="worst_group_recall")
+    (state,) = BASELINES["plug_in"](task).states
+    correction = split_correction(state)[1]
+    assert correction is None or correction.group_offset is None
