@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,19 @@ def update_screens(request: pytest.FixtureRequest) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The sweep first: it takes longest, and what is left is spread over the other process meanwhile."""
     items.sort(key=lambda item: "smoke_runs" not in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="module")
+def few_baselines() -> Iterator[None]:
+    """Leave out the baselines that take most of a tiny sweep's time, for tests whose subject is another one."""
+    from selmix.baselines import BASELINES
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in (
+            "plug_in",
+            "last_layer_post_hoc",
+            "last_layer_post_hoc_both",
+            "post_hoc_bias_search_both",
+        ):
+            patched.delitem(BASELINES, name)
+        yield

@@ -17,7 +17,10 @@ import yaml
 
 from tests.command import ROOT, SMOKE, Done, here
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # matters of MLflow's, on a store that begins empty
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # matters of MLflow's, on a store that begins empty
+    pytest.mark.usefixtures("few_baselines"),
+]
 
 FOLDER = ROOT / "schemas"
 SMALL = ("search.num_trials=1", "selection.replicates=1", "selection.finalists=1", "pretrain.epochs=2")

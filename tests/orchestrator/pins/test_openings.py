@@ -21,7 +21,10 @@ from selmix.statistics.openings import level_of_opening
 from tests.command import Done, here
 from tests.fakes.in_process import launch
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # matters of MLflow's, on a store that begins empty
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # matters of MLflow's, on a store that begins empty
+    pytest.mark.usefixtures("few_baselines"),
+]
 
 TINY = (
     "objectives=[min_recall, g_mean]", "selection.metric=null", "search.num_trials=1", "selection.replicates=1",

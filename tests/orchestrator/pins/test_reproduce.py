@@ -22,7 +22,10 @@ from selmix.weights import save_weights
 from tests.command import here
 from tests.fakes.in_process import launch
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # matters of MLflow's, on a store that begins empty
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # matters of MLflow's, on a store that begins empty
+    pytest.mark.usefixtures("few_baselines"),
+]
 
 TINY = (
     "search.num_trials=1", "selection.replicates=1", "selection.finalists=1", "pretrain.epochs=2",

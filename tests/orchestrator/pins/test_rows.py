@@ -17,7 +17,10 @@ from selmix.weights import load_weights, state_digest
 from tests.command import here
 from tests.fakes.in_process import launch
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # matters of MLflow's, on a store that begins empty
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # matters of MLflow's, on a store that begins empty
+    pytest.mark.usefixtures("few_baselines"),
+]
 
 TINY = (
     "search.num_trials=2", "selection.replicates=2", "selection.finalists=1", "pretrain.epochs=2",
@@ -48,7 +51,7 @@ def let_win(home: Path, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "name",
     [
-        "selmix", "untouched", "post_hoc_logit_adjustment", "post_hoc_bias_search", "last_layer_post_hoc",
+        "selmix", "untouched", "post_hoc_logit_adjustment", "post_hoc_bias_search", "geometric_mean_head",
         "mislas_stage_two", "uniform_mixup", "selmix_post_hoc",
     ],
 )  # fmt: skip

@@ -106,6 +106,7 @@ def test_a_floor_on_a_rate_of_one_class_is_met(metric: str, bound: Constraint) -
     assert missed >= 0.0
 
 
+@pytest.mark.slow
 def test_without_signal_the_guard_mostly_changes_nothing() -> None:
     steps = []
     for seed in range(12):

@@ -1,0 +1,44 @@
+"""Bounds in a whole sweep: every row shows them, and one that breaks one neither wins nor opposes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.command import here
+from tests.fakes.in_process import launch, show
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+SMALL = ("search.num_trials=2", "selection.replicates=1", "selection.finalists=1")
+
+
+def test_a_bound_on_one_class_is_for_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = "constraints=[{metric: recall, class: gaussian5, at_least: 0.3, in: [search]}]"
+    runs = tmp_path / "runs"
+    assert launch(runs, *SMALL, bound, "search.num_trials=1").code == 0
+    (result,) = show(runs)["objectives"].values()
+    rows = result["baselines"]
+    assert {row["state"] for row in rows.values()} == {"FINISHED"}
+    broken = {name for name, row in rows.items() if row["select"]["recall/gaussian5"]["value"] < 0.3}
+    # The base model never predicts the smallest class.
+    assert "untouched" in broken
+    assert not broken & {
+        "post_hoc_bias_search",
+        "last_layer_post_hoc",
+        "plug_in",
+        result["winner"]["approach"],
+    }
+    assert not broken & set(result["verdict"]["differences"])
+    text = here("show", "smoke", "--runs", runs).out
+    lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
+    header = next(line for line in text.splitlines() if "recall/gaussian5 >= 0.3, %" in line)
+    assert "score" in header
+    assert all((" !" in lines[name]) == (name in broken) for name in rows if name in lines)
+    assert "! breaks this bound: neither winner nor opponent" in text
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = here("show", "smoke", "--runs", runs).out
+    assert max(map(len, narrow.splitlines())) <= 80
+    marked = sum(line.startswith("  ") and " !  " in line for line in narrow.splitlines())
+    assert marked == len(broken)
