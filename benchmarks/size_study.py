@@ -281,7 +281,7 @@ def main() -> int:
                     [[*header, "repetitions", "misses_percent", "width", "fails", "seconds"], *rows]
                 )
     print(f"{failed} of {len(rows)} cells fail", file=sys.stderr)
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
