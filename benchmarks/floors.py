@@ -1,4 +1,4 @@
-"""What a floor on the least recall reaches, from floors within reach to one that no model can meet.
+"""Least recall that a floor on it reaches, from floors within reach to one that no model can meet.
 
     python benchmarks/floors.py --seeds 1 2 3 4 5 6 7 8 9 10 [--json]
 

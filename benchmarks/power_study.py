@@ -1,4 +1,4 @@
-"""How often a true difference is seen: the limits now, those of another version, and the best that any test could do.
+"""Power to see a true difference: the limits now, those of another version, and the best that any test could do.
 
     python benchmarks/power_study.py [--before PATH] [--repetitions 1000] [--out FILE]
 

@@ -1,4 +1,4 @@
-"""What the verdict says of simulated sweeps, and how often it is true.
+"""Verdicts on simulated sweeps, and the share of them that is true.
 
     python benchmarks/simulated_sweeps.py [--sweeps 200] [--samples 24 100 500 2000] [--jobs 2]
 

@@ -1,4 +1,4 @@
-"""How often the intervals of every metric miss the truth, and how often a verdict on equal models is wrong.
+"""Rates at which the intervals of every metric miss the truth, and verdicts on equal models are wrong.
 
     python benchmarks/size_study.py [--cells benchmarks/size_study_cells.csv] [--out FILE] [--jobs 2] [--quick]
 

@@ -101,7 +101,7 @@ def _prepared(request: Request) -> urllib.request.Request:
 
 
 def _answer(prepared: urllib.request.Request, timeout_s: float, tls: ssl.SSLContext | None) -> Answer:
-    """What the server answers, also an error."""
+    """Answer of the server, also one that is an error."""
     try:
         with urllib.request.urlopen(prepared, timeout=timeout_s, context=tls) as answer:
             return Answer(int(answer.status), answer.read())

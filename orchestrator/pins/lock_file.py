@@ -466,7 +466,7 @@ def pins_text(document: PinsDocument, width: int | None) -> str:
 
 
 def _caveats(name: str, opening: PinnedOpening | None, verdict: PinnedVerdict | None) -> list[str]:
-    """What is to be said of the opening of test that a pin was measured at; empty for a first one of its own."""
+    """Caveats of the opening of test that a pin was measured at; empty for a first one of its own."""
     if opening is None:
         return []
     others = [other for other in opening.declared_together if other != name]

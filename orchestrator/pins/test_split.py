@@ -71,7 +71,7 @@ class OpenedTest:
 
 @dataclass(frozen=True)
 class Opener:
-    """What opens a test split, for the record.
+    """Opener of a test split, for the record.
 
     Attributes:
         verb: ``pin`` or ``reproduce``.

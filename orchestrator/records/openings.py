@@ -56,7 +56,7 @@ class RecordedOpening:
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What is the same in the record of the sweep."""
+        """The same in the record of the sweep."""
         return self.sweep_id, self.time, self.by
 
 

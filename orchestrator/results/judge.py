@@ -33,6 +33,7 @@ from orchestrator.results.rows import (
     Winner,
     base_labels,
     baseline_row,
+    rung_of,
 )
 
 if TYPE_CHECKING:
@@ -254,8 +255,6 @@ class Judge:
 
     def candidates(self, choice: Choice | None) -> list[Candidate]:
         """Rows that may win or oppose, in the order of the table; those that break a bound cannot."""
-        from selmix.baselines import BASELINES
-
         rows = []
         if choice is not None:
             trial, runs = self.trials[choice.winner], self.finals()[choice.winner]
@@ -266,7 +265,7 @@ class Judge:
         for number, record in enumerate(in_order(self.folder.load_baselines(self.objective))):
             if record.state != "FINISHED" or record.reference or not record.feasible:
                 continue
-            rung = record.rung or (BASELINES[record.name].rung if record.name in BASELINES else "head")
+            rung = record.rung or rung_of(record.name)
             # One that fine-tunes does so for as many steps as the winner, whose settings it has.
             steps = rows[0].steps if rows and rung == "finetune" else 0
             rows.append(Candidate(
@@ -302,16 +301,16 @@ class Judge:
         baselines = in_order(self.folder.load_baselines(self.objective))
         rows = {b.name: baseline_row(b) for b in baselines}
         feasible = any(t.feasible for t in self.trials.values())
-        candidates = self.candidates(choice)
-        if choice is None or not candidates:
+        if choice is None:
             return ObjectiveResult(self.rule.metric, feasible, baselines=rows, bounds=self.bounds)
-        finals = self.finals()
+        finals, candidates = self.finals(), self.candidates(choice)
         leading = max(candidate.score for candidate in candidates)
         # Of the rows that the margin does not tell from the best by score, the cheapest ships.
         best = min(
             (each for each in candidates if each.score >= leading - self.margin),
             key=lambda each: each.cheapness,
         )
+        verdict = self.verdict(best, candidates)
         compare = None
         if self.spec.compare:
             (parameter,) = self.spec.compare
@@ -324,11 +323,12 @@ class Judge:
             leader=choice.leader,
             finalists=[self._finalist(name, finals[name]) for name in finals if finals[name]],
             search_added=self._search_gain(choice.winner, finals),
-            verdict=self.verdict(best, candidates),
+            verdict=verdict,
             baselines=rows,
             front=[best.row],
             compare=compare,
-            selmix=self.verdict(candidates[0], candidates),
+            # SelMix is the first of the candidates.
+            selmix=verdict if best is candidates[0] else self.verdict(candidates[0], candidates),
             bounds=self.bounds,
         )
 
@@ -439,7 +439,8 @@ class Judge:
         needed = None
         if judgement.outcome == "undecided":
             # Of the opponent of select; where that one is told apart, of the best of those that are not.
-            doubtful = (against, *judgement.not_told_apart)[against not in judgement.not_told_apart]
+            apart = judgement.not_told_apart
+            doubtful = against if against in apart else apart[0]
             corrected = interval(doubtful, 1.0 - (1.0 - level) / len(theirs))
             needed = samples_needed(judgement.differences[doubtful], samples, self.margin, corrected)
         return Verdict(

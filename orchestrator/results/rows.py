@@ -430,14 +430,14 @@ def row_of(record: TrialRecord, base_labels: Sequence[str]) -> Row:
     approach, labels, seeds = SELMIX, [*base_labels, "feedback", "select"], [record.seed]
     if record.kind == "baseline":
         approach, labels, seeds = record.name, record.labels, record.seeds
-        rung = record.rung or _rung_of(record.name)
+        rung = record.rung or rung_of(record.name)
     return Row(
         record.trial_id, record.objective, rung, approach, labels, record.cost_s, record.correction, seeds,
         record.feasible, record.state, record.score,
     )  # fmt: skip
 
 
-def _rung_of(baseline: str) -> Rung:
+def rung_of(baseline: str) -> Rung:
     """Rung of a baseline whose record, by an earlier version, has none."""
     # Imported late: it brings torch, which records of this version do not need.
     from selmix.baselines import BASELINES

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from selmix.confusion import confusion_counts
-from selmix.groups import GROUP_RATES, Rates
+from selmix.groups import GROUP_RATES, Rates, spread
 from selmix.metrics import MetricContext, Predictions
 from selmix.statistics.proportions import Bounds, normal_quantile
 from selmix.statistics.worst_case import group_gap_bounds, recall_gap_bounds
@@ -37,7 +37,7 @@ def recall_gap_difference(a: Predictions, b: Predictions, context: MetricContext
     hits = [each.diagonal().unsqueeze(1) for each in counts]
     paired = _paired(hits[0], hits[1], both.unsqueeze(1), rows.unsqueeze(1), alpha / 2.0)
     singles = [recall_gap_bounds(each, context, alpha / 2.0) for each in counts]
-    values = [float((each / rows.unsqueeze(1)).max() - (each / rows.unsqueeze(1)).min()) for each in hits]
+    values = [float(spread(each, rows.unsqueeze(1))) for each in hits]
     return _sharper(paired, values, singles)
 
 
@@ -63,17 +63,8 @@ def group_gap_difference(
     (hits_a, trials), (hits_b, _) = (rates_of(each, groups) for each in cells)
     paired = _paired(hits_a, hits_b, rates_of(together, groups)[0], trials, alpha / 2.0)
     singles = [group_gap_bounds(rates_of)(each, context, alpha / 2.0) for each in cells]
-    values = [_gap(hits, trials) for hits in (hits_a, hits_b)]
+    values = [float(spread(hits, trials)) for hits in (hits_a, hits_b)]
     return _sharper(paired, values, singles)
-
-
-def _gap(hits: Tensor, trials: Tensor) -> float:
-    present = trials > 0
-    rates = hits / trials.clamp_min(1.0)
-    spread = torch.where(present, rates, -torch.inf).amax(dim=0) - torch.where(
-        present, rates, torch.inf
-    ).amin(dim=0)
-    return float(spread.clamp_min(0.0).max())
 
 
 def _paired(hits_a: Tensor, hits_b: Tensor, both: Tensor, trials: Tensor, alpha: float) -> Bounds:

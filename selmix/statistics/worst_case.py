@@ -1,4 +1,4 @@
-"""Confidence bounds of metrics that follow the worst classes: minima, the mean of the worst, the gap.
+"""Confidence bounds of metrics that follow the worst classes: minima of recalls, and gaps.
 
 Such a metric is biased on a sample (the smallest of noisy recalls is too small) and may not change when a single recall
 does, so bounds that move one class at a time collapse: they covered the truth in 0 to 8 % of simulated cases with
