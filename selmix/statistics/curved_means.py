@@ -17,7 +17,7 @@ from torch import Tensor
 from selmix.metrics import MetricContext, Predictions, metric_named
 from selmix.statistics.means import Influence, influence_bounds, mean_limits, shrunk_recalls
 from selmix.statistics.paired_minima import correlations, paired_squares
-from selmix.statistics.proportions import Bounds, clopper_pearson, wilson
+from selmix.statistics.proportions import Bounds, clopper_pearson, mover_difference, wilson
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,8 @@ def curved_difference(
     rows = counts[0].sum(dim=1)
     hits = [each.diagonal() for each in counts]
     if key != "q_mean" and bool((torch.stack(hits) == 0).any()):
-        (low_a, high_a), (low_b, high_b) = (curved_bounds(key, each, context, alpha) for each in counts)
-        value = at_a - at_b
-        return (
-            value - math.hypot(at_a - min(low_a, at_a), max(high_b, at_b) - at_b),
-            value + math.hypot(max(high_a, at_a) - at_a, at_b - min(low_b, at_b)),
-        )
+        first, second = (curved_bounds(key, each, context, alpha) for each in counts)
+        return mover_difference((at_a, at_b), (first, second))
     values = [curve.of(x / rows) for x in hits]
     margins = []
     for x, value_of in zip(hits, values, strict=True):

@@ -11,7 +11,7 @@ from selmix.definitions import cvar_of_recalls
 from selmix.metrics import MetricContext, Predictions
 from selmix.statistics.means import ALIKE, mean_limits
 from selmix.statistics.paired_minima import SPLIT, correlations, each_side, paired_squares
-from selmix.statistics.proportions import Bounds, clopper_pearson, sidak, wilson
+from selmix.statistics.proportions import Bounds, clopper_pearson, mover_difference, sidak, wilson
 
 _LAMBDAS = torch.logspace(-2.0, 4.0, 121, dtype=torch.float64)
 _WEIGHTS = torch.linspace(0.0, 1.0, 9, dtype=torch.float64)
@@ -68,10 +68,8 @@ def cvar_difference(a: Predictions, b: Predictions, context: MetricContext, alph
     difference = means[0] - means[1]
     margins = [paired_squares(downs[k], ups[1 - k], phi).sqrt() for k in range(2)]
     values = [float(cvar_of_recalls(mean, fraction)) for mean in means]
-    (low_a, high_a), (low_b, high_b) = (cvar_bounds(each, context, SPLIT * alpha) for each in counts)
-    value = values[0] - values[1]
-    apart_low = value - ((values[0] - low_a) ** 2 + (high_b - values[1]) ** 2) ** 0.5
-    apart_high = value + ((high_a - values[0]) ** 2 + (values[1] - low_b) ** 2) ** 0.5
+    first, second = (cvar_bounds(each, context, SPLIT * alpha) for each in counts)
+    apart_low, apart_high = mover_difference((values[0], values[1]), (first, second))
     exact = [
         mean - clopper_pearson(each.diagonal(), rows, each_side(alpha))[0]
         for mean, each in zip(means, counts, strict=True)
@@ -79,13 +77,13 @@ def cvar_difference(a: Predictions, b: Predictions, context: MetricContext, alph
     low = max(
         least_over_sets(difference, margins[0], amount),
         least_of_better(
-            (difference, margins[0]), (means[0], exact[0]), (values[1], high_b - values[1]), amount
+            (difference, margins[0]), (means[0], exact[0]), (values[1], second[1] - values[1]), amount
         ),
     )
     high = -max(
         least_over_sets(-difference, margins[1], amount),
         least_of_better(
-            (-difference, margins[1]), (means[1], exact[1]), (values[0], high_a - values[0]), amount
+            (-difference, margins[1]), (means[1], exact[1]), (values[0], first[1] - values[0]), amount
         ),
     )
     return max(low, apart_low), min(high, apart_high)

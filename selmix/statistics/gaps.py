@@ -7,7 +7,6 @@ difference of the gaps, with no correction for their number.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from selmix.confusion import confusion_counts
 from selmix.groups import GROUP_RATES, Rates, spread
 from selmix.metrics import MetricContext, Predictions
-from selmix.statistics.proportions import Bounds, normal_quantile
+from selmix.statistics.proportions import Bounds, mover_difference, normal_quantile
 from selmix.statistics.worst_case import group_gap_bounds, recall_gap_bounds
 
 
@@ -36,8 +35,10 @@ def recall_gap_difference(a: Predictions, b: Predictions, context: MetricContext
     # Classes stand for groups here: one rate, compared between all of them.
     hits = [each.diagonal().unsqueeze(1) for each in counts]
     paired = _paired(hits[0], hits[1], both.unsqueeze(1), rows.unsqueeze(1), alpha / 2.0)
-    singles = [recall_gap_bounds(each, context, alpha / 2.0) for each in counts]
-    values = [float(spread(each, rows.unsqueeze(1))) for each in hits]
+    singles = (
+        recall_gap_bounds(counts[0], context, alpha / 2.0), recall_gap_bounds(counts[1], context, alpha / 2.0)
+    )  # fmt: skip
+    values = (float(spread(hits[0], rows.unsqueeze(1))), float(spread(hits[1], rows.unsqueeze(1))))
     return _sharper(paired, values, singles)
 
 
@@ -62,8 +63,9 @@ def group_gap_difference(
     ).double()  # fmt: skip
     (hits_a, trials), (hits_b, _) = (rates_of(each, groups) for each in cells)
     paired = _paired(hits_a, hits_b, rates_of(together, groups)[0], trials, alpha / 2.0)
-    singles = [group_gap_bounds(rates_of)(each, context, alpha / 2.0) for each in cells]
-    values = [float(spread(hits, trials)) for hits in (hits_a, hits_b)]
+    bounds = group_gap_bounds(rates_of)
+    singles = bounds(cells[0], context, alpha / 2.0), bounds(cells[1], context, alpha / 2.0)
+    values = float(spread(hits_a, trials)), float(spread(hits_b, trials))
     return _sharper(paired, values, singles)
 
 
@@ -100,10 +102,7 @@ def _paired(hits_a: Tensor, hits_b: Tensor, both: Tensor, trials: Tensor, alpha:
     return low, -low
 
 
-def _sharper(paired: Bounds, values: list[float], singles: list[Bounds]) -> Bounds:
+def _sharper(paired: Bounds, values: tuple[float, float], singles: tuple[Bounds, Bounds]) -> Bounds:
     """The higher lower and the lower upper of two pairs of limits, each at alpha / 2."""
-    (low_a, high_a), (low_b, high_b) = singles
-    value = values[0] - values[1]
-    low = value - math.hypot(values[0] - min(low_a, values[0]), max(high_b, values[1]) - values[1])
-    high = value + math.hypot(max(high_a, values[0]) - values[0], values[1] - min(low_b, values[1]))
+    value, (low, high) = values[0] - values[1], mover_difference(values, singles)
     return min(value, max(paired[0], low)), max(value, min(paired[1], high))

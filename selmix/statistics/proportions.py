@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -60,6 +62,22 @@ def normal_quantile(alpha: float) -> float:
 def sidak(alpha: float, count: int) -> float:
     """Miss probability of each of ``count`` independent bounds that all hold with probability 1 - alpha."""
     return float(1.0 - (1.0 - alpha) ** (1.0 / count))
+
+
+def mover_difference(values: tuple[float, float], limits: tuple[Bounds, Bounds]) -> Bounds:
+    """Limits of a difference from those of its two sides, which are taken for independent.
+
+    Args:
+        values: of the two sides.
+        limits: of each; a value outside its limits counts as one of them.
+    Returns:
+        Lower and upper limit of the first minus the second.
+    Source: MOVER, Zou and Donner, "Construction of confidence limits about effect measures", Statistics in Medicine
+        2008.
+    """
+    (a, b), ((low_a, high_a), (low_b, high_b)) = values, limits
+    low = a - b - math.hypot(a - min(low_a, a), max(high_b, b) - b)
+    return low, a - b + math.hypot(max(high_a, a) - a, b - min(low_b, b))
 
 
 def student_quantile(freedom: int, alpha: float) -> float:
