@@ -12,7 +12,7 @@ from orchestrator.errors import PreflightError
 from orchestrator.spec.schema import SweepSpec, spec_from_resolved
 from orchestrator.verbs.validate import check_named_files, validate_document
 
-SHAPE, CLASSES = (2,), 3
+SHAPE, CLASSES = (8,), 3
 
 
 def spec_of(**pretrain: object) -> SweepSpec:
@@ -35,10 +35,9 @@ def test_a_checkpoint_is_checked_by_its_header_and_then_read(tmp_path: Path) -> 
     wrong = spec_of(checkpoint=stored(tmp_path / "x.pt", classes=5))
     for use in (header_notes, given_weights):
         with pytest.raises(
-            PreflightError, match=r"^pretrain\.checkpoint: .*5 logits where the data have 3 classes"
+            PreflightError, match=r"^pretrain\.checkpoint: .*must have shape \(3, 8\), got \(5, 8\)"
         ):
             use(wrong, SHAPE, CLASSES)
-    # The head alone may differ where it is trained again.
     assert header_notes(spec_of(), SHAPE, CLASSES) == []
 
 
