@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from orchestrator.build.base_model import base_model, initial_weights, torch_threads
+from orchestrator.build.base_model import base_model, initial_state, torch_threads
 from orchestrator.build.selection import selection_rules
 from orchestrator.cluster.address import Cluster
 from orchestrator.records.folder import RunFolder
@@ -121,7 +121,7 @@ def prepare_heads(spec: SweepSpec, prepared: Prepared, folder: RunFolder, fit: F
             heads[objective] = head
     # Of a checkpoint it is not known which labelled data it has seen.
     labels = ("train",) if spec.recipe is not None else ("checkpoint",)
-    settings, initial = spec.pretrain.settings, initial_weights(spec)
+    settings, initial = spec.pretrain.settings, initial_state(spec, data)
     bases = {
         objective: Base(spec.model.config, prepared.state, heads[objective], labels, settings, initial)
         for objective in prepared.rules
