@@ -26,6 +26,10 @@ _HARD = re.compile(r"[^\s/+,=_-]*[\s/+,=_-]?")
 """The same inside the parts of a name: where the terminal is too narrow for whole names."""
 
 
+_CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
+"""Characters that a terminal takes for commands; lines, tabs and colours are ours."""
+
+
 class Interval(Protocol):
     """A value with its interval."""
 
@@ -47,6 +51,11 @@ def terminal_width(stream: TextIO | None = None) -> int | None:
     if not stated and not (sys.stdout if stream is None else stream).isatty():
         return None
     return max(40, shutil.get_terminal_size().columns)
+
+
+def printable(text: str) -> str:
+    """A text in which characters that would steer a terminal are written out: names come from users' files."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def message(text: str, width: int | None) -> str:

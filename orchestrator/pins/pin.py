@@ -40,7 +40,7 @@ from orchestrator.records.store import Store
 from orchestrator.records.types import TrialRecord
 from orchestrator.results.rows import SELMIX, Choices, ObjectiveResult, Verdict, Winner, load_results
 from orchestrator.spec.schema import spec_from_resolved
-from orchestrator.tracking.address import check_tracking, tracking_of
+from orchestrator.tracking.address import check_tracking, recorded_address, tracking_of
 from selmix.files import written_aside
 
 if TYPE_CHECKING:
@@ -173,7 +173,9 @@ def pin_sweep(store: Store, pins: Path, request: PinRequest) -> list[WrittenPin]
     opening = _pinned_opening(test, [pick.name for pick in picks])
     written = []
     for pick, document in zip(picks, _documents(folder, test, picks, opening), strict=True):
-        document["mlflow"] = to_document(_register(address, document, pick.target.record, pick.weights))
+        document["mlflow"] = to_document(
+            _register(address, store.root, document, pick.target.record, pick.weights)
+        )
         document["created"] = utc_now()
         # Weights first, the pin last: a pin that exists is complete.
         with writing(pick.path, ADVICE), written_aside(weights_beside(pick.path)) as aside:
@@ -517,7 +519,7 @@ def _pinned(verdict: Verdict) -> PinnedVerdict:
     )  # fmt: skip
 
 
-def _register(address: str, document: Document, trial: TrialRecord, weights: Path) -> Registered:
+def _register(address: str, runs: Path, document: Document, trial: TrialRecord, weights: Path) -> Registered:
     """Register the model in MLflow: weights and settings as plain files, under the name of the pin as alias."""
     from orchestrator.tracking.client import register_model
 
@@ -531,4 +533,4 @@ def _register(address: str, document: Document, trial: TrialRecord, weights: Pat
         shutil.copyfile(weights, files[0])
         files[1].write_text(json.dumps({key: document[key] for key in kept}, indent=1))
         version = register_model(address, run_id, sweep, alias, files, tags)
-    return Registered(masked(address), run_id, sweep, version, alias)
+    return Registered(recorded_address(address, runs), run_id, sweep, version, alias)
