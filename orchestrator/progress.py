@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from orchestrator.table import message, printable, terminal_width
+from orchestrator.table import is_terminal, message, printable, terminal_width
 
 
 class Progress:
@@ -24,7 +24,7 @@ class Progress:
         self._quiet = quiet
         self._is_lost = False
         self._keep: Callable[[str], None] = lambda text: None
-        self._live = _is_terminal(self._stream)
+        self._live = is_terminal(self._stream)
         self._drawn = 0
         self._phase, self._total, self._done, self._failed, self._running = "", 0, 0, 0, 0
         self._best: float | None = None
@@ -140,10 +140,3 @@ class Progress:
         line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1]
         self._put(self._cleared() + line)
         self._drawn = len(line)
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    try:
-        return stream.isatty()
-    except ValueError:  # a closed stream
-        return False

@@ -48,9 +48,17 @@ def terminal_width(stream: TextIO | None = None) -> int | None:
         stream: stdout by default, for which COLUMNS counts too where it is no terminal.
     """
     stated = stream is None and os.environ.get("COLUMNS", "").isdigit()
-    if not stated and not (sys.stdout if stream is None else stream).isatty():
+    if not stated and not is_terminal(sys.stdout if stream is None else stream):
         return None
     return max(40, shutil.get_terminal_size().columns)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """True if a stream is a terminal; one that was closed is none."""
+    try:
+        return stream.isatty()
+    except ValueError:
+        return False
 
 
 def printable(text: str) -> str:

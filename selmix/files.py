@@ -1,4 +1,4 @@
-"""Files: atomic writes, so that one holds its old or its new content whatever is killed, and paths as people write them."""
+"""Files that hold their old or their new content whatever is killed, and paths as people write them."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ from orchestrator.pins.lock_file import (
     weights_beside,
     write_pin,
 )
+from orchestrator.pins.portable import portable
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
@@ -408,7 +409,7 @@ def _document(
         round=record.round if target.approach == SELMIX else None,
         config=record.config if winner is None else winner.config,
         protocol=_protocol(test, judge),
-        base=state.base.to_document(),
+        base=portable(state.base.to_document()),
         digests={
             **state.data.digests, "preprocess": preprocess_digest(test.split.inputs), "base": state.base.digest,
             "weights": record.weights_digest if winner is None else winner.checkpoint_digest,
@@ -441,11 +442,11 @@ def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
 
     resolved, source = test.spec.resolved(), data_config(test.spec)
     return Protocol(
-        data=resolved["data"],
+        data=portable(resolved["data"]),
         class_names=list(source.class_names),
         input_shape=list(source.input_shape),
         model=resolved["model"],
-        pretrain=resolved["pretrain"],
+        pretrain=portable(resolved["pretrain"]),
         constraints=resolved["constraints"],
         metrics=resolved["metrics"],
         # The metric and seed that the sweep file left to their defaults, so that a pin does not depend on these.
