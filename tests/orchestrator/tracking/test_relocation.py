@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service import utils
 
 from orchestrator.tracking.address import (
     OWN,
@@ -28,6 +29,8 @@ def silent(text: str) -> None:
 def swept(runs: Path, marks: dict[str, str]) -> str:
     """A sweep with one artifact in the store of a runs folder; returns the id of its run."""
     runs.mkdir(parents=True, exist_ok=True)
+    # MLflow remembers places for as long as the process lives; a launch is a process of its own.
+    utils._artifact_repos_cache.clear()
     tracker = Tracker(own_address(runs), "sweep", "1" * 16, runs / "mlartifacts" / "sweep", silent)
     run = tracker.open_sweep("sweep", marks, {})
     note = runs / "note.txt"
