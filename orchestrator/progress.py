@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from orchestrator.table import message, terminal_width
+from orchestrator.table import is_terminal, message, printable, terminal_width
 
 
 class Progress:
@@ -22,8 +22,9 @@ class Progress:
     def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet
+        self._is_lost = False
         self._keep: Callable[[str], None] = lambda text: None
-        self._live = self._stream.isatty()
+        self._live = is_terminal(self._stream)
         self._drawn = 0
         self._phase, self._total, self._done, self._failed, self._running = "", 0, 0, 0, 0
         self._best: float | None = None
@@ -109,14 +110,23 @@ class Progress:
 
     def _write(self, text: str) -> None:
         # Else the end of a longer live line would stand behind the text.
-        self._clear()
-        self._stream.write(message(text, terminal_width(self._stream)) + "\n")
-        self._stream.flush()
+        self._put(self._cleared() + message(printable(text), terminal_width(self._stream)) + "\n")
 
-    def _clear(self) -> None:
-        if self._drawn:
-            self._stream.write("\r" + " " * self._drawn + "\r")
-            self._drawn = 0
+    def _cleared(self) -> str:
+        """What takes the live line away."""
+        drawn, self._drawn = self._drawn, 0
+        return "\r" + " " * drawn + "\r" if drawn else ""
+
+    def _put(self, text: str) -> None:
+        """Write to the stream. One that takes nothing any more ends the progress, not the sweep: its log has it all."""
+        if self._is_lost:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        # A closed pipe, a full disk, a terminal that is gone, a stream that was closed.
+        except (OSError, ValueError):
+            self._is_lost = True
 
     def _draw(self) -> None:
         if self._quiet or not self._live:
@@ -128,7 +138,5 @@ class Progress:
         parts += [] if eta is None else [f"about {eta:.0f} s left"]
         # One column less than the terminal has: a line that wraps cannot be taken back by a carriage return.
         line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1]
-        self._clear()
-        self._stream.write(line)
-        self._stream.flush()
+        self._put(self._cleared() + line)
         self._drawn = len(line)

@@ -26,6 +26,10 @@ _HARD = re.compile(r"[^\s/+,=_-]*[\s/+,=_-]?")
 """The same inside the parts of a name: where the terminal is too narrow for whole names."""
 
 
+_CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
+"""Characters that a terminal takes for commands; lines, tabs and colours are ours."""
+
+
 class Interval(Protocol):
     """A value with its interval."""
 
@@ -44,9 +48,22 @@ def terminal_width(stream: TextIO | None = None) -> int | None:
         stream: stdout by default, for which COLUMNS counts too where it is no terminal.
     """
     stated = stream is None and os.environ.get("COLUMNS", "").isdigit()
-    if not stated and not (sys.stdout if stream is None else stream).isatty():
+    if not stated and not is_terminal(sys.stdout if stream is None else stream):
         return None
     return max(40, shutil.get_terminal_size().columns)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """True if a stream is a terminal; one that was closed is none."""
+    try:
+        return stream.isatty()
+    except ValueError:
+        return False
+
+
+def printable(text: str) -> str:
+    """A text in which characters that would steer a terminal are written out: names come from users' files."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def message(text: str, width: int | None) -> str:

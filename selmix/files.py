@@ -1,12 +1,17 @@
-"""Atomic writes: a file holds either its old or its new content, even if the writer is killed."""
+"""Files that hold their old or their new content whatever is killed, and paths as people write them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+PATH_KEYS = ("path", "root", "train_list", "held_list", "test_list")
+"""Keys of the configurations of data that name a file or folder."""
 
 
 @contextlib.contextmanager
@@ -32,3 +37,34 @@ def written_aside(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise
+
+
+def expanded_path(text: str) -> Path:
+    """A path in which ``~`` is the home folder and ``$VARIABLE`` its value in the environment.
+
+    Raises:
+        ValueError: a variable that is not set, which would be a folder of that name.
+    """
+    expanded = os.path.expanduser(os.path.expandvars(text))  # noqa: PTH111 - Path has no expandvars
+    unset = re.search(r"\$(\w+|\{\w+\})", expanded)
+    if unset is not None:
+        raise ValueError(
+            f"must name variables that are set, got {unset[0]} in {text}; set it, or write the path out"
+        )
+    return Path(expanded)
+
+
+def with_paths_expanded(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a configuration with ``~`` and ``$VARIABLE`` in its paths replaced.
+
+    Raises:
+        ValueError: ``KEY: ...``, a variable that is not set.
+    """
+    expanded = dict(keys)
+    for key in PATH_KEYS:
+        if isinstance(keys.get(key), str):
+            try:
+                expanded[key] = str(expanded_path(keys[key]))
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
+    return expanded

@@ -28,7 +28,7 @@ def pins(options: argparse.Namespace) -> int:
 def reproduce(options: argparse.Namespace) -> int:
     from orchestrator.pins.reproduce import reproduce_pin, reproduction_text
 
-    document = reproduce_pin(options.pins, options.name, options.runs)
+    document = reproduce_pin(options.pins, options.name, options.runs, options.overrides)
     emit(options, document, reproduction_text)
     # On stderr too: with --json, stdout alone would leave a failure in a log unexplained.
     for problem in document.problems:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 
 from orchestrator.cli.output import colour, emit, out
@@ -50,9 +49,8 @@ def logs(options: argparse.Namespace) -> int:
                 "logs: --follow prints until the sweep ends, --json one document; choose one of them"
             )
         for piece in follow(folder, log_of(folder, options.trial)):
-            out(piece)
-            # A pipe is buffered in blocks: without this a reader would wait for some kilobytes of log.
-            sys.stdout.flush()
+            if not out(piece):
+                break
         return 0
     # A log keeps its lines: the output of a trial is not wrapped to the terminal.
     emit(options, logs_document(folder, options.trial), lambda document, _width: "\n".join(document.lines))

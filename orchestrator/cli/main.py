@@ -6,13 +6,12 @@ stdout carries results only; progress and errors go to stderr. Flags and overrid
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestrator.cli import before, keep, look, options, run
-from orchestrator.cli.output import err, out
+from orchestrator.cli.output import err, out, prepare_streams
 from orchestrator.errors import SelmixError
 from orchestrator.messages import closest
 from orchestrator.signals import Stopped
@@ -114,6 +113,7 @@ VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
+    prepare_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         out(help_page(terminal_width()))
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         from selmix import __version__
 
-        sys.stdout.write(f"selmix {__version__}\n")
+        out(f"selmix {__version__}")
         return 0
     name, *rest = arguments
     if name not in VERBS:
@@ -153,8 +153,3 @@ def _guarded(verb: Verb, parsed: argparse.Namespace) -> int:
     except KeyboardInterrupt as stop:
         err("selmix: interrupted")
         return stop.exit_code if isinstance(stop, Stopped) else 130
-    except BrokenPipeError:
-        # The reader of the output ended first, as in `selmix show x | head`: no error. Python would complain at its
-        # exit that it cannot flush stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0

@@ -7,6 +7,8 @@ import shutil
 import textwrap
 from pathlib import Path
 
+from selmix.files import expanded_path
+
 
 def _parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
     # The raw formatter keeps the lines of the example, but does not wrap the description: to the width that it uses.
@@ -20,14 +22,22 @@ def _parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
 
 def _with_runs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument(
-        "--runs", default="runs", metavar="FOLDER", help="runs folder (default: runs), or s3://BUCKET/PREFIX"
+        "--runs",
+        type=_runs,
+        default="runs",
+        metavar="FOLDER",
+        help="runs folder (default: runs), or s3://BUCKET/PREFIX",
     )
     return parser
 
 
 def _with_pins(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument(
-        "--pins", type=Path, default=Path("pins"), metavar="FOLDER", help="folder of the pins (default: pins)"
+        "--pins",
+        type=_path,
+        default=Path("pins"),
+        metavar="FOLDER",
+        help="folder of the pins (default: pins)",
     )
     return parser
 
@@ -39,7 +49,7 @@ def _with_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def _file_parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
     parser = _with_runs(_parser(verb, about, example))
-    parser.add_argument("file", type=Path, metavar="FILE", help="sweep file")
+    parser.add_argument("file", type=_path, metavar="FILE", help="sweep file")
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -66,7 +76,7 @@ def data() -> argparse.ArgumentParser:
         "STL-10) that lies in the configured folder or beside it; it downloads nothing.",
         "  $ selmix data check sweeps/digits_min_recall.yaml"))  # fmt: skip
     parser.add_argument("action", choices=["check", "prepare"])
-    parser.add_argument("file", type=Path, metavar="FILE", help="sweep file")
+    parser.add_argument("file", type=_path, metavar="FILE", help="sweep file")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override a key of the file: data.path=FOLDER"
     )
@@ -88,7 +98,7 @@ def diagnose() -> argparse.ArgumentParser:
         "diagnose", "Run the defaults of a sweep file once and correlate, round by round, the gain that the method "
         "predicts for each class pair with the real change after one training step on it.",
         "  $ selmix diagnose sweeps/digits_min_recall.yaml --output maps"))  # fmt: skip
-    parser.add_argument("file", type=Path, metavar="FILE", help="sweep file")
+    parser.add_argument("file", type=_path, metavar="FILE", help="sweep file")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override a key of the file: objectives=[h_mean]"
     )
@@ -96,7 +106,7 @@ def diagnose() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="folder for heat maps of the confusion matrix C, gain G and policy P",
     )
@@ -108,7 +118,7 @@ def pretrain() -> argparse.ArgumentParser:
         "pretrain", "Train a base model by the section `pretrain` of a sweep file. Run again after a stop, it resumes.",
         "  $ selmix pretrain sweeps/smoke.yaml --output base.safetensors"))  # fmt: skip
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="PATH", help="safetensors file to write"
+        "-o", "--output", type=_path, required=True, metavar="PATH", help="safetensors file to write"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     return parser
@@ -146,7 +156,7 @@ def doctor() -> argparse.ArgumentParser:
     )
     example = "  $ selmix doctor mine.yaml --address 10.0.0.1:6379 --runs /shared/runs"
     parser = _with_json(_with_runs(_parser("doctor", about, example)))
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="sweep file to check for")
+    parser.add_argument("file", nargs="?", type=_path, metavar="FILE", help="sweep file to check for")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override a key of the file: resources.gpu=1"
     )
@@ -208,7 +218,7 @@ def cp() -> argparse.ArgumentParser:
     parser.add_argument(
         "folder",
         nargs="?",
-        type=Path,
+        type=_path,
         default=Path(),
         metavar="FOLDER",
         help="where to write it (default: this folder)",
@@ -267,6 +277,12 @@ def reproduce() -> argparse.ArgumentParser:
         "another stack where a metric lies outside the pin's own interval.",
         "  $ selmix reproduce digits"))))  # fmt: skip
     parser.add_argument("name", metavar="NAME", help="name of the pin")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=PATH",
+        help="where a file that the pin names lies here: data.path=FILE",
+    )
     return parser
 
 
@@ -277,7 +293,7 @@ def evaluate() -> argparse.ArgumentParser:
         "suffice, and the effect of a bias per class. Columns: label (index or name of the class), scores (lists) or "
         "score_NAME (one per class): logits or log-probabilities; and group for metrics of groups.",
         "  $ selmix evaluate scores.parquet --objective min_recall"))  # fmt: skip
-    parser.add_argument("table", type=Path, metavar="TABLE", help="Parquet file")
+    parser.add_argument("table", type=_path, metavar="TABLE", help="Parquet file")
     parser.add_argument("--objective", required=True, help="metric or objective, such as min_recall")
     parser.add_argument(
         "--train-counts",
@@ -298,3 +314,16 @@ def _whole_numbers(text: str) -> list[int]:
     except ValueError:
         # argparse would print the name of this function.
         raise argparse.ArgumentTypeError(f"must be whole numbers with commas between, got {text!r}") from None
+
+
+def _path(text: str) -> Path:
+    """A path, with ``~`` and variables: a shell leaves them alone behind ``--flag=`` and within quotes."""
+    try:
+        return expanded_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _runs(text: str) -> str:
+    """A runs folder; the address of an object store stays as it is."""
+    return text if "://" in text else str(_path(text))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from selmix.files import PATH_KEYS, with_paths_expanded
+
 if TYPE_CHECKING:
     from orchestrator.cluster.nodes import Answer
     from orchestrator.spec.schema import SweepSpec
@@ -17,7 +19,6 @@ MIN_FREE_BYTES = 2**30
 MAX_SCRATCH_SHARE = 0.95
 """Share of a disk in use above which Ray makes no objects on it."""
 
-PATH_KEYS = ("path", "root", "train_list", "held_list", "test_list")
 DECODED_BY_TRIALS = ("image_folder", "image_list")
 """Data whose files the trials read themselves; of all other data the driver sends the numbers."""
 
@@ -173,7 +174,8 @@ def clock_offset(answer: Answer) -> float | None:
 
 def paths_of(spec: SweepSpec) -> dict[str, str]:
     """Files and folders that the section ``data`` names: key -> path."""
-    return {key: str(spec.data[key]) for key in PATH_KEYS if isinstance(spec.data.get(key), str)}
+    keys = with_paths_expanded(spec.data)
+    return {key: keys[key] for key in PATH_KEYS if isinstance(keys.get(key), str)}
 
 
 def paths_that_trials_read(spec: SweepSpec) -> tuple[str, ...]:

@@ -129,12 +129,13 @@ def _shipped(package: Package | None) -> Iterator[dict[str, str] | None]:
 
 @contextlib.contextmanager
 def _no_drain_signal_for_children() -> Iterator[None]:
-    """Let processes that are started inside the block ignore SIGTERM and SIGUSR1, as Ray does for SIGINT.
+    """Let processes that are started inside the block ignore SIGTERM, SIGUSR1 and SIGHUP, as Ray does for SIGINT.
 
-    A signal to the whole process group (Slurm's, `timeout`'s) would end the cluster under the driver, and Ray ends a
-    driver whose cluster is gone at once, before it could drain. Children inherit the mask; the driver's is restored.
+    A signal to the whole process group (Slurm's, `timeout`'s, that of a terminal which closes) would end the cluster
+    under the driver, and Ray ends a driver whose cluster is gone at once, before it could drain. Children inherit the
+    mask; the driver's is restored.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP})
     try:
         yield
     finally:

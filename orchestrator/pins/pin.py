@@ -34,13 +34,14 @@ from orchestrator.pins.lock_file import (
     weights_beside,
     write_pin,
 )
+from orchestrator.pins.portable import portable
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
 from orchestrator.records.types import TrialRecord
 from orchestrator.results.rows import SELMIX, Choices, ObjectiveResult, Verdict, Winner, load_results
 from orchestrator.spec.schema import spec_from_resolved
-from orchestrator.tracking.address import check_tracking, tracking_of
+from orchestrator.tracking.address import check_tracking, recorded_address, tracking_of
 from selmix.files import written_aside
 
 if TYPE_CHECKING:
@@ -173,7 +174,9 @@ def pin_sweep(store: Store, pins: Path, request: PinRequest) -> list[WrittenPin]
     opening = _pinned_opening(test, [pick.name for pick in picks])
     written = []
     for pick, document in zip(picks, _documents(folder, test, picks, opening), strict=True):
-        document["mlflow"] = to_document(_register(address, document, pick.target.record, pick.weights))
+        document["mlflow"] = to_document(
+            _register(address, store.root, document, pick.target.record, pick.weights)
+        )
         document["created"] = utc_now()
         # Weights first, the pin last: a pin that exists is complete.
         with writing(pick.path, ADVICE), written_aside(weights_beside(pick.path)) as aside:
@@ -406,7 +409,7 @@ def _document(
         round=record.round if target.approach == SELMIX else None,
         config=record.config if winner is None else winner.config,
         protocol=_protocol(test, judge),
-        base=state.base.to_document(),
+        base=portable(state.base.to_document()),
         digests={
             **state.data.digests, "preprocess": preprocess_digest(test.split.inputs), "base": state.base.digest,
             "weights": record.weights_digest if winner is None else winner.checkpoint_digest,
@@ -439,11 +442,11 @@ def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
 
     resolved, source = test.spec.resolved(), data_config(test.spec)
     return Protocol(
-        data=resolved["data"],
+        data=portable(resolved["data"]),
         class_names=list(source.class_names),
         input_shape=list(source.input_shape),
         model=resolved["model"],
-        pretrain=resolved["pretrain"],
+        pretrain=portable(resolved["pretrain"]),
         constraints=resolved["constraints"],
         metrics=resolved["metrics"],
         # The metric and seed that the sweep file left to their defaults, so that a pin does not depend on these.
@@ -517,7 +520,7 @@ def _pinned(verdict: Verdict) -> PinnedVerdict:
     )  # fmt: skip
 
 
-def _register(address: str, document: Document, trial: TrialRecord, weights: Path) -> Registered:
+def _register(address: str, runs: Path, document: Document, trial: TrialRecord, weights: Path) -> Registered:
     """Register the model in MLflow: weights and settings as plain files, under the name of the pin as alias."""
     from orchestrator.tracking.client import register_model
 
@@ -531,4 +534,4 @@ def _register(address: str, document: Document, trial: TrialRecord, weights: Pat
         shutil.copyfile(weights, files[0])
         files[1].write_text(json.dumps({key: document[key] for key in kept}, indent=1))
         version = register_model(address, run_id, sweep, alias, files, tags)
-    return Registered(masked(address), run_id, sweep, version, alias)
+    return Registered(recorded_address(address, runs), run_id, sweep, version, alias)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import NotFound, NotReproduced, PreflightError
 from orchestrator.messages import counted
 from orchestrator.pins.lock_file import Pin, broken_sections, pin_path, read_pin, typed_pin, weights_beside
+from orchestrator.pins.portable import located
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.store import Store
 from orchestrator.records.types import Metrics
@@ -82,7 +83,7 @@ class ReproduceDocument:
         return 0 if self.reproduced else NotReproduced.exit_code
 
 
-def reproduce_pin(pins: Path, name: str, store: Store) -> ReproduceDocument:
+def reproduce_pin(pins: Path, name: str, store: Store, overrides: Sequence[str] = ()) -> ReproduceDocument:
     """Train again from a pin and compare.
 
     On an equal stack every digest and number must be equal. On another one, or where the method's arithmetic has
@@ -93,8 +94,10 @@ def reproduce_pin(pins: Path, name: str, store: Store) -> ReproduceDocument:
         pins: folder of the pins.
         name: name of the pin.
         store: runs folder; the opening of the test split is recorded there, if the pin's sweep lies in it.
+        overrides: ``data.path=PATH`` and the like: where the files that the pin names lie here.
     Raises:
         NotFound: there is no such pin.
+        UsageError: an override that names no file of the pin.
         PreflightError: the pin cannot be read, or its data, or a checkpoint that it names, cannot be.
     """
     path, document = pin_path(pins, name), read_pin(pins, name)
@@ -111,7 +114,7 @@ def reproduce_pin(pins: Path, name: str, store: Store) -> ReproduceDocument:
     before = pin.environment.stack() | {"method": pin.method}
     now = environment(pin.protocol.threads).stack()
     drift = {key: StackDifference(before[key], now[key]) for key in before if before[key] != now[key]}
-    compared = _Comparison(pin, same_stack=not drift).run(weights_beside(path), store)
+    compared = _Comparison(pin, same_stack=not drift).run(weights_beside(path), store, overrides)
     problems = [f"{c.what}: pinned {c.pinned}, got {c.got}" for c in compared if not c.passes]
     return _document(name, drift, compared, problems)
 
@@ -132,7 +135,7 @@ class _Comparison:
         self.pin, self.same_stack = pin, same_stack
         self.compared: list[Compared] = []
 
-    def run(self, weights: Path, store: Store) -> list[Compared]:
+    def run(self, weights: Path, store: Store, overrides: Sequence[str] = ()) -> list[Compared]:
         """Train and compare; if the training fails, only the entries before it."""
         from orchestrator.build.base_model import base_model, torch_threads
         from orchestrator.build.data import load_data
@@ -143,10 +146,11 @@ class _Comparison:
         from selmix.metrics import MetricContext
         from selmix.weights import state_digest
 
-        pin, spec = self.pin, _spec(self.pin)
+        pin, folder = self.pin, _own_folder(self.pin, store)
+        spec = _spec(pin, folder, overrides)
         stored = self._weights(weights)
         opener = Opener("reproduce", [pin.name], [pin.objective])
-        test = open_test(spec, opener, _own_folder(pin, store))
+        test = open_test(spec, opener, folder)
         with torch_threads(pin.protocol.threads):
             data = load_data(spec)
             for split in ("train", "feedback", "select"):
@@ -255,16 +259,17 @@ class _Comparison:
                 self.compared.append(Compared(f"{where}/{metric}/{part}", before, now, now == before, passes))
 
 
-def _spec(pin: Pin) -> SweepSpec:
-    """Specification of a sweep with the protocol of a pin."""
+def _spec(pin: Pin, folder: RunFolder | None, overrides: Sequence[str]) -> SweepSpec:
+    """Specification of a sweep with the protocol of a pin, and the paths of this machine."""
     from orchestrator.spec.schema import spec_from_resolved
 
     protocol = pin.protocol
     # The seed of the selection is resolved from search.seed and is no key of the sweep file.
     selection = {key: value for key, value in protocol.selection.items() if key != "seed"}
+    here = located({"data": protocol.data, "pretrain": protocol.pretrain}, folder, overrides)
     return spec_from_resolved({
-        "version": 1, "name": pin.sweep.name, "data": protocol.data, "model": protocol.model,
-        "pretrain": protocol.pretrain, "objectives": [pin.objective], "constraints": protocol.constraints,
+        "version": 1, "name": pin.sweep.name, "data": here["data"], "model": protocol.model,
+        "pretrain": here["pretrain"], "objectives": [pin.objective], "constraints": protocol.constraints,
         "metrics": protocol.metrics, "selection": selection, "search": {"seed": protocol.search_seed},
         "resources": {"cpu": protocol.threads, "workers": protocol.workers},
     })  # fmt: skip

@@ -54,6 +54,8 @@ class Drain:
             before = signal.signal(number, self._on_signal)
             # The first call holds: on the second one the handler before is ours or Ray's.
             self._before.setdefault(number, before)
+        # A terminal that closes takes its progress line with it, not the sweep.
+        self._before.setdefault(signal.SIGHUP, signal.signal(signal.SIGHUP, self._on_hangup))
         if self._watch is None:
             self._watch = threading.Thread(target=self._look, name="selmix-stop", daemon=True)
             self._watch.start()
@@ -98,6 +100,9 @@ class Drain:
         self._deadline.start()
         if self.at_once:
             raise Drained
+
+    def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
+        self._progress.say("the terminal is gone, the sweep goes on; `selmix stop` stops it")
 
     def is_requested(self) -> bool:
         """True once the sweep is to stop."""

@@ -12,7 +12,6 @@ from orchestrator.cluster.address import Cluster, check_reachable
 from orchestrator.cluster.code_package import references_in, sweep_package
 from orchestrator.cluster.doctor import check_cluster
 from orchestrator.cluster.ray_session import ray_environment
-from orchestrator.credentials import masked
 from orchestrator.errors import UsageError
 from orchestrator.progress import Progress
 from orchestrator.provenance import Submission, submission
@@ -23,7 +22,7 @@ from orchestrator.records.store import Store
 from orchestrator.records.types import ClusterFacts, SweepState, new_sweep_id
 from orchestrator.run.preflight import check_all, check_unchanged
 from orchestrator.spec.schema import SweepSpec
-from orchestrator.tracking.address import tracking_of
+from orchestrator.tracking.address import recorded_address, tracking_of
 from selmix import METHOD
 
 
@@ -144,8 +143,8 @@ def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, tracking: str) -
         folder.save_file(file)
         folder.save_spec(spec.resolved())
         state = SweepState(
-            name=spec.name, sweep_id=new_sweep_id(), created=utc_now(), tracking_uri=masked(tracking),
-            file_digest=spec.digest(), method=METHOD,
+            name=spec.name, sweep_id=new_sweep_id(), created=utc_now(),
+            tracking_uri=recorded_address(tracking, folder.store.root), file_digest=spec.digest(), method=METHOD,
         )  # fmt: skip
     # The state is written last: a folder without it counts as not launched, and is made again.
     folder.save_state(state)

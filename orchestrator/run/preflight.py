@@ -9,7 +9,7 @@ from orchestrator.documents import Document
 from orchestrator.errors import PreflightError, UsageError
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.store import Store
-from orchestrator.tracking.address import check_tracking, tracking_of
+from orchestrator.tracking.address import check_tracking, present_address, tracking_of
 from selmix import METHOD
 
 if TYPE_CHECKING:
@@ -70,9 +70,10 @@ def check_unchanged(folder: RunFolder, spec: SweepSpec, address: str) -> None:
             "its runs would differ; finish it with the version that began it, or launch it under a new name (name=NEW)"
         )
     # In another store the runs of earlier launches would be missing.
-    if state.tracking_uri and state.tracking_uri != masked(address):
+    began_with = present_address(state.tracking_uri, folder.store.root)
+    if state.tracking_uri and began_with != masked(address):
         raise PreflightError(
-            f"{folder.shown}: must resume with the MLflow store it began with, {state.tracking_uri}, got "
+            f"{folder.shown}: must resume with the MLflow store it began with, {began_with}, got "
             f"{masked(address)}; set MLFLOW_TRACKING_URI back, or launch with name=NEW"
         )
 

@@ -27,7 +27,7 @@ from orchestrator.spec.sections import (
     SelectionSection,
 )
 from orchestrator.spec.yaml_file import KeyPath, SweepFile
-from selmix.data import DATA, DataConfig
+from selmix.data import DATA, DataConfig, build_data_config
 
 Problem = tuple[KeyPath, str]
 """A place in the file, and a message: what must hold, what was got, what to do."""
@@ -213,8 +213,11 @@ def _data(typed: TypedFile, value: Any) -> DataConfig | None:
             typed.problems += _data_problems(dict(problem), valid)
         return None
     # The checked copy is a class of its own: the method gets the one that it knows.
-    config: DataConfig = DATA[name](**keys)
-    return config
+    try:
+        return build_data_config(name, **keys)
+    except ValueError as error:  # a path with a variable that is not set
+        typed.problems.append(placed(("data",), str(error), list(keys)))
+        return None
 
 
 def _data_problems(problem: dict[str, Any], valid: list[str]) -> list[Problem]:

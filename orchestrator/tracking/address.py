@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 from orchestrator.credentials import masked
 from orchestrator.errors import PreflightError
@@ -25,6 +26,9 @@ CHECK_TIMEOUT_S = 8.0
 """Limit of the whole check: a name server that does not answer is not covered by the socket's own limit."""
 
 SQLITE = "sqlite:///"
+OWN_FILE = "mlflow.db"
+OWN = f"{SQLITE}{OWN_FILE}"
+"""The file of a runs folder, as records and pins name it: wherever the folder lies, on whatever machine."""
 DATABASES = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?://")
 
 
@@ -59,7 +63,7 @@ def tracking_address(runs: Path, environ: Mapping[str, str]) -> str:
     """
     given = environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not given:
-        return f"{SQLITE}{(Path(runs).absolute() / 'mlflow.db')}"
+        return own_address(runs)
     if given.startswith(SERVERS):
         return given.rstrip("/")
     if DATABASES.match(given):
@@ -75,9 +79,44 @@ def tracking_address(runs: Path, environ: Mapping[str, str]) -> str:
     )
 
 
+def own_address(runs: Path) -> str:
+    """Address of the SQLite file in a runs folder, whatever characters its path has."""
+    path = str(Path(runs).absolute() / OWN_FILE)
+    # In an address a query begins at a question mark, and %20 is a blank.
+    return f"{SQLITE}{path.replace('%', '%25').replace('?', '%3F')}"
+
+
 def sqlite_path(address: str) -> Path | None:
     """File of an SQLite address; None for any other."""
-    return Path(address.removeprefix(SQLITE).partition("?")[0]) if address.startswith(SQLITE) else None
+    if not address.startswith(SQLITE):
+        return None
+    return Path(unquote(address.removeprefix(SQLITE).partition("?")[0]))
+
+
+def recorded_address(address: str, runs: Path) -> str:
+    """An address as records keep it: without credentials, and for the file of the runs folder without its path.
+
+    Args:
+        address: tracking address.
+        runs: the runs folder.
+    """
+    return OWN if address == own_address(runs) else masked(address)
+
+
+def present_address(recorded: str, runs: Path) -> str:
+    """The address that a record names, where the runs folder now lies.
+
+    Args:
+        recorded: by :func:`recorded_address`, or by an earlier version, which kept the path of the file.
+        runs: the runs folder.
+    """
+    own = own_address(runs)
+    if recorded == OWN:
+        return own
+    # A path that an earlier version kept: if nothing lies there any more, the folder was moved with its file.
+    path = sqlite_path(recorded)
+    moved = path is not None and path.name == OWN_FILE and not path.exists()
+    return own if moved and (Path(runs) / OWN_FILE).exists() else recorded
 
 
 @contextlib.contextmanager
@@ -158,7 +197,13 @@ def _server_problem(address: str) -> PreflightError | None:
         secret = {"Authorization": f"Bearer {token}"}
     try:
         answer = ask(Request(address, "/version", secret_headers=secret), VERSION_TIMEOUT_S, _tls())
+    except PreflightError as error:
+        return error
     except Unreachable as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return _unreachable(
+                address, str(error), "name the file of your authority's certificate in REQUESTS_CA_BUNDLE"
+            )
         return _unreachable(address, str(error))
     if answer.is_refusal:
         return _unreachable(
@@ -172,9 +217,23 @@ def _server_problem(address: str) -> PreflightError | None:
     return None
 
 
+CERTIFICATES = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+"""Variables that name the certificates of a private authority, in the order of their precedence."""
+
+
 def _tls() -> ssl.SSLContext:
     # MLflow's own variables: the check must accept every server that the client accepts afterwards.
-    context = ssl.create_default_context(cafile=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
+    key = next((key for key in CERTIFICATES if os.environ.get(key)), None)
+    path = None if key is None else Path(os.environ[key])
+    try:
+        is_folder = path is not None and path.is_dir()
+        context = ssl.create_default_context(
+            cafile=None if is_folder or path is None else str(path), capath=str(path) if is_folder else None
+        )
+    except OSError as error:
+        raise PreflightError(
+            f"{key}: must name a file or folder of certificates (PEM), got {path}: {error.strerror or error}"
+        ) from error
     if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in {"true", "1"}:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context

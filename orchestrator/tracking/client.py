@@ -12,7 +12,8 @@ from typing import Any
 from orchestrator.credentials import masked, scrubbed
 from orchestrator.errors import PreflightError
 from orchestrator.messages import first_line
-from orchestrator.tracking.address import first_opening
+from orchestrator.tracking.address import CERTIFICATES, first_opening
+from orchestrator.tracking.relocation import relocate
 from orchestrator.tracking.values import tag_texts
 
 _QUIET = {
@@ -34,6 +35,10 @@ def open_client(address: str) -> Any:
     # setdefault: a value that the user exported stands.
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
+    # MLflow's HTTP library reads its own variables alone, not that of OpenSSL, by which our check was made.
+    named = next((os.environ[key] for key in CERTIFICATES if os.environ.get(key)), None)
+    if named is not None:
+        os.environ.setdefault("REQUESTS_CA_BUNDLE", named)
     # The outbox retries a locked store; mlflow would log eighty lines about it first.
     for name, level in {
         "mlflow": logging.ERROR,
@@ -42,6 +47,7 @@ def open_client(address: str) -> Any:
     }.items():
         logging.getLogger(name).setLevel(level)
     with mlflow_errors(address), first_opening(address):
+        relocate(address)
         # Imported late: it takes a second, which verbs without MLflow do not wait for.
         from mlflow import MlflowClient
 

@@ -236,12 +236,13 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.get_run(run_id)
+            # One that was deleted in the pages can still be read, but takes nothing any more.
+            stage = self._client.get_run(run_id).info.lifecycle_stage
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
-        return True
+        return bool(stage == "active")
 
     def _create(self, name: str, tags: Mapping[str, str], started_ms: int | None) -> str:
         parent = {PARENT: self.parent_id} if self.parent_id is not None else {}

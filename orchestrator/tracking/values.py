@@ -7,6 +7,7 @@ import math
 import posixpath
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.provenance import git_state
@@ -131,8 +132,14 @@ def sweep_params(spec: SweepSpec) -> dict[str, Any]:
     """Params that are the same for all runs of the sweep: ``data.*``, ``model.*``, ``pretrain.*``, ``selection.*``."""
     document = spec.resolved()
     return {
-        f"{section}.{key}": value
+        f"{section}.{key}": _without_place(value)
         for section in ("data", "model", "pretrain", "selection")
         for key, value in document[section].items()
         if value is not None
     }
+
+
+def _without_place(value: Any) -> Any:
+    """A value as others may read it: of an absolute path the name alone, the place is that of this machine."""
+    # The name and not a path relative to the working folder: a param must be the same at every resume.
+    return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value

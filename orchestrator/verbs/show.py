@@ -13,6 +13,7 @@ from orchestrator.records.lease import current_state
 from orchestrator.records.openings import openings_of
 from orchestrator.records.types import Metrics, Settings, SweepState, TrialRecord, TrialState
 from orchestrator.results.rows import ObjectiveResult, Row, base_labels, baseline_row, load_results, row_of
+from orchestrator.tracking.address import present_address
 
 ENDED = ("FINISHED", "PRUNED", "FAILED", "KILLED")
 
@@ -149,7 +150,7 @@ def show_document(folder: RunFolder) -> ShowDocument:
         spec=spec,
         data=written["data"],
         base=written["base"],
-        tracking_uri=state.tracking_uri,
+        tracking_uri=present_address(state.tracking_uri, folder.store.root),
         progress=run_counts(state, records, now),
         test_openings=[to_document(opening) for opening in state.test_openings],
         objectives={

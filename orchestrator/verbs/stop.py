@@ -12,7 +12,7 @@ from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import acquire, current_state, live_holder
 from orchestrator.records.stop_request import request_stop
-from orchestrator.tracking.address import check_tracking, tracking_of
+from orchestrator.tracking.address import check_tracking, present_address, tracking_of
 
 
 def stop_sweep(
@@ -75,9 +75,10 @@ def cancel_stopped(folder: RunFolder) -> None:
 
     state = folder.load_state()
     address = tracking_of(folder.store)
-    if masked(address) != state.tracking_uri:
+    began_with = present_address(state.tracking_uri, folder.store.root)
+    if masked(address) != began_with:
         raise PreflightError(
-            f"{folder.shown}: must be cancelled with the MLflow store that it began with, {state.tracking_uri}, got "
+            f"{folder.shown}: must be cancelled with the MLflow store that it began with, {began_with}, got "
             f"{masked(address)}; set MLFLOW_TRACKING_URI to it"
         )
     check_tracking(address)

@@ -13,6 +13,7 @@ from selmix.data.gaussians import GaussiansConfig
 from selmix.data.parquet import ParquetConfig
 from selmix.data.splits import Split, SweepData
 from selmix.data.stl10 import StlConfig
+from selmix.files import with_paths_expanded
 
 __all__ = [
     "DATA",
@@ -96,5 +97,5 @@ def build_data_config(name: str, **keys: Any) -> DataConfig:
     """
     if name not in DATA:
         raise ValueError(f"data.name: must be one of {', '.join(DATA)}, got {name!r}")
-    config: DataConfig = DATA[name](**keys)
+    config: DataConfig = DATA[name](**with_paths_expanded(keys))
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -244,11 +245,20 @@ def _read_list(path: Path, root: Path) -> Listed:
     if not path.is_file():
         raise ValueError(f"{path}: must be a list of images, there is none")
     files, labels = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
+    # Some editors begin a file with a byte order mark, which is no part of the first path.
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    for number, raw in enumerate(content.split(b"\n"), 1):
+        try:
+            line = raw.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path}:{number}: must be UTF-8, got the byte 0x{raw[error.start]:02x} at place {error.start + 1} "
+                "(Latin-1?); convert it: iconv -f latin1 -t utf-8"
+            ) from error
+        if not line:
             continue
         # From the right: a path may hold spaces.
-        name, _, label = line.strip().rpartition(" ")
+        name, label = line.rsplit(None, 1) if len(line.split(None, 1)) > 1 else ("", line)
         if not name or not label.isdigit():
             raise ValueError(
                 f"{path}:{number}: must read PATH LABEL with a whole number >= 0, got {line[:60]!r}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from selmix.files import written_aside
+from selmix.files import expanded_path, with_paths_expanded, written_aside
 from selmix.user_code import is_reference, load_function
 
 
@@ -91,3 +91,19 @@ def test_a_function_is_imported_by_its_name(module: str) -> None:
 def test_what_cannot_be_imported_is_named(module: str, reference: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_function(reference)
+
+
+def test_paths_are_read_as_people_write_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DATA", "/data")
+    assert expanded_path("~/x") == tmp_path / "x"
+    assert expanded_path("$DATA/${DATA}x") == Path("/data//datax")
+    assert expanded_path("a~b/x") == Path("a~b/x")
+    monkeypatch.delenv("DATA")
+    with pytest.raises(ValueError, match=r"must name variables that are set, got \$DATA in \$DATA/x"):
+        expanded_path("$DATA/x")
+    assert with_paths_expanded({"path": "~/x", "label": "~", "select": 3}) == {
+        "path": f"{tmp_path}/x", "label": "~", "select": 3,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="root: must name variables"):
+        with_paths_expanded({"root": "$DATA"})

@@ -97,17 +97,6 @@ def test_a_bug_is_no_message_of_the_users(raising: Any) -> None:
         raising(ZeroDivisionError())
 
 
-def test_a_reader_that_ends_first_is_no_error(
-    raising: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with (tmp_path / "pipe").open("w") as pipe:
-        monkeypatch.setattr(sys, "stdout", pipe)
-        assert raising(BrokenPipeError()) == 0
-        # What is still buffered goes nowhere, instead of raising at the exit of the process.
-        pipe.write("late")
-    assert (tmp_path / "pipe").read_text() == ""
-
-
 def test_modules_of_the_working_folder_can_be_named_in_a_sweep_file(tmp_path: Path) -> None:
     (tmp_path / "own_objective_of_a_test.py").write_text(
         "def mean(c):\n    return (c.diagonal() / c.sum(1)).mean()\n"

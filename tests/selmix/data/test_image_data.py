@@ -315,3 +315,16 @@ def test_a_sweep_on_image_files(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     document = selmix("show", "folder", "--json", cwd=tmp_path).document
     assert document["objectives"]["min_recall"]["winner"]["select"]["min_recall"]["value"] > 0.5
+
+
+def test_a_list_is_utf_8_with_or_without_a_byte_order_mark(tmp_path: Path) -> None:
+    config = write_lists(tmp_path)
+    plain = config.load().digests
+    path = Path(config.train_list)
+    content = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"))
+    assert config.load().digests == plain
+    path.write_bytes(content + "images/Gr\xfcn.png 0\n".encode("latin-1"))
+    line = content.count(b"\n") + 1
+    with pytest.raises(ValueError, match=rf"train.*:{line}: must be UTF-8, got the byte 0xfc at place 10"):
+        dataclasses.replace(config).load()
