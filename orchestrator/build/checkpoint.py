@@ -21,6 +21,7 @@ from selmix.checkpoints import (
     read_checkpoint,
     too_little,
 )
+from selmix.files import expanded_path
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
@@ -36,7 +37,7 @@ def given_weights(spec: SweepSpec, input_shape: Shape, num_classes: int) -> Load
     Raises:
         PreflightError: it cannot be read, does not fit the model, or holds values that are not finite.
     """
-    path = Path(str(spec.pretrain.checkpoint))
+    path = _expanded("checkpoint", str(spec.pretrain.checkpoint))
     model = spec.model.config.build(input_shape, num_classes)
     return _named(
         "checkpoint",
@@ -59,7 +60,7 @@ def initial_weights(spec: SweepSpec, input_shape: Shape, num_classes: int) -> Lo
     """
     if spec.pretrain.init is None or spec.recipe is None:
         return None
-    path = Path(spec.pretrain.init)
+    path = _expanded("init", spec.pretrain.init)
     model = spec.model.config.build(input_shape, num_classes)
     head = spec.model.config.view(model).head_name
     return _named(
@@ -87,7 +88,7 @@ def header_notes(spec: SweepSpec, input_shape: Shape, num_classes: int) -> list[
     given = getattr(spec.pretrain, key)
     if given is None:
         return []
-    path, model = Path(given), spec.model.config.build(input_shape, num_classes)
+    path, model = _expanded(key, given), spec.model.config.build(input_shape, num_classes)
     head = spec.model.config.view(model).head_name if key == "init" else None
 
     def read() -> list[str]:
@@ -98,6 +99,13 @@ def header_notes(spec: SweepSpec, input_shape: Shape, num_classes: int) -> list[
         return [f"pretrain.{key}: {note}" for note in notes_of(fit, others, spec.pretrain.checkpoint_key)]
 
     return _named(key, path, spec, num_classes, read)
+
+
+def _expanded(key: str, text: str) -> Path:
+    try:
+        return expanded_path(text)
+    except ValueError as error:
+        raise PreflightError(f"pretrain.{key}: {error}") from error
 
 
 def _problem(fit: Fit, model: nn.Module, head: str | None) -> str | None:

@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.address import Cluster, check_reachable
@@ -30,6 +29,7 @@ from orchestrator.messages import counted
 from orchestrator.records.store import Store
 from orchestrator.table import Column, paragraph, sentence, table
 from orchestrator.tracking.address import check_tracking, tracking_of
+from selmix.files import expanded_path
 from trainables.node import Probe, versions
 
 if TYPE_CHECKING:
@@ -155,11 +155,14 @@ def missing_here(spec: SweepSpec) -> list[str]:
         value = getattr(spec.pretrain, key)
         if value is not None:
             named[f"pretrain.{key}"] = value
-    return [
-        f"{key}: {path} must be there, it is not; check the path"
-        for key, path in named.items()
-        if not Path(path).exists()
-    ]
+    problems = []
+    for key, path in named.items():
+        try:
+            if not expanded_path(path).exists():
+                problems.append(f"{key}: {path} must be there, it is not; check the path")
+        except ValueError as error:  # a variable that is not set
+            problems.append(f"{key}: {error}")
+    return problems
 
 
 def examine(
