@@ -121,7 +121,7 @@ def prepare_heads(spec: SweepSpec, prepared: Prepared, folder: RunFolder, fit: F
             heads[objective] = head
     # Of a checkpoint it is not known which labelled data it has seen.
     labels = ("train",) if spec.recipe is not None else ("checkpoint",)
-    settings, initial = spec.pretrain.settings, initial_state(spec, data)
+    settings, initial = spec.pretrain.settings, initial_state(spec, prepared.data)
     bases = {
         objective: Base(spec.model.config, prepared.state, heads[objective], labels, settings, initial)
         for objective in prepared.rules
