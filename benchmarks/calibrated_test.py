@@ -1,7 +1,7 @@
 """The calibrated intersection-union test of a difference of minima, beside the limits that are shipped.
 
-    python benchmarks/calibrated_test.py [--cells FILE] [--out FILE] [--repetitions 400] [--limits 12] [--draws 399]
-        [--dependence discordant]
+    python benchmarks/calibrated_test.py [--cells FILE] [--out FILE] [--repetitions 1000] [--limits 6] [--draws 399]
+        [--dependence frechet]
 
 The test is a parametric bootstrap and no part of the product; what is measured here decides whether it should be. Of a
 shift d the hypothesis is min a <= min b + d; the lower limit is the least d that is not rejected at alpha / 2.
@@ -58,8 +58,8 @@ class Cell:
         classes: K.
         samples: of each class.
         truth: recalls of both models: ``alike`` (all of them at ``least``), ``same`` (class 0 the weak one of both),
-            ``other`` (class 0 of ours, class 1 of theirs) or ``against_all`` (class 0 of ours, all of theirs); other
-            classes are at .95.
+            ``other`` (class 0 of ours, class 1 of theirs), ``against_all`` (class 0 of ours, all of theirs), other
+            classes at .95; ``spread`` (from the least one to .95) or ``reversed`` (theirs in the other order).
         least: least recall of theirs.
         shift: d, the true difference of the minima.
         correlation: share of the samples with one draw for both models.
@@ -80,6 +80,12 @@ class Cell:
         ours, theirs = (torch.full((self.classes,), STRONG, dtype=torch.float64) for _ in range(2))
         if self.truth == "alike":
             ours[:], theirs[:] = self.least + self.shift, self.least
+        elif self.truth in ("spread", "reversed"):
+            ours, theirs = (
+                torch.linspace(low, STRONG, self.classes, dtype=torch.float64)
+                for low in (self.least + self.shift, self.least)
+            )
+            theirs = theirs.flip(0) if self.truth == "reversed" else theirs
         elif self.truth == "against_all":
             ours[0], theirs[:] = self.least + self.shift, self.least
         else:
@@ -248,7 +254,7 @@ def drawn(table: Tensor, samples: int, draws: int) -> Hits:
     return Hits(ours / samples, theirs / samples, both / samples, samples)
 
 
-def rejects(hits: Hits, shift: float, draws: int, dependence: str = "frechet") -> bool:
+def rejects(hits: Hits, shift: float, draws: int, dependence: str = "discordant") -> bool:
     """True if the test rejects that min a <= min b + d: every null that is near has p_k <= MISS.
 
     Args:
@@ -272,7 +278,7 @@ def rejects(hits: Hits, shift: float, draws: int, dependence: str = "frechet") -
     return True
 
 
-def lower_limit(hits: Hits, shipped: float, draws: int, dependence: str = "frechet") -> float:
+def lower_limit(hits: Hits, shipped: float, draws: int, dependence: str = "discordant") -> float:
     """Lower limit of min a - min b by inversion.
 
     Args:
@@ -327,7 +333,7 @@ class Outcome:
 
 
 def study(
-    cell: Cell, repetitions: int, limits: int, draws: int, seed: int, dependence: str = "frechet"
+    cell: Cell, repetitions: int, limits: int, draws: int, seed: int, dependence: str = "discordant"
 ) -> Outcome:
     """Run a cell.
 
@@ -400,12 +406,12 @@ def main() -> int:
     )
     parser.add_argument("--cells", type=Path, default=HERE / "calibrated_test_cells.csv")
     parser.add_argument("--out", type=Path, help="write the outcomes here, as CSV")
-    parser.add_argument("--repetitions", type=int, default=400)
+    parser.add_argument("--repetitions", type=int, default=1000)
     parser.add_argument(
-        "--limits", type=int, default=12, help="draws of a cell on which the test is inverted"
+        "--limits", type=int, default=6, help="draws of a cell on which the test is inverted"
     )
     parser.add_argument("--draws", type=int, default=399, help="B")
-    parser.add_argument("--dependence", choices=list(DEPENDENCE), default="frechet")
+    parser.add_argument("--dependence", choices=list(DEPENDENCE), default="discordant")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     header = [field.name for field in (*dataclasses.fields(Cell), *dataclasses.fields(Outcome))] + ["above"]

@@ -113,17 +113,17 @@ def test_the_shipped_limit_is_that_of_the_same_samples() -> None:
 def test_the_frechet_share_of_few_discordant_samples_leaves_the_null_without_any() -> None:
     """Four samples speak for ours and none for theirs: chance .06 one-sided, which the share does not see."""
     few = hits_of(torch.tensor([[10.0, 4.0, 0.0, 10.0], [23.0, 0.0, 0.0, 1.0]], dtype=torch.float64))
-    assert rejects(few, 0.0, 199)
-    assert not rejects(few, 0.0, 199, "discordant")
+    assert rejects(few, 0.0, 199, "frechet")
+    assert not rejects(few, 0.0, 199)
 
 
 def test_the_limit_is_where_the_test_begins_not_to_reject() -> None:
     counts = torch.tensor([[60.0, 25.0, 5.0, 10.0], [90.0, 5.0, 2.0, 3.0]], dtype=torch.float64)
     hits, shipped = hits_of(counts), shipped_limit(counts)
-    found = lower_limit(hits, shipped, 199, "discordant")
+    found = lower_limit(hits, shipped, 199)
     assert shipped - 0.05 <= found < 0.2
-    assert rejects(hits, found, 199, "discordant")
-    assert not rejects(hits, found + 0.01, 199, "discordant")
+    assert rejects(hits, found, 199)
+    assert not rejects(hits, found + 0.01, 199)
     # Near the limit of a paired difference of one class, .2 +- 1.96 * .051.
     assert found == pytest.approx(0.2 - 1.96 * math.sqrt((0.3 - 0.04) / 100), abs=0.02)
     # Equal models: no difference below 0 is far enough to be rejected.
@@ -131,7 +131,7 @@ def test_the_limit_is_where_the_test_begins_not_to_reject() -> None:
     assert lower_limit(equal, -0.1, 199) < 0.0
 
 
-@pytest.mark.parametrize("truth", ["alike", "same", "other", "against_all"])
+@pytest.mark.parametrize("truth", ["alike", "same", "other", "against_all", "spread", "reversed"])
 def test_cells_have_the_difference_that_they_say(truth: str) -> None:
     ours, theirs = Cell(5, 24, truth, 0.6, 0.1, 0.5, "size").recalls
     assert float(ours.min() - theirs.min()) == pytest.approx(0.1)
