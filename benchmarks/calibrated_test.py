@@ -1,6 +1,6 @@
 """The calibrated intersection-union test of a difference of minima, beside the limits that are shipped.
 
-    python benchmarks/calibrated_test.py [--cells FILE] [--out FILE] [--repetitions 1000] [--limits 6] [--draws 399]
+    python benchmarks/calibrated_test.py [--cells FILE] [--out FILE] [--repetitions 1000] [--limits 3] [--draws 399]
         [--dependence frechet]
 
 The test is a parametric bootstrap and no part of the product; what is measured here decides whether it should be. Of a
@@ -32,6 +32,7 @@ import dataclasses
 import math
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -101,11 +102,29 @@ class Cell:
         return torch.stack([a & b, a & ~b, ~a & b, ~a & ~b], dim=2).sum(dim=1).double()
 
 
-@lru_cache(maxsize=4)
-def sorted_uniforms(classes: int, samples: int, draws: int) -> Tensor:
-    """Uniform numbers, sorted within (class, draw), shape (K, B, n): the same for every configuration."""
+@lru_cache(maxsize=2)
+def _pool(classes: int, samples: int, draws: int) -> Tensor:
+    """Uniform numbers, sorted within (class, draw), shape (K, M, n), M at least four times the draws of a test."""
+    count = max(4 * draws, 40_000 // classes)
     generator = torch.Generator().manual_seed(0)
-    return torch.rand((classes, draws, samples), generator=generator).sort(dim=2).values
+    return torch.rand((classes, count, samples), generator=generator).sort(dim=2).values
+
+
+def sorted_uniforms(classes: int, samples: int, draws: int, seed: int) -> Tensor:
+    """Uniform numbers of one test, sorted within (class, draw), shape (K, B, n): the same for each configuration.
+
+    They have to differ from test to test: with the same for all, the threshold that B draws give is off for all alike.
+    Sorting takes long, so that draws are taken from a pool, other ones and of another class for every class.
+
+    Args:
+        classes: K.
+        samples: n.
+        draws: B.
+        seed: of the test.
+    """
+    pool, generator = _pool(classes, samples, draws), torch.Generator().manual_seed(seed)
+    of_classes = torch.randperm(classes, generator=generator).unsqueeze(1)
+    return pool[of_classes, torch.randint(pool.shape[1], (classes, draws), generator=generator)]
 
 
 @dataclass(frozen=True)
@@ -123,6 +142,12 @@ class Hits:
     theirs: Tensor
     both: Tensor
     samples: int
+
+    @property
+    def seed(self) -> int:
+        """A number that follows from the counts."""
+        counts = torch.stack([self.ours, self.theirs, self.both]) * self.samples
+        return zlib.crc32(counts.round().short().numpy().tobytes())
 
     def studentised(self, shift: float) -> Tensor:
         """(a_k - min b - d) / s_k of every class, shape (B, K)."""
@@ -238,15 +263,14 @@ def null_table(hits: Hits, k: int, shift: float, dependence: Dependence) -> Tens
     return torch.stack([both, a - both, b - both], dim=1).clamp(0.0, 1.0)
 
 
-def drawn(table: Tensor, samples: int, draws: int) -> Hits:
-    """Samples of a configuration, the same uniform numbers for each.
+def drawn(table: Tensor, uniforms: Tensor) -> Hits:
+    """Samples of a configuration.
 
     Args:
         table: probabilities of (both, ours alone, theirs alone) right, shape (K, 3).
-        samples: of each class.
-        draws: B.
+        uniforms: of the test, shape (K, B, n).
     """
-    uniforms = sorted_uniforms(len(table), samples, draws)
+    _, draws, samples = uniforms.shape
     ends = table.cumsum(dim=1).float().unsqueeze(1).expand(-1, draws, -1).contiguous()
     below = torch.searchsorted(uniforms, ends).double().transpose(0, 1)
     # Whole numbers until the division: equal recalls must be equal.
@@ -269,9 +293,10 @@ def rejects(hits: Hits, shift: float, draws: int, dependence: str = "discordant"
     if statistic <= 0.0:
         return False
     kept = DEPENDENCE[dependence](hits)
+    uniforms = sorted_uniforms(len(distances), hits.samples, draws, hits.seed)
     near = (distances <= statistic + NEAR).nonzero().flatten().tolist()
     for k in sorted(near, key=lambda k: float(distances[k])):
-        again = drawn(null_table(hits, k, shift, kept), hits.samples, draws)
+        again = drawn(null_table(hits, k, shift, kept), uniforms)
         reached = int((again.studentised(shift).amin(dim=1) >= statistic - 1e-9).sum())
         if (1 + reached) / (draws + 1) > MISS:
             return False
@@ -346,7 +371,7 @@ def study(
         dependence: a key of DEPENDENCE.
     """
     generator = torch.Generator().manual_seed(seed)
-    sorted_uniforms(cell.classes, cell.samples, draws)
+    _pool(cell.classes, cell.samples, draws)
     at = cell.shift if cell.asks == "size" else 0.0
     test = shipped = contradicted = 0
     of_test = of_limit = 0.0
@@ -407,9 +432,7 @@ def main() -> int:
     parser.add_argument("--cells", type=Path, default=HERE / "calibrated_test_cells.csv")
     parser.add_argument("--out", type=Path, help="write the outcomes here, as CSV")
     parser.add_argument("--repetitions", type=int, default=1000)
-    parser.add_argument(
-        "--limits", type=int, default=6, help="draws of a cell on which the test is inverted"
-    )
+    parser.add_argument("--limits", type=int, default=3, help="draws of a cell on which the test is inverted")
     parser.add_argument("--draws", type=int, default=399, help="B")
     parser.add_argument("--dependence", choices=list(DEPENDENCE), default="discordant")
     arguments = parser.parse_args()

@@ -20,6 +20,7 @@ from benchmarks.calibrated_test import (
     null_table,
     rejects,
     shipped_limit,
+    sorted_uniforms,
     too_high,
 )
 from selmix.statistics.paired_minima import least_mean_difference
@@ -91,14 +92,19 @@ def test_what_is_kept_of_the_dependence() -> None:
 
 def test_draws_have_the_probabilities_of_their_table_and_move_with_it() -> None:
     table = torch.tensor([[0.5, 0.1, 0.05], [0.8, 0.0, 0.1]], dtype=torch.float64)
-    hits = drawn(table, 50, 2000)
+    uniforms = sorted_uniforms(2, 50, 2000, 0)
+    hits = drawn(table, uniforms)
     # Four standard errors of 100,000 samples.
     assert hits.both.mean(dim=0).tolist() == pytest.approx([0.5, 0.8], abs=0.0064)
     assert hits.ours.mean(dim=0).tolist() == pytest.approx([0.6, 0.8], abs=0.0064)
     assert hits.theirs.mean(dim=0).tolist() == pytest.approx([0.55, 0.9], abs=0.0064)
     assert bool(((hits.both <= hits.ours) & (hits.both <= hits.theirs)).all())
-    more = drawn(table + torch.tensor([0.01, 0.0, 0.0]), 50, 2000)
+    more = drawn(table + torch.tensor([0.01, 0.0, 0.0]), uniforms)
     assert bool((more.ours >= hits.ours).all())
+    # Another test has other draws, the same test has the same.
+    assert not torch.equal(sorted_uniforms(2, 50, 2000, 1), uniforms)
+    assert torch.equal(sorted_uniforms(2, 50, 2000, 0), uniforms)
+    assert hits_of(COUNTS).seed == hits_of(COUNTS.clone()).seed != hits_of(COUNTS.flip(0)).seed
 
 
 def test_the_shipped_limit_is_that_of_the_same_samples() -> None:
