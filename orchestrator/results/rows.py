@@ -13,13 +13,24 @@ from orchestrator.documents import SCHEMA_VERSION, from_document
 from orchestrator.errors import PreflightError
 from orchestrator.files import read_json
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.types import BaseFacts, Figure, Metrics, Settings, TrialRecord, TrialState
+from orchestrator.records.types import (
+    BaseFacts,
+    CrossFittedScore,
+    Figure,
+    Metrics,
+    Settings,
+    TrialRecord,
+    TrialState,
+)
 
 Outcome = Literal["better", "tied", "worse"]
 VerdictOutcome = Literal["better", "tied", "worse", "undecided"]
 Rung = Literal["scores", "head", "finetune", "retrain"]
 RUNGS: tuple[Rung, ...] = ("scores", "head", "finetune", "retrain")
 """Rungs from the cheapest on."""
+
+ChosenBy = Literal["cross_fitted", "select"]
+"""Score that decides within a rung: over feedback + select, each fold judged by a fit on the others; on select."""
 
 _SAID = {
     "better": "better than", "tied": "tied with", "worse": "worse than", "undecided": "cannot be told from",
@@ -51,6 +62,8 @@ class Row:
         feasible: True if it meets the constraints of the search.
         state: state of its record.
         score: value that ranks it; None while it is unfinished.
+        cross_fitted: score over feedback + select, out of fold, which chooses within the rungs ``scores`` and ``head``;
+            None of rows that train more than a head.
     """
 
     id: str
@@ -64,6 +77,7 @@ class Row:
     feasible: bool
     state: TrialState
     score: float | None
+    cross_fitted: CrossFittedScore | None = None
 
 
 @dataclass(frozen=True)
@@ -109,14 +123,14 @@ class Winner:
 
     Attributes:
         trial_id: record whose checkpoint ships: of SelMix the best of the fresh seeds, else the baseline. In results of
-            an earlier version the trial of the search itself.
+            an earlier version the trial of the search itself. A seed that meets the bounds goes before others.
         seed: seed of that checkpoint.
         round: its chosen round; None where there are no rounds.
         steps: SGD steps at that round.
         checkpoint_digest: digest of its weights.
         config: flat settings of the trial; {} of a baseline without them.
         is_default: True if these are the settings of an unsearched run.
-        score: score of that checkpoint, chosen here as the highest of its seeds.
+        score: score of that checkpoint, chosen here as the highest of its seeds that meet the bounds of the search.
         select: metrics of that checkpoint on select, with intervals.
         cost_s: seconds of work of one run.
         labels: labelled splits that it has used.
@@ -127,6 +141,7 @@ class Winner:
         deviations: settings that deviate from the method, for comparison only: name -> meaning.
         replicate_of: trial of the search that ``trial_id`` runs again on a fresh seed; None of other records.
         file: number of the checkpoint among those of its record, from 0.
+        chosen_by: score that chose it within its rung; None in results of an earlier version.
     """
 
     trial_id: str
@@ -147,6 +162,7 @@ class Winner:
     deviations: dict[str, str] | None = None
     replicate_of: str | None = None
     file: int = 0
+    chosen_by: ChosenBy | None = None
 
 
 @dataclass(frozen=True)
@@ -301,6 +317,26 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class RungChoice:
+    """Choice within a rung, before the rungs are compared with each other on select.
+
+    Attributes:
+        rung: the rung.
+        chosen_by: ``cross_fitted``: that score chose the one row that stands for the rung; ``select``: all its rows
+            stand, and the comparison on select chooses among them too.
+        rows: ids of the rows that stand for the rung, the cheapest first.
+        leader: id of its row of the highest score on select, whether it stands or not.
+        reason: why the cross-fitted score did not choose; empty where it did, and in rungs that have none.
+    """
+
+    rung: Rung
+    chosen_by: ChosenBy
+    rows: list[str]
+    leader: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Bound:
     """A bound that decides who may win; one of the two numbers is set.
 
@@ -346,6 +382,8 @@ class ObjectiveResult:
         selmix: the best SelMix row against every other row of no more labels; None while it is undecided, or where no
             such row can stand.
         bounds: bounds that decide who may win.
+        rungs: choice within each rung that has a row which may win; empty while it is undecided, and in results of an
+            earlier version.
     """
 
     metric: str | None = None
@@ -361,6 +399,7 @@ class ObjectiveResult:
     compare: ComparisonTable | None = None
     selmix: Verdict | None = None
     bounds: list[Bound] = field(default_factory=list)
+    rungs: list[RungChoice] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -433,7 +472,7 @@ def row_of(record: TrialRecord, base_labels: Sequence[str]) -> Row:
         rung = record.rung or rung_of(record.name)
     return Row(
         record.trial_id, record.objective, rung, approach, labels, record.cost_s, record.correction, seeds,
-        record.feasible, record.state, record.score,
+        record.feasible, record.state, record.score, record.cross_fitted,
     )  # fmt: skip
 
 

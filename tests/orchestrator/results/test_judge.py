@@ -24,20 +24,12 @@ from orchestrator.records.types import (
     baseline_id,
     replicate_record,
 )
-from orchestrator.results.judge import (
-    CHEAPER,
-    Candidate,
-    Judge,
-    decided,
-    finalists,
-    in_order,
-    judged,
-    leader_and_winner,
-    load_predictions,
-    opponents_of,
-    replicate_weights,
-)
+from orchestrator.results.candidates import Candidate, in_order, opponents_of
+from orchestrator.results.finalists import finalists, leader_and_winner
+from orchestrator.results.judge import CHEAPER, Judge, decided, judged
+from orchestrator.results.predictions import load_predictions
 from orchestrator.results.rows import Choice, Choices, ObjectiveResult
+from orchestrator.results.shipped import replicate_weights
 from orchestrator.spec.schema import SweepSpec
 from selmix.baselines import BASELINES
 from selmix.config import FinetuneConfig
