@@ -1,9 +1,9 @@
 """The winner among all rows: one row of each cheap rung by its cross-fitted score, then the cheapest near the best.
 
-Many rows of the rungs ``scores`` and ``head`` were tuned on select, where their scores are somewhat too high, and all of
-these scores rest on select alone. Their cross-fitted scores are free of the former and rest on feedback + select. So
-these decide which row stands for a rung. Across rungs the scores on select decide, which the rows of every rung have;
-on them are verdicts too, whose opponents are all rows, whichever stand for their rungs.
+Many rows of the rungs ``scores`` and ``head`` were tuned on select, where their scores are then somewhat too high.
+Their cross-fitted scores are not, and rest on feedback + select: these decide which row stands for a rung. Across rungs
+the scores on select decide, which the rows of every rung have. Verdicts are on select too, and their opponents are all
+rows, whichever stand for their rungs.
 
 Rows that are fitted on feedback + select (``post_hoc_bias_search_both``, ``last_layer_post_hoc_both``) are scored out
 of fold in both places. Within their rung they are on equal terms with the others, as every fit lacks the judging fold.
