@@ -94,6 +94,7 @@ class BaselineRow:
     seeds: list[int]
     note: dict[str, float | str]
     mlflow_run_id: str | None
+    cross_fitted: CrossFittedScore | None = None
 
     @property
     def cost_per_run_s(self) -> float:
@@ -318,20 +319,22 @@ class Choices:
 
 @dataclass(frozen=True)
 class RungChoice:
-    """Choice within a rung, before the rungs are compared with each other on select.
+    """Choice within a rung; with other rungs it is compared on select.
 
     Attributes:
         rung: the rung.
-        chosen_by: ``cross_fitted``: that score chose the one row that stands for the rung; ``select``: all its rows
-            stand, and the comparison on select chooses among them too.
-        rows: ids of the rows that stand for the rung, the cheapest first.
-        leader: id of its row of the highest score on select, whether it stands or not.
+        chosen_by: score by which its rows are compared with each other.
+        rows: ids of the rows that lie within the margin of the best by that score, the cheapest first: of these one may
+            win.
+        best: id of the best row by that score, which is compared with other rungs.
+        leader: id of the row of the highest score on select.
         reason: why the cross-fitted score did not choose; empty where it did, and in rungs that have none.
     """
 
     rung: Rung
     chosen_by: ChosenBy
     rows: list[str]
+    best: str
     leader: str
     reason: str = ""
 
@@ -453,7 +456,7 @@ def baseline_row(record: TrialRecord) -> BaselineRow:
     """Convert the record of a baseline."""
     return BaselineRow(
         record.select, record.labels, record.cost_s, record.reference, record.score, record.state, record.error,
-        record.seeds, record.note, record.mlflow_run_id,
+        record.seeds, record.note, record.mlflow_run_id, record.cross_fitted,
     )  # fmt: skip
 
 

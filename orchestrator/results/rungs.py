@@ -1,9 +1,10 @@
-"""The winner among all rows: one row of each cheap rung by its cross-fitted score, then the cheapest near the best.
+"""The winner among all rows: rows of a cheap rung are compared by their cross-fitted scores, others by those on select.
 
 Many rows of the rungs ``scores`` and ``head`` were tuned on select, where their scores are then somewhat too high.
-Their cross-fitted scores are not, and rest on feedback + select: these decide which row stands for a rung. Across rungs
-the scores on select decide, which the rows of every rung have. Verdicts are on select too, and their opponents are all
-rows, whichever stand for their rungs.
+Their cross-fitted scores are not, and rest on feedback + select: within such a rung they decide. Across rungs the
+scores on select do, which the rows of every rung have. So the winner is the cheapest row that lies within the margin of
+the best of its own rung and, on select, of the best of every other rung. Where no row is cross-fitted this is the
+cheapest within the margin of the best on select. Verdicts are on select too, against all rows that may oppose.
 
 Rows that are fitted on feedback + select (``post_hoc_bias_search_both``, ``last_layer_post_hoc_both``) are scored out
 of fold in both places. Within their rung they are on equal terms with the others, as every fit lacks the judging fold.
@@ -12,36 +13,24 @@ Across rungs their score on select is that of fits on a part of the labels, rath
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from orchestrator.messages import counted
 from orchestrator.records.types import CrossFittedScore
 from orchestrator.results.candidates import Candidate
-from orchestrator.results.rows import RUNGS, Rung, RungChoice
+from orchestrator.results.rows import RUNGS, ChosenBy, Rung, RungChoice
 
-CROSS_FITTED: tuple[Rung, ...] = ("scores", "head")
+CROSS_FITTED: ChosenBy = "cross_fitted"
+SELECT: ChosenBy = "select"
+
+CROSS_FITTED_RUNGS: tuple[Rung, ...] = ("scores", "head")
 """Rungs whose rows are cross-fitted: fitting them anew for each fold takes seconds."""
-
-
-def cheapest_near_best(
-    candidates: Sequence[Candidate], score: Callable[[Candidate], float], margin: float
-) -> Candidate:
-    """The cheapest of the candidates whose score lies within the margin of the best one.
-
-    Args:
-        candidates: at least one.
-        score: of a candidate, higher is better.
-        margin: difference of scores that does not matter.
-    """
-    bar = max(score(each) for each in candidates) - margin
-    return min((each for each in candidates if score(each) >= bar), key=lambda each: each.cheapness)
 
 
 def choose_across_rungs(
     candidates: Sequence[Candidate], margin: float, bounded: bool
 ) -> tuple[Candidate, list[RungChoice]]:
-    """Choose the winner: of the rows that stand for their rungs, the cheapest within the margin of the best on select.
+    """Choose the winner, see above.
 
     Args:
         candidates: all rows that may win, at least one.
@@ -55,35 +44,41 @@ def choose_across_rungs(
         for rung in RUNGS
         if (rows := [each for each in candidates if each.rung == rung])
     ]
-    stand = {row for choice in choices for row in choice.rows}
-    standing = [each for each in candidates if each.row in stand]
-    return cheapest_near_best(standing, lambda each: each.score, margin), choices
+    by_row = {each.row: each for each in candidates}
+    able = []
+    for choice in choices:
+        others = [by_row[other.best].score for other in choices if other is not choice]
+        able += [by_row[row] for row in choice.rows if all(by_row[row].score >= s - margin for s in others)]
+    # Not empty: of the best rows of all rungs the one that is highest on select is able.
+    return min(able, key=lambda each: each.cheapness), choices
 
 
 def _within(rung: Rung, rows: Sequence[Candidate], margin: float, bounded: bool) -> RungChoice:
-    """Choose the row that stands for a rung; all of them do where cross-fitted scores cannot choose.
+    """Choose the rows of a rung that lie within the margin of its best, by the score that is compared in this rung.
 
-    A row whose predictions out of fold break a bound of the search is not chosen, whatever its score.
+    A row whose predictions out of fold break a bound of the search is none of them, whatever its cross-fitted score.
     """
+    on_select = {each.row: each.score for each in rows}
+    scores, chosen_by, reason = on_select, SELECT, ""
+    if rung in CROSS_FITTED_RUNGS:
+        reason = _without_score(rows, bounded)
+        meeting = {
+            each.row: each.cross_fitted.score
+            for each in rows
+            if each.cross_fitted is not None and each.cross_fitted.score is not None
+            if not bounded or each.cross_fitted.violation == 0.0
+        }
+        if not reason and not meeting:
+            reason = "no row of the rung meets the bounds out of fold"
+        if not reason:
+            scores, chosen_by = meeting, CROSS_FITTED
+    # From the cheapest on: of equal scores the cheaper one is the best.
     ordered = sorted(rows, key=lambda each: each.cheapness)
-    # Of equal ones the cheapest, which comes first.
-    leader = max(ordered, key=lambda each: each.score)
-    on_select = RungChoice(rung, "select", [each.row for each in ordered], leader.row)
-    if rung not in CROSS_FITTED:
-        return on_select
-    if missing := _without_score(ordered, bounded):
-        return replace(on_select, reason=missing)
-    scores = {
-        each.row: each.cross_fitted.score
-        for each in ordered
-        if each.cross_fitted is not None and each.cross_fitted.score is not None
-        if not bounded or each.cross_fitted.violation == 0.0
-    }
-    if not scores:
-        return replace(on_select, reason="no row of the rung meets the bounds out of fold")
-    able = [each for each in ordered if each.row in scores]
-    chosen = cheapest_near_best(able, lambda each: scores[each.row], margin)
-    return RungChoice(rung, "cross_fitted", [chosen.row], leader.row)
+    able = [each.row for each in ordered if each.row in scores]
+    best = max(able, key=lambda row: scores[row])
+    near = [row for row in able if scores[row] >= scores[best] - margin]
+    leader = max(ordered, key=lambda each: each.score).row
+    return RungChoice(rung, chosen_by, near, best, leader, reason)
 
 
 def _without_score(rows: Sequence[Candidate], bounded: bool) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.documents import Document
 from orchestrator.messages import counted
-from orchestrator.records.types import Metrics
+from orchestrator.records.types import CrossFittedScore, Metrics
 from orchestrator.results.rows import (
     SELMIX,
     ArmResult,
     Bound,
     ComparisonTable,
     ObjectiveResult,
-    Row,
     Verdict,
     Winner,
 )
@@ -243,17 +242,14 @@ def _objective(
     document: ShowDocument, objective: str, result: ObjectiveResult, winner: Winner, width: int | None
 ) -> str:
     metric, bounds = result.metric or "", result.bounds or _bounds_of_spec(document.spec)
-    table_rows = {row.id: row for row in document.rows if row.objective == objective}
-    rows = _rows(result, winner, metric, bounds, _cross_fitted(table_rows.values()))
+    rows = _rows(result, winner, metric, bounds)
     lines = [
         objective,
         *_results(f"{metric} on select, %", rows, [bound.shown for bound in bounds], width),
         *([sentence(REFERENCE, width)] if any(row.reference for row in result.baselines.values()) else []),
         *([sentence(BROKEN, width)] if any(BREAKS in cell for row in rows for cell in row) else []),
         paragraph(
-            "winner",
-            "; ".join([shipped_file(winner, metric, bounds), *reasons(result, winner, table_rows)]),
-            width,
+            "winner", "; ".join([shipped_file(winner, metric, bounds), *reasons(result, winner)]), width
         ),
     ]
     if winner.config:
@@ -281,22 +277,8 @@ def _bounds_of_spec(spec: Document) -> list[Bound]:
     ]
 
 
-def _cross_fitted(rows: Iterable[Row]) -> dict[str, str]:
-    """Cell of the cross-fitted score of each approach that has one."""
-    cells = {}
-    for row in rows:
-        found = row.cross_fitted
-        if found is not None and found.score is not None:
-            cells[row.approach] = f"({percent(found.score)})" if found.violation else percent(found.score)
-    return cells
-
-
 def _rows(
-    result: ObjectiveResult,
-    winner: Winner,
-    metric: str,
-    bounds: Sequence[Bound],
-    cross_fitted: Mapping[str, str],
+    result: ObjectiveResult, winner: Winner, metric: str, bounds: Sequence[Bound]
 ) -> list[tuple[str, ...]]:
     """Rows of the table: the winner, then the others by score; means over fresh seeds where there are some."""
     ranked: list[tuple[float, tuple[str, ...]]] = []
@@ -329,7 +311,8 @@ def _rows(
         shown = f"{name}*" if row.reference else name
         score = float("-inf") if row.score is None else row.score
         cells = _row(
-            shown, row.select, metric, row.score, row.labels, row.cost_per_run_s, bounds, cross_fitted.get(name, "")
+            shown, row.select, metric, row.score, row.labels, row.cost_per_run_s, bounds,
+            _cross_fitted(row.cross_fitted),
         )  # fmt: skip
         if name == winner.approach:
             first = (f"winner {name}", *cells[1:])
@@ -358,6 +341,13 @@ def _row(
         name, *_interval(select[metric]), "" if score is None else percent(score), cross_fitted, *bounded,
         "+".join(labels), f"{cost_s:.1f} s",
     )  # fmt: skip
+
+
+def _cross_fitted(found: CrossFittedScore | None) -> str:
+    """Cell of a cross-fitted score, in brackets where a bound rules it out; empty without one."""
+    if found is None or found.score is None:
+        return ""
+    return f"({percent(found.score)})" if found.violation else percent(found.score)
 
 
 def _results(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from orchestrator.messages import counted
-from orchestrator.results.rows import SELMIX, Bound, ObjectiveResult, Row, RungChoice, Winner
+from orchestrator.records.types import BASELINE
+from orchestrator.results.rows import SELMIX, Bound, ObjectiveResult, Winner
 from orchestrator.table import estimate, percent, short
 
 
@@ -43,54 +44,62 @@ def _best_of(winner: Winner, seeds: str, bounds: Sequence[Bound]) -> str:
     return f"highest of {seeds} within the bounds"
 
 
-def reasons(result: ObjectiveResult, winner: Winner, rows: Mapping[str, Row]) -> list[str]:
+def reasons(result: ObjectiveResult, winner: Winner) -> list[str]:
     """State why rows of a higher score on select did not win; empty where there are none.
 
     Args:
         result: of an objective; one of an earlier version says nothing of it.
         winner: its winner.
-        rows: id -> row of the table.
     """
-    # Of SelMix the mean over fresh seeds is compared, not the score of the search.
-    means = {each.trial_id: each.score for each in result.finalists}
-    scores = {name: row.score for name, row in rows.items() if row.score is not None} | means
-    found: list[str] = []
+    found, own = [], winner.replicates.score
+    compared: list[str] = []
     for choice in result.rungs:
-        # Only where its rung had something to choose from.
-        if choice.reason and choice.rung == winner.rung and len(choice.rows) > 1:
+        is_own, by_folds = choice.rung == winner.rung, choice.chosen_by == "cross_fitted"
+        if is_own and choice.reason:
             found.append(f"chosen on select: {choice.reason}")
-        if choice.chosen_by == "cross_fitted" and scores[choice.leader] > winner.replicates.score:
-            found += _by_cross_fitting(choice, winner, rows)
-    standing = [name for choice in result.rungs for name in choice.rows]
-    best = max(standing, key=lambda name: scores[name], default=None)
-    if best is not None and scores[best] > winner.replicates.score:
-        found.append(f"the cheapest within the margin of the best score, that of {_name_of(rows[best])}")
+        if by_folds and _score(result, choice.leader) > own:
+            if is_own:
+                found.append(f"chosen {_by_cross_fitting(result, winner.row or '', choice.leader)}")
+            elif choice.best != choice.leader:
+                how = _by_cross_fitting(result, choice.best, choice.leader)
+                found.append(f"the best of the rung {choice.rung} is {_name_of(choice.best)}, {how}")
+        if not (is_own and by_folds):
+            compared.append(choice.best)
+    highest = max(compared, key=lambda row: _score(result, row), default=None)
+    if highest is not None and _score(result, highest) > own:
+        found.append(f"the cheapest within the margin of the best score, that of {_name_of(highest)}")
     return found
 
 
-def _by_cross_fitting(choice: RungChoice, winner: Winner, rows: Mapping[str, Row]) -> list[str]:
-    """State why another row than the best one on select stands for a rung; empty where it is that one."""
-    (chosen,) = choice.rows
-    ours, theirs = rows[chosen].cross_fitted, rows[choice.leader].cross_fitted
-    # For the type checker: rows that were chosen among by this score have one.
-    if (
-        chosen == choice.leader
-        or ours is None
-        or theirs is None
-        or ours.score is None
-        or theirs.score is None
-    ):
-        return []
-    against = f"{percent(theirs.score)} of {_name_of(rows[choice.leader])}"
-    if theirs.violation:
+def _by_cross_fitting(result: ObjectiveResult, ours: str, theirs: str) -> str:
+    """State the cross-fitted scores of two baselines, of which the second is ahead on select.
+
+    Args:
+        result: of the objective.
+        ours: id of the row that was chosen by this score.
+        theirs: id of the other one.
+    """
+    our_fit, their_fit = (result.baselines[_name_of(row)].cross_fitted for row in (ours, theirs))
+    # For the type checker: rows that were compared by this score have one.
+    if our_fit is None or their_fit is None or our_fit.score is None or their_fit.score is None:
+        raise AssertionError(f"{ours} and {theirs} were compared by cross-fitted scores")
+    against = f"{percent(their_fit.score)} of {_name_of(theirs)}"
+    if their_fit.violation:
         against += ", which breaks a bound there"
-    elif theirs.score >= ours.score:
+    elif their_fit.score >= our_fit.score:
         against += ", which is dearer and ahead by less than the margin"
-    by = f"chosen by its cross-fitted score over feedback + select ({percent(ours.score)} against {against})"
-    if chosen == winner.row:
-        return [by]
-    return [f"of the rung {choice.rung} {_name_of(rows[chosen])} stands, {by}"]
+    return f"by its cross-fitted score over feedback + select ({percent(our_fit.score)} against {against})"
 
 
-def _name_of(row: Row) -> str:
-    return f"SelMix {short(row.id)}" if row.approach == SELMIX else row.approach
+def _score(result: ObjectiveResult, row: str) -> float:
+    """Score on select of a row: of SelMix the mean over its fresh seeds."""
+    means = {each.trial_id: each.score for each in result.finalists}
+    baseline = result.baselines.get(_name_of(row))
+    score = means.get(row) if baseline is None else baseline.score
+    return float("-inf") if score is None else score
+
+
+def _name_of(row: str) -> str:
+    """Name of a row by its id: of a baseline, or SelMix with its trial."""
+    name = short(row)
+    return name.removeprefix(f"{BASELINE}/") if name.startswith(f"{BASELINE}/") else f"SelMix {name}"
