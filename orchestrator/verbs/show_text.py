@@ -53,8 +53,8 @@ FIRST_COLUMNS = (
 CROSS_FITTED_COLUMN = Column("cross-fitted", right=True)
 LAST_COLUMNS = Column("labels used"), Column("cost/run", right=True)
 CROSS_FITTED = (
-    "cross-fitted: score over feedback + select, each fold judged by a fit on the others; it chooses among the rows "
-    "that train a head at most"
+    "cross-fitted: score over feedback + select, each fold judged by a fit on the others; it chooses within the rungs "
+    "scores and head"
 )
 IN_BRACKETS = "in brackets: breaks a bound there, and is not chosen by it"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.messages import counted
 from orchestrator.records.types import BASELINE
-from orchestrator.results.rows import SELMIX, Bound, ObjectiveResult, Winner
+from orchestrator.results.rows import RUNGS, SELMIX, Bound, ObjectiveResult, RungChoice, Winner
 from orchestrator.table import estimate, percent, short
 
 
@@ -52,7 +52,7 @@ def reasons(result: ObjectiveResult, winner: Winner) -> list[str]:
         winner: its winner.
     """
     found, own = [], winner.replicates.score
-    compared: list[str] = []
+    others: list[RungChoice] = []
     for choice in result.rungs:
         is_own, by_folds = choice.rung == winner.rung, choice.chosen_by == "cross_fitted"
         if is_own and choice.reason:
@@ -64,10 +64,11 @@ def reasons(result: ObjectiveResult, winner: Winner) -> list[str]:
                 how = _by_cross_fitting(result, choice.best, choice.leader)
                 found.append(f"the best of the rung {choice.rung} is {_name_of(choice.best)}, {how}")
         if not (is_own and by_folds):
-            compared.append(choice.best)
-    highest = max(compared, key=lambda row: _score(result, row), default=None)
-    if highest is not None and _score(result, highest) > own:
-        found.append(f"the cheapest within the margin of the best score, that of {_name_of(highest)}")
+            others.append(choice)
+    ahead = max(others, key=lambda choice: _score(result, choice.best), default=None)
+    if ahead is not None and _score(result, ahead.best) > own:
+        dearer = ", and dearer" if RUNGS.index(ahead.rung) >= RUNGS.index(winner.rung) else ""
+        found.append(f"{_name_of(ahead.best)} is ahead on select by less than the margin{dearer}")
     return found
 
 
