@@ -8,7 +8,7 @@ cheapest within the margin of the best on select. Verdicts are on select too, ag
 
 Rows that are fitted on feedback + select (``post_hoc_bias_search_both``, ``last_layer_post_hoc_both``) are scored out
 of fold in both places. Within their rung they are on equal terms with the others, as every fit lacks the judging fold.
-Across rungs their score on select is that of fits on a part of the labels, if anything too low for the model that ships.
+Across rungs their score on select is that of fits on a part of the labels, if anything too low for what ships.
 """
 
 from __future__ import annotations
