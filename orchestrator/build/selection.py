@@ -122,6 +122,6 @@ def _coarse_splits(config: Any) -> list[str]:
 def _held(config: Any, part: str) -> int:
     """Samples of a held-out split per class, of the class with the fewest where they differ."""
     if hasattr(config, "sizes_of"):
-        return min(config.sizes_of(part))
+        return int(min(config.sizes_of(part)))
     size: int = getattr(config, part)
     return size

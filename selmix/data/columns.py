@@ -117,7 +117,10 @@ def with_label_names(
     names = tuple(known[value] for value in labels.values)
     if len(set(names)) < len(names):
         # Two labels under one name could not be told apart in any table of results.
-        return labels.names, f"{name}: the file's ClassLabel names are not distinct, the numbers are the names"
+        return (
+            labels.names,
+            f"{name}: the file's ClassLabel names are not distinct, the numbers are the names",
+        )
     unused = [known[k] for k in range(len(known)) if k not in set(labels.values)]
     rest = f"; no row has {listed(unused, 'of them')}" if unused else ""
     return names, f"{name}: class names are those of the file's ClassLabel{rest}"
@@ -126,7 +129,9 @@ def with_label_names(
 def label_names(schema: Any, column: str) -> list[str] | None:
     """Names of Hugging Face's ``ClassLabel`` in the metadata of an Arrow schema; None where there are none."""
     feature = _hugging_face(schema).get(column)
-    names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+    names = (
+        feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+    )
     if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
         return None
     return names
@@ -196,7 +201,7 @@ def width_of(files: ParquetFiles, names: str | Sequence[str]) -> int:
         return int(kind.list_size)
     for _, batch in files.batches([names]):
         if batch.num_rows:
-            return _lists(files, names, batch.column(0).slice(0, 1), 0, None).shape[1]
+            return int(_lists(files, names, batch.column(0).slice(0, 1), 0, None).shape[1])
     raise ValueError(f"{files.path}: must have rows, got none")
 
 
@@ -233,7 +238,9 @@ def _is_list(kind: Any) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _lists(files: ParquetFiles, name: str, column: Any, start: int, width: int | None) -> np.ndarray[Any, Any]:
+def _lists(
+    files: ParquetFiles, name: str, column: Any, start: int, width: int | None
+) -> np.ndarray[Any, Any]:
     """A column of lists as an array, shape (m, d), float32; ``width`` is the d of earlier rows."""
     import pyarrow.compute as pc
 
@@ -242,7 +249,9 @@ def _lists(files: ParquetFiles, name: str, column: Any, start: int, width: int |
         raise ValueError(f"{where}: {name} must hold lists of numbers, got {column.type}")
     if column.null_count:
         first = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise ValueError(f"{where}: values must be given in every row, missing in {name}: {files.row(start + first)}")
+        raise ValueError(
+            f"{where}: values must be given in every row, missing in {name}: {files.row(start + first)}"
+        )
     flat = column.flatten()
     if not _is_number(flat.type):
         raise ValueError(f"{where}: {name} must hold lists of numbers, got lists of {flat.type}")
@@ -260,9 +269,9 @@ def _lists(files: ParquetFiles, name: str, column: Any, start: int, width: int |
             f"{where}: {name} must hold lists of numbers, got lists of {flat.type} with a value missing in "
             f"{files.row(start + first)}"
         )
-    return _finite(flat, name, lambda k: f"{files.row(start + k // expected)}, place {k % expected}", where).reshape(
-        -1, expected
-    )
+    return _finite(
+        flat, name, lambda k: f"{files.row(start + k // expected)}, place {k % expected}", where
+    ).reshape(-1, expected)
 
 
 def _numbers(files: ParquetFiles, name: str, column: Any, start: int) -> np.ndarray[Any, Any]:
@@ -307,8 +316,10 @@ def _finite(column: Any, name: str, place: Row, where: str) -> np.ndarray[Any, A
     numbers = column.to_numpy(zero_copy_only=False)
     # A number beyond float32 becomes infinite, which is reported with its place.
     with np.errstate(over="ignore"):
-        values = numbers.astype(np.float32)
+        values: np.ndarray[Any, Any] = numbers.astype(np.float32)
     if not (finite := np.isfinite(values)).all():
         first = int(np.flatnonzero(~finite)[0])
-        raise ValueError(f"{where}: {name} must be finite numbers (as float32), got {numbers[first]} in {place(first)}")
+        raise ValueError(
+            f"{where}: {name} must be finite numbers (as float32), got {numbers[first]} in {place(first)}"
+        )
     return values

@@ -77,9 +77,13 @@ def held_problems(sizes: Mapping[str, int | float | None], floor: int, rare: str
         least = 0 if part == "feedback" else 1
         if isinstance(size, float) and not (size == 0 and least == 0):
             if not 0 < size < 1:
-                problems.append(f"{part}: must be a number of samples per class, or a fraction below 1, got {size:g}")
+                problems.append(
+                    f"{part}: must be a number of samples per class, or a fraction below 1, got {size:g}"
+                )
         elif size is not None and size < least:
-            problems.append(f"{part}: must be >= {least} sample{'s' if least != 1 else ''} per class, got {size}")
+            problems.append(
+                f"{part}: must be >= {least} sample{'s' if least != 1 else ''} per class, got {size}"
+            )
     shares = sum(size for size in sizes.values() if isinstance(size, float) and 0 < size < 1)
     if shares >= 1:
         problems.append(f"test: the fractions must leave some rows to train, got {shares:g} together")
@@ -90,7 +94,9 @@ def held_problems(sizes: Mapping[str, int | float | None], floor: int, rare: str
     return problems
 
 
-def parts_named(names: Sequence[str], index: Tensor, column: str, where: str) -> tuple[Tensor, tuple[str, ...]]:
+def parts_named(
+    names: Sequence[str], index: Tensor, column: str, where: str
+) -> tuple[Tensor, tuple[str, ...]]:
     """Splits of rows from the names in a column.
 
     Args:
@@ -196,7 +202,12 @@ class _Draw:
 
 
 def _rare(
-    table: Labelled, labels: Tensor, class_names: Sequence[str], pool: Tensor, fixed: Mapping[str, Tensor], draw: _Draw
+    table: Labelled,
+    labels: Tensor,
+    class_names: Sequence[str],
+    pool: Tensor,
+    fixed: Mapping[str, Tensor],
+    draw: _Draw,
 ) -> dict[int, str]:
     """Classes with too few rows or units -> what they have and what is asked."""
 
@@ -235,7 +246,9 @@ def _shown(short: Mapping[int, str]) -> str:
     return listed([short[k] for k in sorted(short)], "classes with too few rows", joint="; ")
 
 
-def _without(table: Labelled, rare: Sequence[int], how: str, where: str) -> tuple[Tensor, tuple[str, ...], str]:
+def _without(
+    table: Labelled, rare: Sequence[int], how: str, where: str
+) -> tuple[Tensor, tuple[str, ...], str]:
     """Labels and names without rare classes, and what was done."""
     kept = [k for k in range(len(table.class_names)) if k not in set(rare)]
     counts = torch.bincount(table.labels, minlength=len(table.class_names))
@@ -246,7 +259,9 @@ def _without(table: Labelled, rare: Sequence[int], how: str, where: str) -> tupl
     names = tuple(table.class_names[k] for k in kept)
     if how == "pool":
         if POOLED in names:
-            raise ValueError(f"{where}: rare_classes: pool makes a class {POOLED!r}, which is there; rename it")
+            raise ValueError(
+                f"{where}: rare_classes: pool makes a class {POOLED!r}, which is there; rename it"
+            )
         names = (*names, POOLED)
         note = f"rare_classes: pool made one class {POOLED!r} of {held} rows of {named}"
     else:
@@ -257,7 +272,13 @@ def _without(table: Labelled, rare: Sequence[int], how: str, where: str) -> tupl
 
 
 def _drawn(
-    table: Labelled, labels: Tensor, class_names: Sequence[str], pool: Tensor, draw: _Draw, seed: int, where: str
+    table: Labelled,
+    labels: Tensor,
+    class_names: Sequence[str],
+    pool: Tensor,
+    draw: _Draw,
+    seed: int,
+    where: str,
 ) -> dict[str, Tensor]:
     """Rows of the drawn splits, and of train."""
     inside = labels[pool]
@@ -283,8 +304,8 @@ def _units_drawn(
 ) -> list[Tensor]:
     """Divide rows so that no unit lies in two splits.
 
-    Split by split, and in it class by class, the class of the fewest units first: units are taken in a random order, those
-    first that do not take more than is missing.
+    Split by split, and in it class by class, the class of the fewest units first: units are taken in a random order, at
+    first those that do not take more than is missing.
 
     Args:
         labels: shape (n,), int64.
@@ -347,7 +368,9 @@ def _crossing(table: Labelled, rows: Mapping[str, Tensor]) -> list[str]:
     for part in PARTS:
         for unit in torch.unique(table.units[rows[part]]).tolist():
             homes.setdefault(unit, []).append(part)
-    across = [f"{table.unit_names[unit]} ({' and '.join(parts)})" for unit, parts in homes.items() if len(parts) > 1]
+    across = [
+        f"{table.unit_names[unit]} ({' and '.join(parts)})" for unit, parts in homes.items() if len(parts) > 1
+    ]
     if not across:
         return []
     return [

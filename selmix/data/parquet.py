@@ -116,7 +116,9 @@ class ParquetConfig:
     def sizes_of(self, part: str) -> list[int]:
         """Samples of each class in a split."""
         division = self._division
-        return torch.bincount(division.labels[division.rows[part]], minlength=len(division.class_names)).tolist()
+        return torch.bincount(
+            division.labels[division.rows[part]], minlength=len(division.class_names)
+        ).tolist()
 
     @property
     def notes(self) -> list[str]:
@@ -130,6 +132,10 @@ class ParquetConfig:
     def data_warnings(self) -> list[str]:
         """What is doubtful in the division, one line each."""
         return list(self._division.warnings)
+
+    def sample_name(self, part: str, place: int) -> str:
+        """Words for a sample of a split: its row in the table, from 0."""
+        return self._files.row(int(self._division.rows[part][place]))
 
     def _split(self, part: str) -> Split:
         # Labels, then features, then their division: the first thing that is wrong is reported.
@@ -177,7 +183,11 @@ def _labelled_once(
 
 
 def read_labelled(
-    files: ParquetFiles, label: str, split: str | None = None, group: str | None = None, unit: str | None = None
+    files: ParquetFiles,
+    label: str,
+    split: str | None = None,
+    group: str | None = None,
+    unit: str | None = None,
 ) -> Labelled:
     """Read the labels and attributes of a table's rows; its inputs are not read.
 

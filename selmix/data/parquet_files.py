@@ -86,7 +86,9 @@ class ParquetFiles:
         import pyarrow.parquet as pq
 
         # Schemas first: they report a file that is none.
-        return tuple(pq.read_metadata(file).num_rows for file, _ in zip(self.files, self.schemas, strict=True))
+        return tuple(
+            pq.read_metadata(file).num_rows for file, _ in zip(self.files, self.schemas, strict=True)
+        )
 
     @property
     def num_rows(self) -> int:
@@ -113,7 +115,9 @@ class ParquetFiles:
             held = [*schema.names, *extra]
             missing = [name for name in names if name not in held]
             if missing:
-                raise ValueError(f"{file}: must have a column {missing[0]}, got {listed(held, 'columns', 12)}")
+                raise ValueError(
+                    f"{file}: must have a column {missing[0]}, got {listed(held, 'columns', 12)}"
+                )
 
     def read(self, names: Sequence[str]) -> Any:
         """Read some columns of all files as one Arrow table.
