@@ -70,8 +70,8 @@ def data_document(spec: SweepSpec) -> DataDocument:
         if empty:
             problems.append(f"{name}: no sample of {', '.join(empty[:MAX_CLASSES_SHOWN])}")
         # Images on disk are decoded batch by batch in training: a broken one would fail a trial in the middle.
-        if isinstance(split.inputs, Images) and split.inputs.files:
-            problems += [f"{name}: {line}" for line in unreadable(split.inputs.files, split.inputs.size)]
+        if isinstance(split.inputs, Images):
+            problems += [f"{name}: {line}" for line in unreadable(split.inputs)]
     return DataDocument(
         data=spec.data["name"],
         class_names=list(data.class_names),
