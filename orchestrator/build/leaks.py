@@ -6,7 +6,7 @@ from orchestrator.build.selection import data_config
 from orchestrator.errors import PreflightError
 from orchestrator.spec.schema import SweepSpec
 from selmix.data import DataConfig, doubts_of, notes_of, refuses_duplicates
-from selmix.data.leaks import Leaks, exact_leaks
+from selmix.data.leaks import Leaks, Namer, exact_leaks
 from selmix.data.splits import Split, SweepData
 
 ADVICE = "take them out of one of the two, or give data.allow_duplicates: true"
@@ -22,17 +22,28 @@ def find_leaks(source: DataConfig, data: SweepData, test: Split) -> Leaks:
     Raises:
         OSError: an image file cannot be read.
     """
-    splits = {"train": data.train, "feedback": data.feedback, "select": data.select, "test": test}
-    if data.unlabelled is not None:
-        splits["unlabelled"] = data.unlabelled
+    splits = _splits(data, test)
+    return exact_leaks(splits, data.class_names, sample_namer(source, data, test))
+
+
+def sample_namer(source: DataConfig, data: SweepData, test: Split) -> Namer:
+    """Words for a sample of a split: its row or file where it is known, else its place."""
+    splits = _splits(data, test)
 
     def name_of(part: str, place: int) -> str:
+        files = getattr(splits[part].inputs, "files", ())
+        if files:
+            return str(files[place])
         if hasattr(source, "sample_name"):
             return str(source.sample_name(part, place))
-        files = getattr(splits[part].inputs, "files", ())
-        return str(files[place]) if files else f"sample {place}"
+        return f"sample {place}"
 
-    return exact_leaks(splits, data.class_names, name_of)
+    return name_of
+
+
+def _splits(data: SweepData, test: Split) -> dict[str, Split]:
+    splits = {"train": data.train, "feedback": data.feedback, "select": data.select, "test": test}
+    return splits if data.unlabelled is None else splits | {"unlabelled": data.unlabelled}
 
 
 def check_leaks(spec: SweepSpec, data: SweepData) -> list[str]:

@@ -59,10 +59,11 @@ def data_document(spec: SweepSpec) -> DataDocument:
     Raises:
         PreflightError: the data cannot be read at all.
     """
-    from orchestrator.build.leaks import ADVICE, find_leaks
+    from orchestrator.build.leaks import ADVICE, find_leaks, sample_namer
     from orchestrator.build.selection import data_config
     from selmix.data import doubts_of, notes_of, refuses_duplicates
-    from selmix.data.images import Images, unreadable
+    from selmix.data.images import Images
+    from selmix.data.near_duplicates import grids_of, near_leaks
     from selmix.data.wording import listed
 
     source = data_config(spec)
@@ -73,18 +74,23 @@ def data_document(spec: SweepSpec) -> DataDocument:
     splits = {"train": data.train, "feedback": data.feedback, "select": data.select, "test": test}
     problems: list[str] = []
     counts = {}
+    images: dict[str, Images] = {}
+    grids = {}
     for name, split in splits.items():
         counts[name] = split.counts(data.num_classes).tolist()
         # Recall is undefined for a class without samples, in whichever split it is missing.
         empty = [label for label, count in zip(data.class_names, counts[name], strict=True) if count == 0]
         if empty:
             problems.append(f"{name}: no sample of {listed(empty, 'classes', MAX_CLASSES_SHOWN)}")
-        # Images on disk are decoded batch by batch in training: a broken one would fail a trial in the middle.
-        if isinstance(split.inputs, Images) and split.inputs.files:
-            problems += [f"{name}: {line}" for line in unreadable(split.inputs.files, split.inputs.size)]
+        # Images are decoded batch by batch in training: a broken one would fail a trial in the middle.
+        if isinstance(split.inputs, Images) and not split.inputs.is_decoded:
+            images[name] = split.inputs
+            grids[name], lines = grids_of(split.inputs)
+            problems += [f"{name}: {line}" for line in lines]
     try:
         leaks = find_leaks(source, data, test)
-        notes, warnings = notes_of(source), [*doubts_of(source), *leaks.elsewhere]
+        alike = near_leaks(images, grids, sample_namer(source, data, test))
+        notes, warnings = notes_of(source), [*doubts_of(source), *leaks.elsewhere, *alike]
     except (OSError, ValueError) as error:
         raise PreflightError(f"data: {spec.data['name']} must be readable: {error}") from error
     if refuses_duplicates(source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from selmix.data.images import Inputs
+from selmix.data.preprocess import Preprocess
 from selmix.data.splits import Split
 from selmix.weights import bytes_digest
 
@@ -36,17 +38,26 @@ def content_digest(split: Split) -> str:
 
 
 def preprocess_digest(inputs: Inputs) -> str:
-    """Digest ``sha256:...`` of what is done to the samples before a model sees them: their shape and normalisation."""
+    """Digest ``sha256:...`` of what is done to the samples before a model sees them: their shape and preprocessing."""
+    shape = tuple(inputs.shape[1:])
     if isinstance(inputs, Tensor):
-        return bytes_digest(f"{tuple(inputs.shape[1:])}".encode())
-    return bytes_digest(f"{tuple(inputs.shape[1:])}{inputs.mean}{inputs.std}".encode())
+        return bytes_digest(f"{shape}".encode())
+    # Nothing is decoded of pixels in memory: the steps before the normalisation do not act.
+    steps = (
+        Preprocess(size=inputs.size, mean=inputs.mean, std=inputs.std, input_range=inputs.input_range)
+        if inputs.is_decoded
+        else inputs.preprocess
+    )
+    # What earlier versions did has the digest that they gave it.
+    more = "" if steps.is_earlier else json.dumps(steps.as_keys(), sort_keys=True)
+    return bytes_digest(f"{shape}{inputs.mean}{inputs.std}{more}".encode())
 
 
 def sample_digests(inputs: Inputs) -> Iterable[bytes]:
     """SHA-256 of each sample's bytes, 32 bytes each, in order."""
     if not isinstance(inputs, Tensor):
         if inputs.pixels is None:
-            return inputs.file_digests()
+            return inputs.content_digests()
         inputs = inputs.pixels
     flat = inputs.detach().cpu().reshape(len(inputs), math.prod(inputs.shape[1:])).contiguous()
     # As bytes, because numpy has no bfloat16.

@@ -102,7 +102,11 @@ class ImageFolderConfig:
         for k, name in enumerate(self.class_names):
             home = folder / name
             # A split may lack a class here: whoever loads it decides whether that will do.
-            inside = sorted(str(p) for p in home.rglob("*") if p.suffix in SUFFIXES) if home.is_dir() else []
+            inside = (
+                sorted(str(p) for p in home.rglob("*") if p.suffix.lower() in SUFFIXES)
+                if home.is_dir()
+                else []
+            )
             files += inside
             labels += [k] * len(inside)
         if not files:

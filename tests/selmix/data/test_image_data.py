@@ -225,7 +225,7 @@ def test_image_folder_refuses(tmp_path: Path) -> None:
         ImageFolderConfig(str(tmp_path)).load()
     (tmp_path / "cat" / "01.jpg").write_bytes(b"no image")
     data = ImageFolderConfig(str(tmp_path), size=8, feedback=0, select=1, test=1).load()
-    with pytest.raises(ValueError, match=r"cat/01.jpg: must be a JPEG or PNG image"):
+    with pytest.raises(ValueError, match=r"cat/01.jpg: must be an image that Pillow reads"):
         [part.whole() for part in (data.train, data.select, ImageFolderConfig(
             str(tmp_path), size=8, feedback=0, select=1, test=1).load_test())]  # fmt: skip
 
@@ -293,7 +293,7 @@ def test_data_check_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "data" / "val" / "n02" / "00.png").write_bytes(b"")
     done = here("data", "check", file)
     assert done.code == 4
-    assert "n02/00.png: must be a JPEG or PNG image" in done.err
+    assert "n02/00.png: must be an image that Pillow reads" in done.err
     done = here("data", "check", file, f"data.train_list={tmp_path}/nowhere.txt")
     assert done.code == 4
     assert "must be a list of images, there is none" in done.err
