@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from selmix.data.archives import OfficialFiles, PackagedFiles
+from selmix.data.arrays import array_data, frame_data, from_arrays, from_frame, write_table
 from selmix.data.cifar import CifarConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.fashion_mnist import FashionMnistConfig
@@ -19,13 +20,18 @@ __all__ = [
     "DataConfig",
     "Split",
     "SweepData",
+    "array_data",
     "build_data_config",
     "doubts_of",
+    "frame_data",
+    "from_arrays",
+    "from_frame",
     "has_groups",
     "notes_of",
     "official_files",
     "refuses_duplicates",
     "unlabelled_key",
+    "write_table",
 ]
 
 
