@@ -338,7 +338,9 @@ def _inputs_of(inputs: Any, rows: int, mean: Sequence[float] | None, std: Sequen
         pixels = _by_channel(array)
         for key, given in (("mean", mean), ("std", std)):
             if given is not None and len(given) != pixels.shape[1]:
-                raise ValueError(f"{key}: must have {pixels.shape[1]} numbers, one a channel, got {len(given)}")
+                raise ValueError(
+                    f"{key}: must have {pixels.shape[1]} numbers, one a channel, got {len(given)}"
+                )
         flat = (0.5,) if pixels.shape[1] == 1 else None
         return Images(
             pixels=pixels,
