@@ -94,27 +94,34 @@ def _coarse_splits(config: Any) -> list[str]:
     # Read in any case: also of files that assign the splits a missing one is worth a warning.
     class_names = config.class_names
     # A file assigns the samples to the splits; the sizes of the configuration are not used.
-    if getattr(config, "split", None) is not None:
+    if getattr(config, "has_own_splits", getattr(config, "split", None) is not None):
         return warnings
-    step = 1.0 / config.select
+    select, feedback = _held(config, "select"), _held(config, "feedback")
+    step = 1.0 / select
     if step > COARSEST_STEP:
         warnings.append(
-            f"data.select: {config.select} samples per class: a recall moves in steps of {100 * step:.0f} percentage "
+            f"data.select: {select} samples per class: a recall moves in steps of {100 * step:.0f} percentage "
             "points, too coarse to rank by"
         )
     # A launch refuses 0 by itself.
-    if 0 < config.feedback < 1.0 / COARSEST_STEP:
+    if 0 < feedback < 1.0 / COARSEST_STEP:
         warnings.append(
-            f"data.feedback: {config.feedback} samples per class: a recall moves in steps of "
-            f"{100 / config.feedback:.0f} percentage points, the gain will follow noise"
+            f"data.feedback: {feedback} samples per class: a recall moves in steps of "
+            f"{100 / feedback:.0f} percentage points, the gain will follow noise"
         )
-    fewer = [
-        name for name, count in zip(class_names, config.train_sizes, strict=True) if count < config.feedback
-    ]
+    fewer = [name for name, count in zip(class_names, config.train_sizes, strict=True) if count < feedback]
     if fewer:
         shown = ", ".join(fewer[:10]) + (f" and {len(fewer) - 10} more" if len(fewer) > 10 else "")
         warnings.append(
-            f"data.feedback: classes {shown} have more feedback ({config.feedback}) than training samples: "
+            f"data.feedback: classes {shown} have more feedback ({feedback}) than training samples: "
             "their feedback is worth more as training data (draw_from: train+feedback)"
         )
     return warnings
+
+
+def _held(config: Any, part: str) -> int:
+    """Samples of a held-out split per class, of the class with the fewest where they differ."""
+    if hasattr(config, "sizes_of"):
+        return int(min(config.sizes_of(part)))
+    size: int = getattr(config, part)
+    return size

@@ -20,8 +20,11 @@ __all__ = [
     "Split",
     "SweepData",
     "build_data_config",
+    "doubts_of",
     "has_groups",
+    "notes_of",
     "official_files",
+    "refuses_duplicates",
     "unlabelled_key",
 ]
 
@@ -76,6 +79,28 @@ def has_groups(config: DataConfig) -> bool:
     """
     # Optional in a configuration; Parquet reads its file for it, hence the error.
     return bool(getattr(config, "group_names", ()))
+
+
+def notes_of(config: DataConfig) -> list[str]:
+    """What was done to read the data and to divide them, one line each; the files are read for it.
+
+    Raises:
+        ValueError: the data cannot be read.
+    """
+    return list(getattr(config, "notes", ()))
+
+
+def doubts_of(config: DataConfig) -> list[str]:
+    """What a configuration itself finds doubtful in its data, one line each; raises as :func:`notes_of`."""
+    return list(getattr(config, "data_warnings", ()))
+
+
+def refuses_duplicates(config: DataConfig) -> bool:
+    """True if no sample of test may be in another split too.
+
+    Published data sets are what they are, and everybody measures on them: they have no key for it, and are reported.
+    """
+    return not getattr(config, "allow_duplicates", True)
 
 
 def official_files(config: DataConfig) -> OfficialFiles | PackagedFiles | None:

@@ -31,7 +31,7 @@ def content_digest(split: Split) -> str:
     labels = split.labels.tolist()
     tagged = [
         hashlib.sha256(sample + label.to_bytes(8, "little", signed=True)).digest()
-        for sample, label in zip(_sample_digests(split.inputs), labels, strict=True)
+        for sample, label in zip(sample_digests(split.inputs), labels, strict=True)
     ]
     # Sorted digests of equal length: the same bytes for every order, and a repeated sample counts twice.
     return bytes_digest(b"".join(sorted(tagged)))
@@ -53,7 +53,7 @@ def preprocess_digest(inputs: Inputs) -> str:
     return bytes_digest(f"{shape}{inputs.mean}{inputs.std}{more}".encode())
 
 
-def _sample_digests(inputs: Inputs) -> Iterable[bytes]:
+def sample_digests(inputs: Inputs) -> Iterable[bytes]:
     """SHA-256 of each sample's bytes, 32 bytes each, in order."""
     if not isinstance(inputs, Tensor):
         if inputs.pixels is None:
