@@ -13,6 +13,10 @@ from selmix.data.preprocess import Preprocess
 LIBRARIES = ("torchvision", "timm")
 
 
+class MissingLibrary(ValueError):
+    """A library that a model comes from is not installed."""
+
+
 def library_model(library: str, name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Build a classifier for images with three channels.
 
@@ -123,12 +127,13 @@ def _timm(name: str) -> Any:
     """The library timm, if it has the model.
 
     Raises:
-        ValueError: it is not installed, or has no such model or no weights of that tag.
+        MissingLibrary: it is not installed.
+        ValueError: it has no such model, or no weights of that tag.
     """
     try:
         import timm
     except ImportError as error:
-        raise ValueError(f"timm/{name} needs timm; install it with pip install 'selmix[timm]'") from error
+        raise MissingLibrary(f"timm/{name} needs timm; install it with pip install 'selmix[timm]'") from error
     architecture, dot, tag = name.partition(".")
     if architecture not in timm.list_models():
         raise ValueError(f"timm has no model {architecture!r}; {_nearest(architecture, timm.list_models())}")
