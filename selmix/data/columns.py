@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selmix.data.parquet_files import ParquetFiles
+from selmix.data.table_source import TableSource
 from selmix.data.wording import listed
 
 Row = Callable[[int], str]
@@ -137,6 +137,12 @@ def label_names(schema: Any, column: str) -> list[str] | None:
     return names
 
 
+def is_image_feature(schema: Any, column: str) -> bool:
+    """True if Hugging Face's metadata in an Arrow schema say that a column holds images."""
+    feature = _hugging_face(schema).get(column)
+    return isinstance(feature, dict) and feature.get("_type") == "Image"
+
+
 def _hugging_face(schema: Any) -> Mapping[str, Any]:
     """Hugging Face's features by column, as its library writes them beside the schema."""
     try:
@@ -184,7 +190,7 @@ def matched_columns(
     return names
 
 
-def width_of(files: ParquetFiles, names: str | Sequence[str]) -> int:
+def width_of(files: TableSource, names: str | Sequence[str]) -> int:
     """Number of features d, from the types of the columns and at most the first rows.
 
     Args:
@@ -205,7 +211,7 @@ def width_of(files: ParquetFiles, names: str | Sequence[str]) -> int:
     raise ValueError(f"{files.path}: must have rows, got none")
 
 
-def vectors(files: ParquetFiles, names: str | Sequence[str]) -> Tensor:
+def vectors(files: TableSource, names: str | Sequence[str]) -> Tensor:
     """Read features as one tensor, shape (n, d), float32, batch by batch, so that it is held once only.
 
     Args:
@@ -238,9 +244,7 @@ def _is_list(kind: Any) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _lists(
-    files: ParquetFiles, name: str, column: Any, start: int, width: int | None
-) -> np.ndarray[Any, Any]:
+def _lists(files: TableSource, name: str, column: Any, start: int, width: int | None) -> np.ndarray[Any, Any]:
     """A column of lists as an array, shape (m, d), float32; ``width`` is the d of earlier rows."""
     import pyarrow.compute as pc
 
@@ -274,7 +278,7 @@ def _lists(
     ).reshape(-1, expected)
 
 
-def _numbers(files: ParquetFiles, name: str, column: Any, start: int) -> np.ndarray[Any, Any]:
+def _numbers(files: TableSource, name: str, column: Any, start: int) -> np.ndarray[Any, Any]:
     """A column of numbers or truth values, shape (m,), float32."""
     import pyarrow as pa
 

@@ -1,7 +1,7 @@
 """Images that look the same in two splits, such as one photograph in two sizes or formats: a perceptual hash of each.
 
-The hash is that of Krawetz (dHash), in both directions: the signs of the differences between neighbours on a grid of 9 x 9
-mean brightnesses. What the hashes find is compared by the grids themselves.
+The hash is that of Krawetz (dHash), in both directions: the signs of the differences between neighbours on a grid of
+9 x 9 mean brightnesses. What the hashes find is compared by the grids themselves.
 """
 
 from __future__ import annotations

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from selmix.data.columns import matched_columns, values_of, vectors, width_of, with_label_names
 from selmix.data.division import Division, Labelled, divide, held_problems, parts_named
+from selmix.data.image_column import image_columns, read_images
+from selmix.data.images import Images, Inputs
 from selmix.data.parquet_files import ParquetFiles, find_files
+from selmix.data.preprocess import Preprocess
 from selmix.data.split_names import PARTS, split_named
 from selmix.data.splits import Split, SweepData
+from selmix.data.table_source import TableSource
+from selmix.data.wording import listed
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class ParquetConfig:
         path: a file, a folder of files (``split=train/part-0.parquet`` is a column ``split``), or a pattern.
         label: column of the labels, whole numbers or texts. Hugging Face's ``ClassLabel`` names are read.
         features: column of lists of as many numbers in every row; or columns of numbers, as a list or a pattern
-            (``f*``).
+            (``f*``). None: ``features``, where there is such a column.
         group: column with the group of every row, a whole number or a text; None where there are no groups.
         unit: column with the unit of every row (subject, patient, video), of which no two splits should share one; None
             where every row is one.
@@ -41,6 +46,16 @@ class ParquetConfig:
         rare_classes: ``refuse``, ``drop`` or ``pool`` (into one class ``other``) classes with too few rows.
         allow_duplicates: True if rows of test may be in another split too, or under two labels.
         seed: of the random split; the rest is train.
+        image: column of encoded images: bytes, structs of ``bytes`` and ``path`` (as Hugging Face writes them), or
+            paths of files beside the table. None: the one such column where there is no column ``features``.
+        size: of images only, as all that follow: the keys of :class:`selmix.data.preprocess.Preprocess`.
+        resize: likewise.
+        crop: likewise.
+        interpolation: likewise.
+        mean: likewise.
+        std: likewise.
+        input_range: likewise.
+        white: likewise.
     Raises:
         ValueError: a size out of range. Reading the file (at the first use of its contents) raises ValueError too.
     """
@@ -58,19 +73,85 @@ class ParquetConfig:
     floor: int = 1
     rare_classes: str = "refuse"
     allow_duplicates: bool = False
+    image: str | None = None
+    size: int | None = None
+    resize: int | None = None
+    crop: str | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    input_range: int | None = None
+    white: float | None = None
 
     name: ClassVar[str] = "parquet"
 
     def __post_init__(self) -> None:
-        if problems := held_problems(self._sizes, self.floor, self.rare_classes):
+        problems = held_problems(self._sizes, self.floor, self.rare_classes)
+        if self.image is not None and self.features is not None:
+            problems.append("image: must be left out where features are given, got both")
+        if self._given_steps:
+            problems += self._steps.problems()
+            if self.features is not None:
+                problems.append(f"{next(iter(self._given_steps))}: must be left out where features are given")
+        if problems:
             raise ValueError("\n".join(problems))
+
+    @property
+    def _given_steps(self) -> dict[str, Any]:
+        """Keys of the preprocessing that are given."""
+        values = {each.name: getattr(self, each.name) for each in fields(Preprocess)}
+        return {key: value for key, value in values.items() if value is not None}
+
+    @property
+    def _steps(self) -> Preprocess:
+        return Preprocess.of_keys(self._given_steps)
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """Steps from an encoded image to a sample; None for a table of features.
+
+        Raises:
+            ValueError: the file cannot be read.
+        """
+        return None if self._image is None else self._steps
+
+    @cached_property
+    def _image(self) -> str | None:
+        """Column of the images; None for a table of features."""
+        held = self._files.columns
+        if self.image is not None:
+            self._files.check([self.image])
+            return self.image
+        if self.features is not None:
+            return None
+        if "features" in held:
+            column = None
+        else:
+            found = image_columns(self._files)
+            column = "image" if "image" in found else found[0] if len(found) == 1 else None
+            if column is None:
+                hint = (
+                    f"name one as image: {', '.join(found)}"
+                    if found
+                    else "columns of numbers are named by features, a list or a pattern such as 'f*'"
+                )
+                raise ValueError(
+                    f"{self.path}: must have a column features, or one of encoded images, got "
+                    f"{listed(list(held), 'columns', 12)}; {hint}"
+                )
+        if column is None and self._given_steps:
+            raise ValueError(
+                f"{self.path}: {next(iter(self._given_steps))} must be left out of a table of features; name the "
+                "column of the images as image"
+            )
+        return column
 
     @property
     def _sizes(self) -> dict[str, int | float | None]:
         return {"feedback": self.feedback, "select": self.select, "test": self.test}
 
     @cached_property
-    def _files(self) -> ParquetFiles:
+    def _files(self) -> TableSource:
         return find_files(self.path)
 
     @cached_property
@@ -101,6 +182,10 @@ class ParquetConfig:
 
     @cached_property
     def input_shape(self) -> tuple[int, ...]:
+        # The labels first: what is wrong with them is the clearer problem.
+        self._files.check([self.label])
+        if self._image is not None:
+            return (self._steps.channels, self._steps.size, self._steps.size)
         return (width_of(self._files, self._features),)
 
     @property
@@ -123,9 +208,15 @@ class ParquetConfig:
     @property
     def notes(self) -> list[str]:
         """What was done to read the table and to divide it, one line each."""
-        wide = self._features
-        told = [] if isinstance(wide, str) else [f"features: {len(wide)} columns, {wide[0]} to {wide[-1]}"]
-        several = [f"path: {len(self._files.files)} files as one table"] if len(self._files.files) > 1 else []
+        told = []
+        if self._image is not None:
+            told = [f"image: column {self._image} holds encoded images"]
+        elif not isinstance(wide := self._features, str):
+            told = [f"features: {len(wide)} columns, {wide[0]} to {wide[-1]}"]
+        files = self._files
+        several = []
+        if isinstance(files, ParquetFiles) and len(files.files) > 1:
+            several = [f"path: {len(files.files)} files as one table"]
         return [*several, *told, *self._division.notes]
 
     @property
@@ -138,12 +229,22 @@ class ParquetConfig:
         return self._files.row(int(self._division.rows[part][place]))
 
     def _split(self, part: str) -> Split:
-        # Labels, then features, then their division: the first thing that is wrong is reported.
-        labelled = self._labelled
-        features = _features_once(self._files, _hashable(self._features), self._files.stamp)
+        # Labels, then inputs, then their division: the first thing that is wrong is reported.
+        labelled, whole = self._labelled, self._inputs()
         index = self._division.rows[part]
+        inputs = whole[index]
+        if isinstance(inputs, Images) and inputs.encoded is not None:
+            # A buffer of its own: the bytes of test are no part of what a sweep holds.
+            inputs = replace(inputs, encoded=inputs.encoded.compact())
         groups = None if labelled.groups is None else labelled.groups[index]
-        return Split(features[index], self._division.labels[index], groups)
+        return Split(inputs, self._division.labels[index], groups)
+
+    def _inputs(self) -> Inputs:
+        """All rows of the table as inputs."""
+        files, stamp = self._files, self._files.stamp
+        if self._image is not None:
+            return _images_once(files, self._image, self._steps, stamp)
+        return _features_once(files, _hashable(self._features), stamp)
 
     def load(self) -> SweepData:
         """Load train, feedback and select."""
@@ -171,19 +272,24 @@ def _hashable(names: str | Sequence[str]) -> str | tuple[str, ...]:
 
 # A check of a sweep file and its launch read the same table several times. One table only: it may take gigabytes.
 @lru_cache(maxsize=1)
-def _features_once(files: ParquetFiles, names: str | tuple[str, ...], stamp: object) -> Tensor:
+def _features_once(files: TableSource, names: str | tuple[str, ...], stamp: object) -> Tensor:
     return vectors(files, names)
 
 
 @lru_cache(maxsize=1)
+def _images_once(files: TableSource, name: str, steps: Preprocess, stamp: object) -> Images:
+    return read_images(files, name, steps)
+
+
+@lru_cache(maxsize=1)
 def _labelled_once(
-    files: ParquetFiles, columns: tuple[str, str | None, str | None, str | None], stamp: object
+    files: TableSource, columns: tuple[str, str | None, str | None, str | None], stamp: object
 ) -> Labelled:
     return read_labelled(files, *columns)
 
 
 def read_labelled(
-    files: ParquetFiles,
+    files: TableSource,
     label: str,
     split: str | None = None,
     group: str | None = None,
@@ -208,7 +314,7 @@ def read_labelled(
     labels = values_of(table[label], label, where, files.row)
     if len(labels.names) < 2:
         raise ValueError(f"{where}: {label} must name at least two classes, got {list(labels.names)}")
-    class_names, note = with_label_names(labels, files.schemas[0], label, where, files.row)
+    class_names, note = with_label_names(labels, files.schema, label, where, files.row)
     notes = [note] if note else []
     parts = None
     if split is not None:
@@ -229,13 +335,13 @@ def read_labelled(
     )  # fmt: skip
 
 
-def _parts_of_files(files: ParquetFiles) -> Tensor | None:
+def _parts_of_files(files: TableSource) -> Tensor | None:
     """Split of each row from the names of the files, or of their folders; None where they name none.
 
     Raises:
         ValueError: some files are named by their split and others are not.
     """
-    if len(files.files) == 1:
+    if not isinstance(files, ParquetFiles) or len(files.files) == 1:
         return None
     named = {file: _split_of_file(file, Path(files.path)) for file in files.files}
     if not any(named.values()):

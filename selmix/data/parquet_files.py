@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from selmix.data.table_source import ROWS_AT_ONCE
 from selmix.data.wording import listed
 
 SUFFIXES = (".parquet", ".pq")
-# Bounds what is decoded beside the tensor that it goes to.
-ROWS_AT_ONCE = 4096
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -33,14 +32,6 @@ class ParquetFiles:
 
     path: str
     files: tuple[Path, ...]
-
-    @property
-    def folder(self) -> Path:
-        """Folder that every file lies in."""
-        path = Path(self.path)
-        if path.is_dir():
-            return path
-        return self.files[0].parent
 
     @cached_property
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
@@ -65,6 +56,11 @@ class ParquetFiles:
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{file}: must be a Parquet file: {error}") from error
         return tuple(schemas)
+
+    @property
+    def schema(self) -> Any:
+        """Arrow schema of the first file."""
+        return self.schemas[0]
 
     @cached_property
     def columns(self) -> dict[str, Any]:
@@ -155,13 +151,14 @@ class ParquetFiles:
         whole = all(each is None or re.fullmatch(r"-?\d{1,18}", each) for each in texts)
         return int(text) if whole and text is not None else text
 
-    def batches(self, names: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    def batches(self, names: Sequence[str], size: int = ROWS_AT_ONCE) -> Iterator[tuple[int, Any]]:
         """Read columns of all files batch by batch.
 
         Args:
             names: of columns inside the files.
+            size: largest number of rows of a batch.
         Yields:
-            Number of the first row, and an Arrow record batch of at most ROWS_AT_ONCE rows.
+            Number of the first row, and an Arrow record batch.
         Raises:
             ValueError: a column is missing, or a file is damaged.
         """
@@ -174,9 +171,7 @@ class ParquetFiles:
             try:
                 # Read ahead or in threads, pyarrow would hold more of the column beside the tensor.
                 with pq.ParquetFile(file, pre_buffer=False) as opened:
-                    for batch in opened.iter_batches(
-                        batch_size=ROWS_AT_ONCE, columns=list(names), use_threads=False
-                    ):
+                    for batch in opened.iter_batches(batch_size=size, columns=list(names), use_threads=False):
                         yield start, batch
                         start += batch.num_rows
             except (pa.ArrowException, OSError) as error:
@@ -184,11 +179,19 @@ class ParquetFiles:
 
     def row(self, number: int) -> str:
         """A row for messages, counted from 0, with its file where there are several."""
-        if len(self.files) == 1:
-            return f"row {number}"
+        file, inside = self._place(number)
+        return f"row {inside}" if len(self.files) == 1 else f"row {inside} of {file.name}"
+
+    def homes(self, number: int) -> list[Path]:
+        """Folder of the row's file, and that of all files."""
+        top = [Path(self.path)] if Path(self.path).is_dir() else []
+        return list(dict.fromkeys([self._place(number)[0].parent, *top]))
+
+    def _place(self, number: int) -> tuple[Path, int]:
+        """File of a row, and its number there."""
         for file, rows in zip(self.files, self.rows, strict=True):
             if number < rows:
-                return f"row {number} of {file.name}"
+                return file, number
             number -= rows
         raise IndexError(f"the table has {self.num_rows} rows, got a number beyond them")
 
