@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from selmix.data import DATA
+from selmix.data import DATA, as_fields, preprocess_of
 from selmix.data.preprocess import INPUT_RANGES, Preprocess
 from selmix.models.libraries import MissingLibrary
 from selmix.models.preprocessing import default_preprocess
@@ -25,7 +25,7 @@ def left_to_model(name: str, given: Mapping[str, Any], model: Any) -> dict[str, 
         ValueError: the model is one of a library that has no such model.
     """
     kind = DATA[name]
-    if not issubclass(kind, Preprocess) or not getattr(kind, "holds_images", lambda keys: True)(given):
+    if not _holds_images(kind, given):
         return {}
     rules = {"listing": LISTING} if "listing" in kind.__dataclass_fields__ else {}
     section = model if isinstance(model, Mapping) else {}
@@ -43,6 +43,20 @@ def left_to_model(name: str, given: Mapping[str, Any], model: Any) -> dict[str, 
         return {}
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in (steps.as_keys() | rules).items()}
     return {key: value for key, value in values.items() if key not in given}
+
+
+def _holds_images(kind: type[Any], given: Mapping[str, Any]) -> bool:
+    """True if a data set's images are to be decoded; of some, its file says whether it has any."""
+    if issubclass(kind, Preprocess):
+        return True
+    if "resize" not in kind.__dataclass_fields__:
+        return False
+    others = {key: value for key, value in given.items() if key not in Preprocess.__dataclass_fields__}
+    try:
+        return preprocess_of(kind(**as_fields(others))) is not None
+    # Keys of another type have checks of their own, and the file need not be there to validate.
+    except (ValueError, TypeError, OSError):
+        return False
 
 
 def earlier_keys(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,9 +79,8 @@ def preprocess_of(config: DataConfig) -> Preprocess | None:
     Raises:
         ValueError: the file that says what the data are cannot be read.
     """
-    if not isinstance(config, Preprocess) or not getattr(config, "has_images", True):
-        return None
-    return config.preprocess
+    steps: Preprocess | None = getattr(config, "preprocess", None)
+    return steps
 
 
 def unlabelled_key(name: str) -> str | None:
