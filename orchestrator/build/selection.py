@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.spec.check_objectives import class_label
+from orchestrator.spec.preprocess import earlier_keys
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ConstraintSection
 from selmix.data import DataConfig, build_data_config, official_files
@@ -17,8 +18,12 @@ COARSEST_STEP = 0.1
 
 
 def data_config(spec: SweepSpec) -> DataConfig:
-    """The data set of a sweep with its sizes."""
-    return build_data_config(**spec.data)
+    """The data set of a sweep with its sizes.
+
+    A stored specification of an earlier version lacks the keys of preprocessing and listing, and means what that
+    version did; one that was read from a file by this version has them.
+    """
+    return build_data_config(**earlier_keys(spec.data))
 
 
 def selection_rules(spec: SweepSpec, class_names: Sequence[str]) -> dict[str, SelectionRule]:

@@ -63,6 +63,8 @@ def launch_sweep(
             raise UsageError(
                 f"{folder.shown}: this sweep was cancelled for good; launch it under a new name (name=NEW)"
             )
+        # What a file leaves to the model may have another default now.
+        spec = spec.resumed(folder.load_spec())
         check_unchanged(folder, spec, tracking_of(store))
         # A sweep that ended and has sent everything to MLflow needs neither data nor Ray.
         if state.exit_code is not None and state.unsent == 0:

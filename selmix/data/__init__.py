@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from selmix.data.archives import OfficialFiles, PackagedFiles
@@ -12,15 +13,18 @@ from selmix.data.fashion_mnist import FashionMnistConfig
 from selmix.data.files import ImageFolderConfig, ImageListConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.parquet import ParquetConfig
+from selmix.data.preprocess import Preprocess
 from selmix.data.splits import Split, SweepData
 from selmix.data.stl10 import StlConfig
 
 __all__ = [
     "DATA",
+    "FIELD_OF_KEY",
     "DataConfig",
     "Split",
     "SweepData",
     "array_data",
+    "as_fields",
     "build_data_config",
     "doubts_of",
     "frame_data",
@@ -29,6 +33,7 @@ __all__ = [
     "has_groups",
     "notes_of",
     "official_files",
+    "preprocess_of",
     "refuses_duplicates",
     "unlabelled_key",
     "write_table",
@@ -68,6 +73,20 @@ DATA: dict[str, type[Any]] = {
     "image_folder": ImageFolderConfig,
     "image_list": ImageListConfig,
 }
+
+
+FIELD_OF_KEY = {"class_names": "class_order"}
+"""Keys of a sweep file whose field has another name: every data set has class names, the key gives their order."""
+
+
+def preprocess_of(config: DataConfig) -> Preprocess | None:
+    """Preprocessing of a data set's images, which the model decides; None where there are none to be decoded.
+
+    Raises:
+        ValueError: the file that says what the data are cannot be read.
+    """
+    steps: Preprocess | None = getattr(config, "preprocess", None)
+    return steps
 
 
 def unlabelled_key(name: str) -> str | None:
@@ -127,5 +146,10 @@ def build_data_config(name: str, **keys: Any) -> DataConfig:
     """
     if name not in DATA:
         raise ValueError(f"data.name: must be one of {', '.join(DATA)}, got {name!r}")
-    config: DataConfig = DATA[name](**keys)
+    config: DataConfig = DATA[name](**as_fields(keys))
     return config
+
+
+def as_fields(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a sweep file's ``data`` under the names of the configuration's fields."""
+    return {FIELD_OF_KEY.get(key, key): value for key, value in keys.items()}

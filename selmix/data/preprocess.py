@@ -63,6 +63,11 @@ class Preprocess:
     input_range: int = 1
     white: float | None = None
 
+    def __post_init__(self) -> None:
+        # A sweep file gives whole numbers too, and Python lists: equal steps must have equal digests.
+        for key in ("mean", "std"):
+            object.__setattr__(self, key, tuple(float(value) for value in getattr(self, key)))
+
     @property
     def channels(self) -> int:
         return len(self.mean)
@@ -128,15 +133,6 @@ class Preprocess:
             key: tuple(v) if isinstance(v, list) else v for key, v in keys.items() if key in known
         }
         return cls(**given)
-
-    def __str__(self) -> str:
-        """In one line, for a screen."""
-        resized = round(self.size * _RESIZED) if self.resize is None else self.resize
-        before = f"{self.crop} of {resized}, {self.interpolation}"
-        numbers = [" ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std)]
-        deep = "" if self.white is None else f", white {self.white:g} beyond 8 bits"
-        scaled = f"0 to {self.input_range}, mean {numbers[0]}, std {numbers[1]}{deep}"
-        return f"{self.size} x {self.size}, {before}, {scaled}"
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Scale and normalise images, as floats.
