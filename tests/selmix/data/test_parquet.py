@@ -331,3 +331,14 @@ def test_a_validation_reads_no_features(tmp_path: Path) -> None:
     assert (config.input_shape, config.class_names, config.train_sizes) == ((2,), ("a", "b"), [44, 44])
     with pytest.raises(ValueError, match="1 in row 99"):
         config.load()
+
+
+def test_a_column_of_splits_that_is_not_used_is_said(tmp_path: Path) -> None:
+    rows = {"label": [0, 1] * 20, "features": [[float(k)] for k in range(40)]}
+    keys = {"feedback": 2, "select": 2, "test": 2}
+    named = write(tmp_path / "a.parquet", **rows, split=["train", "Dev"] * 20)
+    (warning,) = ParquetConfig(str(named), **keys).data_warnings
+    assert warning == "the column split names Dev, train and is not used; give data.split: split to use it"
+    other = write(tmp_path / "b.parquet", **rows, split=["left", "right"] * 20)
+    assert ParquetConfig(str(other), **keys).data_warnings == []
+    assert ParquetConfig(str(named), split="split").data_warnings == []
