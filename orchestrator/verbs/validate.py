@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from orchestrator.build.selection import warnings_of
+from orchestrator.build.selection import preprocess_keys, warnings_of
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.table import sentence
@@ -22,6 +23,8 @@ class ValidateDocument:
         file: path of the file.
         objectives: objectives of the sweep.
         warnings: one line each.
+        preprocess: keys of the preprocessing of images, with their values; None where no image is decoded, or it is not
+            known here.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -30,13 +33,15 @@ class ValidateDocument:
     file: str
     objectives: list[str]
     warnings: list[str] = field(default_factory=list)
+    preprocess: dict[str, Any] | None = None
 
 
 def validate_document(spec: SweepSpec, file: Path) -> ValidateDocument:
     """Document of a valid sweep file."""
     return ValidateDocument(
-        sweep=spec.name, file=str(file), objectives=list(spec.objectives), warnings=warnings_of(spec)
-    )
+        sweep=spec.name, file=str(file), objectives=list(spec.objectives), warnings=warnings_of(spec),
+        preprocess=preprocess_keys(spec),
+    )  # fmt: skip
 
 
 def validation_text(document: ValidateDocument, width: int | None) -> str:
