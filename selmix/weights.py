@@ -1,18 +1,19 @@
-"""Files of weights (safetensors, or plain torch) and digests of tensors. The only import of safetensors."""
+"""Files of weights and digests of tensors."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from selmix.checkpoints import State, read_checkpoint
 from selmix.files import written_aside
 
-State = Mapping[str, Tensor]
-"""Parameters and buffers of a network by name."""
+__all__ = [
+    "State", "bytes_digest", "load_checkpoint_into", "load_weights", "save_weights", "state_digest", "tensor_digest",
+]  # fmt: skip
 
 
 def save_weights(path: Path, state: State) -> None:
@@ -27,49 +28,21 @@ def save_weights(path: Path, state: State) -> None:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict onto the CPU from a safetensors file, or from a torch file that holds only tensors.
+    """Read a state dict onto the CPU, its names and types as they are; of several in the file the preferred one.
 
-    A torch file may hold the state dict itself or have it under ``state_dict`` or ``model``, and names may have the
-    prefix ``module.`` of a parallel wrapper. No code in a file is ever run.
+    A file of another program is better read by :func:`selmix.checkpoints.load_for_model`, which knows the names that
+    are wanted. No code in a file is ever run.
 
+    Args:
+        path: of a safetensors or torch file.
     Raises:
-        ValueError: the file is missing or is neither; the message says which.
+        ValueError: the file is missing, is neither, or holds no state dict; the message says which.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: must be a safetensors or torch file of weights, there is none")
-    # The suffixes that torch checkpoints usually have; anything else must be safetensors.
-    if path.suffix in (".pt", ".pth", ".bin", ".ckpt", ".tar"):
-        return _load_torch(path)
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(str(path))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: must be a safetensors file: {error}") from error
-
-
-def _load_torch(path: Path) -> dict[str, Tensor]:
-    # weights_only, so that a pickle in the file cannot run code. The errors are those of damaged or other files.
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged or foreign file raises nearly anything, from struct.error to KeyError.
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path}: must hold tensors alone, it cannot be read so ({first}); write it with "
-            "torch.save(model.state_dict(), PATH) or as safetensors"
-        ) from error
-    # Training scripts store their own numbers beside the state dict, and one of these keys holds it.
-    for key in ("state_dict", "model"):
-        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
-            stored = stored[key]
-    if not isinstance(stored, dict) or not stored or not all(isinstance(t, Tensor) for t in stored.values()):
-        raise ValueError(f"{path}: must hold a state dict (names and tensors), got {type(stored).__name__}")
+    stored = dict(read_checkpoint(path).states[0].tensors)
     # Only if all have it: a network may have a submodule of that name.
     if all(name.startswith("module.") for name in stored):
         stored = {name.removeprefix("module."): tensor for name, tensor in stored.items()}
-    return dict(stored)
+    return stored
 
 
 def state_digest(state: State) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
+from orchestrator.build.checkpoint import given_weights, initial_weights
 from orchestrator.errors import PreflightError
 from orchestrator.records.types import BaseFacts
 from orchestrator.spec.schema import SweepSpec
 from selmix.data.splits import SweepData
 from selmix.pretrain import pretrain, pretrainer
-from selmix.weights import State, load_checkpoint_into, load_weights, state_digest
+from selmix.weights import State, load_weights, state_digest
 
 
 def check_checkpoint(spec: SweepSpec, data: SweepData) -> None:
@@ -27,9 +28,9 @@ def check_checkpoint(spec: SweepSpec, data: SweepData) -> None:
         PreflightError: they cannot be read, or do not fit the model.
     """
     if spec.pretrain.checkpoint is not None:
-        _from_checkpoint(spec, data)
+        given_weights(spec, data.input_shape, data.num_classes)
     if spec.recipe is not None:
-        initial = initial_weights(spec)
+        initial = initial_state(spec, data)
         # Making the trainer loads the weights into the network; nothing is trained yet.
         try:
             pretrainer(
@@ -39,18 +40,17 @@ def check_checkpoint(spec: SweepSpec, data: SweepData) -> None:
             raise PreflightError(f"pretrain: {error}") from error
 
 
-def initial_weights(spec: SweepSpec) -> State | None:
+def initial_state(spec: SweepSpec, data: SweepData) -> State | None:
     """Weights that pre-training begins with; None: random ones.
 
+    Args:
+        spec: of the sweep.
+        data: that the model is to take.
     Raises:
-        PreflightError: the file is not there or holds no weights.
+        PreflightError: as :func:`orchestrator.build.checkpoint.initial_weights`.
     """
-    if spec.pretrain.init is None or spec.recipe is None:
-        return None
-    try:
-        return load_weights(Path(spec.pretrain.init))
-    except ValueError as error:
-        raise PreflightError(f"pretrain.init: {error}") from error
+    initial = initial_weights(spec, data.input_shape, data.num_classes)
+    return None if initial is None else initial.state
 
 
 def base_model(spec: SweepSpec, data: SweepData, stored: Path | None = None) -> tuple[State, BaseFacts]:
@@ -67,33 +67,18 @@ def base_model(spec: SweepSpec, data: SweepData, stored: Path | None = None) -> 
     started = time.perf_counter()
     recipe = spec.recipe
     if recipe is None:
-        state = _from_checkpoint(spec, data)
+        state = given_weights(spec, data.input_shape, data.num_classes).state
         cost_s = time.perf_counter() - started
         return state, BaseFacts(state_digest(state), cost_s, checkpoint=spec.pretrain.checkpoint)
     if stored is not None and stored.is_file():
         state = load_weights(stored)
     else:
         settings, seed = spec.pretrain.settings, spec.pretrain.seed
-        state = pretrain(recipe, spec.model.config, data, seed, settings, initial_weights(spec))
+        state = pretrain(recipe, spec.model.config, data, seed, settings, initial_state(spec, data))
     cost_s = time.perf_counter() - started
     return state, BaseFacts(
         state_digest(state), cost_s, recipe=recipe, seed=spec.pretrain.seed, init=spec.pretrain.init
     )
-
-
-def _from_checkpoint(spec: SweepSpec, data: SweepData) -> State:
-    path = Path(str(spec.pretrain.checkpoint))
-    model = spec.model.config.build(data.input_shape, data.num_classes)
-    try:
-        state = load_weights(path)
-        load_checkpoint_into(model, state)
-    except ValueError as error:
-        # An error of reading names the file already, one of fitting does not.
-        raise PreflightError(
-            f"pretrain.checkpoint: {path}: {str(error).removeprefix(f'{path}: ')}; model {spec.model.name} with "
-            f"{data.num_classes} classes"
-        ) from error
-    return state
 
 
 @contextlib.contextmanager

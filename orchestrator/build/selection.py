@@ -9,7 +9,7 @@ from orchestrator.spec.check_objectives import class_label
 from orchestrator.spec.preprocess import earlier_keys
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ConstraintSection
-from selmix.data import DataConfig, build_data_config, official_files
+from selmix.data import DataConfig, build_data_config, official_files, preprocess_of
 from selmix.objectives import ObjectiveContext, known_objective, metric_of_objective, without_coverage
 from selmix.statistics.selection import Constraint, SelectionRule
 
@@ -24,6 +24,18 @@ def data_config(spec: SweepSpec) -> DataConfig:
     version did; one that was read from a file by this version has them.
     """
     return build_data_config(**earlier_keys(spec.data))
+
+
+def preprocess_keys(spec: SweepSpec) -> dict[str, Any] | None:
+    """Keys of the preprocessing of a sweep's images, with their values.
+
+    None where no image is decoded, or the data cannot be read yet that say whether they are images.
+    """
+    try:
+        steps = preprocess_of(data_config(spec))
+    except (OSError, ValueError):
+        return None
+    return None if steps is None else steps.as_keys()
 
 
 def selection_rules(spec: SweepSpec, class_names: Sequence[str]) -> dict[str, SelectionRule]:

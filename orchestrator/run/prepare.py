@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.build.base_model import base_model, initial_weights, torch_threads
+from orchestrator.build.base_model import base_model, initial_state, torch_threads
 from orchestrator.build.selection import selection_rules
 from orchestrator.cluster.address import Cluster
 from orchestrator.records.folder import RunFolder
@@ -71,7 +71,7 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
         folder.store.publish(folder.base_head(objective))
     # Of a checkpoint it is not known which labelled data it has seen.
     labels = ("train",) if spec.recipe is not None else ("checkpoint",)
-    settings, initial = spec.pretrain.settings, initial_weights(spec)
+    settings, initial = spec.pretrain.settings, initial_state(spec, data)
     bases = {
         objective: Base(spec.model.config, state, head, labels, settings, initial)
         for objective, head in heads.items()

@@ -85,6 +85,8 @@ class SweepSpec(Section):
         for constraint in document["constraints"]:
             if constraint["class"] is None:
                 del constraint["class"]
+        if document["pretrain"]["checkpoint_key"] is None:
+            del document["pretrain"]["checkpoint_key"]
         # Only the keys that the file has: they are the form of a parameter.
         for name, parameter in self.parameters.items():
             document["parameters"][name] = parameter.model_dump(mode="json", exclude_unset=True)

@@ -53,6 +53,7 @@ class PretrainSection(Section):
         recipe: name of a recipe; None: a checkpoint is given, or ``erm``.
         seed: of the training.
         checkpoint: file of the base model's weights; None: it is trained.
+        checkpoint_key: place of the weights in that file, or in ``init``, such as ``model_ema``; None: found.
         epochs: passes over train.
         batch_size: samples per step.
         lr: learning rate.
@@ -66,6 +67,7 @@ class PretrainSection(Section):
     recipe: StrictStr | None = None
     seed: Seed = 0
     checkpoint: StrictStr | None = None
+    checkpoint_key: StrictStr | None = None
     epochs: Count = EPOCHS
     batch_size: Annotated[StrictInt, Field(ge=2)] = BATCH
     lr: Annotated[Number, Field(gt=0)] = LR

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import PreflightError
-from orchestrator.messages import counted
+from orchestrator.messages import counted, preprocess_words
 from orchestrator.table import Column, sentence, table
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class DataDocument:
         unlabelled: number of samples without labels.
         notes: what was done to read the data and to divide them, one line each.
         warnings: what is doubtful, one line each.
+        preprocess: keys of the preprocessing of images, with their values; None where no image is decoded.
+        preprocess_digest: digest of what is done to a sample before a model sees it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -49,6 +51,8 @@ class DataDocument:
     unlabelled: int
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    preprocess: dict[str, Any] | None = None
+    preprocess_digest: str | None = None
 
 
 def data_document(spec: SweepSpec) -> DataDocument:
@@ -61,7 +65,9 @@ def data_document(spec: SweepSpec) -> DataDocument:
     """
     from orchestrator.build.leaks import ADVICE, find_leaks, sample_namer
     from orchestrator.build.selection import data_config
-    from selmix.data import doubts_of, notes_of, refuses_duplicates
+    from selmix.data import doubts_of, notes_of, preprocess_of, refuses_duplicates
+    from selmix.data.content import preprocess_digest
+    from selmix.data.image_kinds import kinds_of
     from selmix.data.images import Images
     from selmix.data.near_duplicates import grids_of, near_leaks
     from selmix.data.wording import listed
@@ -90,7 +96,10 @@ def data_document(spec: SweepSpec) -> DataDocument:
     try:
         leaks = find_leaks(source, data, test)
         alike = near_leaks(images, grids, sample_namer(source, data, test))
-        notes, warnings = notes_of(source), [*doubts_of(source), *leaks.elsewhere, *alike]
+        notes, warnings = (
+            [*notes_of(source), *kinds_of(images)],
+            [*doubts_of(source), *leaks.elsewhere, *alike],
+        )
     except (OSError, ValueError) as error:
         raise PreflightError(f"data: {spec.data['name']} must be readable: {error}") from error
     if refuses_duplicates(source):
@@ -107,6 +116,8 @@ def data_document(spec: SweepSpec) -> DataDocument:
         unlabelled=0 if data.unlabelled is None else len(data.unlabelled),
         notes=notes,
         warnings=warnings,
+        preprocess=None if (steps := preprocess_of(source)) is None else steps.as_keys(),
+        preprocess_digest=preprocess_digest(test.inputs),
     )
 
 
@@ -150,6 +161,8 @@ def data_text(document: DataDocument, width: int | None) -> str:
         lines.append(sentence(f"and {document.unlabelled} samples without labels", width))
     digests = [(split, document.digests[split].removeprefix("sha256:")) for split in SPLITS]
     lines += ["", table((Column("split"), Column("sha256 of its content")), digests, width)]
+    if document.preprocess is not None:
+        lines += ["", sentence(f"preprocess: {preprocess_words(document.preprocess)}", width)]
     if document.notes:
         lines += ["", *(sentence(f"note: {note}", width) for note in document.notes)]
     if document.warnings:

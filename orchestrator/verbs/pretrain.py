@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from orchestrator.build.base_model import initial_weights, torch_threads
+from orchestrator.build.base_model import initial_state, torch_threads
 from orchestrator.clock import now_ms
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import PreflightError, UsageError
@@ -90,7 +90,7 @@ def pretrain_base(spec: SweepSpec, output: Path, store: Store, progress: Progres
     with torch_threads(spec.resources.cpu):
         trainer = pretrainer(
             spec.recipe, spec.model.config, data.to(_device(spec)), spec.pretrain.seed, spec.pretrain.settings,
-            initial_weights(spec),
+            initial_state(spec, data),
         )  # fmt: skip
         _resume(trainer, partial, identity)
         name = f"{spec.name}-pretrain"

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from orchestrator.build.selection import warnings_of
+from orchestrator.build.checkpoint import header_notes
+from orchestrator.build.selection import data_config, preprocess_keys, warnings_of
+from orchestrator.cluster.doctor import missing_here, raise_all
 from orchestrator.documents import SCHEMA_VERSION
+from orchestrator.errors import PreflightError
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.table import sentence
+from selmix.data import official_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +27,8 @@ class ValidateDocument:
         file: path of the file.
         objectives: objectives of the sweep.
         warnings: one line each.
+        preprocess: keys of the preprocessing of images, with their values; None where no image is decoded, or it is not
+            known here.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -30,13 +37,50 @@ class ValidateDocument:
     file: str
     objectives: list[str]
     warnings: list[str] = field(default_factory=list)
+    preprocess: dict[str, Any] | None = None
 
 
 def validate_document(spec: SweepSpec, file: Path) -> ValidateDocument:
-    """Document of a valid sweep file."""
+    """Document of a valid sweep file, once the files that it names were found and their headers read.
+
+    Args:
+        spec: of the sweep.
+        file: its path.
+    Raises:
+        PreflightError: files are missing (all of them at once), or one does not fit.
+    """
+    notes = check_named_files(spec)
     return ValidateDocument(
-        sweep=spec.name, file=str(file), objectives=list(spec.objectives), warnings=warnings_of(spec)
+        sweep=spec.name,
+        file=str(file),
+        objectives=list(spec.objectives),
+        warnings=[*warnings_of(spec), *notes],
+        preprocess=preprocess_keys(spec),
     )
+
+
+def check_named_files(spec: SweepSpec) -> list[str]:
+    """Check the files and folders that a sweep file names: that they are there, and by their headers that they fit.
+
+    Args:
+        spec: of the sweep.
+    Returns:
+        Choices that a launch will make, a line each.
+    Raises:
+        PreflightError: files are missing or unfit; all of them at once.
+    """
+    config = data_config(spec)
+    official = official_files(config)
+    if official is not None and not official.is_ready:
+        # The advice names the path, and the command that prepares it.
+        absent = [line for line in missing_here(spec) if not line.startswith("data.")]
+        raise_all([f"data: {official.advice}", *absent])
+    raise_all(missing_here(spec))
+    try:
+        shape, classes = config.input_shape, len(config.class_names)
+    except (OSError, ValueError) as error:
+        raise PreflightError(f"data: {error}") from error
+    return header_notes(spec, shape, classes)
 
 
 def validation_text(document: ValidateDocument, width: int | None) -> str:

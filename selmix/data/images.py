@@ -18,7 +18,8 @@ from torch import Tensor
 from selmix.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, decode
 
 __all__ = [
-    "IMAGENET_MEAN", "IMAGENET_STD", "SUFFIXES", "Encoded", "Images", "Inputs", "batch_of", "batches", "unreadable",
+    "IMAGENET_MEAN", "IMAGENET_STD", "SUFFIXES", "Encoded", "Images", "Inputs", "batch_of", "batches", "in_threads",
+    "steps_of", "unreadable",
 ]  # fmt: skip
 
 SUFFIXES = frozenset({
@@ -40,7 +41,8 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def _in_threads(do: Callable[[T], U], items: Iterable[T]) -> list[U]:
+def in_threads(do: Callable[[T], U], items: Iterable[T]) -> list[U]:
+    """Do something with each item, and return what each gives, in their order."""
     # Threads, as Pillow and hashlib let go of the interpreter while they work; ``map`` keeps the order.
     with ThreadPoolExecutor(_DECODERS) as pool:
         return list(pool.map(do, items))
@@ -179,7 +181,7 @@ class Images(Preprocess):
         if self.pixels is not None:
             raw = self.pixels[index.to(self.pixels.device)]
         else:
-            decoded = _in_threads(self.decoded, index.tolist())
+            decoded = in_threads(self.decoded, index.tolist())
             # Bytes travel to the device where all images are bytes; a deeper one makes floats of its batch.
             if any(each.dtype != torch.uint8 for each in decoded):
                 decoded = [each.float() / 255.0 if each.dtype == torch.uint8 else each for each in decoded]
@@ -191,6 +193,10 @@ class Images(Preprocess):
         if self.encoded is not None:
             return decode(self.encoded.bytes_of(k), self, self.encoded.name_of(k))
         return decode(self.files[k], self)
+
+    def name_of(self, k: int) -> str:
+        """Name of image ``k``, which lies in a file or encoded, for messages."""
+        return self.files[k] if self.encoded is None else self.encoded.name_of(k)
 
     def digest(self) -> str:
         """Digest ``sha256:...`` of the pixels or of the encoded contents, and of their size and normalisation.
@@ -213,8 +219,8 @@ class Images(Preprocess):
         """
         if self.encoded is not None:
             encoded = self.encoded
-            return _in_threads(lambda k: hashlib.sha256(encoded.bytes_of(k)).digest(), range(len(encoded)))
-        return _in_threads(_file_digest, self.files)
+            return in_threads(lambda k: hashlib.sha256(encoded.bytes_of(k)).digest(), range(len(encoded)))
+        return in_threads(_file_digest, self.files)
 
     def joined(self, other: Images) -> Images:
         """Join the images of both, in order.
@@ -255,6 +261,19 @@ def batches(inputs: Inputs, size: int) -> Iterator[Tensor]:
         yield inputs.batch(torch.arange(start, min(start + size, len(inputs))))
 
 
+def steps_of(inputs: Inputs) -> Preprocess | None:
+    """Steps from an image to one of these inputs; None where they are no images.
+
+    Pixels in memory have the size that their data set gave them: other images are brought to it.
+    """
+    if isinstance(inputs, Tensor):
+        return None
+    if not inputs.is_decoded:
+        return inputs.preprocess
+    side = inputs.shape[-1]
+    return replace(inputs.preprocess, size=side, resize=side)
+
+
 def unreadable(images: Images) -> list[str]:
     """Problems of images, one line for each that cannot be decoded; none of images that lie in memory as pixels."""
     if images.is_decoded:
@@ -267,7 +286,7 @@ def unreadable(images: Images) -> list[str]:
             return str(error)
         return None
 
-    return [line for line in _in_threads(problem, range(len(images))) if line is not None]
+    return [line for line in in_threads(problem, range(len(images))) if line is not None]
 
 
 def _file_digest(file: str) -> bytes:

@@ -147,6 +147,11 @@ class ParquetConfig:
         return column
 
     @property
+    def input_columns(self) -> str | list[str]:
+        """Column of the images or of the features, or columns of the features in their order."""
+        return self._features if self._image is None else self._image
+
+    @property
     def _sizes(self) -> dict[str, int | float | None]:
         return {"feedback": self.feedback, "select": self.select, "test": self.test}
 

@@ -27,7 +27,7 @@ INPUT_RANGES = (1, 255)
 # Of the shorter side, before the centre is cut out, as is usual for ImageNet.
 _RESIZED = 256 / 224
 # Sixteen bits per pixel in one channel; Pillow has no mode for sixteen bits in three, and reads their upper bytes.
-_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _MIN_SIZE = 8
 
 
@@ -222,7 +222,7 @@ def _brought(image: PillowImage.Image, kind: str | None, steps: Preprocess, wher
     """An opened image as a tensor of the model's size."""
     from PIL import Image
 
-    deep = image.mode in (*_SIXTEEN_BITS, "I", "F")
+    deep = image.mode in (*SIXTEEN_BITS, "I", "F")
     # As floats, because Pillow's own conversion cuts everything off at 255.
     if deep:
         image = _floats(image, kind, steps.white, where)
@@ -271,7 +271,7 @@ def _floats(image: PillowImage.Image, kind: str | None, white: float | None, whe
     values = np.asarray(image).astype(np.float64)
     if white is None:
         # Pillow brings the sixteen bits of these two formats into 32-bit numbers, of PNG in older versions only.
-        if image.mode in _SIXTEEN_BITS or (image.mode == "I" and kind in ("PNG", "PPM")):
+        if image.mode in SIXTEEN_BITS or (image.mode == "I" and kind in ("PNG", "PPM")):
             white = 65535.0
         elif image.mode == "F":
             white = 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from selmix.data.preprocess import Preprocess
 from selmix.models.libraries import LIBRARIES, library_preprocess
 
@@ -14,8 +16,8 @@ def default_preprocess(name: str, size: int | None = None, input_range: int = 1)
     """Preprocessing of a model where a sweep file does not say another one.
 
     That of the published weights for torchvision's and timm's models. All other models, and a user's own, take
-    ImageNet's: 224 cut out of 256, bilinear, its mean and standard deviation; with ``input_range`` 255 the bytes as they
-    are.
+    ImageNet's: 224 cut out of 256, bilinear, its mean and standard deviation; with ``input_range`` 255 the bytes as
+    they are.
 
     Args:
         name: of the model, as in :class:`selmix.models.config.ModelConfig`.
@@ -29,10 +31,7 @@ def default_preprocess(name: str, size: int | None = None, input_range: int = 1)
     if slash and library in LIBRARIES:
         steps = library_preprocess(library, model, size)
         mean, std = (tuple(value * input_range for value in values) for values in (steps.mean, steps.std))
-        return Preprocess(
-            size=steps.size, resize=steps.resize, crop=steps.crop, interpolation=steps.interpolation, mean=mean, std=std,
-            input_range=input_range,
-        )  # fmt: skip
+        return replace(steps, mean=mean, std=std, input_range=input_range)
     side = _SIZE if size is None else size
     plain = Preprocess(size=side, resize=round(side * _RESIZED), input_range=input_range)
     if input_range == 1:

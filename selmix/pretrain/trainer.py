@@ -132,6 +132,7 @@ class Pretrainer:
                 raise ValueError(
                     "the initial weights have no layer in common with the model; take weights of the same architecture"
                 )
+            # How much of a file must fit is checked where it is read.
             model.load_state_dict(fitting, strict=False)
         self.model = model.to(split.inputs.device).train()
         # After the initial weights, whose scale is that of other data.

@@ -205,7 +205,10 @@ def test_bad_initial_weights_stop_a_launch(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", {"fc": torch.zeros(1)})
     done = here("plan", file, "pretrain.init=w.safetensors", cwd=tmp_path)
     assert done.code == 4
-    assert "pretrain: the initial weights have no layer in common with the model" in done.err
+    assert (
+        "pretrain.init: w.safetensors: initial weights must be of the same architecture: 0 of the "
+        in done.err
+    )
     done = here("plan", file, "pretrain.init=none.safetensors", cwd=tmp_path)
     assert done.code == 4
     assert "pretrain.init: none.safetensors: must be a safetensors or torch file" in done.err
