@@ -237,7 +237,9 @@ class ParquetConfig:
         names = values_of(files.read(["split"])["split"], "split", self.path, files.row).names
         if not all(split_named(name) for name in names):
             return []
-        return [f"the column split names {', '.join(names)} and is not used; give data.split: split to use it"]
+        return [
+            f"the column split names {', '.join(names)} and is not used; give data.split: split to use it"
+        ]
 
     def sample_name(self, part: str, place: int) -> str:
         """Words for a sample of a split: its row in the table, from 0."""

@@ -60,7 +60,7 @@ def test_every_image_is_decoded(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert done.document["counts"]["train"] == [3, 3]
     for path in (tmp_path / "images" / "b").iterdir():
-        path.write_bytes(b"\x89PNG broken")
+        path.write_bytes(b"\x89PNG broken " + path.name.encode())
     done = checked(tmp_path, sizes, "--json", model="small_cnn")
     assert done.code == 4
     # Whatever split an image lies in, it is looked at; the document has them all, too.
