@@ -241,6 +241,16 @@ class ParquetConfig:
             f"the column split names {', '.join(names)} and is not used; give data.split: split to use it"
         ]
 
+    @property
+    def folder_of_files(self) -> Path | None:
+        """Folder of the images where the table holds their paths alone; None where it holds what a sweep reads.
+
+        Raises:
+            ValueError: the table cannot be read.
+        """
+        inputs = self._inputs() if self._image is not None else None
+        return self._files.homes(0)[-1] if isinstance(inputs, Images) and inputs.files else None
+
     def sample_name(self, part: str, place: int) -> str:
         """Words for a sample of a split: its row in the table, from 0."""
         return self._files.row(int(self._division.rows[part][place]))
