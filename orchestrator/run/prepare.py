@@ -11,6 +11,7 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import BaseFacts, DataFacts
 from orchestrator.spec.schema import SweepSpec
 from selmix.baselines.last_layer import start_head
+from selmix.data.content import facts_of
 from selmix.data.splits import SweepData
 from selmix.data.stored import bytes_of, save_data
 from selmix.run.start_model import Base
@@ -60,7 +61,7 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
     with torch_threads(spec.resources.cpu):
         state, base = base_model(spec, data, folder.store.current(folder.base_weights))
         if not folder.base_weights.is_file():
-            save_weights(folder.base_weights, state)
+            save_weights(folder.base_weights, state, facts_of(data))
             folder.store.publish(folder.base_weights)
         rules = selection_rules(spec, data.class_names)
         heads = {

@@ -209,7 +209,8 @@ def _data(typed: TypedFile, value: Any) -> DataConfig | None:
         typed.problems.append((("data", "name"), f"unknown data set {name!r}; {closest(name, DATA)}"))
         return None
     try:
-        typed.left_to_model = left_to_model(name, keys, as_tuples(typed.file.values).get("model"))
+        sections = as_tuples(typed.file.values)
+        typed.left_to_model = left_to_model(name, keys, sections.get("model"), sections.get("pretrain"))
     except ValueError as error:
         typed.problems.append((("model", "name"), str(error)))
     given = as_fields(keys | typed.left_to_model)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.build.carried import carried_notes
 from orchestrator.build.checkpoint import header_notes
 from orchestrator.build.selection import data_config, preprocess_keys, warnings_of
 from orchestrator.cluster.doctor import missing_here, raise_all
@@ -77,10 +78,10 @@ def check_named_files(spec: SweepSpec) -> list[str]:
         raise_all([f"data: {official.advice}", *absent])
     raise_all(missing_here(spec))
     try:
-        shape, classes = config.input_shape, len(config.class_names)
+        shape, names = config.input_shape, config.class_names
     except (OSError, ValueError) as error:
         raise PreflightError(f"data: {error}") from error
-    return header_notes(spec, shape, classes)
+    return [*header_notes(spec, shape, len(names)), *carried_notes(spec, names)]
 
 
 def validation_text(document: ValidateDocument, width: int | None) -> str:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from selmix.data.images import Inputs
 from selmix.data.preprocess import Preprocess
-from selmix.data.splits import Split
+from selmix.data.splits import Split, SweepData
 from selmix.weights import bytes_digest
 
 
@@ -51,6 +52,15 @@ def preprocess_digest(inputs: Inputs) -> str:
     # What earlier versions did has the digest that they gave it.
     more = "" if steps.is_earlier else json.dumps(steps.as_keys(), sort_keys=True)
     return bytes_digest(f"{shape}{inputs.mean}{inputs.std}{more}".encode())
+
+
+def facts_of(data: SweepData) -> dict[str, Any]:
+    """Facts of the data that weights trained on them carry: names of the classes, and the preprocessing of images."""
+    facts: dict[str, Any] = {"class_names": list(data.class_names)}
+    inputs = data.train.inputs
+    if not isinstance(inputs, Tensor) and not inputs.is_decoded:
+        facts["preprocess"] = inputs.as_keys()
+    return facts
 
 
 def sample_digests(inputs: Inputs) -> Iterable[bytes]:

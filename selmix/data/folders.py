@@ -91,7 +91,9 @@ def split_folders(top: Path) -> SplitFolders:
                 f"{top}: {' and '.join(candidates)} both are {part}; rename or remove all but one"
             )
         if candidates:
-            folders[part] = top / (part if part in candidates else candidates[0])
+            chosen = part if part in candidates else candidates[0]
+            folders[part] = top / chosen
+            notes += [f"left out {name}: {chosen} is {part}" for name in candidates if name != chosen]
     unlabelled = [part for part, folder in folders.items() if part != "train" and not class_folders(folder)]
     notes += [
         f"left out {folders[part].name}: it has no class folders, so its images have no labels"
@@ -99,8 +101,7 @@ def split_folders(top: Path) -> SplitFolders:
     ]
     kept = {part: folder for part, folder in folders.items() if part not in unlabelled}
     notes += renamed(folder.name for folder in kept.values())
-    known = {folder.name for folder in folders.values()}
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [name for name in names if split_named(name) is None]:
         notes.append(f"left out folders that name no split: {listed(unknown, 'folders')}")
     return SplitFolders(kept, tuple(notes))
 
