@@ -148,12 +148,12 @@ def test_a_sweep_on_features(tmp_path: Path) -> None:
     assert "digests/train" in moved.err
 
 
-def test_a_file_that_is_missing_is_noted_by_validate_and_stops_a_launch(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_stops_a_validation_and_a_launch(tmp_path: Path) -> None:
     file = tmp_path / "features.yaml"
     file.write_text(SWEEP.replace("PATH", str(tmp_path / "none.parquet")))
-    noted = here("validate", file)
-    assert noted.code == 0
-    assert "a launch will stop here" in noted.err
+    missing = here("validate", file)
+    assert missing.code == 4
+    assert f"data.path: {tmp_path}/none.parquet must be there" in missing.err
     stopped = here("launch", file, "--runs", tmp_path / "runs")
     assert stopped.code == 4
     assert "none.parquet: must be a Parquet file, there is none" in stopped.err
