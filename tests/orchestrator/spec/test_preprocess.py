@@ -132,7 +132,6 @@ def test_the_digest_is_of_every_step() -> None:
         {"mean": (0.5, 0.5, 0.5)}, {"std": (0.5, 0.5, 0.5)}, {"size": 9},
         {"input_range": 255, "mean": (0.0, 0.0, 0.0)},
     ]  # fmt: skip
-    from selmix.data.images import Images
 
     digests = [
         preprocess_digest(Images(files=("a",), **vars(replace(base, **change).preprocess)))
