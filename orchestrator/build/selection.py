@@ -109,7 +109,7 @@ def _coarse_splits(config: Any) -> list[str]:
     """Warnings of splits too small to see differences on."""
     warnings: list[str] = []
     # Read in any case: also of files that assign the splits a missing one is worth a warning.
-    class_names = config.class_names
+    class_names, _ = config.class_names, config.input_shape
     # A file assigns the samples to the splits; the sizes of the configuration are not used.
     if getattr(config, "has_own_splits", getattr(config, "split", None) is not None):
         return warnings

@@ -7,6 +7,7 @@ failed trial, or as a sweep that waits for ever.
 from __future__ import annotations
 
 import contextlib
+import glob
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -158,7 +159,8 @@ def missing_here(spec: SweepSpec) -> list[str]:
     return [
         f"{key}: {path} must be there, it is not; check the path"
         for key, path in named.items()
-        if not Path(path).exists()
+        # A pattern of files has matches where it names something; brackets may also be part of a name.
+        if not Path(path).exists() and not glob.glob(path, recursive=True)  # noqa: PTH207 - below no folder
     ]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from selmix.data.archives import OfficialFiles, PackagedFiles
+from selmix.data.arrays import array_data, frame_data, from_arrays, from_frame, write_table
 from selmix.data.cifar import CifarConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.fashion_mnist import FashionMnistConfig
@@ -22,15 +24,21 @@ __all__ = [
     "DataConfig",
     "Split",
     "SweepData",
+    "array_data",
     "as_fields",
     "build_data_config",
     "doubts_of",
+    "folder_of_files",
+    "frame_data",
+    "from_arrays",
+    "from_frame",
     "has_groups",
     "notes_of",
     "official_files",
     "preprocess_of",
     "refuses_duplicates",
     "unlabelled_key",
+    "write_table",
 ]
 
 
@@ -120,6 +128,16 @@ def refuses_duplicates(config: DataConfig) -> bool:
     Published data sets are what they are, and everybody measures on them: they have no key for it, and are reported.
     """
     return not getattr(config, "allow_duplicates", True)
+
+
+def folder_of_files(config: DataConfig) -> Path | None:
+    """Folder of the images of a table that holds their paths alone, which trials read; None for all other data.
+
+    Raises:
+        ValueError: the table cannot be read.
+    """
+    folder: Path | None = getattr(config, "folder_of_files", None)
+    return folder
 
 
 def official_files(config: DataConfig) -> OfficialFiles | PackagedFiles | None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selmix.data.images import Images, Inputs
+from selmix.data.images import IMAGENET_MEAN, IMAGENET_STD, Images, Inputs
 from selmix.data.parquet import ParquetConfig
 from selmix.data.splits import SweepData
 from selmix.data.table_source import ROWS_AT_ONCE, TableSource
@@ -101,7 +101,7 @@ class ArrayData(ParquetConfig):
         return self.source
 
     @property
-    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]  # there it is kept
+    def input_shape(self) -> tuple[int, ...]:
         return super().input_shape if self.inputs is None else tuple(self.inputs.shape[1:])
 
     @property
@@ -125,8 +125,8 @@ def from_arrays(inputs: Any, labels: Any, **keys: Any) -> SweepData:
         labels: n whole numbers or texts.
         **keys: as of :func:`array_data`.
     Raises:
-        ValueError: lengths differ, a label is missing, a feature is not finite, a class has too few rows for its splits,
-            or a key is out of range; the message names rows, from 0.
+        ValueError: lengths differ, a label is missing, a feature is not finite, a class has too few rows for its
+            splits, or a key is out of range; the message names rows, from 0.
         TypeError: an unknown key.
     """
     return array_data(inputs, labels, **keys).load()
@@ -163,10 +163,10 @@ def array_data(
     """
     columns = _columns(labels, groups, units, split, class_names)
     rows = len(columns["label"])
-    given = {"group": "group", "unit": "unit", "split": "split"}
-    named = {key: column for key, column in given.items() if column in columns}
+    # Each attribute lies in a column of its own name.
+    named: dict[str, Any] = {key: key for key in ("group", "unit", "split") if key in columns}
     schema = _schema_of(columns, class_names)
-    values = _inputs_of(inputs, rows, mean, std)
+    values: Inputs | None = _inputs_of(inputs, rows, mean, std)
     if isinstance(values, Tensor) and values.dim() == 2:
         columns["features"], values = _lists(values), None
     import pyarrow as pa
@@ -325,31 +325,37 @@ def _lists(values: Tensor) -> Any:
 
 def _inputs_of(inputs: Any, rows: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Inputs:
     """Inputs as a float tensor, or as images where they are bytes."""
-    values = inputs if isinstance(inputs, Tensor) else np.asarray(inputs)
-    array = (
-        torch.as_tensor(np.ascontiguousarray(values))
-        if isinstance(values, np.ndarray)
-        else values.detach().cpu()
-    )
+    try:
+        array = inputs.detach().cpu() if isinstance(inputs, Tensor) else torch.tensor(np.asarray(inputs))
+    # Of texts, and of rows of unequal length.
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"inputs: must be numbers, as many for every row: {error}") from error
     if array.dim() < 2 or not array.numel():
         raise ValueError(f"inputs: must have a shape (n, ...) with rows, got {tuple(array.shape)}")
     if len(array) != rows:
         raise ValueError(f"inputs: must be as many as the labels, {rows}, got {len(array)}")
     if array.dtype == torch.uint8 and array.dim() in (3, 4):
         pixels = _by_channel(array)
+        for key, given in (("mean", mean), ("std", std)):
+            if given is not None and len(given) != pixels.shape[1]:
+                raise ValueError(
+                    f"{key}: must have {pixels.shape[1]} numbers, one a channel, got {len(given)}"
+                )
         flat = (0.5,) if pixels.shape[1] == 1 else None
-        steps = {"mean": flat if mean is None else tuple(mean), "std": flat if std is None else tuple(std)}
         return Images(
-            pixels=pixels, size=pixels.shape[-1], **{k: v for k, v in steps.items() if v is not None}
+            pixels=pixels,
+            size=pixels.shape[-1],
+            mean=tuple(mean) if mean is not None else flat or IMAGENET_MEAN,
+            std=tuple(std) if std is not None else flat or IMAGENET_STD,
         )
     if mean is not None or std is not None:
         raise ValueError("mean: normalises uint8 images of shape (n, H, W, C), leave it out for other inputs")
     floats = array.to(torch.float32)
     finite = torch.isfinite(floats.flatten(1)).all(dim=1)
     if not bool(finite.all()):
-        wrong = torch.nonzero(~finite).flatten().tolist()
+        wrong = [f"row {k}" for k in torch.nonzero(~finite).flatten().tolist()]
         raise ValueError(
-            f"inputs: must be finite numbers (as float32), they are not in {listed([f'row {k}' for k in wrong], 'rows')}"
+            f"inputs: must be finite numbers (as float32), they are not in {listed(wrong, 'rows')}"
         )
     return floats
 

@@ -252,10 +252,8 @@ def _lists(files: TableSource, name: str, column: Any, start: int, width: int | 
     if not _is_list(column.type):
         raise ValueError(f"{where}: {name} must hold lists of numbers, got {column.type}")
     if column.null_count:
-        first = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise ValueError(
-            f"{where}: values must be given in every row, missing in {name}: {files.row(start + first)}"
-        )
+        gap = files.row(start + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]))
+        raise ValueError(f"{where}: values must be given in every row, missing in {name}: {gap} is the first")
     flat = column.flatten()
     if not _is_number(flat.type):
         raise ValueError(f"{where}: {name} must hold lists of numbers, got lists of {flat.type}")
@@ -283,9 +281,9 @@ def _numbers(files: TableSource, name: str, column: Any, start: int) -> np.ndarr
     import pyarrow as pa
 
     if column.null_count:
-        first = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        gap = files.row(start + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]))
         raise ValueError(
-            f"{files.path}: values must be given in every row, missing in {name}: {files.row(start + first)}"
+            f"{files.path}: values must be given in every row, missing in {name}: {gap} is the first"
         )
     kind = column.type
     # One-hot columns often are truth values.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -373,12 +373,8 @@ def _crossing(table: Labelled, rows: Mapping[str, Tensor]) -> list[str]:
     ]
     if not across:
         return []
+    shown = ", ".join(across[:3]) + (f" and {len(across) - 3} more" if len(across) > 3 else "")
     return [
         f"{len(across)} of {len(homes)} units lie in more than one split, so that what is measured on one was seen in "
-        f"another: {listed(across, 'units')}"
+        f"another: {shown}"
     ]
-
-
-def with_notes(table: Labelled, *notes: str) -> Labelled:
-    """The table with more lines of what was done; empty ones are left out."""
-    return replace(table, notes=(*table.notes, *(note for note in notes if note)))

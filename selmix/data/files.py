@@ -43,6 +43,7 @@ class ImageFolderConfig(Preprocess):
         class_order: names of the class folders in the order of the labels (its key is ``class_names``); None: sorted.
         listing: 2, or 1 for what earlier versions listed: JPEG and PNG alone, hidden folders too, and ``train``,
             ``val`` and so on in lower case only.
+        allow_duplicates: True if images of test may be in another split too, or under two labels.
     Raises:
         ValueError: a size out of range. Reading raises ValueError for folders that are missing or empty.
     """
@@ -54,6 +55,7 @@ class ImageFolderConfig(Preprocess):
     seed: int = 0
     class_order: tuple[str, ...] | None = None
     listing: int = 2
+    allow_duplicates: bool = False
 
     name: ClassVar[str] = "image_folder"
 
@@ -179,6 +181,7 @@ class ImageListConfig(Preprocess):
         feedback: samples per class, drawn from the held-out list; the rest of it is select.
         seed: of the draw.
         class_order: names of the classes in the order of the labels (the key is ``class_names``); None: the labels.
+        allow_duplicates: True if images of test may be in another split too, or under two labels.
     Raises:
         ValueError: a size out of range. Reading raises ValueError for lists that are missing or wrong, with the line.
     """
@@ -190,6 +193,7 @@ class ImageListConfig(Preprocess):
     feedback: int = 10
     seed: int = 0
     class_order: tuple[str, ...] | None = None
+    allow_duplicates: bool = False
 
     name: ClassVar[str] = "image_list"
 

@@ -73,11 +73,15 @@ def read_images(files: TableSource, name: str, steps: Preprocess) -> Images:
 
 
 def _holds_bytes(kind: Any) -> bool:
+    """True for bytes, and for structs of bytes and path."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
-        names = [kind.field(k).name for k in range(kind.num_fields)]
-        return "bytes" in names and _is_binary(kind.field("bytes").type)
+        parts = {kind.field(k).name: kind.field(k).type for k in range(kind.num_fields)}
+        if "bytes" not in parts:
+            return "path" in parts and _is_text(parts["path"])
+        # Without any bytes the writer knew no type of them.
+        return _is_binary(parts["bytes"]) or (pa.types.is_null(parts["bytes"]) and "path" in parts)
     return _is_binary(kind)
 
 
@@ -104,7 +108,7 @@ def _fields(column: Any) -> tuple[Any, list[str | None]]:
         # ``field`` passes over the gaps of the struct itself; ``flatten`` does not.
         parts = dict(zip(names, column.flatten(), strict=True))
         paths = parts["path"].to_pylist() if "path" in parts else [None] * len(column)
-        return parts["bytes"], paths
+        return parts.get("bytes"), paths
     if _is_text(column.type):
         return None, column.to_pylist()
     return column, [None] * len(column)
@@ -115,6 +119,8 @@ def _bytes_of(column: Any) -> tuple[Tensor, np.ndarray[Any, np.dtype[np.int64]]]
     import pyarrow as pa
 
     column = column.cast(pa.large_binary())
+    if not len(column):
+        return torch.zeros(1, dtype=torch.uint8), np.zeros(1, np.int64)
     # A slice of a longer array keeps the offsets of the whole.
     offsets = np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column) + 1]
     whole = column.buffers()[2]

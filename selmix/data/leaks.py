@@ -56,7 +56,8 @@ def exact_leaks(splits: Mapping[str, Split], class_names: Sequence[str], name_of
     repeated = np.flatnonzero(counts[content] > 1)
     repeated = repeated[np.argsort(content[repeated], kind="stable")]
     first = np.flatnonzero(np.diff(content[repeated], prepend=-1))
-    groups = np.split(repeated, first[1:]) if len(repeated) else []
+    # In the order of the samples, not of their digests.
+    groups = sorted(np.split(repeated, first[1:]), key=lambda group: int(group[0])) if len(repeated) else []
     names = list(held)
 
     def named(samples: Sequence[int], with_label: bool = False) -> str:

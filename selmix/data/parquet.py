@@ -227,7 +227,29 @@ class ParquetConfig:
     @property
     def data_warnings(self) -> list[str]:
         """What is doubtful in the division, one line each."""
-        return list(self._division.warnings)
+        return [*self._unused_splits(), *self._division.warnings]
+
+    def _unused_splits(self) -> list[str]:
+        """Warning of a column that names splits and is not used."""
+        files = self._files
+        if self.split is not None or "split" not in files.columns:
+            return []
+        names = values_of(files.read(["split"])["split"], "split", self.path, files.row).names
+        if not all(split_named(name) for name in names):
+            return []
+        return [
+            f"the column split names {', '.join(names)} and is not used; give data.split: split to use it"
+        ]
+
+    @property
+    def folder_of_files(self) -> Path | None:
+        """Folder of the images where the table holds their paths alone; None where it holds what a sweep reads.
+
+        Raises:
+            ValueError: the table cannot be read.
+        """
+        inputs = self._inputs() if self._image is not None else None
+        return self._files.homes(0)[-1] if isinstance(inputs, Images) and inputs.files else None
 
     def sample_name(self, part: str, place: int) -> str:
         """Words for a sample of a split: its row in the table, from 0."""

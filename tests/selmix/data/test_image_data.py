@@ -173,11 +173,12 @@ def test_stl10(tmp_path: Path) -> None:
         StlConfig(str(tmp_path)).load()
 
 
-def write_class(folder: Path, colour: int, count: int, side: int = 20) -> None:
+def write_class(folder: Path, colour: int, count: int, side: int = 20, first: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(count):
         image = torch.full((3, side, side + 10), colour, dtype=torch.uint8)
-        image[0, 0, 0] = k
+        # No two are equal, as JPEG files neither.
+        image[0, :4, :4] = 15 * (first + k)
         suffix = "jpg" if k % 2 else "png"
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{k:02d}.{suffix}", quality=95)
 
@@ -232,10 +233,10 @@ def test_image_folder_refuses(tmp_path: Path) -> None:
 
 def write_lists(folder: Path) -> ImageListConfig:
     """In the form of ImageNet_LT_train.txt: a path relative to the root and a label."""
-    for part, count in (("train", 5), ("val", 4), ("test", 2)):
+    for part, count, first in (("train", 5, 0), ("val", 4, 5), ("test", 2, 9)):
         lines = []
         for label, name in enumerate(("n01", "n02", "n03")):
-            write_class(folder / "data" / part / name, 60 * label, count)
+            write_class(folder / "data" / part / name, 60 * label, count, first=first)
             files = sorted((folder / "data" / part / name).iterdir())
             lines += [f"{part}/{name}/{file.name} {label}" for file in files]
         (folder / f"{part}.txt").write_text("\n".join(lines) + "\n")
