@@ -158,10 +158,11 @@ def read_checkpoint(path: Path, on_meta: bool = False) -> CheckpointFile:
             f"{path}: must be a file of weights, got a pointer of Git LFS; fetch it with git lfs pull"
         )
     # By content: people name files as they like.
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        return _torch_file(path, on_meta)
+    # First, as the length of its header, with which it begins, may be the first byte of a pickle.
     if head[8:9] == b"{":
         return _safetensors_file(path, on_meta)
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return _torch_file(path, on_meta)
     if path.suffix in _TORCH_SUFFIXES:
         raise ValueError(
             f"{path}: must hold tensors alone, it is neither a torch file nor safetensors; write it with "

@@ -1,4 +1,4 @@
-"""Failures of the ranks of a trial. Imports no Ray, so that code that sorts failures needs none."""
+"""Failures of workers. Imports no Ray, so that code that sorts failures needs none."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class RankFailed(RuntimeError):
 
 class RankLost(RankFailed):
     """A rank died with its process or node; the trial can resume elsewhere."""
+
+
+class NoGpu(RuntimeError):
+    """A worker that was given a GPU sees none; the message names the node and what to do."""

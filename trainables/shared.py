@@ -13,6 +13,7 @@ import torch
 from selmix.data.splits import SweepData
 from selmix.run.start_model import Base
 from selmix.statistics.selection import SelectionRule
+from trainables.failures import NoGpu
 from trainables.staged import StagedData
 
 CHECKPOINT_EVERY_S = 10.0
@@ -57,7 +58,7 @@ def device_of(gpu: float) -> torch.device:
     """Device of a worker that has ``gpu`` of a GPU.
 
     Raises:
-        RuntimeError: torch sees no GPU; a run must not fall back to the CPU in silence.
+        NoGpu: torch sees no GPU; a run must not fall back to the CPU in silence.
     """
     if not gpu:
         return torch.device("cpu")
@@ -66,7 +67,7 @@ def device_of(gpu: float) -> torch.device:
     # After CUDA: the variable must not keep a real GPU idle.
     if os.environ.get(FAKE_GPUS) == "1":
         return torch.device("cpu")
-    raise RuntimeError(
+    raise NoGpu(
         f"torch must see the GPU that Ray gave this worker, got none on {platform.node()}; check the driver and the "
         f"CUDA build of torch there, or set {FAKE_GPUS}=1 on its nodes to rehearse on CPUs"
     )

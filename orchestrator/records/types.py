@@ -253,6 +253,7 @@ class BaseFacts:
         seed: of the pre-training.
         init: file of the weights that pre-training began with.
         checkpoint: file that was given instead of pre-training.
+        heads_cost_s: seconds that fitting its balanced heads took.
     """
 
     digest: str
@@ -261,6 +262,7 @@ class BaseFacts:
     seed: int | None = None
     init: str | None = None
     checkpoint: str | None = None
+    heads_cost_s: float | None = None
 
     @property
     def source(self) -> str:

@@ -11,7 +11,7 @@ import os
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.clock import now_ms, utc_now
 from orchestrator.cluster.address import Cluster
@@ -28,13 +28,14 @@ from orchestrator.results.rows import SweepResult, load_results, said
 from orchestrator.run.drain import Drain, Drained
 from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
-from orchestrator.run.prepare import prepare, shared_by_runs
+from orchestrator.run.prepare import prepare_base, prepare_heads, shared_by_runs
 from orchestrator.run.recorder import Recorder
 from orchestrator.search.sources import Source
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.values import estimates, parent_tags, sweep_params, trial_tags
 from selmix.data.splits import SweepData
+from trainables.heads import FittedHeads, HeadJob
 
 CANCELLED = "cancelled for good by selmix stop --cancel"
 
@@ -126,6 +127,7 @@ class Driver:
         if self.state.exit_code is None:
             self._prepare()
             with self._executor() as executor:
+                self._heads(executor)
                 self._search(executor)
                 self._replicate(executor)
                 self._baselines(executor)
@@ -149,15 +151,32 @@ class Driver:
         if not self.folder.store.current(self.folder.base_weights).is_file():
             source = self.spec.pretrain.checkpoint or f"{self.spec.model.name}, {self.spec.recipe}"
             self.progress.say(f"base model: {source}")
-        prepared = prepare(self.spec, self.launch.data, self.folder)
+        self.prepared = prepare_base(self.spec, self.launch.data, self.folder)
         known = self.state.base
         # A base model that is only read again costs nothing: the facts keep the seconds that training it took.
-        self.state.base = known if known and known.digest == prepared.base.digest else prepared.base
-        self.state.data = prepared.facts
+        if known is None or known.digest != self.prepared.base.digest:
+            self.state.base = self.prepared.base
+        self.state.data = self.prepared.facts
         self.state.environment = environment(self.spec.resources.cpu)
         self.folder.save_state(self.state)
+
+    def _heads(self, executor: Executor) -> None:
+        """Fit the heads that runs start from, where they run, and complete what all runs share."""
+
+        def fit(job: HeadJob) -> FittedHeads:
+            self.progress.say(f"balanced heads: {', '.join(job.objectives)}")
+            return executor.heads(job)
+
+        # In this process nothing looks for a drain while they are fitted.
+        self.drain.at_once = self.launch.cluster is None
+        prepared = prepare_heads(self.spec, self.prepared, self.folder, fit)
+        self.drain.at_once = False
+        # Heads that are only read again cost nothing either.
+        if self.state.base is not None and prepared.base.heads_cost_s is not None:
+            self.state.base = replace(self.state.base, heads_cost_s=prepared.base.heads_cost_s)
+            self.folder.save_state(self.state)
         self.pending = PendingRuns(self.spec, self.folder, prepared)
-        self.shared = shared_by_runs(self.spec, prepared, self.folder, self.launch.cluster)
+        executor.shared = replace(executor.shared, bases=prepared.bases)
 
     @contextlib.contextmanager
     def _executor(self) -> Iterator[Executor]:
@@ -166,6 +185,7 @@ class Driver:
         Ray and Tune are imported here: a sweep in this process needs neither.
         """
         cluster, draining = self.launch.cluster, self.drain.is_requested
+        shared = shared_by_runs(self.spec, self.prepared, self.folder, cluster)
         with contextlib.ExitStack() as stack:
             if cluster is not None:
                 from orchestrator.cluster.ray_session import connected
@@ -173,19 +193,17 @@ class Driver:
                 stack.enter_context(connected(cluster))
                 # Ray has taken SIGTERM for itself.
                 self.drain.listen()
-            # Runs are alive from here on, and stop at the end of a round.
+            # Workers are alive from here on; runs stop at the end of a round.
             self.drain.at_once = False
             try:
                 if cluster is None:
                     from orchestrator.run.in_process import InProcessExecutor
 
-                    yield InProcessExecutor(self.folder, self.shared, draining)
+                    yield InProcessExecutor(self.folder, shared, draining)
                 else:
                     from orchestrator.run.on_ray import RayExecutor
 
-                    yield RayExecutor(
-                        self.spec, self.folder, self.shared, cluster, draining, self.progress.warn
-                    )
+                    yield RayExecutor(self.spec, self.folder, shared, cluster, draining, self.progress.warn)
             finally:
                 self.drain.at_once = True
 

@@ -14,6 +14,8 @@ from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.recorder import Recorder
 from orchestrator.search.sources import Source
 from trainables.baseline import BaselineJob, BaselineReport
+from trainables.heads import FittedHeads, HeadJob
+from trainables.shared import Shared
 
 MAX_LOSSES = 3
 """Lost workers in a row, without a checkpoint in between, at which a run has failed."""
@@ -43,7 +45,21 @@ class Assignment(TypedDict):
 
 
 class Executor(Protocol):
-    """Executor of runs and baselines."""
+    """Executor of the heads of the base model, of runs and of baselines.
+
+    Attributes:
+        shared: data, models and rules that all runs share; it has start models once the heads are fitted.
+    """
+
+    shared: Shared
+
+    def heads(self, job: HeadJob) -> FittedHeads:
+        """Fit heads with the resources of one worker.
+
+        Raises:
+            Drained: the sweep drains.
+            PreflightError: there is too little memory for it, or its worker is lost again and again.
+        """
 
     def exclusive(self) -> WorkerResources | None:
         """Resources of a worker that has no neighbours; None where it has none, or can get no more."""

@@ -10,6 +10,7 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.run.execution import Assignment, Dispatcher, WorkerResources
 from orchestrator.run.outcome import RunOutcome
 from trainables.baseline import BaselineJob, BaselineReport, fit_baseline, write_baseline
+from trainables.heads import FittedHeads, HeadJob, fit_heads
 from trainables.host import RunHost
 from trainables.shared import Shared
 
@@ -19,12 +20,17 @@ class InProcessExecutor:
 
     Args:
         folder: records of the sweep.
-        shared: data, models and rules that all runs share.
+        shared: data, models and rules that all runs share; the driver adds the start models.
         draining: returns True once the sweep is to stop.
     """
 
     def __init__(self, folder: RunFolder, shared: Shared, draining: Callable[[], bool]) -> None:
-        self._folder, self._shared, self._draining = folder, shared, draining
+        self._folder, self.shared, self._draining = folder, shared, draining
+
+    def heads(self, job: HeadJob) -> FittedHeads:
+        """Fit heads; an error is the launch's own, and a signal ends it at once."""
+        with torch_threads(self.shared.threads):
+            return fit_heads(self.shared, job, self.shared.gpu)
 
     def exclusive(self) -> WorkerResources | None:
         """None: one run at a time has no neighbours."""
@@ -32,11 +38,11 @@ class InProcessExecutor:
 
     def run(self, dispatcher: Dispatcher) -> None:
         """Run everything that a dispatcher hands out."""
-        host = RunHost(self._shared)
+        host = RunHost(self.shared)
         # A new folder for each launch, as on Ray: checkpoints of an earlier one are still needed to resume.
         checkpoints = self._folder.unused_ray_path()
         # One and two threads give different bits: as many as a worker on Ray has, until the end.
-        with torch_threads(self._shared.threads):
+        with torch_threads(self.shared.threads):
             while (assignment := dispatcher.next()) is not None:
                 folder = checkpoints / assignment["trial_id"].replace("/", "-")
                 try:
@@ -74,13 +80,13 @@ class InProcessExecutor:
 
     def fit(self, jobs: Sequence[BaselineJob]) -> Iterator[tuple[BaselineJob, BaselineReport | RunOutcome]]:
         """Fit baselines one after the other, and yield each with its report or with its failure."""
-        with torch_threads(self._shared.threads):
+        with torch_threads(self.shared.threads):
             for job in jobs:
                 if self._draining():
                     return
                 try:
-                    fits = [fit_baseline(self._shared, part, self._shared.gpu) for part in job.parts()]
-                    report = write_baseline(self._shared, job, *fits)
+                    fits = [fit_baseline(self.shared, part, self.shared.gpu) for part in job.parts()]
+                    report = write_baseline(self.shared, job, *fits)
                 except Exception as error:  # the baseline's own: its row says so
                     yield job, RunOutcome.of_error(error, "".join(traceback.format_exception(error)))
                     continue

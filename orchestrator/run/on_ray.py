@@ -1,4 +1,4 @@
-"""Execution of runs on Ray: trials and replicates by Tune, baselines as tasks."""
+"""Execution of runs on Ray: trials and replicates by Tune, heads of the base model and baselines as tasks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from orchestrator.cluster.address import Cluster
 from orchestrator.cluster.capacity import exclusive_resources
 from orchestrator.cluster.concurrency import ConcurrencyLimit
 from orchestrator.cluster.nodes import alive_nodes
+from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
+from orchestrator.run.drain import Drained
 from orchestrator.run.execution import MAX_LOSSES, Dispatcher, WorkerResources
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.tune import DrainStopper, RunCallback, RunSearcher
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ResourceSection
 from trainables.baseline import BaselineJob, BaselineReport, fit_baseline, write_baseline
+from trainables.failures import NoGpu
 from trainables.finetune import FinetuneTrainable
+from trainables.heads import FittedHeads, HeadJob, fit_heads
 from trainables.ranks import RankPlan
 from trainables.shared import Shared
 
@@ -35,7 +39,7 @@ class RayExecutor:
     Args:
         spec: specification of the sweep.
         folder: records of the sweep.
-        shared: data, models and rules that all runs share.
+        shared: data, models and rules that all runs share; the driver adds the start models.
         cluster: that this driver is connected to.
         draining: returns True once the sweep is to stop.
         report: called with a line where the sweep waits for a node.
@@ -52,12 +56,47 @@ class RayExecutor:
         draining: Callable[[], bool],
         report: Callable[[str], None],
     ) -> None:
-        self._resources, self._folder, self._shared, self._draining = spec.resources, folder, shared, draining
+        self._resources, self._folder, self.shared, self._draining = spec.resources, folder, shared, draining
         self._one_worker = spec.resources.model_copy(update={"workers": 1})
         self._limit = ConcurrencyLimit(spec.resources, spec.search.max_concurrent_trials, cluster, report)
         # A baseline is no trial of the search and takes one worker. The limit is made before the search, as it raises
         # where nothing fits: a node that is lost meanwhile must not end the launch.
         self._baseline_limit = ConcurrencyLimit(self._one_worker, None, cluster, report)
+
+    def heads(self, job: HeadJob) -> FittedHeads:
+        """Fit heads as a task that takes one worker's resources, whatever a trial takes.
+
+        As a baseline it is run again elsewhere where its worker or node is lost, and once more, exclusively, where it
+        runs out of memory.
+        """
+        task, stored = ray.remote(fit_heads), ray.put(self.shared)
+        takes: WorkerResources | None = {"cpu": self._resources.cpu, "gpu": self._resources.gpu}
+        first, outcome = True, RunOutcome("stopped")
+        while takes is not None:
+            reference = task.options(**_options(takes)).remote(stored, job, takes["gpu"])
+            # With a timeout, so that a drain is seen while the task runs.
+            while not ray.wait([reference], timeout=0.5)[0]:
+                if self._draining():
+                    ray.cancel(reference, force=True)
+                    raise Drained
+            try:
+                fitted: FittedHeads = ray.get(reference)
+                return fitted
+            except ray.exceptions.RayError as error:
+                # A task that dies in a drain was killed with it.
+                if self._draining():
+                    raise Drained from error
+                outcome, cause = RunOutcome.of_error(error), getattr(error, "cause", None)
+                # What the fit itself raised ends the launch, as it does in this process.
+                if outcome.kind == "failed" and cause is not None and not isinstance(cause, NoGpu):
+                    raise cause from error
+            again = first and outcome.kind == "out_of_memory"
+            first, takes = False, _exclusive(self._one_worker) if again else None
+        raise PreflightError(
+            "balanced heads of the base model: one worker must be able to fit them, with resources.cpu "
+            f"{self._resources.cpu:g} and resources.gpu {self._resources.gpu:g}, got: {outcome.reason}; change the "
+            "resources or the nodes, then launch again"
+        )
 
     def exclusive(self) -> WorkerResources | None:
         """Resources of a worker of an exclusive trial, on the cluster as it is; None where it can get no more."""
@@ -73,12 +112,12 @@ class RayExecutor:
         # an old folder without it mixes old trials and new ones.
         storage, _, name = self._folder.address_of(self._folder.unused_ray_path()).rpartition("/")
         tuner = tune.Tuner(
-            _trainable(self._shared, self._resources),
+            _trainable(self.shared, self._resources),
             # The searcher ends the search, so there is no number of samples. A new actor per run would cost a second
             # and more.
             tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
             run_config=tune.RunConfig(
-                name=name, storage_path=storage, storage_filesystem=self._shared.filesystem,
+                name=name, storage_path=storage, storage_filesystem=self.shared.filesystem,
                 callbacks=[RunCallback(dispatcher, searcher)], stop=DrainStopper(self._draining), verbose=0,
                 # The dispatcher decides what resumes: Tune would also retry a run that failed by its own fault.
                 failure_config=tune.FailureConfig(max_failures=0),
@@ -98,7 +137,7 @@ class RayExecutor:
         """
         fit, write = ray.remote(fit_baseline), ray.remote(write_baseline)
         # Once for all tasks: an argument passed by value would be stored anew for each of them.
-        stored = ray.put(self._shared)
+        stored = ray.put(self.shared)
         # A part to fit, or None where all parts are fitted and the baseline is to be written.
         pending = deque[tuple[_Baseline, BaselineJob | None]](
             part for job in jobs for part in _Baseline(job).parts()
@@ -109,10 +148,7 @@ class RayExecutor:
                 while pending and len(running) < self._baseline_limit():
                     baseline, part = pending.popleft()
                     takes = baseline.takes or {"cpu": self._resources.cpu, "gpu": self._resources.gpu}
-                    # Ray retries a task only where its worker or node is lost, not where it raises.
-                    options = {
-                        "num_cpus": takes["cpu"], "num_gpus": takes["gpu"], "max_retries": MAX_LOSSES - 1,
-                    }  # fmt: skip
+                    options = _options(takes)
                     reference: Any
                     if part is None:
                         reference = write.options(**options).remote(stored, baseline.job, *baseline.fits)
@@ -173,6 +209,12 @@ class _Baseline:
         self.unfitted = len(parts)
         self.fits.clear()
         return [(self, part) for part in parts]
+
+
+def _options(takes: WorkerResources) -> dict[str, Any]:
+    """Options of a task with these resources."""
+    # Ray retries a task only where its worker or node is lost, not where it raises.
+    return {"num_cpus": takes["cpu"], "num_gpus": takes["gpu"], "max_retries": MAX_LOSSES - 1}
 
 
 def _exclusive(resources: ResourceSection) -> WorkerResources | None:

@@ -1,8 +1,12 @@
-"""Preparation of what all trials of a sweep share: data, base model, balanced heads, selection rules."""
+"""Preparation of what all trials of a sweep share: data, base model, balanced heads, selection rules.
+
+The driver trains or reads the base model; the heads are a task of whoever runs the trials.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from orchestrator.build.base_model import base_model, initial_state, torch_threads
 from orchestrator.build.selection import selection_rules
@@ -10,15 +14,18 @@ from orchestrator.cluster.address import Cluster
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import BaseFacts, DataFacts
 from orchestrator.spec.schema import SweepSpec
-from selmix.baselines.last_layer import start_head
 from selmix.data.content import facts_of
 from selmix.data.splits import SweepData
 from selmix.data.stored import bytes_of, save_data
 from selmix.run.start_model import Base
 from selmix.statistics.selection import SelectionRule
-from selmix.weights import save_weights
+from selmix.weights import State, load_weights, save_weights, state_digest
+from trainables.heads import FittedHeads, HeadJob, fit_heads
 from trainables.shared import Shared
 from trainables.staged import StagedData
+
+FitHeads = Callable[[HeadJob], FittedHeads]
+"""Function that fits heads somewhere: in this process, or on a worker."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +34,17 @@ class Prepared:
 
     Attributes:
         data: the splits train, feedback and select.
-        bases: objective -> start models.
+        state: weights of the base model.
         rules: objective -> selection rule, by which rounds and trials are ranked.
         base: facts of the base model for the state of the sweep.
+        bases: objective -> start models; empty before the heads are fitted.
     """
 
     data: SweepData
-    bases: dict[str, Base]
+    state: State
     rules: dict[str, SelectionRule]
     base: BaseFacts
+    bases: dict[str, Base] = field(default_factory=dict)
 
     @property
     def facts(self) -> DataFacts:
@@ -48,36 +57,77 @@ class Prepared:
 
 
 def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
-    """Train or load the base model, and fit the balanced head of each objective.
+    """Prepare everything in this process and on its CPU.
 
     Args:
         spec: specification of the sweep.
         data: of the sweep.
-        folder: that keeps base model and heads; a base model that is there already is read.
+        folder: that keeps base model and heads; what is there already is read.
+    Raises:
+        PreflightError: a checkpoint cannot be used.
+    """
+    prepared = prepare_base(spec, data, folder)
+    shared = replace(shared_by_runs(spec, prepared, folder, None), gpu=0)
+
+    def fit(job: HeadJob) -> FittedHeads:
+        with torch_threads(spec.resources.cpu):
+            return fit_heads(shared, job, 0)
+
+    return prepare_heads(spec, prepared, folder, fit)
+
+
+def prepare_base(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
+    """Train or load the base model.
+
+    Args:
+        spec: specification of the sweep.
+        data: of the sweep.
+        folder: that keeps the base model; one that is there already is read.
     Raises:
         PreflightError: a checkpoint cannot be used.
     """
     # One and two torch threads give different bits, so the driver uses as many as a worker.
     with torch_threads(spec.resources.cpu):
         state, base = base_model(spec, data, folder.store.current(folder.base_weights))
-        if not folder.base_weights.is_file():
-            save_weights(folder.base_weights, state, facts_of(data))
-            folder.store.publish(folder.base_weights)
-        rules = selection_rules(spec, data.class_names)
-        heads = {
-            objective: start_head(spec.model.config, state, data, rule) for objective, rule in rules.items()
-        }
-    for objective, head in heads.items():
-        save_weights(folder.base_head(objective), head)
-        folder.store.publish(folder.base_head(objective))
+    stored = folder.base_weights
+    # Also where the checkpoint is another file by now: its heads would be those of the earlier one.
+    if not stored.is_file() or state_digest(load_weights(stored)) != base.digest:
+        for objective in spec.objectives:
+            folder.store.discard(folder.base_head(objective))
+    if not stored.is_file():
+        save_weights(stored, state, facts_of(data))
+        folder.store.publish(stored)
+    return Prepared(data, state, selection_rules(spec, data.class_names), base)
+
+
+def prepare_heads(spec: SweepSpec, prepared: Prepared, folder: RunFolder, fit: FitHeads) -> Prepared:
+    """Fit the balanced head of each objective that has none yet.
+
+    Args:
+        spec: specification of the sweep.
+        prepared: with the base model.
+        folder: that keeps the heads; those that are there already are read.
+        fit: fits heads.
+    """
+    files = {objective: folder.store.current(folder.base_head(objective)) for objective in prepared.rules}
+    heads: dict[str, State] = {name: load_weights(file) for name, file in files.items() if file.is_file()}
+    missing = [name for name in files if name not in heads]
+    base = prepared.base
+    if missing:
+        fitted = fit(HeadJob(spec.model.config, prepared.state, missing))
+        base = replace(base, heads_cost_s=fitted.cost_s)
+        for objective, head in fitted.heads.items():
+            save_weights(folder.base_head(objective), head)
+            folder.store.publish(folder.base_head(objective))
+            heads[objective] = head
     # Of a checkpoint it is not known which labelled data it has seen.
     labels = ("train",) if spec.recipe is not None else ("checkpoint",)
-    settings, initial = spec.pretrain.settings, initial_state(spec, data)
+    settings, initial = spec.pretrain.settings, initial_state(spec, prepared.data)
     bases = {
-        objective: Base(spec.model.config, state, head, labels, settings, initial)
-        for objective, head in heads.items()
+        objective: Base(spec.model.config, prepared.state, heads[objective], labels, settings, initial)
+        for objective in prepared.rules
     }
-    return Prepared(data, bases, rules, base)
+    return replace(prepared, bases=bases, base=base)
 
 
 def shared_by_runs(spec: SweepSpec, prepared: Prepared, folder: RunFolder, cluster: Cluster | None) -> Shared:

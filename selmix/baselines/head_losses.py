@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selmix.baselines.head_path import HeadLoss
+from selmix.baselines.head_path import HeadLoss, row_blocks
 
 SMOOTHING = 0.98  # delta of label over-smoothing
 
@@ -21,16 +21,37 @@ def weighted_cross_entropy(targets: Tensor, sample_weights: Tensor) -> HeadLoss:
 
     def loss(logits: Tensor) -> tuple[Tensor, Tensor]:
         # In place wherever possible: with many classes the logits are the largest tensor by far.
-        logits -= logits.logsumexp(dim=1, keepdim=True)
         if targets.ndim == 1:
             rows = targets.unsqueeze(1)
-            value = -(sample_weights * logits.gather(1, rows).squeeze(1)).sum()
-            residuals = logits.exp_().mul_(weights)
-            return value, residuals.scatter_add_(1, rows, -weights)
-        value = -(weights * targets * logits).sum()
-        return value, logits.exp_().sub_(targets).mul_(weights)
+            true, residuals = _true_and_probabilities(logits, rows, weights)
+            return -(sample_weights * true).sum(), residuals.scatter_add_(1, rows, -weights)
+        for part in row_blocks(logits):
+            logits[part] -= logits[part].logsumexp(dim=1, keepdim=True)
+        value = -(weights * targets).mul_(logits).sum()
+        for part in row_blocks(logits):
+            logits[part].exp_().sub_(targets[part]).mul_(weights[part])
+        return value, logits
 
     return loss
+
+
+def _true_and_probabilities(logits: Tensor, rows: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Log-probability of the true class, (n,), and the probabilities, (n, K), which overwrite the logits.
+
+    Args:
+        logits: shape (n, K).
+        rows: true class of each sample, shape (n, 1).
+        weights: of the samples, which multiply the probabilities, shape (n, 1); None for 1.
+    """
+    true = torch.empty(len(logits), dtype=logits.dtype, device=logits.device)
+    for part in row_blocks(logits):
+        block = logits[part]
+        block -= block.logsumexp(dim=1, keepdim=True)
+        true[part] = block.gather(1, rows[part]).squeeze(1)
+        block.exp_()
+        if weights is not None:
+            block.mul_(weights[part])
+    return true, logits
 
 
 def equal_shares(strata: Tensor) -> Tensor:
@@ -84,15 +105,14 @@ def geometric_mean_loss(labels: Tensor, num_classes: int) -> HeadLoss:
     present = counts > 0
 
     def loss(logits: Tensor) -> tuple[Tensor, Tensor]:
-        logits -= logits.logsumexp(dim=1, keepdim=True)
-        true = logits.gather(1, rows).squeeze(1)
+        true, residuals = _true_and_probabilities(logits, rows, None)
         # In logarithms: a class whose samples are all far from it would have a mean of 0.
         largest = torch.full_like(counts, -torch.inf).scatter_reduce_(0, labels, true, "amax")
         sums = torch.zeros_like(counts).index_add_(0, labels, (true - largest[labels]).exp())
         means = largest[present] + (sums[present] / counts[present]).log()
         # As of cross-entropy, with weights in proportion to the sample's probability within its class.
         weights = ((true - largest[labels]).exp() / (sums[labels] * present.sum())).unsqueeze(1)
-        residuals = logits.exp_().mul_(weights).scatter_add_(1, rows, -weights)
+        residuals.mul_(weights).scatter_add_(1, rows, -weights)
         return -means.mean(), residuals
 
     return loss

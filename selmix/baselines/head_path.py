@@ -15,6 +15,7 @@ from torch import Tensor
 
 _ITERATIONS = 500
 _HISTORY = 20  # steps that L-BFGS remembers; each is as large as the head
+_NUMBERS_OF_A_BLOCK = 2**16
 
 HeadLoss = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Logits (n, K), float64, which may be overwritten -> the loss, a scalar, and its gradient in the logits, (n, K)."""
@@ -69,10 +70,16 @@ def _minimised(
     # The second derivative in the head of class k is about c_k S + decay, with the curvature c_k of its logit and the
     # covariance S of the features, both at the start. Divided by its root, along the axes of S, all directions curve
     # alike. Where the start is certain of a class its curvature may come back: it is taken as a hundredth at least.
-    share = torch.softmax(z @ weight.T + bias, dim=1)
-    curvature = share.mul_(1.0 - share)
+    curvature = z @ weight.T
+    for part in row_blocks(curvature):
+        block = curvature[part]
+        block += bias
+        block.copy_(torch.softmax(block, dim=1))
+        block.mul_(1.0 - block)
     by_class = (sample_weights @ curvature).clamp_min(0.01 / len(bias))
     by_sample = sample_weights * curvature.mean(dim=1)
+    # As large as the logits.
+    del curvature
     by_sample = 0.9 * by_sample / by_sample.sum() + 0.1 * sample_weights
     centre = by_sample @ z
     spread, axes = torch.linalg.eigh(((z - centre) * by_sample.unsqueeze(1)).T @ (z - centre))
@@ -109,3 +116,14 @@ def _minimised(
     weight, bias = head(moved.detach())
     # A constant on all logits changes nothing, and would depend on the way to the minimum.
     return weight, bias - bias.mean()
+
+
+def row_blocks(values: Tensor) -> Iterator[slice]:
+    """Blocks of rows of a matrix, for work that is done row by row: the bits are those of the whole.
+
+    On a CPU a block fits its cache, elsewhere it bounds the memory of what is computed on the way.
+    """
+    numbers = _NUMBERS_OF_A_BLOCK if values.device.type == "cpu" else 1024 * _NUMBERS_OF_A_BLOCK
+    size = max(1, numbers // max(1, values.shape[1]))
+    for start in range(0, len(values), size):
+        yield slice(start, start + size)

@@ -7,7 +7,7 @@ reweighting, Kirichenko et al. 2023; classifier re-training, Kang et al. 2020). 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
@@ -89,37 +89,61 @@ def tuned_head(
         ``weight`` (K, d) and ``bias`` (K,), float32 on the CPU, and the weight decay. Of equal ranks the larger
         decay is kept.
     """
+    (best,) = tuned_heads(view, split, data, (selection,), by_group)
+    return best
+
+
+def tuned_heads(
+    view: ClassifierView,
+    split: Split,
+    data: SweepData,
+    selections: Sequence[SelectionRule],
+    by_group: bool = False,
+) -> list[tuple[dict[str, Tensor], float]]:
+    """:func:`tuned_head` under several rules, which choose among the same heads: these are fitted once.
+
+    Args:
+        view: of the base model, whose features are used.
+        split: samples to fit on.
+        data: select, training counts and groups.
+        selections: rules of the score.
+        by_group: every (class, group) cell weighs the same instead of every class.
+    Returns:
+        What :func:`tuned_head` returns, rule by rule.
+    """
     features, _ = predict(view, split.inputs)
     strata = None
     if by_group and split.groups is not None:
         strata = strata_of(split.labels, split.groups, data.num_groups)
-    rank_of = _select_ranker(view, data, selection)
-    best: tuple[Rank, float, dict[str, Tensor]] | None = None
+    rank_of = _select_ranker(view, data)
+    best: list[tuple[Rank, dict[str, Tensor], float]] = []
     for fitted in balanced_heads(features, split.labels, data.num_classes, WEIGHT_DECAYS, strata):
         head = _as_head(fitted.weight, fitted.bias)
-        reached = rank_of(head)
-        if best is None or reached > best[0]:
-            best = (reached, fitted.decay, head)
-    # For the type checker: the loop has run.
-    if best is None:
-        raise AssertionError("WEIGHT_DECAYS is not empty")
-    return best[2], best[1]
+        reached = [(rank, head, fitted.decay) for rank in rank_of(head, selections)]
+        # Of equal ranks the earlier head stays, that of the larger decay.
+        pairs = zip(best, reached, strict=True)
+        best = [new if new[0] > old[0] else old for old, new in pairs] if best else reached
+    return [(head, decay) for _, head, decay in best]
 
 
-def start_head(config: ModelConfig, state: State, data: SweepData, selection: SelectionRule) -> State:
-    """The head of ``start: balanced_head``: class-balanced on train + feedback, its decay tuned on select.
+def start_heads(
+    config: ModelConfig, state: State, data: SweepData, selections: Mapping[str, SelectionRule]
+) -> dict[str, State]:
+    """Heads of ``start: balanced_head``: class-balanced on train + feedback, their decays tuned on select.
 
     Args:
         config: configuration of the network.
         state: weights of the base model.
-        data: splits.
-        selection: rule that tunes the weight decay.
+        data: splits, on the device that the heads are fitted on.
+        selections: objective -> rule that tunes the weight decay.
     Returns:
-        ``weight`` (K, d) and ``bias`` (K,), float32 on the CPU.
+        Objective -> ``weight`` (K, d) and ``bias`` (K,), float32 on the CPU.
     """
     model = config.build(data.input_shape, data.num_classes)
     load_checkpoint_into(model, state)
-    return tuned_head(config.view(model), join(data.train, data.feedback), data, selection)[0]
+    view = config.view(model.to(data.train.inputs.device))
+    tuned = tuned_heads(view, join(data.train, data.feedback), data, list(selections.values()))
+    return {objective: head for objective, (head, _) in zip(selections, tuned, strict=True)}
 
 
 def start_base(config: ModelConfig, state: State, data: SweepData, selection: SelectionRule) -> Base:
@@ -131,21 +155,27 @@ def start_base(config: ModelConfig, state: State, data: SweepData, selection: Se
         data: splits.
         selection: rule that tunes the head's weight decay.
     """
-    return Base(config, state, start_head(config, state, data, selection))
+    (head,) = start_heads(config, state, data, {"": selection}).values()
+    return Base(config, state, head)
 
 
 def _select_ranker(
-    view: ClassifierView, data: SweepData, selection: SelectionRule
-) -> Callable[[dict[str, Tensor]], Rank]:
-    features = predict(view, data.select.inputs)[0].cpu()
-    context = MetricContext(data.train_counts.cpu(), selection.definitions, data.num_groups)
+    view: ClassifierView, data: SweepData
+) -> Callable[[dict[str, Tensor], Sequence[SelectionRule]], list[Rank]]:
+    """Function that ranks a head on select, rule by rule."""
+    # On the CPU, where logits are scored; the samples may lie on another device.
+    features, labels = predict(view, data.select.inputs)[0].cpu(), data.select.labels.cpu()
+    groups = None if data.select.groups is None else data.select.groups.cpu()
 
-    def rank_of(head: dict[str, Tensor]) -> Rank:
+    def ranks(head: dict[str, Tensor], selections: Sequence[SelectionRule]) -> list[Rank]:
         logits = features @ head["weight"].T + head["bias"]
-        predictions = Predictions.from_logits(data.select.labels, logits, data.select.groups)
-        return rank(selection, predictions, context)
+        predictions = Predictions.from_logits(labels, logits, groups)
+        return [
+            rank(rule, predictions, MetricContext(data.train_counts.cpu(), rule.definitions, data.num_groups))
+            for rule in selections
+        ]
 
-    return rank_of
+    return ranks
 
 
 def _as_head(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:

@@ -154,8 +154,9 @@ def decision_matrix(gradient: Tensor) -> tuple[Tensor, Tensor]:
     classes = len(gradient)
     others = ~torch.eye(classes, dtype=torch.bool)
     rows, columns = torch.zeros(classes, 1).to(gradient), torch.zeros(1, classes).to(gradient)
-    # Least squares by turns; converges at the rate 1 / (K - 1)^2, and at once for two classes.
-    for _ in range(40):
+    # Least squares by turns; converges at the rate 1 / (K - 1)^2, and at once for two classes. Of recalls the gradient
+    # is diagonal, nothing is to be taken from it, and with many classes the turns would take longest of all.
+    for _ in range(40 if bool(gradient[others].any()) else 0):
         rows = ((gradient - columns) * others).sum(dim=1, keepdim=True) / (classes - 1)
         columns = ((gradient - rows) * others).sum(dim=0, keepdim=True) / (classes - 1)
     matrix = gradient - rows - columns

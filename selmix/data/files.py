@@ -22,7 +22,7 @@ from selmix.data.folders import (
 from selmix.data.images import SUFFIXES, Images
 from selmix.data.longtail import split_by_class
 from selmix.data.preprocess import Preprocess
-from selmix.data.sizes import check_held, held_by_class, size_problems, sweep_data
+from selmix.data.sizes import check_held, held_by_class, order_problems, size_problems, sweep_data
 from selmix.data.split_names import PARTS
 from selmix.data.splits import Split, SweepData
 
@@ -64,7 +64,7 @@ class ImageFolderConfig(Preprocess):
         problems = size_problems(
             {"feedback": (self.feedback, 0), "select": (self.select, 1), "test": (self.test, 1)}
         )
-        problems += [*self.problems(), *_order_problems(self.class_order)]
+        problems += [*self.problems(), *order_problems(self.class_order)]
         if self.listing not in (1, 2):
             problems.append(f"listing: must be 1 or 2, got {self.listing}")
         if problems:
@@ -200,7 +200,7 @@ class ImageListConfig(Preprocess):
     def __post_init__(self) -> None:
         super().__post_init__()
         problems = [*size_problems({"feedback": (self.feedback, 0)}), *self.problems()]
-        if problems := [*problems, *_order_problems(self.class_order)]:
+        if problems := [*problems, *order_problems(self.class_order)]:
             raise ValueError("\n".join(problems))
 
     @property
@@ -260,16 +260,6 @@ class ImageListConfig(Preprocess):
 def _as_split(listed: Listed, steps: Preprocess) -> Split:
     files, labels = listed
     return Split(Images(files=tuple(files), **vars(steps.preprocess)), labels)
-
-
-def _order_problems(class_order: Sequence[str] | None) -> list[str]:
-    """Problems of the names of the classes as a file gives them."""
-    if class_order is None:
-        return []
-    if len(class_order) < 2:
-        return [f"class_names: must name two or more classes, got {list(class_order)}"]
-    twice = [name for place, name in enumerate(class_order) if name in class_order[:place]]
-    return [f"class_names: must name each class once, got {twice[0]!r} again"] if twice else []
 
 
 def _earlier_folders(top: Path) -> dict[str, Path]:

@@ -17,6 +17,7 @@ from selmix.data.image_column import image_columns, read_images
 from selmix.data.images import Images, Inputs
 from selmix.data.parquet_files import ParquetFiles, find_files
 from selmix.data.preprocess import Preprocess
+from selmix.data.sizes import order_problems
 from selmix.data.split_names import PARTS, split_named
 from selmix.data.splits import Split, SweepData
 from selmix.data.table_source import TableSource
@@ -56,6 +57,7 @@ class ParquetConfig:
         std: likewise.
         input_range: likewise.
         white: likewise.
+        class_order: names of the classes in the order of the labels (its key is ``class_names``); None: sorted.
     Raises:
         ValueError: a size out of range. Reading the file (at the first use of its contents) raises ValueError too.
     """
@@ -82,11 +84,14 @@ class ParquetConfig:
     std: tuple[float, ...] | None = None
     input_range: int | None = None
     white: float | None = None
+    class_order: tuple[str, ...] | None = None
 
     name: ClassVar[str] = "parquet"
 
     def __post_init__(self) -> None:
-        problems = held_problems(self._sizes, self.floor, self.rare_classes)
+        problems = held_problems(self._sizes, self.floor, self.rare_classes) + order_problems(
+            self.class_order
+        )
         if self.image is not None and self.features is not None:
             problems.append("image: must be left out where features are given, got both")
         if self._given_steps:
@@ -169,7 +174,8 @@ class ParquetConfig:
     def _labelled(self) -> Labelled:
         # Parts of the cache's key: a file that was written anew is read again.
         columns = (self.label, self.split, self.group, self.unit)
-        return _labelled_once(self._files, columns, self._files.stamp)
+        labelled = _labelled_once(self._files, columns, self._files.stamp)
+        return labelled if self.class_order is None else _in_order(labelled, self.class_order, self.path)
 
     @cached_property
     def _division(self) -> Division:
@@ -360,6 +366,21 @@ def read_labelled(
         None if groups is None else groups.index, () if groups is None else groups.names,
         None if units is None else units.index, () if units is None else units.names, tuple(notes),
     )  # fmt: skip
+
+
+def _in_order(labelled: Labelled, order: Sequence[str], where: str) -> Labelled:
+    """Labels in the order of classes that was given.
+
+    Raises:
+        ValueError: the names are not those of the rows.
+    """
+    held = labelled.class_names
+    if missing := [name for name in order if name not in held]:
+        raise ValueError(f"{where}: class_names must be those of the rows, no row has {missing[0]!r}")
+    if unnamed := [name for name in held if name not in order]:
+        raise ValueError(f"{where}: class_names must name every class of the rows, it lacks {unnamed[0]!r}")
+    place = torch.tensor([order.index(name) for name in held])
+    return replace(labelled, labels=place[labelled.labels], class_names=tuple(order))
 
 
 def _parts_of_files(files: TableSource) -> Tensor | None:

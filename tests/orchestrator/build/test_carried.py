@@ -10,6 +10,7 @@ import torch
 from orchestrator.build.carried import carried_notes
 from orchestrator.errors import PreflightError
 from orchestrator.spec.schema import SweepSpec
+from selmix.checkpoints import read_checkpoint
 from selmix.weights import save_weights
 from tests.orchestrator.spec.test_schema import spec_of
 
@@ -67,3 +68,15 @@ def test_weights_of_the_same_content_are_the_same_bytes(tmp_path: Path) -> None:
             tmp_path / name, {"w": torch.zeros(2)}, {"class_names": list(NAMES), "preprocess": {"size": 8}}
         )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_header_whose_length_begins_like_a_pickle_is_read(tmp_path: Path) -> None:
+    """The file begins with the length of its header: one in 32 begins with the byte 0x80, as a pickle does."""
+    path = tmp_path / "a.safetensors"
+    for length in range(300):
+        save_weights(path, {"w": torch.zeros(2)}, {"class_names": list(NAMES), "more": "x" * length})
+        if path.read_bytes()[0] == 0x80:
+            break
+    else:
+        pytest.fail("no header of that length")
+    assert read_checkpoint(path, on_meta=True).class_names == NAMES

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,10 +27,12 @@ from orchestrator.run import in_process
 from orchestrator.run.driver import CANCELLED, Driver, Launch
 from orchestrator.run.execution import Dispatcher
 from orchestrator.run.outcome import RunOutcome
+from orchestrator.run.prepare import Prepared
 from orchestrator.search.sources import ListSource
 from orchestrator.spec.checks import load_spec
 from tests.command import SMOKE
 from tests.orchestrator.run.test_recorder import left_checkpoint
+from tests.trainables.world import shared
 
 Ends = Callable[["Sweep", Dispatcher, str], None]
 
@@ -53,6 +55,7 @@ class Sweep:
     lease: Lease
     tracker: Any
     ends: Ends = finishes
+    shared: Any = field(default_factory=shared)  # as an executor
     stream: io.StringIO = field(default_factory=io.StringIO)
 
     def driver(self, state: SweepState | None = None) -> Driver:
@@ -88,6 +91,9 @@ class Sweep:
         return [], 0
 
     # As an executor.
+    def heads(self, _: Any) -> None:
+        pytest.fail("`prepare_heads` is another one here")
+
     def exclusive(self) -> None:
         return None
 
@@ -104,10 +110,16 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
     folder, tracker = RunFolder.local(tmp_path, "smoke"), MagicMock(experiment_id="7")
     folder.create()
     tracker.open_sweep.return_value, tracker.open_trial.return_value, tracker.close.return_value = "p", "r", 0
-    facts = SimpleNamespace(base=BaseFacts("sha256:1", 9.0), facts=DataFacts(["a"], [1], {}, 1))
+    facts = Prepared(MagicMock(), {}, {}, BaseFacts("sha256:1", 9.0))
+    monkeypatch.setattr(Prepared, "facts", DataFacts(["a"], [1], {}, 1))
     monkeypatch.setattr(module, "Tracker", lambda *_: tracker)
-    monkeypatch.setattr(module, "prepare", lambda *_: facts)
-    monkeypatch.setattr(module, "shared_by_runs", lambda *_: None)
+    monkeypatch.setattr(module, "prepare_base", lambda *_: facts)
+    monkeypatch.setattr(
+        module,
+        "prepare_heads",
+        lambda *_: replace(facts, bases={"o": "a base"}, base=replace(facts.base, heads_cost_s=2.0)),
+    )
+    monkeypatch.setattr(module, "shared_by_runs", lambda *_: shared())
     monkeypatch.setattr(module, "environment", lambda _: None)
     result = SweepResult(objectives={"min_recall": ObjectiveResult("min_recall", feasible=False)})
     monkeypatch.setattr(module, "judged", lambda *_: result)
@@ -129,6 +141,32 @@ def test_without_a_feasible_trial_a_sweep_is_finished_with_6(sweep: Sweep) -> No
     assert sweep.ended[0] == "FINISHED"
     assert sweep.folder.results_path.is_file()
     assert not sweep.folder.ray_path.exists()  # no run of it resumes
+
+
+def test_the_heads_complete_what_the_runs_share(sweep: Sweep) -> None:
+    sweep.driver().run()
+    assert sweep.shared.bases == {"o": "a base"}
+    assert sweep.folder.load_state().base == BaseFacts("sha256:1", 9.0, heads_cost_s=2.0)
+
+
+def test_a_base_model_that_is_read_again_keeps_its_seconds(sweep: Sweep) -> None:
+    known = BaseFacts("sha256:1", 77.0, heads_cost_s=5.0)
+    sweep.driver(SweepState("smoke", "1" * 16, base=known)).run()
+    assert sweep.folder.load_state().base == replace(known, heads_cost_s=2.0)
+
+
+def test_a_drain_while_the_heads_are_fitted_stops_the_sweep(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process at once: nothing there looks for a drain."""
+
+    def drains(*_: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("fitted to the end")
+
+    monkeypatch.setattr(module, "prepare_heads", drains)
+    assert sweep.driver().run() == 143
+    assert sweep.folder.load_state().state == "stopped"
 
 
 def test_a_stored_result_is_sent_again_and_not_judged_again(
@@ -177,10 +215,10 @@ def test_an_error_stops_a_sweep_with_its_reason(
 ) -> None:
     error = PreflightError("disk full; free some") if ours else ZeroDivisionError()
 
-    def prepare(*_: Any) -> None:
+    def prepare_base(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(module, "prepare", prepare)
+    monkeypatch.setattr(module, "prepare_base", prepare_base)
     with pytest.raises(type(error)):
         sweep.driver().run()
     state = sweep.folder.load_state()

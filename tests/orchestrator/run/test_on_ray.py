@@ -13,16 +13,21 @@ from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from orchestrator.cluster.address import Cluster
+from orchestrator.errors import PreflightError
 from orchestrator.run import on_ray
+from orchestrator.run.drain import Drained
 from orchestrator.run.execution import MAX_LOSSES
 from orchestrator.run.on_ray import RayExecutor, without_credentials
 from orchestrator.run.tune import DrainStopper, InertCallback, RunCallback, RunSearcher
 from orchestrator.spec.checks import load_spec
 from selmix.baselines import BASELINES
+from selmix.models import ModelConfig
 from tests.command import SMOKE
 from tests.orchestrator.cluster.fake_ray import HANGS, FakeRay, Task, listed
 from tests.orchestrator.run.test_dispatcher import Sweep
 from trainables.baseline import BaselineJob
+from trainables.failures import NoGpu
+from trainables.heads import HeadJob
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 
@@ -186,6 +191,78 @@ def test_a_drain_ends_baselines_that_run_and_reports_none_that_died_in_it(
 
     sweep.draining, ray.ends = False, dies
     assert ray.fitted(job(SINGLE)) == []
+
+
+# -- heads of the base model as a task ------------------------------------------------------------------------
+
+
+def heads_of(tasks: Tasks) -> Any:
+    return tasks.executor.heads(HeadJob(ModelConfig("linear_head"), {}, ["o"]))
+
+
+@pytest.mark.parametrize(("workers", "gpu"), [(2, 0), (1, 0.5)])
+def test_heads_are_fitted_with_the_resources_of_one_worker(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, workers: int, gpu: float
+) -> None:
+    ray = Tasks(sweep, monkeypatch, "resources.cpu=2", f"resources.workers={workers}", f"resources.gpu={gpu}")
+    ray.ends = lambda task: (task.name, task.arguments[1].objectives, task.arguments[2])
+    assert heads_of(ray) == ("fit_heads", ["o"], gpu)
+    (task,) = ray.tasks
+    assert task.options == {"num_cpus": 2, "num_gpus": gpu, "max_retries": MAX_LOSSES - 1}
+    assert ray.cancelled == []
+
+
+def test_an_error_of_the_fit_is_the_launch_s_own(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = Tasks(sweep, monkeypatch)
+    ray.ends = lambda _: RayTaskError("fit_heads", "Traceback", ValueError("singular"))
+    with pytest.raises(ValueError, match=r"^singular$"):
+        heads_of(ray)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (NodeDiedError("its node has died"), "got: its node died; change the resources"),
+        (
+            RayTaskError("f", "Traceback", NoGpu("torch must see the GPU")),
+            "got: NoGpu: torch must see the GPU;",
+        ),
+    ],
+)
+def test_heads_that_no_worker_can_fit_are_an_error_of_preflight(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
+) -> None:
+    ray = Tasks(sweep, monkeypatch)
+    ray.ends = lambda _: error
+    with pytest.raises(
+        PreflightError, match=rf"^balanced heads of the base model: .* resources\.cpu 1 .*{says}"
+    ):
+        heads_of(ray)
+    assert len(ray.tasks) == 1  # Ray itself runs it again where a worker is lost
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_heads_out_of_memory_are_fitted_once_more_exclusively(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, helps: bool
+) -> None:
+    ray = Tasks(sweep, monkeypatch)
+    ray.ends = lambda task: "heads" if helps and task.options["num_cpus"] == 4 else SHORT
+    if helps:
+        assert heads_of(ray) == "heads"
+    else:
+        with pytest.raises(PreflightError, match="OutOfMemoryError"):
+            heads_of(ray)
+    assert ray.takes("fit_heads") == [(1, 0), (4, 0)]
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_drain_ends_the_fit_of_heads(sweep: Sweep, monkeypatch: pytest.MonkeyPatch, dies: bool) -> None:
+    ray = Tasks(sweep, monkeypatch)
+    ray.ends = lambda _: NodeDiedError("killed with the sweep") if dies else HANGS
+    sweep.draining = True
+    with pytest.raises(Drained):
+        heads_of(ray)
+    assert len(ray.cancelled) == (not dies)
 
 
 # -- trials by Tune -------------------------------------------------------------------------------------------

@@ -11,13 +11,16 @@ from orchestrator.build.data import load_data
 from orchestrator.cluster.address import Cluster
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.store import LocalStore
+from orchestrator.run import prepare as module
 from orchestrator.run.prepare import prepare, shared_by_runs, staged
 from orchestrator.spec.checks import load_spec
 from orchestrator.spec.schema import SweepSpec
 from selmix.data.splits import SweepData
 from selmix.data.stored import bytes_of
-from selmix.weights import load_weights, state_digest
+from selmix.weights import load_weights, save_weights, state_digest
 from tests.command import SMOKE
+from trainables.heads import FittedHeads, HeadJob, fit_heads
+from trainables.shared import Shared
 from trainables.staged import StagedData
 
 KEYS = ("objectives=[min_recall, h_mean]", "pretrain.epochs=2")
@@ -57,6 +60,50 @@ def test_a_base_model_is_trained_once_and_its_heads_are_kept(data: SweepData, fo
             assert (state_digest(base.state), base.labels) == (first.base.digest, ("train",))
     assert list(first.rules) == ["min_recall", "h_mean"]
     assert (first.base.recipe, first.base.seed, first.base.checkpoint) == ("erm", 0, None)
+
+
+def test_heads_are_fitted_for_the_objectives_that_have_none(
+    data: SweepData, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(spec_of(), data, folder)
+    assert first.base.heads_cost_s is not None
+    jobs: list[HeadJob] = []
+
+    def noted(shared: Shared, job: HeadJob, gpu: float) -> FittedHeads:
+        jobs.append(job)
+        return fit_heads(shared, job, gpu)
+
+    monkeypatch.setattr(module, "fit_heads", noted)
+    assert prepare(spec_of(), data, folder).base.heads_cost_s is None
+    assert jobs == []
+    kept = folder.base_head("min_recall").stat().st_mtime_ns
+    folder.base_head("h_mean").unlink()
+    again = prepare(spec_of(), data, folder)
+    assert [job.objectives for job in jobs] == [["h_mean"]]
+    assert folder.base_head("min_recall").stat().st_mtime_ns == kept
+    for objective, base in first.bases.items():
+        assert state_digest(again.bases[objective].head) == state_digest(base.head)
+    # Heads are read beside the base model that they belong to only.
+    folder.base_weights.unlink()
+    other = prepare(spec_of("pretrain.epochs=3"), data, folder)
+    assert [job.objectives for job in jobs[1:]] == [["min_recall", "h_mean"]]
+    assert other.base.digest != first.base.digest
+
+
+def test_heads_of_a_checkpoint_that_was_written_anew_are_fitted_anew(
+    data: SweepData, folder: RunFolder, tmp_path: Path
+) -> None:
+    path = tmp_path / "given.safetensors"
+    spec = spec_of(f"pretrain={{checkpoint: {path}}}")
+    state = dict(prepare(spec_of(), data, folder).bases["h_mean"].state)
+    other = RunFolder.local(tmp_path / "other", "smoke")
+    other.create()
+    save_weights(path, state)
+    first = prepare(spec, data, other)
+    save_weights(path, {name: -2.0 * tensor for name, tensor in state.items()})
+    again = prepare(spec, data, other)
+    assert again.base.digest != first.base.digest
+    assert again.base.heads_cost_s is not None
 
 
 def test_what_a_checkpoint_has_seen_is_not_known(data: SweepData, folder: RunFolder) -> None:

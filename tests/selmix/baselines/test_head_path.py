@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from selmix.baselines.head_losses import equal_shares, geometric_mean_loss, weighted_cross_entropy
+from selmix.baselines import head_path as module
+from selmix.baselines.head_losses import (
+    equal_shares,
+    geometric_mean_loss,
+    over_smoothed_targets,
+    weighted_cross_entropy,
+)
 from selmix.baselines.head_path import HeadLoss, head_path
 
 DECAYS = (1e-3, 1e-1, 1e-2)
@@ -68,6 +74,24 @@ def test_equal_input_gives_equal_heads() -> None:
     for first, second in zip(one, other, strict=True):
         assert torch.equal(first.weight, second.weight)
         assert torch.equal(first.bias, second.bias)
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "soft", "geometric_mean"])
+def test_blocks_of_rows_give_the_bits_of_the_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = problem(12, 30)
+    shares = equal_shares(labels)
+    loss = {
+        "cross_entropy": weighted_cross_entropy(labels, shares),
+        "soft": weighted_cross_entropy(over_smoothed_targets(labels, 12), shares),
+        "geometric_mean": geometric_mean_loss(labels, 12),
+    }[kind]
+    found = []
+    for numbers in (1, 12 * 5, 2**20):  # a row, five rows of 144, all of them
+        monkeypatch.setattr(module, "_NUMBERS_OF_A_BLOCK", numbers)
+        found.append(list(head_path(features, loss, 12, DECAYS, shares)))
+    for heads in zip(*found, strict=True):
+        assert all(torch.equal(head.weight, heads[0].weight) for head in heads)
+        assert all(torch.equal(head.bias, heads[0].bias) for head in heads)
 
 
 def test_many_classes_with_two_samples_each() -> None:

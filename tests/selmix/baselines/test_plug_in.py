@@ -190,3 +190,15 @@ def test_a_metric_of_groups_is_fitted_without_the_groups_at_hand() -> None:
     (state,) = BASELINES["plug_in"](task).states
     correction = split_correction(state)[1]
     assert correction is None or correction.group_offset is None
+
+
+def test_a_diagonal_gradient_is_its_own_matrix() -> None:
+    """As the turns of least squares would leave it, which an entry off the diagonal brings about."""
+    diagonal = torch.tensor([0.5, 0.0, 2.0, 1.5], dtype=torch.float64)
+    matrix, offset = decision_matrix(torch.diag(diagonal))
+    assert torch.equal(matrix, torch.diag(diagonal))
+    assert torch.equal(offset, torch.zeros(4, dtype=torch.float64))
+    nearly = torch.diag(diagonal)
+    nearly[0, 1] = 1e-300
+    for one, other in zip(decision_matrix(nearly), (matrix, offset), strict=True):
+        assert torch.allclose(one, other, rtol=0.0, atol=1e-15)

@@ -316,3 +316,36 @@ def test_a_sweep_on_image_files(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     document = selmix("show", "folder", "--json", cwd=tmp_path).document
     assert document["objectives"]["min_recall"]["winner"]["select"]["min_recall"]["value"] > 0.5
+
+
+def test_data_check_says_preprocessing_kinds_and_what_is_left_out(tmp_path: Path) -> None:
+    for name in ("Train/cat", "Train/ant", "Valid/cat", "Valid/ant", "Test/cat", "Test/ant"):
+        write_class(tmp_path / name, len(name), 3, side=20 + len(name))
+    Image.new("RGBA", (20, 20), (1, 2, 3, 4)).save(tmp_path / "Train" / "cat" / "clear.png")
+    Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(tmp_path / "Train" / "ant" / "deep.png")
+    (tmp_path / "Train" / "ant" / "note.txt").write_text("")
+    file = tmp_path / "images.yaml"
+    file.write_text(
+        f"version: 1\nname: images\ndata: {{name: image_folder, path: '{tmp_path}', feedback: 1, size: 32, "
+        "allow_duplicates: true}\nobjectives: [min_recall]\n"
+    )
+    document = here("data", "check", file, "--json").document
+    assert (document["preprocess"]["size"], document["preprocess"]["resize"]) == (32, 37)
+    assert document["preprocess_digest"].startswith("sha256:")
+    notes = "\n".join(document["notes"])
+    assert "left out 1 files of formats that are not read: 1 .txt (such as Train/ant/note.txt)" in notes
+    assert "1 of 20 images have transparency, which is dropped" in notes
+    assert "1 of 20 images have sixteen bits, whose white is 65535" in notes
+    done = here("validate", file)
+    assert (
+        "preprocess: 32 x 32, the centre of the shorter side at 37, bilinear; 0 to 1, mean 0.485" in done.err
+    )
+
+
+def test_a_decompression_bomb_is_a_problem_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_lists(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"val/n0\d/0\d\....: must be an image that fits in memory"):
+        config.load().select.whole()

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import selmix as package
+from selmix.data import build_data_config
 from selmix.data.digits import DigitsConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.images import Images
@@ -342,3 +343,19 @@ def test_a_column_of_splits_that_is_not_used_is_said(tmp_path: Path) -> None:
     other = write(tmp_path / "b.parquet", **rows, split=["left", "right"] * 20)
     assert ParquetConfig(str(other), **keys).data_warnings == []
     assert ParquetConfig(str(named), split="split").data_warnings == []
+
+
+def test_classes_are_in_the_order_that_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    labels = ["ant", "bee", "cow"] * 8
+    pq.write_table(pa.table({"label": labels, "features": [[float(k)] for k in range(24)]}), path)
+    keys: dict[str, Any] = {"feedback": 1, "select": 1, "test": 1}
+    data = build_data_config("parquet", path=str(path), class_names=("cow", "ant", "bee"), **keys).load()
+    assert data.class_names == ("cow", "ant", "bee")
+    rows = data.train.whole()[:, 0].long().tolist()
+    assert [data.class_names[k] for k in data.train.labels.tolist()] == [labels[row] for row in rows]
+    for order, problem in ((("cow", "ant"), "must name every class of the rows, it lacks 'bee'"),
+                           (("cow", "ant", "bee", "dog"), "must be those of the rows, no row has 'dog'"),
+                           (("cow", "cow"), "class_names: must name each class once, got 'cow' again")):  # fmt: skip
+        with pytest.raises(ValueError, match=problem):
+            build_data_config("parquet", path=str(path), class_names=order, **keys).load()
