@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -37,3 +37,23 @@ def first_line(error: BaseException) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 problem``, ``3 problems``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def preprocess_words(keys: Mapping[str, Any]) -> str:
+    """Preprocessing in one line.
+
+    Args:
+        keys: those of ``data``, all but ``resize`` and ``white`` given.
+    """
+    size, resize = keys["size"], keys.get("resize")
+    # The rule of earlier versions, which wrote none.
+    resized = round(size * 256 / 224) if resize is None else resize
+    brought = {
+        "center": f"the centre of the shorter side at {resized}",
+        "squash": f"the centre of both sides at {resized}",
+        "border": f"the longer side at {resized}, bordered",
+    }[keys["crop"]]
+    mean, std = (" ".join(f"{value:.4g}" for value in keys[key]) for key in ("mean", "std"))
+    white = "" if keys.get("white") is None else f", white {keys['white']:g} beyond 8 bits"
+    scaled = f"0 to {keys['input_range']}, mean {mean}, std {std}{white}"
+    return f"{size} x {size}, {brought}, {keys['interpolation']}; {scaled}"

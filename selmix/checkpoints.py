@@ -8,6 +8,7 @@ inert placeholder.
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -45,6 +46,8 @@ MIN_FITTING = 0.9
 """Smallest share of a backbone's weights that initial weights must fit."""
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 _CLASS_KEYS = ("class_names", "classes")
+FACTS_KEY = "selmix"
+"""Key of what this package writes beside weights, in the metadata of a safetensors file."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +158,11 @@ def read_checkpoint(path: Path, on_meta: bool = False) -> CheckpointFile:
             f"{path}: must be a file of weights, got a pointer of Git LFS; fetch it with git lfs pull"
         )
     # By content: people name files as they like.
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        return _torch_file(path, on_meta)
+    # First, as the length of its header, with which it begins, may be the first byte of a pickle.
     if head[8:9] == b"{":
         return _safetensors_file(path, on_meta)
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return _torch_file(path, on_meta)
     if path.suffix in _TORCH_SUFFIXES:
         raise ValueError(
             f"{path}: must hold tensors alone, it is neither a torch file nor safetensors; write it with "
@@ -445,7 +449,33 @@ def _safetensors_file(path: Path, on_meta: bool) -> CheckpointFile:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: must be a safetensors file: {error}") from error
-    return CheckpointFile(path, (StoredState("", tensors),), _class_names(metadata))
+    return CheckpointFile(path, (StoredState("", tensors),), _class_names(_parsed(metadata)))
+
+
+def carried_facts(path: Path) -> Mapping[str, Any]:
+    """What this package has written beside weights: ``class_names`` and ``preprocess``; {} in files of others.
+
+    Only the header of a safetensors file is read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return _parsed(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
+def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Metadata of a safetensors file, which are texts, as the values that JSON says; ours lie under one key."""
+    values: dict[str, Any] = dict(metadata)
+    for key, text in metadata.items():
+        with suppress(ValueError):
+            values[key] = json.loads(text)
+    own = values.pop(FACTS_KEY, None)
+    return values | (own if isinstance(own, dict) else {})
 
 
 # Names of the types in a safetensors header.

@@ -2,14 +2,113 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from selmix.corrections import predict, split_correction
+from selmix.corrections import Correction, predict, split_correction
+from selmix.data.images import Inputs, batches
+from selmix.data.preprocess import Preprocess
 from selmix.models import ModelConfig
 from selmix.weights import load_checkpoint_into, load_weights, state_digest
+
+if TYPE_CHECKING:
+    from selmix.data.given import Picture
+
+# Samples of a table, or images, that pass the network at once.
+_AT_ONCE = 64
+_IMAGE_KEYS = ("image_folder", "image_list")
+
+
+@dataclass(frozen=True)
+class PinnedInputs:
+    """What a pinned model takes, and how it answers; the methods are attributes of the loaded module.
+
+    Attributes:
+        model: the module.
+        correction: of its predictions; None for the argmax of its logits.
+        input_shape: of one sample, without the batch.
+        steps: preprocessing of images; None where the data were no images, or none that are decoded.
+        columns: of a table: of the features or images; None where the data were no table.
+    """
+
+    model: nn.Module
+    correction: Correction | None
+    input_shape: tuple[int, ...]
+    steps: Preprocess | None
+    columns: str | tuple[str, ...] | None
+
+    def preprocess(self, images: Picture | Sequence[Picture]) -> Tensor:
+        """Preprocess images as those of the pin's data were.
+
+        Args:
+            images: one or several, as of :func:`selmix.data.given.image_batch`.
+        Returns:
+            Shape (n, C, size, size), float32, on the model's device.
+        Raises:
+            ValueError: one is no image, or the pin's data were no images.
+        """
+        from selmix.data.given import image_batch
+
+        if self.steps is None:
+            raise ValueError(
+                f"this model was fitted on samples of shape {self.input_shape} that are no images with a known "
+                "preprocessing; give them as a tensor"
+            )
+        return image_batch(images, self.steps).to(self._device)
+
+    def predict(self, x: Any, group: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Corrected labels and probabilities.
+
+        Args:
+            x: a tensor of floats, as ``forward`` takes it; images, as of :meth:`preprocess`; or a table with columns
+                that the model was fitted on: the path of a Parquet file, a pyarrow table or a data frame.
+            group: group of each sample, shape (n,); read by a correction by group.
+        Returns:
+            Labels, shape (n,), and probabilities, shape (n, K).
+        Raises:
+            ValueError: it is none of these, or of another shape than the model takes.
+        """
+        if isinstance(x, Tensor) and (x.is_floating_point() or self.steps is None):
+            return predict(self.model, self.correction, x, group)
+        parts = list(self._batches(x))
+        if group is not None and len(group) != sum(len(part) for part in parts):
+            raise ValueError(
+                f"group: must be given for each of {sum(len(part) for part in parts)} samples, got {len(group)}"
+            )
+        with torch.no_grad():
+            logits = torch.cat([self.model(part.to(self._device)) for part in parts])
+        used = Correction.none(logits.shape[1]) if self.correction is None else self.correction
+        return used.predict(logits, group)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _batches(self, x: Any) -> Any:
+        """The samples as float tensors, some at a time."""
+        from selmix.data.given import is_image, table_inputs
+
+        if self.steps is not None and is_image(x):
+            several = x if isinstance(x, list | tuple) or getattr(x, "ndim", 0) == 4 else [x]
+            for start in range(0, max(1, len(several)), _AT_ONCE):
+                yield self.preprocess(several[start : start + _AT_ONCE])
+            return
+        if self.columns is None:
+            raise ValueError(
+                f"this model takes {'images, or ' if self.steps is not None else ''}a tensor of samples of shape "
+                f"{self.input_shape}, got {type(x).__name__}"
+            )
+        inputs: Inputs = table_inputs(x, self.columns, self.steps)
+        if tuple(inputs.shape[1:]) != self.input_shape:
+            raise ValueError(
+                f"the table's samples must have shape {self.input_shape}, got {tuple(inputs.shape[1:])}"
+            )
+        yield from batches(inputs, _AT_ONCE)
 
 
 def load_pin(path: str | Path) -> nn.Module:
@@ -19,8 +118,9 @@ def load_pin(path: str | Path) -> nn.Module:
         path: path of the pin, such as ``pins/x.yaml``; the weights lie beside it as ``x.safetensors``.
     Returns:
         The module, whose ``forward`` gives the logits as trained, with ``class_names``, a tuple of K strings;
-        ``correction``, a :class:`selmix.corrections.Correction` or None; and ``predict(x, group=None)``, which gives
-        labels (n,) and probabilities (n, K), corrected.
+        ``correction``, a :class:`selmix.corrections.Correction` or None; ``preprocess(images)``, which gives the batch
+        that ``forward`` takes; and ``predict(x, group=None)``, which gives labels (n,) and probabilities (n, K),
+        corrected, of a tensor, of images or of a table; see :class:`PinnedInputs`.
     Raises:
         ValueError: there is no pin, there are no weights beside it, or the weights have another digest than the pin's.
     """
@@ -49,8 +149,31 @@ def load_pin(path: str | Path) -> nn.Module:
     model = ModelConfig(**protocol["model"]).build(tuple(protocol["input_shape"]), len(names))
     weights, correction = split_correction(state)
     load_checkpoint_into(model, weights)
+    inputs = PinnedInputs(
+        model, correction, tuple(protocol["input_shape"]), _steps(protocol), _columns(protocol)
+    )
     # The errors to ignore: nn.Module's __setattr__ is typed for tensors and modules.
     model.class_names = names  # type: ignore[assignment]
     model.correction = correction  # type: ignore[assignment]
-    model.predict = partial(predict, model, correction)  # type: ignore[assignment]
+    model.preprocess = inputs.preprocess  # type: ignore[assignment]
+    model.predict = inputs.predict  # type: ignore[assignment]
     return model.eval()
+
+
+def _steps(protocol: Mapping[str, Any]) -> Preprocess | None:
+    """Preprocessing of a pin's images; None where they were none."""
+    if "preprocess" in protocol:
+        stored = protocol["preprocess"]
+        return None if stored is None else Preprocess.of_keys(stored)
+    # Pins of earlier versions: files of images were read by the keys of their data, by the rule of then.
+    data = protocol.get("data", {})
+    return Preprocess.of_keys(data) if data.get("name") in _IMAGE_KEYS else None
+
+
+def _columns(protocol: Mapping[str, Any]) -> str | tuple[str, ...] | None:
+    """Columns of a pin's table; None where its data were none."""
+    data = protocol.get("data", {})
+    if data.get("name") != "parquet":
+        return None
+    stored = protocol.get("columns") or data.get("features") or "features"
+    return stored if isinstance(stored, str) else tuple(stored)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from selmix.checkpoints import State, read_checkpoint
+from selmix.checkpoints import FACTS_KEY, State, read_checkpoint
 from selmix.files import written_aside
 
 __all__ = [
@@ -16,15 +19,23 @@ __all__ = [
 ]  # fmt: skip
 
 
-def save_weights(path: Path, state: State) -> None:
-    """Write a state dict to a safetensors file, atomically."""
+def save_weights(path: Path, state: State, facts: Mapping[str, Any] | None = None) -> None:
+    """Write a state dict to a safetensors file, atomically.
+
+    Args:
+        path: of the file.
+        state: names and tensors.
+        facts: plain values that are kept beside them, such as :func:`selmix.data.content.facts_of`; None for nothing.
+    """
     # Imported on demand, here and below: the method itself needs torch and numpy only.
     from safetensors.torch import save_file
 
     # Contiguous: safetensors refuses tensors in another memory layout, such as channels-last weights.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # Under one key: the file does not keep the order of several, and the same content must give the same bytes.
+    metadata = None if facts is None else {FACTS_KEY: json.dumps(facts, sort_keys=True)}
     with written_aside(path) as aside:
-        save_file(tensors, str(aside))
+        save_file(tensors, str(aside), metadata)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.spec.check_objectives import class_label
+from orchestrator.spec.preprocess import earlier_keys
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ConstraintSection
-from selmix.data import DataConfig, build_data_config, official_files
+from selmix.data import DataConfig, build_data_config, official_files, preprocess_of
 from selmix.objectives import ObjectiveContext, known_objective, metric_of_objective, without_coverage
 from selmix.statistics.selection import Constraint, SelectionRule
 
@@ -17,8 +18,24 @@ COARSEST_STEP = 0.1
 
 
 def data_config(spec: SweepSpec) -> DataConfig:
-    """The data set of a sweep with its sizes."""
-    return build_data_config(**spec.data)
+    """The data set of a sweep with its sizes.
+
+    A stored specification of an earlier version lacks the keys of preprocessing and listing, and means what that
+    version did; one that was read from a file by this version has them.
+    """
+    return build_data_config(**earlier_keys(spec.data))
+
+
+def preprocess_keys(spec: SweepSpec) -> dict[str, Any] | None:
+    """Keys of the preprocessing of a sweep's images, with their values.
+
+    None where no image is decoded, or the data cannot be read yet that say whether they are images.
+    """
+    try:
+        steps = preprocess_of(data_config(spec))
+    except (OSError, ValueError):
+        return None
+    return None if steps is None else steps.as_keys()
 
 
 def selection_rules(spec: SweepSpec, class_names: Sequence[str]) -> dict[str, SelectionRule]:
@@ -92,29 +109,36 @@ def _coarse_splits(config: Any) -> list[str]:
     """Warnings of splits too small to see differences on."""
     warnings: list[str] = []
     # Read in any case: also of files that assign the splits a missing one is worth a warning.
-    class_names = config.class_names
+    class_names, _ = config.class_names, config.input_shape
     # A file assigns the samples to the splits; the sizes of the configuration are not used.
-    if getattr(config, "split", None) is not None:
+    if getattr(config, "has_own_splits", getattr(config, "split", None) is not None):
         return warnings
-    step = 1.0 / config.select
+    select, feedback = _held(config, "select"), _held(config, "feedback")
+    step = 1.0 / select
     if step > COARSEST_STEP:
         warnings.append(
-            f"data.select: {config.select} samples per class: a recall moves in steps of {100 * step:.0f} percentage "
+            f"data.select: {select} samples per class: a recall moves in steps of {100 * step:.0f} percentage "
             "points, too coarse to rank by"
         )
     # A launch refuses 0 by itself.
-    if 0 < config.feedback < 1.0 / COARSEST_STEP:
+    if 0 < feedback < 1.0 / COARSEST_STEP:
         warnings.append(
-            f"data.feedback: {config.feedback} samples per class: a recall moves in steps of "
-            f"{100 / config.feedback:.0f} percentage points, the gain will follow noise"
+            f"data.feedback: {feedback} samples per class: a recall moves in steps of "
+            f"{100 / feedback:.0f} percentage points, the gain will follow noise"
         )
-    fewer = [
-        name for name, count in zip(class_names, config.train_sizes, strict=True) if count < config.feedback
-    ]
+    fewer = [name for name, count in zip(class_names, config.train_sizes, strict=True) if count < feedback]
     if fewer:
         shown = ", ".join(fewer[:10]) + (f" and {len(fewer) - 10} more" if len(fewer) > 10 else "")
         warnings.append(
-            f"data.feedback: classes {shown} have more feedback ({config.feedback}) than training samples: "
+            f"data.feedback: classes {shown} have more feedback ({feedback}) than training samples: "
             "their feedback is worth more as training data (draw_from: train+feedback)"
         )
     return warnings
+
+
+def _held(config: Any, part: str) -> int:
+    """Samples of a held-out split per class, of the class with the fewest where they differ."""
+    if hasattr(config, "sizes_of"):
+        return int(min(config.sizes_of(part)))
+    size: int = getattr(config, part)
+    return size

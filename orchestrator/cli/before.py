@@ -20,6 +20,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def validate(options: argparse.Namespace) -> int:
     with heavy_imports():
+        from orchestrator.messages import preprocess_words
         from orchestrator.spec.checks import load_spec
         from orchestrator.verbs.validate import validate_document, validation_text
 
@@ -27,6 +28,8 @@ def validate(options: argparse.Namespace) -> int:
     # On stderr, so that stdout has the one line or document that a script reads.
     for warning in document.warnings:
         err(f"warning: {warning}")
+    if document.preprocess is not None:
+        err(f"preprocess: {preprocess_words(document.preprocess)}")
     emit(options, document, validation_text)
     return 0
 

@@ -7,6 +7,7 @@ failed trial, or as a sweep that waits for ever.
 from __future__ import annotations
 
 import contextlib
+import glob
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -158,7 +159,9 @@ def missing_here(spec: SweepSpec) -> list[str]:
     problems = []
     for key, path in named.items():
         try:
-            if not expanded_path(path).exists():
+            here = expanded_path(path)
+            # A pattern of files has matches where it names something; brackets may also be part of a name.
+            if not here.exists() and not glob.glob(str(here), recursive=True):  # noqa: PTH207 - below no folder
                 problems.append(f"{key}: {path} must be there, it is not; check the path")
         except ValueError as error:  # a variable that is not set
             problems.append(f"{key}: {error}")

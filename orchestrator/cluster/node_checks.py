@@ -181,5 +181,14 @@ def paths_of(spec: SweepSpec) -> dict[str, str]:
 def paths_that_trials_read(spec: SweepSpec) -> tuple[str, ...]:
     """Absolute paths of the data files and folders that every node must see."""
     if spec.data["name"] not in DECODED_BY_TRIALS:
-        return ()
+        # Imported here: these load torch.
+        from orchestrator.build.selection import data_config
+        from selmix.data import folder_of_files
+
+        try:
+            beside = folder_of_files(data_config(spec))
+        # What cannot be read is reported where it is loaded.
+        except (OSError, ValueError):
+            return ()
+        return () if beside is None else (str(beside.absolute()),)
     return tuple(str(Path(path).absolute()) for path in paths_of(spec).values())

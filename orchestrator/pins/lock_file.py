@@ -63,6 +63,10 @@ class Protocol:
         threads: torch threads of a trial.
         workers: workers of a trial; pins of earlier versions lack it and had one.
         tolerance: tolerance of a reproduction on another stack, in words.
+        preprocess: steps from an image to a sample, with their values; None where the samples are no images. Pins of
+            earlier versions lack it.
+        columns: column of the features or images of a table, or columns of the features in their order; None where the
+            data are no table. Pins of earlier versions lack it.
     """
 
     data: Document
@@ -77,6 +81,8 @@ class Protocol:
     threads: int
     workers: int = 1
     tolerance: str = ""
+    preprocess: Document | None = None
+    columns: str | list[str] | None = None
 
 
 @dataclass(frozen=True)

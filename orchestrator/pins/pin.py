@@ -440,8 +440,10 @@ def _document(
 
 def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
     from orchestrator.build.selection import data_config
+    from selmix.data.images import steps_of
 
     resolved, source = test.spec.resolved(), data_config(test.spec)
+    columns: str | Sequence[str] | None = getattr(source, "input_columns", None)
     return Protocol(
         data=portable(resolved["data"]),
         class_names=list(source.class_names),
@@ -456,6 +458,8 @@ def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
         threads=test.spec.resources.cpu,
         workers=test.spec.resources.workers,
         tolerance="on another stack every metric must lie within the pin's own interval",
+        preprocess=None if (steps := steps_of(test.split.inputs)) is None else steps.as_keys(),
+        columns=columns if columns is None or isinstance(columns, str) else list(columns),
     )
 
 

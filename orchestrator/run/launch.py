@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.clock import utc_now
 from orchestrator.cluster.address import Cluster, check_reachable
@@ -24,6 +25,9 @@ from orchestrator.run.preflight import check_all, check_unchanged
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.tracking.address import recorded_address, tracking_of
 from selmix import METHOD
+
+if TYPE_CHECKING:
+    from selmix.data.splits import SweepData
 
 
 def launch_sweep(
@@ -58,6 +62,8 @@ def launch_sweep(
             raise UsageError(
                 f"{folder.shown}: this sweep was cancelled for good; launch it under a new name (name=NEW)"
             )
+        # What a file leaves to the model may have another default now.
+        spec = spec.resumed(folder.load_spec())
         check_unchanged(folder, spec, tracking_of(store))
         # A sweep that ended and has sent everything to MLflow needs neither data nor Ray.
         if state.exit_code is not None and state.unsent == 0:
@@ -68,6 +74,8 @@ def launch_sweep(
     if cluster is not None:
         check_reachable(cluster.address)
     tracking, data = check_all(spec, store, on_this_machine=not runs_elsewhere)
+    # Once: a sweep of before is not stopped in its middle by what it began with.
+    told = [] if is_launched(folder) else _data_told(spec, data)
     submitted = submission()
     if cluster is not None and runs_elsewhere:
         # The driver of a submitted job runs in the package that was sent with the job, as do its workers.
@@ -87,10 +95,19 @@ def launch_sweep(
         holder = lease.holder
         # ``launch --submit`` waits for this line.
         progress.say(f"{spec.name}: started {where}, driven by process {holder.pid} on {holder.host}")
+        for line in told:
+            progress.say(f"{spec.name}: {line}")
         # Imported here, because a refusal above needs neither MLflow nor Ray, and Ray reads its environment on import.
         from orchestrator.run.driver import Driver, Launch
 
         return Driver(Launch(spec, folder, data, tracking, progress, lease, cluster), state).run()
+
+
+def _data_told(spec: SweepSpec, data: SweepData) -> list[str]:
+    # Imported here: it loads torch.
+    from orchestrator.build.leaks import check_leaks
+
+    return check_leaks(spec, data)
 
 
 def _check_in_process(spec: SweepSpec, store: Store) -> None:

@@ -34,6 +34,7 @@ def check_all(spec: SweepSpec, store: Store, on_this_machine: bool = True) -> tu
     check_tracking(address)
     # Imported here, because these load torch, and the checks above refuse without it.
     from orchestrator.build.base_model import check_checkpoint
+    from orchestrator.build.carried import carried_notes
     from orchestrator.build.data import load_data
     from orchestrator.cluster.concurrency import check_local_resources
 
@@ -41,6 +42,7 @@ def check_all(spec: SweepSpec, store: Store, on_this_machine: bool = True) -> tu
         check_local_resources(spec.resources)
     data = load_data(spec)
     check_checkpoint(spec, data)
+    carried_notes(spec, data.class_names)
     return address, data
 
 

@@ -14,6 +14,7 @@ from orchestrator.cluster.address import Cluster
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import BaseFacts, DataFacts
 from orchestrator.spec.schema import SweepSpec
+from selmix.data.content import facts_of
 from selmix.data.splits import SweepData
 from selmix.data.stored import bytes_of, save_data
 from selmix.run.start_model import Base
@@ -94,7 +95,7 @@ def prepare_base(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepare
         for objective in spec.objectives:
             folder.store.discard(folder.base_head(objective))
     if not stored.is_file():
-        save_weights(stored, state)
+        save_weights(stored, state, facts_of(data))
         folder.store.publish(stored)
     return Prepared(data, state, selection_rules(spec, data.class_names), base)
 

@@ -47,7 +47,9 @@ def check_spec(file: SweepFile) -> SweepSpec:
     problems = [*file.problems, *(f"{file.where(path)}: {text}" for path, text in placed)]
     if problems:
         raise SpecError(_in_order(problems))
-    return SweepSpec.model_validate(as_tuples(file.values))
+    values = as_tuples(file.values)
+    spec = SweepSpec.model_validate(values | {"data": values["data"] | typed.left_to_model})
+    return spec.with_defaults(typed.left_to_model)
 
 
 def _in_order(problems: list[str]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import Field, StrictStr
+from pydantic import Field, PrivateAttr, StrictStr
 
 from orchestrator.documents import Document
 from orchestrator.spec.sections import (
@@ -55,6 +56,27 @@ class SweepSpec(Section):
     search: SearchSection = SearchSection()
     selection: SelectionSection = SelectionSection()
     resources: ResourceSection = ResourceSection()
+    _left_to_model: frozenset[str] = PrivateAttr(frozenset())
+
+    def with_defaults(self, keys: Iterable[str]) -> SweepSpec:
+        """This specification, of which it is known that the file leaves some keys of ``data`` to the model.
+
+        Their values stand in ``data`` already.
+        """
+        spec = self.model_copy()
+        spec._left_to_model = frozenset(keys)
+        return spec
+
+    def resumed(self, stored: Document) -> SweepSpec:
+        """This specification with the values that its sweep was begun with for keys that the file leaves to the model.
+
+        Args:
+            stored: the resolved specification of the first launch. Keys that it lacks were none then.
+        """
+        before = as_tuples(stored.get("data", {}))
+        data = {key: value for key, value in self.data.items() if key not in self._left_to_model}
+        kept = {key: before[key] for key in self.data if key in self._left_to_model and key in before}
+        return self.model_copy(update={"data": data | kept})
 
     def resolved(self) -> Document:
         """The whole specification as plain values, defaults written out."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from orchestrator.messages import as_yaml, closest
+from orchestrator.spec.preprocess import left_to_model
 from orchestrator.spec.schema import SweepSpec, as_tuples
 from orchestrator.spec.sections import (
     ConstraintSection,
@@ -27,7 +28,7 @@ from orchestrator.spec.sections import (
     SelectionSection,
 )
 from orchestrator.spec.yaml_file import KeyPath, SweepFile
-from selmix.data import DATA, DataConfig, build_data_config
+from selmix.data import DATA, FIELD_OF_KEY, DataConfig, as_fields, build_data_config
 
 Problem = tuple[KeyPath, str]
 """A place in the file, and a message: what must hold, what was got, what to do."""
@@ -57,6 +58,7 @@ _ADVICE = {
 }
 """Values that another tool's files have: (key, value) -> advice."""
 
+_KEY_OF_FIELD = {value: key for key, value in FIELD_OF_KEY.items()}
 _CHECKED = ConfigDict(extra="forbid", strict=True)
 _NAME_PATTERN = "letters, digits, '.', '_' or '-', the first a letter or digit"
 
@@ -79,6 +81,7 @@ class TypedFile:
         constraints: place in the list -> constraint.
         parameters: name -> parameter.
         compare: name -> values.
+        left_to_model: keys of ``data`` that the file does not give and the model decides, with their values.
     """
 
     file: SweepFile
@@ -94,6 +97,7 @@ class TypedFile:
     constraints: dict[int, ConstraintSection] = field(default_factory=dict)
     parameters: dict[str, ParameterSection] = field(default_factory=dict)
     compare: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    left_to_model: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def shape(self) -> tuple[tuple[int, ...], int] | None:
@@ -205,16 +209,22 @@ def _data(typed: TypedFile, value: Any) -> DataConfig | None:
         typed.problems.append((("data", "name"), f"unknown data set {name!r}; {closest(name, DATA)}"))
         return None
     try:
+        sections = as_tuples(typed.file.values)
+        typed.left_to_model = left_to_model(name, keys, sections.get("model"), sections.get("pretrain"))
+    except ValueError as error:
+        typed.problems.append((("model", "name"), str(error)))
+    given = as_fields(keys | typed.left_to_model)
+    try:
         # A copy of the class that refuses unknown keys and converts nothing: the method knows nothing of pydantic.
-        checked_dataclass(DATA[name], frozen=True, config=_CHECKED)(**keys)
+        checked_dataclass(DATA[name], frozen=True, config=_CHECKED)(**given)
     except ValidationError as error:
-        valid = [each.name for each in fields(DATA[name])]
+        valid = [_KEY_OF_FIELD.get(each.name, each.name) for each in fields(DATA[name])]
         for problem in error.errors():
             typed.problems += _data_problems(dict(problem), valid)
         return None
     # The checked copy is a class of its own: the method gets the one that it knows.
     try:
-        return build_data_config(name, **keys)
+        return build_data_config(name, **keys, **typed.left_to_model)
     except ValueError as error:  # a path with a variable that is not set
         typed.problems.append(placed(("data",), str(error), list(keys)))
         return None
@@ -222,6 +232,7 @@ def _data(typed: TypedFile, value: Any) -> DataConfig | None:
 
 def _data_problems(problem: dict[str, Any], valid: list[str]) -> list[Problem]:
     key = str(problem["loc"][0]) if problem["loc"] else ""
+    key = _KEY_OF_FIELD.get(key, key)
     path: KeyPath = ("data", key)
     kind = problem["type"]
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):

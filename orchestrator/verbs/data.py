@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import PreflightError
-from orchestrator.messages import counted
+from orchestrator.messages import counted, preprocess_words
 from orchestrator.table import Column, sentence, table
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 MAX_CLASSES_SHOWN = 12
 """Classes that the text lists; the document has them all."""
+
+MAX_PROBLEMS_SHOWN = 6
+"""Problems that an error lists; of more the first three and their number."""
 
 SPLITS = ("train", "feedback", "select", "test")
 
@@ -32,6 +35,10 @@ class DataDocument:
         digests: split -> digest of its content.
         problems: one line each.
         unlabelled: number of samples without labels.
+        notes: what was done to read the data and to divide them, one line each.
+        warnings: what is doubtful, one line each.
+        preprocess: keys of the preprocessing of images, with their values; None where no image is decoded.
+        preprocess_digest: digest of what is done to a sample before a model sees it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -42,18 +49,28 @@ class DataDocument:
     digests: dict[str, str]
     problems: list[str]
     unlabelled: int
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    preprocess: dict[str, Any] | None = None
+    preprocess_digest: str | None = None
 
 
 def data_document(spec: SweepSpec) -> DataDocument:
-    """Count the samples of each split and check them; every image file is decoded.
+    """Count the samples of each split and check them; every image is decoded, and contents are compared.
 
     The test split is counted and checked, never evaluated on.
 
     Raises:
         PreflightError: the data cannot be read at all.
     """
+    from orchestrator.build.leaks import ADVICE, find_leaks, sample_namer
     from orchestrator.build.selection import data_config
-    from selmix.data.images import Images, unreadable
+    from selmix.data import doubts_of, notes_of, preprocess_of, refuses_duplicates
+    from selmix.data.content import preprocess_digest
+    from selmix.data.image_kinds import kinds_of
+    from selmix.data.images import Images
+    from selmix.data.near_duplicates import grids_of, near_leaks
+    from selmix.data.wording import listed
 
     source = data_config(spec)
     try:
@@ -63,15 +80,32 @@ def data_document(spec: SweepSpec) -> DataDocument:
     splits = {"train": data.train, "feedback": data.feedback, "select": data.select, "test": test}
     problems: list[str] = []
     counts = {}
+    images: dict[str, Images] = {}
+    grids = {}
     for name, split in splits.items():
         counts[name] = split.counts(data.num_classes).tolist()
         # Recall is undefined for a class without samples, in whichever split it is missing.
         empty = [label for label, count in zip(data.class_names, counts[name], strict=True) if count == 0]
         if empty:
-            problems.append(f"{name}: no sample of {', '.join(empty[:MAX_CLASSES_SHOWN])}")
-        # Images on disk are decoded batch by batch in training: a broken one would fail a trial in the middle.
-        if isinstance(split.inputs, Images) and split.inputs.files:
-            problems += [f"{name}: {line}" for line in unreadable(split.inputs.files, split.inputs.size)]
+            problems.append(f"{name}: no sample of {listed(empty, 'classes', MAX_CLASSES_SHOWN)}")
+        # Images are decoded batch by batch in training: a broken one would fail a trial in the middle.
+        if isinstance(split.inputs, Images) and not split.inputs.is_decoded:
+            images[name] = split.inputs
+            grids[name], lines = grids_of(split.inputs)
+            problems += [f"{name}: {line}" for line in lines]
+    try:
+        leaks = find_leaks(source, data, test)
+        alike = near_leaks(images, grids, sample_namer(source, data, test))
+        notes, warnings = (
+            [*notes_of(source), *kinds_of(images)],
+            [*doubts_of(source), *leaks.elsewhere, *alike],
+        )
+    except (OSError, ValueError) as error:
+        raise PreflightError(f"data: {spec.data['name']} must be readable: {error}") from error
+    if refuses_duplicates(source):
+        problems += [f"{line}: {ADVICE}" for line in leaks.in_test]
+    else:
+        warnings += leaks.in_test
     return DataDocument(
         data=spec.data["name"],
         class_names=list(data.class_names),
@@ -80,6 +114,10 @@ def data_document(spec: SweepSpec) -> DataDocument:
         digests=dict(data.digests),
         problems=problems,
         unlabelled=0 if data.unlabelled is None else len(data.unlabelled),
+        notes=notes,
+        warnings=warnings,
+        preprocess=None if (steps := preprocess_of(source)) is None else steps.as_keys(),
+        preprocess_digest=preprocess_digest(test.inputs),
     )
 
 
@@ -105,7 +143,7 @@ def prepare_data(spec: SweepSpec) -> str | None:
 
 
 def data_text(document: DataDocument, width: int | None) -> str:
-    """Table of the counts per class and split, with the digests below."""
+    """Table of the counts per class and split, with the digests and what was found below."""
     counts, names = document.counts, document.class_names
     shape = " x ".join(str(size) for size in document.input_shape)
     shown = names[:MAX_CLASSES_SHOWN]
@@ -123,17 +161,34 @@ def data_text(document: DataDocument, width: int | None) -> str:
         lines.append(sentence(f"and {document.unlabelled} samples without labels", width))
     digests = [(split, document.digests[split].removeprefix("sha256:")) for split in SPLITS]
     lines += ["", table((Column("split"), Column("sha256 of its content")), digests, width)]
-    count = len(document.problems)
-    # On a terminal the problems follow: they are an error, and go to stderr.
-    lines += ["", "no problems" if not count else f"{counted(count, 'problem')}:"]
+    if document.preprocess is not None:
+        lines += ["", sentence(f"preprocess: {preprocess_words(document.preprocess)}", width)]
+    if document.notes:
+        lines += ["", *(sentence(f"note: {note}", width) for note in document.notes)]
+    if document.warnings:
+        lines += ["", *(sentence(f"warning: {line}", width) for line in document.warnings)]
+    lines += ["", _found(document)]
     return "\n".join(lines)
+
+
+def _found(document: DataDocument) -> str:
+    """Last line of the text: what was found."""
+    problems, warnings = len(document.problems), len(document.warnings)
+    # On a terminal the problems follow: they are an error, and go to stderr.
+    if problems:
+        return f"{counted(problems, 'problem')}:"
+    return f"no problems, {counted(warnings, 'warning')}" if warnings else "nothing wrong"
 
 
 def fail_on_problems(document: DataDocument) -> None:
     """Raise an error if the data have problems.
 
     Raises:
-        PreflightError: lists all of them.
+        PreflightError: lists them, of many the first ones with their number.
     """
-    if document.problems:
-        raise PreflightError("data: " + "\n  ".join(document.problems))
+    problems = document.problems
+    if len(problems) > MAX_PROBLEMS_SHOWN:
+        more = f"and {len(problems) - 3} more (--json lists all {len(problems)})"
+        problems = [*problems[:3], more]
+    if problems:
+        raise PreflightError("data: " + "\n  ".join(problems))

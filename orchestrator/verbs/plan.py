@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from typing import Any
 
-from orchestrator.build.selection import warnings_of
+from orchestrator.build.selection import preprocess_keys, warnings_of
 from orchestrator.cluster.capacity import Machine, fits
 from orchestrator.cluster.concurrency import local_resources
 from orchestrator.credentials import masked
 from orchestrator.documents import SCHEMA_VERSION
+from orchestrator.messages import preprocess_words
 from orchestrator.records.store import Store
 from orchestrator.run.preflight import check_all
 from orchestrator.search.space import default_point, settings, trials_per_objective
@@ -61,6 +63,7 @@ class PlanDocument:
         free_bytes: free bytes on the disk of the runs folder.
         tracking_uri: address of MLflow, without credentials.
         warnings: one line each.
+        preprocess: keys of the preprocessing of images, with their values; None where no image is decoded.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -76,6 +79,7 @@ class PlanDocument:
     free_bytes: int
     tracking_uri: str
     warnings: list[str]
+    preprocess: dict[str, Any] | None = None
 
 
 def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
@@ -116,6 +120,7 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
         free_bytes=shutil.disk_usage(existing).free,
         tracking_uri=masked(address),
         warnings=[*warnings_of(spec), *memory_warnings(probe.memory, spec.resources, concurrent)],
+        preprocess=preprocess_keys(spec),
     )
 
 
@@ -137,6 +142,7 @@ def plan_text(document: PlanDocument, width: int | None) -> str:
         ("baselines", f"{document.baselines}; base model about {probe.pretrain_s:.1f} s"),
         ("memory", f"about {memory.peak_bytes / 1e9:.1f} GB per worker, {memory.fit} would fit in the "
                    f"{memory.device_bytes / 1e9:.1f} GB of {device}"),
+        *([] if document.preprocess is None else [("preprocess", preprocess_words(document.preprocess))]),
         ("mlflow", document.tracking_uri),
         *(("warning", warning) for warning in document.warnings),
     ]  # fmt: skip

@@ -25,6 +25,8 @@ from orchestrator.signals import Stopped, stopped_by_signals
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.table import percent, sentence
 from orchestrator.tracking.tracker import Tracker
+from selmix.data.content import facts_of, preprocess_digest
+from selmix.data.images import Images
 from selmix.data.splits import SweepData
 from selmix.files import written_aside
 from selmix.metrics import MetricContext, Predictions, evaluate_predictions
@@ -103,7 +105,7 @@ def pretrain_base(spec: SweepSpec, output: Path, store: Store, progress: Progres
             _train(trainer, partial, identity, tracker, progress)
         state = trainer.weights()
         with writing(output, ADVICE):
-            save_weights(output, state)
+            save_weights(output, state, facts_of(data))
         select = _on_select(spec, data, state)
         # Single values, for which no interval was computed.
         estimates = {key: Figure(value, value, value) for key, value in select.items()}
@@ -185,6 +187,10 @@ def _identity(spec: SweepSpec, data: SweepData) -> str:
     resolved = spec.resolved()
     sources = {key: resolved[key] for key in ("model", "pretrain")}
     sources |= {"data": dict(data.digests), "cpu": spec.resources.cpu}
+    inputs = data.train.inputs
+    # What earlier versions did has the identity that they gave it.
+    if isinstance(inputs, Images) and not inputs.is_decoded and not inputs.is_earlier:
+        sources["preprocess"] = preprocess_digest(inputs)
     return f"pretrain-{hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:16]}"
 
 

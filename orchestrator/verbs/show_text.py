@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.documents import Document
-from orchestrator.messages import counted
+from orchestrator.messages import counted, preprocess_words
 from orchestrator.records.types import CrossFittedScore, Metrics
 from orchestrator.results.rows import (
     SELMIX,
@@ -186,6 +186,8 @@ def _setting(document: ShowDocument, width: int | None) -> str:
             f"{spec['data']['name']}: {len(train)} classes, {max(train)} to {min(train)} training samples per class, "
             f"{per_class} select samples per class (a recall moves in steps of {step:.{1 if step >= 0.1 else 3}f} pp)",
         ),
+        # Written by the launch of a sweep on images; sweeps of earlier versions lack it.
+        *([("preprocess", preprocess_words(spec["data"]))] if "resize" in spec["data"] else []),
         ("model", f"{spec['model']['name']}, {source}"),
         *(
             ("ablation", f"{name}: {', '.join(map(_plain, values))}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from orchestrator.build.carried import carried_notes
 from orchestrator.build.checkpoint import header_notes
-from orchestrator.build.selection import data_config, warnings_of
+from orchestrator.build.selection import data_config, preprocess_keys, warnings_of
 from orchestrator.cluster.doctor import missing_here, raise_all
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import PreflightError
@@ -26,6 +28,8 @@ class ValidateDocument:
         file: path of the file.
         objectives: objectives of the sweep.
         warnings: one line each.
+        preprocess: keys of the preprocessing of images, with their values; None where no image is decoded, or it is not
+            known here.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -34,6 +38,7 @@ class ValidateDocument:
     file: str
     objectives: list[str]
     warnings: list[str] = field(default_factory=list)
+    preprocess: dict[str, Any] | None = None
 
 
 def validate_document(spec: SweepSpec, file: Path) -> ValidateDocument:
@@ -51,6 +56,7 @@ def validate_document(spec: SweepSpec, file: Path) -> ValidateDocument:
         file=str(file),
         objectives=list(spec.objectives),
         warnings=[*warnings_of(spec), *notes],
+        preprocess=preprocess_keys(spec),
     )
 
 
@@ -72,10 +78,10 @@ def check_named_files(spec: SweepSpec) -> list[str]:
         raise_all([f"data: {official.advice}", *absent])
     raise_all(missing_here(spec))
     try:
-        shape, classes = config.input_shape, len(config.class_names)
+        shape, names = config.input_shape, config.class_names
     except (OSError, ValueError) as error:
         raise PreflightError(f"data: {error}") from error
-    return header_notes(spec, shape, classes)
+    return [*header_notes(spec, shape, len(names)), *carried_notes(spec, names)]
 
 
 def validation_text(document: ValidateDocument, width: int | None) -> str:

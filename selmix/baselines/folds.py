@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,13 +15,13 @@ FOLDS = 5
 
 
 def sample_digests(inputs: Inputs) -> list[bytes]:
-    """Digest of the content of every sample: of its numbers, its pixels, or its file's bytes."""
+    """Digest of the content of every sample: of its numbers, its pixels, or its encoded bytes."""
     if isinstance(inputs, Tensor):
         rows = inputs.detach().cpu().contiguous().flatten(1)
     elif inputs.pixels is not None:
         rows = inputs.pixels.cpu().contiguous().flatten(1)
     else:
-        return [_file_digest(file) for file in inputs.files]
+        return inputs.content_digests()
     return [hashlib.sha256(row.numpy().tobytes()).digest() for row in rows]
 
 
@@ -70,8 +69,3 @@ def most_folds(parts: Sequence[Split], folds: int = FOLDS) -> int:
     labels = torch.cat([part.labels.cpu() for part in parts])
     counts = torch.bincount(labels)
     return max(2, min(folds, int(counts[counts > 0].min()) // 2))
-
-
-def _file_digest(file: str) -> bytes:
-    with Path(file).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from selmix.data.archives import OfficialFiles, PackagedFiles
+from selmix.data.arrays import array_data, frame_data, from_arrays, from_frame, write_table
 from selmix.data.cifar import CifarConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.fashion_mnist import FashionMnistConfig
 from selmix.data.files import ImageFolderConfig, ImageListConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.parquet import ParquetConfig
+from selmix.data.preprocess import Preprocess
 from selmix.data.splits import Split, SweepData
 from selmix.data.stl10 import StlConfig
 from selmix.files import with_paths_expanded
 
 __all__ = [
     "DATA",
+    "FIELD_OF_KEY",
     "DataConfig",
     "Split",
     "SweepData",
+    "array_data",
+    "as_fields",
     "build_data_config",
+    "doubts_of",
+    "folder_of_files",
+    "frame_data",
+    "from_arrays",
+    "from_frame",
     "has_groups",
+    "notes_of",
     "official_files",
+    "preprocess_of",
+    "refuses_duplicates",
     "unlabelled_key",
+    "write_table",
 ]
 
 
@@ -62,6 +78,20 @@ DATA: dict[str, type[Any]] = {
 }
 
 
+FIELD_OF_KEY = {"class_names": "class_order"}
+"""Keys of a sweep file whose field has another name: every data set has class names, the key gives their order."""
+
+
+def preprocess_of(config: DataConfig) -> Preprocess | None:
+    """Preprocessing of a data set's images, which the model decides; None where there are none to be decoded.
+
+    Raises:
+        ValueError: the file that says what the data are cannot be read.
+    """
+    steps: Preprocess | None = getattr(config, "preprocess", None)
+    return steps
+
+
 def unlabelled_key(name: str) -> str | None:
     """Key with the number of unlabelled samples of a data set; None where it never has any."""
     # An unknown name has no key either; build_data_config reports it.
@@ -77,6 +107,38 @@ def has_groups(config: DataConfig) -> bool:
     """
     # Optional in a configuration; Parquet reads its file for it, hence the error.
     return bool(getattr(config, "group_names", ()))
+
+
+def notes_of(config: DataConfig) -> list[str]:
+    """What was done to read the data and to divide them, one line each; the files are read for it.
+
+    Raises:
+        ValueError: the data cannot be read.
+    """
+    return list(getattr(config, "notes", ()))
+
+
+def doubts_of(config: DataConfig) -> list[str]:
+    """What a configuration itself finds doubtful in its data, one line each; raises as :func:`notes_of`."""
+    return list(getattr(config, "data_warnings", ()))
+
+
+def refuses_duplicates(config: DataConfig) -> bool:
+    """True if no sample of test may be in another split too.
+
+    Published data sets are what they are, and everybody measures on them: they have no key for it, and are reported.
+    """
+    return not getattr(config, "allow_duplicates", True)
+
+
+def folder_of_files(config: DataConfig) -> Path | None:
+    """Folder of the images of a table that holds their paths alone, which trials read; None for all other data.
+
+    Raises:
+        ValueError: the table cannot be read.
+    """
+    folder: Path | None = getattr(config, "folder_of_files", None)
+    return folder
 
 
 def official_files(config: DataConfig) -> OfficialFiles | PackagedFiles | None:
@@ -97,5 +159,10 @@ def build_data_config(name: str, **keys: Any) -> DataConfig:
     """
     if name not in DATA:
         raise ValueError(f"data.name: must be one of {', '.join(DATA)}, got {name!r}")
-    config: DataConfig = DATA[name](**with_paths_expanded(keys))
+    config: DataConfig = DATA[name](**with_paths_expanded(as_fields(keys)))
     return config
+
+
+def as_fields(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a sweep file's ``data`` under the names of the configuration's fields."""
+    return {FIELD_OF_KEY.get(key, key): value for key, value in keys.items()}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from selmix.data.images import Inputs
-from selmix.data.splits import Split
+from selmix.data.preprocess import Preprocess
+from selmix.data.splits import Split, SweepData
 from selmix.weights import bytes_digest
 
 
@@ -29,24 +32,42 @@ def content_digest(split: Split) -> str:
     labels = split.labels.tolist()
     tagged = [
         hashlib.sha256(sample + label.to_bytes(8, "little", signed=True)).digest()
-        for sample, label in zip(_sample_digests(split.inputs), labels, strict=True)
+        for sample, label in zip(sample_digests(split.inputs), labels, strict=True)
     ]
     # Sorted digests of equal length: the same bytes for every order, and a repeated sample counts twice.
     return bytes_digest(b"".join(sorted(tagged)))
 
 
 def preprocess_digest(inputs: Inputs) -> str:
-    """Digest ``sha256:...`` of what is done to the samples before a model sees them: their shape and normalisation."""
+    """Digest ``sha256:...`` of what is done to the samples before a model sees them: their shape and preprocessing."""
+    shape = tuple(inputs.shape[1:])
     if isinstance(inputs, Tensor):
-        return bytes_digest(f"{tuple(inputs.shape[1:])}".encode())
-    return bytes_digest(f"{tuple(inputs.shape[1:])}{inputs.mean}{inputs.std}".encode())
+        return bytes_digest(f"{shape}".encode())
+    # Nothing is decoded of pixels in memory: the steps before the normalisation do not act.
+    steps = (
+        Preprocess(size=inputs.size, mean=inputs.mean, std=inputs.std, input_range=inputs.input_range)
+        if inputs.is_decoded
+        else inputs.preprocess
+    )
+    # What earlier versions did has the digest that they gave it.
+    more = "" if steps.is_earlier else json.dumps(steps.as_keys(), sort_keys=True)
+    return bytes_digest(f"{shape}{inputs.mean}{inputs.std}{more}".encode())
 
 
-def _sample_digests(inputs: Inputs) -> Iterable[bytes]:
+def facts_of(data: SweepData) -> dict[str, Any]:
+    """Facts of the data that weights trained on them carry: names of the classes, and the preprocessing of images."""
+    facts: dict[str, Any] = {"class_names": list(data.class_names)}
+    inputs = data.train.inputs
+    if not isinstance(inputs, Tensor) and not inputs.is_decoded:
+        facts["preprocess"] = inputs.as_keys()
+    return facts
+
+
+def sample_digests(inputs: Inputs) -> Iterable[bytes]:
     """SHA-256 of each sample's bytes, 32 bytes each, in order."""
     if not isinstance(inputs, Tensor):
         if inputs.pixels is None:
-            return inputs.file_digests()
+            return inputs.content_digests()
         inputs = inputs.pixels
     flat = inputs.detach().cpu().reshape(len(inputs), math.prod(inputs.shape[1:])).contiguous()
     # As bytes, because numpy has no bfloat16.

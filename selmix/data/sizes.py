@@ -1,4 +1,4 @@
-"""Checks of the sizes of splits, and their assembly, shared by the data sets of images."""
+"""Checks of the sizes of splits and of the order of classes, and their assembly, shared by the data sets of images."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ def size_problems(sizes: Mapping[str, tuple[float | None, float]]) -> list[str]:
         for key, (value, minimum) in sizes.items()
         if value is not None and not value >= minimum
     ]
+
+
+def order_problems(class_order: Sequence[str] | None) -> list[str]:
+    """Problems of the names of the classes as a file gives them."""
+    if class_order is None:
+        return []
+    if len(class_order) < 2:
+        return [f"class_names: must name two or more classes, got {list(class_order)}"]
+    twice = [name for place, name in enumerate(class_order) if name in class_order[:place]]
+    return [f"class_names: must name each class once, got {twice[0]!r} again"] if twice else []
 
 
 def held_by_class(labels: Tensor, class_names: Sequence[str]) -> list[int]:

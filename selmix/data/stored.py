@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from selmix.data.images import Images
+from selmix.data.images import Encoded, Images, Inputs
 from selmix.data.splits import Split, SweepData
 from selmix.files import written_aside
 
@@ -61,16 +60,26 @@ def file_digest(path: Path) -> str:
 
 def bytes_of(data: SweepData) -> int:
     """Bytes that the samples take in memory; images in files count as none."""
-    splits = [split for part in _PARTS if (split := getattr(data, part)) is not None]
-    held = [split.inputs if isinstance(split.inputs, Tensor) else split.inputs.pixels for split in splits]
-    return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
+    held = [split.inputs for part in _PARTS if (split := getattr(data, part)) is not None]
+    return sum(_bytes_of(inputs) for inputs in held)
+
+
+def _bytes_of(inputs: Inputs) -> int:
+    if isinstance(inputs, Images):
+        if inputs.encoded is not None:
+            return int(inputs.encoded.lengths.sum())
+        if inputs.pixels is None:
+            return 0
+        inputs = inputs.pixels
+    return inputs.numel() * inputs.element_size()
 
 
 def _packed(split: Split) -> dict[str, Any]:
     inputs: Any = split.inputs
     # As plain values, which ``weights_only`` reads; a device of this process means nothing to the readers.
     if isinstance(inputs, Images):
-        inputs = {**vars(inputs), "files": list(inputs.files), "device": "cpu"}
+        encoded = None if inputs.encoded is None else vars(inputs.encoded.compact())
+        inputs = {**vars(inputs), "files": list(inputs.files), "encoded": encoded, "device": "cpu"}
     return {"inputs": inputs, "labels": split.labels, "groups": split.groups}
 
 
@@ -78,5 +87,6 @@ def _split(packed: dict[str, Any]) -> Split:
     inputs = packed["inputs"]
     if isinstance(inputs, dict):
         tuples = {key: tuple(inputs[key]) for key in ("files", "mean", "std")}
-        inputs = Images(**inputs | tuples | {"device": torch.device("cpu")})
+        encoded = None if inputs["encoded"] is None else Encoded(**inputs["encoded"])
+        inputs = Images(**inputs | tuples | {"encoded": encoded, "device": torch.device("cpu")})
     return Split(inputs, packed["labels"], packed["groups"])

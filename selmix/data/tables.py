@@ -1,4 +1,4 @@
-"""Tables of the user's own as tensors: class scores, and feature vectors, from Parquet."""
+"""Tables of the user's own as tensors: class scores from Parquet."""
 
 from __future__ import annotations
 
@@ -93,53 +93,6 @@ def _labels(path: Path, column: Any, names: tuple[str, ...]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64)[index]
     unknown = next(value for value in values if str(value) not in place)
     raise ValueError(f"{path}: label must be one of {', '.join(names)}, got {unknown!r}")
-
-
-@dataclass(frozen=True)
-class FeatureTable:
-    """Feature vectors and labels from a file.
-
-    Attributes:
-        features: shape (n, d), float32.
-        labels: shape (n,), int64.
-        class_names: K texts, sorted.
-        split: name of each row's split, n texts; None where there is no such column.
-        groups: shape (n,), int64; None where there are no groups.
-        group_names: A texts, sorted; empty where there are no groups.
-    """
-
-    features: Tensor
-    labels: Tensor
-    class_names: tuple[str, ...]
-    split: tuple[str, ...] | None
-    groups: Tensor | None = None
-    group_names: tuple[str, ...] = ()
-
-
-def read_features(
-    path: Path, label: str, features: str, split: str | None, group: str | None = None
-) -> FeatureTable:
-    """Read columns of a Parquet file as tensors; no other column is read.
-
-    Args:
-        path: of the file.
-        label: column of the labels, whole numbers or texts.
-        features: column of the features, lists of d numbers.
-        split: column with the name of each row's split, or None.
-        group: column of the groups, whole numbers or texts, or None.
-    Raises:
-        ValueError: no such file, not Parquet, or a column that is missing or of another form.
-    """
-    table = _read(path, [label, *(name for name in (split, group) if name is not None)], also=features)
-    _check_complete(path, table)
-    values = _vectors(path, features, table.num_rows)
-    labels, names = _encoded(table[label])
-    if len(names) < 2:
-        raise ValueError(f"{path}: {label} must name at least two classes, got {list(names)}")
-    parts = None if split is None else tuple(str(value) for value in table[split].to_pylist())
-    if group is None:
-        return FeatureTable(values, labels, names, parts)
-    return FeatureTable(values, labels, names, parts, *_groups(path, group, table[group]))
 
 
 def _vectors(path: Path, name: str, rows: int) -> Tensor:

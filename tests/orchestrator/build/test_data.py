@@ -37,15 +37,36 @@ def test_data_that_are_whole_are_loaded(tmp_path: Path) -> None:
     assert (len(data.train), data.class_names, data.group_names) == (4, ("a", "b"), ("0", "1"))
 
 
-@pytest.mark.parametrize(
-    ("split", "key"), [("train", "largest_class"), ("feedback", "feedback"), ("select", "select")]
-)
-def test_every_class_has_a_sample_in_every_split(tmp_path: Path, split: str, key: str) -> None:
-    spec = spec_of(table(tmp_path / "t.parquet", (f"{split} b",)))
+@pytest.mark.parametrize("split", ["train", "feedback", "select"])
+def test_every_class_has_a_sample_in_every_split(tmp_path: Path, split: str) -> None:
+    data = table(tmp_path / "t.parquet", (f"{split} b",))
     with pytest.raises(
-        PreflightError, match=f"must have a sample in {split}, got none of b; raise data.{key}$"
+        PreflightError,
+        match=f"must have a sample in {split}, got none of b; give them some, or data.rare_classes: drop or pool$",
     ):
-        load_data(spec)
+        load_data(spec_of(data))
+    columns = pq.read_table(tmp_path / "t.parquet").to_pydict()
+    columns["label"] = [f"{label}{k % 2}" for k, label in enumerate(columns["label"])]
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(PreflightError, match="got none of b0, b1; give"):
+        load_data(spec_of(data))
+
+
+def test_a_split_that_a_table_names_nowhere_can_be_drawn(tmp_path: Path) -> None:
+    data = table(tmp_path / "t.parquet", ("feedback a", "feedback b"))
+    with pytest.raises(
+        PreflightError,
+        match=r"got none of a, b; the table names no feedback: give data\.feedback, the samples per class to draw",
+    ):
+        load_data(spec_of(data))
+    assert load_data(spec_of(data | {"feedback": 1})).feedback.counts(2).tolist() == [1, 1]
+
+
+def test_sizes_of_a_data_set_are_raised() -> None:
+    with pytest.raises(
+        PreflightError, match=r"got none of 10 classes: 0, 1, 2 and 7 more; raise data\.feedback$"
+    ):
+        load_data(spec_of({"name": "digits", "feedback": 0}))
 
 
 @pytest.mark.parametrize("split", ["feedback", "select"])

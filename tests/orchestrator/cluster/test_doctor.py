@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.cli.main import main
@@ -25,6 +27,7 @@ from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
 from orchestrator.run.drain import Drain
 from orchestrator.spec.sections import ResourceSection
+from selmix.data import write_table
 from tests.command import SMOKE
 from trainables.node import AutoscalerConfig, NodeKind, NodeReport, Probe, storage_problem, versions
 
@@ -172,6 +175,28 @@ def test_files_that_a_sweep_names(tmp_path: Path) -> None:
     spec.data = {"name": "cifar", "path": away}
     assert [line.partition(":")[0] for line in missing_here(spec)] == ["data.path", "pretrain.checkpoint"]
     assert paths_that_trials_read(spec) == ()  # the driver hands its numbers over
+
+
+def test_tables_that_a_sweep_names(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.parquet", [[1.0], [2.0]], ["x", "y"])
+    spec: Any = SimpleNamespace(
+        data={"name": "parquet", "path": str(tmp_path / "*.parquet")},
+        pretrain=SimpleNamespace(checkpoint=None, init=None),
+    )
+    assert missing_here(spec) == []
+    assert paths_that_trials_read(spec) == ()
+    spec.data = {"name": "parquet", "path": str(tmp_path / "b*.parquet")}
+    assert missing_here(spec) == [
+        f"data.path: {tmp_path}/b*.parquet must be there, it is not; check the path"
+    ]
+    assert paths_that_trials_read(spec) == ()
+    # Where a table holds paths alone, the trials read the files.
+    rows = {"label": [0, 1], "image": ["0.png", "1.png"]}
+    pq.write_table(pa.table(rows), tmp_path / "b.parquet")
+    for k in range(2):
+        (tmp_path / f"{k}.png").write_bytes(b"x")
+    spec.data = {"name": "parquet", "path": str(tmp_path / "b.parquet"), "image": "image"}
+    assert paths_that_trials_read(spec) == (str(tmp_path),)
 
 
 def test_every_problem_without_a_cluster(

@@ -83,7 +83,7 @@ def test_images_in_files_are_the_same_at_every_size(tmp_path: Path) -> None:
     # Nor does the place of the files matter, or the kind of the data set.
     for label, name in enumerate(("n01", "n02", "n03")):
         write_class(tmp_path / "folder" / "train" / name, 60 * label, 9)
-        write_class(tmp_path / "folder" / "test" / name, 60 * label, 2)
+        write_class(tmp_path / "folder" / "test" / name, 60 * label, 2, first=9)
     folder = ImageFolderConfig(str(tmp_path / "folder"), size=24, feedback=1, select=1)
     assert content_digest(folder.load_test()) == content_digest(small)
     (tmp_path / "data" / "test" / "n01" / "00.png").write_bytes(b"another image")

@@ -173,11 +173,12 @@ def test_stl10(tmp_path: Path) -> None:
         StlConfig(str(tmp_path)).load()
 
 
-def write_class(folder: Path, colour: int, count: int, side: int = 20) -> None:
+def write_class(folder: Path, colour: int, count: int, side: int = 20, first: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(count):
         image = torch.full((3, side, side + 10), colour, dtype=torch.uint8)
-        image[0, 0, 0] = k
+        # No two are equal, as JPEG files neither.
+        image[0, :4, :4] = 15 * (first + k)
         suffix = "jpg" if k % 2 else "png"
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{k:02d}.{suffix}", quality=95)
 
@@ -225,17 +226,17 @@ def test_image_folder_refuses(tmp_path: Path) -> None:
         ImageFolderConfig(str(tmp_path)).load()
     (tmp_path / "cat" / "01.jpg").write_bytes(b"no image")
     data = ImageFolderConfig(str(tmp_path), size=8, feedback=0, select=1, test=1).load()
-    with pytest.raises(ValueError, match=r"cat/01.jpg: must be a JPEG or PNG image"):
+    with pytest.raises(ValueError, match=r"cat/01.jpg: must be an image that Pillow reads"):
         [part.whole() for part in (data.train, data.select, ImageFolderConfig(
             str(tmp_path), size=8, feedback=0, select=1, test=1).load_test())]  # fmt: skip
 
 
 def write_lists(folder: Path) -> ImageListConfig:
     """In the form of ImageNet_LT_train.txt: a path relative to the root and a label."""
-    for part, count in (("train", 5), ("val", 4), ("test", 2)):
+    for part, count, first in (("train", 5, 0), ("val", 4, 5), ("test", 2, 9)):
         lines = []
         for label, name in enumerate(("n01", "n02", "n03")):
-            write_class(folder / "data" / part / name, 60 * label, count)
+            write_class(folder / "data" / part / name, 60 * label, count, first=first)
             files = sorted((folder / "data" / part / name).iterdir())
             lines += [f"{part}/{name}/{file.name} {label}" for file in files]
         (folder / f"{part}.txt").write_text("\n".join(lines) + "\n")
@@ -293,7 +294,7 @@ def test_data_check_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "data" / "val" / "n02" / "00.png").write_bytes(b"")
     done = here("data", "check", file)
     assert done.code == 4
-    assert "n02/00.png: must be a JPEG or PNG image" in done.err
+    assert "n02/00.png: must be an image that Pillow reads" in done.err
     done = here("data", "check", file, f"data.train_list={tmp_path}/nowhere.txt")
     assert done.code == 4
     assert "must be a list of images, there is none" in done.err
@@ -328,3 +329,36 @@ def test_a_list_is_utf_8_with_or_without_a_byte_order_mark(tmp_path: Path) -> No
     line = content.count(b"\n") + 1
     with pytest.raises(ValueError, match=rf"train.*:{line}: must be UTF-8, got the byte 0xfc at place 10"):
         dataclasses.replace(config).load()
+
+
+def test_data_check_says_preprocessing_kinds_and_what_is_left_out(tmp_path: Path) -> None:
+    for name in ("Train/cat", "Train/ant", "Valid/cat", "Valid/ant", "Test/cat", "Test/ant"):
+        write_class(tmp_path / name, len(name), 3, side=20 + len(name))
+    Image.new("RGBA", (20, 20), (1, 2, 3, 4)).save(tmp_path / "Train" / "cat" / "clear.png")
+    Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(tmp_path / "Train" / "ant" / "deep.png")
+    (tmp_path / "Train" / "ant" / "note.txt").write_text("")
+    file = tmp_path / "images.yaml"
+    file.write_text(
+        f"version: 1\nname: images\ndata: {{name: image_folder, path: '{tmp_path}', feedback: 1, size: 32, "
+        "allow_duplicates: true}\nobjectives: [min_recall]\n"
+    )
+    document = here("data", "check", file, "--json").document
+    assert (document["preprocess"]["size"], document["preprocess"]["resize"]) == (32, 37)
+    assert document["preprocess_digest"].startswith("sha256:")
+    notes = "\n".join(document["notes"])
+    assert "left out 1 files of formats that are not read: 1 .txt (such as Train/ant/note.txt)" in notes
+    assert "1 of 20 images have transparency, which is dropped" in notes
+    assert "1 of 20 images have sixteen bits, whose white is 65535" in notes
+    done = here("validate", file)
+    assert (
+        "preprocess: 32 x 32, the centre of the shorter side at 37, bilinear; 0 to 1, mean 0.485" in done.err
+    )
+
+
+def test_a_decompression_bomb_is_a_problem_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_lists(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"val/n0\d/0\d\....: must be an image that fits in memory"):
+        config.load().select.whole()

@@ -95,10 +95,12 @@ def test_files_that_cannot_be_decoded_are_listed_in_order(tmp_path: Path) -> Non
     broken = [tmp_path / name for name in ("b.jpg", "a.jpg")]
     broken[0].write_bytes(b"")
     broken[1].write_bytes(Path(good).read_bytes()[:40])
-    problems = unreadable([str(broken[0]), good, str(broken[1]), str(tmp_path / "none.png")], 8)
+    problems = unreadable(
+        Images(files=(str(broken[0]), good, str(broken[1]), str(tmp_path / "none.png")), size=8)
+    )
     assert [line.split(":")[0] for line in problems] == [*map(str, broken), str(tmp_path / "none.png")]
-    assert all("must be a JPEG or PNG image" in line for line in problems)
-    assert unreadable([], 8) == []
+    assert all("must be an image that Pillow reads" in line for line in problems)
+    assert unreadable(Images(size=8)) == []
 
 
 def test_a_digest_is_of_pixels_size_and_normalisation_and_not_of_names(tmp_path: Path) -> None:

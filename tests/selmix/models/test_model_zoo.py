@@ -116,7 +116,6 @@ def test_published_sizes() -> None:
         ("torchvision/resnet81", (3, 32, 32), "no classifier 'resnet81'; close to it: resnet18"),
         ("torchvision/resnet18", (1, 32, 32), r"takes images \(3, height, width\)"),
         ("torchvision/squeezenet1_0", (3, 32, 32), "must have an nn.Linear as its classifier"),
-        ("timm/resnet18", (3, 32, 32), "install it with pip install 'selmix"),
         ("wrn_28_2", (3, 2, 2), "4 x 4 or more"),
         ("absent_module:network", (3, 32, 32), "absent_module cannot be imported: ModuleNotFoundError"),
         ("torch:9", (3, 32, 32), "must read package.module:function"),
@@ -125,6 +124,12 @@ def test_published_sizes() -> None:
 def test_models_refused(name: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelConfig(name).build(shape, 4)
+
+
+def test_a_model_of_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match="timm/resnet18 needs timm; install it with pip install 'selmix"):
+        ModelConfig("timm/resnet18").build((3, 32, 32), 4)
 
 
 def test_a_model_of_the_users_own(own_module: str) -> None:
