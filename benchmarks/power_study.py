@@ -1,6 +1,6 @@
 """Power to see a true difference: the limits now, those of another version, and the best that any test could do.
 
-    python benchmarks/power_study.py [--before PATH] [--repetitions 1000] [--out FILE]
+    python benchmarks/power_study.py [--before PATH] [--repetitions 1000] [--only METRIC] [--out FILE]
 
 Ten classes; each model is right on a sample of class k with the recall of the case, and a share of the samples (the
 correlation) has the same draw for both: p11 = rho min(a, b) + (1 - rho) a b. "Same class": class 0 is the weak one of
@@ -190,10 +190,17 @@ def _log_ratio(counts: Tensor, alternative: Tensor, nulls: Tensor) -> Tensor:
     return ratio.round(decimals=9)
 
 
-def all_seen(nulls: list[float], repetitions: int, slow: int) -> list[tuple[str, str]]:
-    """Verdicts of every case at its alternative and at its null; those of macro F1 have fewer repetitions."""
+def all_seen(nulls: dict[int, float], repetitions: int, slow: int) -> list[tuple[str, str]]:
+    """Verdicts of cases at their alternatives and at their nulls; those of macro F1 have fewer repetitions.
+
+    Args:
+        nulls: number of the case -> recall of its null.
+        repetitions: of every case.
+        slow: the part of them that macro F1 has.
+    """
     found = []
-    for index, (case, t) in enumerate(zip(CASES, nulls, strict=True)):
+    for index, t in nulls.items():
+        case = CASES[index]
         count = repetitions // (slow if case.metric == "macro_f1" else 1)
         found.append(
             (seen(case, case.ours, case.theirs, count, 2 * index), seen(case, t, t, count, 2 * index + 1))
@@ -221,15 +228,22 @@ def main() -> int:
     parser.add_argument("--before", type=Path, help="directory of another version of the package")
     parser.add_argument("--repetitions", type=int, default=1000)
     parser.add_argument("--out", type=Path, help="write the figures here, as CSV")
+    parser.add_argument("--only", default="", help="cases whose metric contains this")
     parser.add_argument("--verdicts", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.verdicts:
-        print(json.dumps(all_seen(json.loads(arguments.verdicts), arguments.repetitions, SLOW)))
+        asked = {int(index): t for index, t in json.loads(arguments.verdicts).items()}
+        print(json.dumps(all_seen(asked, arguments.repetitions, SLOW)))
         return 0
     generator = torch.Generator().manual_seed(0)
     bounds = [bound(case, generator) for case in CASES]
-    nulls = [round(t, 6) for _, t in bounds]
+    # Every case has the same draws whichever others are run.
+    nulls = {
+        index: round(t, 6)
+        for index, (case, (_, t)) in enumerate(zip(CASES, bounds, strict=True))
+        if arguments.only in case.metric
+    }
     earlier = None
     if arguments.before:
         command = [sys.executable, __file__, "--verdicts", json.dumps(nulls)]
@@ -240,7 +254,9 @@ def main() -> int:
         )
         earlier = json.loads(answer.stdout.splitlines()[-1])
     rows: list[dict[str, object]] = []
-    for index, (now, null) in enumerate(all_seen(nulls, arguments.repetitions, 1)):
+    for place, (index, (now, null)) in enumerate(
+        zip(nulls, all_seen(nulls, arguments.repetitions, 1), strict=True)
+    ):
         case, power = CASES[index], rate(now)
         row: dict[str, object] = {
             "metric": case.metric, "weak": case.weak, "ours": case.ours, "theirs": case.theirs,
@@ -249,9 +265,9 @@ def main() -> int:
             "size": f"{rate(null):.3f}", "bound": f"{bounds[index][0]:.3f}",
         }  # fmt: skip
         if earlier is not None:
-            difference, error = change(now, earlier[index][0])
+            difference, error = change(now, earlier[place][0])
             row |= {
-                "before": f"{rate(earlier[index][0]):.3f}", "before_size": f"{rate(earlier[index][1]):.3f}",
+                "before": f"{rate(earlier[place][0]):.3f}", "before_size": f"{rate(earlier[place][1]):.3f}",
                 "change": f"{difference:+.3f}", "change_error": f"{error:.3f}",
                 "below": "below" if difference < -2.0 * error else "",
             }  # fmt: skip

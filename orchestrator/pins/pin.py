@@ -342,7 +342,8 @@ def _documents(
 
 
 def _evaluated(folder: RunFolder, test: OpenedTest, pick: _Chosen) -> _Evaluated:
-    from orchestrator.results.judge import Judge, in_order, opponents_of
+    from orchestrator.results.candidates import in_order, opponents_of
+    from orchestrator.results.judge import Judge
 
     target, record = pick.target, pick.target.record
     judge = Judge(folder, test.spec, target.objective)

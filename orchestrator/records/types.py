@@ -48,12 +48,15 @@ class CrossFittedScore:
         folds: number of folds.
         samples: that were judged.
         reason: why there is no score; empty where there is one.
+        violation: amount by which the same predictions miss the bounds of the search, 0.0 where they hold; None where
+            there is no score, and in records by an earlier version.
     """
 
     score: float | None
     folds: int
     samples: int
     reason: str = ""
+    violation: float | None = None
 
 
 Metrics = dict[str, Figure]

@@ -13,13 +13,24 @@ from orchestrator.documents import SCHEMA_VERSION, from_document
 from orchestrator.errors import PreflightError
 from orchestrator.files import read_json
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.types import BaseFacts, Figure, Metrics, Settings, TrialRecord, TrialState
+from orchestrator.records.types import (
+    BaseFacts,
+    CrossFittedScore,
+    Figure,
+    Metrics,
+    Settings,
+    TrialRecord,
+    TrialState,
+)
 
 Outcome = Literal["better", "tied", "worse"]
 VerdictOutcome = Literal["better", "tied", "worse", "undecided"]
 Rung = Literal["scores", "head", "finetune", "retrain"]
 RUNGS: tuple[Rung, ...] = ("scores", "head", "finetune", "retrain")
 """Rungs from the cheapest on."""
+
+ChosenBy = Literal["cross_fitted", "select"]
+"""Score that decides within a rung: over feedback + select, each fold judged by a fit on the others; on select."""
 
 _SAID = {
     "better": "better than", "tied": "tied with", "worse": "worse than", "undecided": "cannot be told from",
@@ -51,6 +62,8 @@ class Row:
         feasible: True if it meets the constraints of the search.
         state: state of its record.
         score: value that ranks it; None while it is unfinished.
+        cross_fitted: score over feedback + select, out of fold, which chooses within the rungs ``scores`` and ``head``;
+            None of rows that train more than a head.
     """
 
     id: str
@@ -64,6 +77,7 @@ class Row:
     feasible: bool
     state: TrialState
     score: float | None
+    cross_fitted: CrossFittedScore | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,7 @@ class BaselineRow:
     seeds: list[int]
     note: dict[str, float | str]
     mlflow_run_id: str | None
+    cross_fitted: CrossFittedScore | None = None
 
     @property
     def cost_per_run_s(self) -> float:
@@ -109,14 +124,14 @@ class Winner:
 
     Attributes:
         trial_id: record whose checkpoint ships: of SelMix the best of the fresh seeds, else the baseline. In results of
-            an earlier version the trial of the search itself.
+            an earlier version the trial of the search itself. A seed that meets the bounds goes before others.
         seed: seed of that checkpoint.
         round: its chosen round; None where there are no rounds.
         steps: SGD steps at that round.
         checkpoint_digest: digest of its weights.
         config: flat settings of the trial; {} of a baseline without them.
         is_default: True if these are the settings of an unsearched run.
-        score: score of that checkpoint, chosen here as the highest of its seeds.
+        score: score of that checkpoint, chosen here as the highest of its seeds that meet the bounds of the search.
         select: metrics of that checkpoint on select, with intervals.
         cost_s: seconds of work of one run.
         labels: labelled splits that it has used.
@@ -127,6 +142,7 @@ class Winner:
         deviations: settings that deviate from the method, for comparison only: name -> meaning.
         replicate_of: trial of the search that ``trial_id`` runs again on a fresh seed; None of other records.
         file: number of the checkpoint among those of its record, from 0.
+        chosen_by: score that chose it within its rung; None in results of an earlier version.
     """
 
     trial_id: str
@@ -147,6 +163,7 @@ class Winner:
     deviations: dict[str, str] | None = None
     replicate_of: str | None = None
     file: int = 0
+    chosen_by: ChosenBy | None = None
 
 
 @dataclass(frozen=True)
@@ -301,6 +318,28 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class RungChoice:
+    """Choice within a rung; with other rungs it is compared on select.
+
+    Attributes:
+        rung: the rung.
+        chosen_by: score by which its rows are compared with each other.
+        rows: ids of the rows that lie within the margin of the best by that score, the cheapest first: of these one may
+            win.
+        best: id of the best row by that score, which is compared with other rungs.
+        leader: id of the row of the highest score on select.
+        reason: why the cross-fitted score did not choose; empty where it did, and in rungs that have none.
+    """
+
+    rung: Rung
+    chosen_by: ChosenBy
+    rows: list[str]
+    best: str
+    leader: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Bound:
     """A bound that decides who may win; one of the two numbers is set.
 
@@ -346,6 +385,8 @@ class ObjectiveResult:
         selmix: the best SelMix row against every other row of no more labels; None while it is undecided, or where no
             such row can stand.
         bounds: bounds that decide who may win.
+        rungs: choice within each rung that has a row which may win; empty while it is undecided, and in results of an
+            earlier version.
     """
 
     metric: str | None = None
@@ -361,6 +402,7 @@ class ObjectiveResult:
     compare: ComparisonTable | None = None
     selmix: Verdict | None = None
     bounds: list[Bound] = field(default_factory=list)
+    rungs: list[RungChoice] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -414,7 +456,7 @@ def baseline_row(record: TrialRecord) -> BaselineRow:
     """Convert the record of a baseline."""
     return BaselineRow(
         record.select, record.labels, record.cost_s, record.reference, record.score, record.state, record.error,
-        record.seeds, record.note, record.mlflow_run_id,
+        record.seeds, record.note, record.mlflow_run_id, record.cross_fitted,
     )  # fmt: skip
 
 
@@ -433,7 +475,7 @@ def row_of(record: TrialRecord, base_labels: Sequence[str]) -> Row:
         rung = record.rung or rung_of(record.name)
     return Row(
         record.trial_id, record.objective, rung, approach, labels, record.cost_s, record.correction, seeds,
-        record.feasible, record.state, record.score,
+        record.feasible, record.state, record.score, record.cross_fitted,
     )  # fmt: skip
 
 

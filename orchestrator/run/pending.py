@@ -16,7 +16,9 @@ from orchestrator.records.types import (
     replicate_record,
     trial_record,
 )
-from orchestrator.results.judge import Judge, decided, finalists, replicate_weights
+from orchestrator.results.finalists import finalists
+from orchestrator.results.judge import Judge, decided
+from orchestrator.results.shipped import replicate_weights
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.prepare import Prepared
 from orchestrator.search.sources import ListSource, StudySource

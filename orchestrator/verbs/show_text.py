@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.documents import Document
 from orchestrator.messages import counted, preprocess_words
-from orchestrator.records.types import Metrics
+from orchestrator.records.types import CrossFittedScore, Metrics
 from orchestrator.results.rows import (
     SELMIX,
     ArmResult,
@@ -30,6 +30,7 @@ from orchestrator.table import (
     table,
 )
 from orchestrator.verbs.show import ShowDocument, TrialRow
+from orchestrator.verbs.winner_text import reasons, shipped_file
 
 CROSS_METRICS = ("mean_recall", "min_recall", "g_mean", "h_mean", "accuracy", "min_coverage")
 """Metrics by which the winners of several objectives are compared."""
@@ -46,10 +47,16 @@ SPLITS = ("train", "feedback", "select", "checkpoint")
 BREAKS = " !"
 BROKEN = "! breaks this bound: neither winner nor opponent"
 
-ROW_COLUMNS = (
-    Column("value", right=True), Column("95 % interval", right=True), Column("score", right=True),
-    Column("labels used"), Column("cost/run", right=True),
+FIRST_COLUMNS = (
+    Column("value", right=True), Column("95 % interval", right=True), Column("score", right=True)
 )  # fmt: skip
+CROSS_FITTED_COLUMN = Column("cross-fitted", right=True)
+LAST_COLUMNS = Column("labels used"), Column("cost/run", right=True)
+CROSS_FITTED = (
+    "cross-fitted: score over feedback + select, each fold judged by a fit on the others; it chooses within the rungs "
+    "scores and head"
+)
+IN_BRACKETS = "in brackets: breaks a bound there, and is not chosen by it"
 
 
 def show_text(document: ShowDocument, width: int | None, colour: bool = False) -> str:
@@ -243,7 +250,9 @@ def _objective(
         *_results(f"{metric} on select, %", rows, [bound.shown for bound in bounds], width),
         *([sentence(REFERENCE, width)] if any(row.reference for row in result.baselines.values()) else []),
         *([sentence(BROKEN, width)] if any(BREAKS in cell for row in rows for cell in row) else []),
-        paragraph("winner", _ships(winner, metric), width),
+        paragraph(
+            "winner", "; ".join([shipped_file(winner, metric, bounds), *reasons(result, winner)]), width
+        ),
     ]
     if winner.config:
         lines.append(paragraph("", _settings(document.spec, winner.config), width))
@@ -298,12 +307,15 @@ def _rows(
         if row.state != "FINISHED":
             # A failed baseline has no score and goes last; a score of 0 is one like any other.
             ranked.append((
-                float("-inf"), (name, "", "", "", *("" for _ in bounds), f"failed: {row.error}", "")
+                float("-inf"), (name, "", "", "", "", *("" for _ in bounds), f"failed: {row.error}", "")
             ))  # fmt: skip
             continue
         shown = f"{name}*" if row.reference else name
         score = float("-inf") if row.score is None else row.score
-        cells = _row(shown, row.select, metric, row.score, row.labels, row.cost_per_run_s, bounds)
+        cells = _row(
+            shown, row.select, metric, row.score, row.labels, row.cost_per_run_s, bounds,
+            _cross_fitted(row.cross_fitted),
+        )  # fmt: skip
         if name == winner.approach:
             first = (f"winner {name}", *cells[1:])
         else:
@@ -320,6 +332,7 @@ def _row(
     labels: Sequence[str],
     cost_s: float,
     bounds: Sequence[Bound],
+    cross_fitted: str = "",
 ) -> tuple[str, ...]:
     bounded = []
     for bound in bounds:
@@ -327,45 +340,56 @@ def _row(
         broken = figure is not None and bound.is_broken(figure.value)
         bounded.append("" if figure is None else f"{percent(figure.value)}{BREAKS if broken else ''}")
     return (
-        name, *_interval(select[metric]), "" if score is None else percent(score), *bounded, "+".join(labels),
-        f"{cost_s:.1f} s",
+        name, *_interval(select[metric]), "" if score is None else percent(score), cross_fitted, *bounded,
+        "+".join(labels), f"{cost_s:.1f} s",
     )  # fmt: skip
 
 
-def _ships(winner: Winner, metric: str) -> str:
-    """State which file ships, and that its own value is the highest of those that it was chosen from."""
-    own = estimate(winner.select[metric])
-    if winner.approach != SELMIX:
-        if len(winner.replicates.seeds) < 2:
-            return f"{winner.approach}, one model"
-        return f"{winner.approach}, seed {winner.seed}: {own}, highest of {len(winner.replicates.seeds)}, chosen here"
-    place = f"{short(winner.trial_id)}, seed {winner.seed}, round {winner.round} ({winner.steps} steps)"
-    seeds = counted(len(winner.replicates.seeds), "fresh seed")
-    if winner.replicate_of is None:
-        return f"{place}, {own} on its own seed; the table has its mean over {seeds}"
-    return f"{place}: {own}, highest of {seeds}, chosen here; the table has their mean"
+def _cross_fitted(found: CrossFittedScore | None) -> str:
+    """Cell of a cross-fitted score, in brackets where a bound rules it out; empty without one."""
+    if found is None or found.score is None:
+        return ""
+    return f"({percent(found.score)})" if found.violation else percent(found.score)
 
 
 def _results(
     title: str, rows: Sequence[tuple[str, ...]], bounds: Sequence[str], width: int | None
 ) -> list[str]:
-    """Table of all rows; where the terminal is too narrow for it, with the labels by their initials."""
+    """Table of all rows, with the labels by their initials where the terminal is too narrow for it.
+
+    The column of cross-fitted scores is left out where it would break the names of the rows, or holds nothing.
+    """
     bounded = tuple(Column(f"{bound}, %", right=True) for bound in bounds)
-    columns = (Column(title), *ROW_COLUMNS[:3], *bounded, *ROW_COLUMNS[3:])
-    if width is None or natural_width(columns, rows) <= width:
+    columns = (Column(title), *FIRST_COLUMNS, CROSS_FITTED_COLUMN, *bounded, *LAST_COLUMNS)
+    if any(row[4] for row in rows):
+        legend = [
+            sentence(CROSS_FITTED + (f"; {IN_BRACKETS}" if any("(" in row[4] for row in rows) else ""), width)
+        ]
+        if _fits(columns, rows, width):
+            return [table(columns, rows, width), *legend]
+        short_rows, initials = _with_initials(rows)
+        if _fits(columns, short_rows, width):
+            return [table(columns, short_rows, width), sentence(initials, width), *legend]
+    columns = (*columns[:4], *columns[5:])
+    rows = [(*row[:4], *row[5:]) for row in rows]
+    if _fits(columns, rows, width):
         return [table(columns, rows, width)]
-    place = 4 + len(bounds)
-    named = {label: label[0] for row in rows for label in row[place].split("+") if label in SPLITS}
+    short_rows, initials = _with_initials(rows)
+    return [table(columns, short_rows, width), sentence(initials, width)]
+
+
+def _fits(columns: Sequence[Column], rows: Sequence[tuple[str, ...]], width: int | None) -> bool:
+    return width is None or natural_width(columns, rows) <= width
+
+
+def _with_initials(rows: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], str]:
+    """Rows with the labels by their initials, and the legend of these."""
+    named = {label: label[0] for row in rows for label in row[-2].split("+") if label in SPLITS}
     short_rows = [
-        (
-            *row[:place],
-            "+".join(named.get(label, label) for label in row[place].split("+")),
-            *row[place + 1 :],
-        )
+        (*row[:-2], "+".join(named.get(label, label) for label in row[-2].split("+")), row[-1])
         for row in rows
     ]
-    legend = ", ".join(f"{initial} {label}" for label, initial in named.items())
-    return [table(columns, short_rows, width), sentence(f"labels used: {legend}", width)]
+    return short_rows, f"labels used: {', '.join(f'{initial} {label}' for label, initial in named.items())}"
 
 
 def _interval(estimate: Interval) -> tuple[str, str]:

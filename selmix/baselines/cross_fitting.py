@@ -1,7 +1,8 @@
 """Cross-fitted scores of baselines that change logits or a head: every sample is judged by a fit that never saw it.
 
 They stand for the average of models that are fitted on a part of the labels, not for the model that ships: they choose
-between such baselines, and claim nothing.
+between such baselines, and claim nothing. One that is fitted on feedback and select is on equal terms here: every fit,
+its own too, sees the labels of all folds but the judging one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from selmix.baselines.catalogue import Baseline
 from selmix.baselines.folds import FOLDS, content_folds
 from selmix.baselines.frozen import frozen
 from selmix.baselines.task import BaselineResult, BaselineTask, HeldOut
-from selmix.statistics.selection import score
+from selmix.statistics.selection import rank
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class CrossFitted:
         folds: F.
         samples: that were judged.
         reason: why there is no score; empty where there is one.
+        violation: amount by which the same predictions miss the bounds of the search, 0.0 where they hold; None where
+            there is no score.
     """
 
     score: float | None
     folds: int
     samples: int
     reason: str = ""
+    violation: float | None = None
 
 
 def cross_fitted(
@@ -61,7 +65,8 @@ def cross_fitted(
     # A fit on fewer samples may fail where the whole one does not: that is no failure of the baseline.
     except (ValueError, ArithmeticError) as error:
         return CrossFitted(None, folds, samples, str(error))
-    return CrossFitted(score(task.selection, judged.joined(), task.context), judged.folds, samples)
+    missed, score = rank(task.selection, judged.joined(), task.context)
+    return CrossFitted(score, judged.folds, samples, violation=-missed)
 
 
 def fit_out_of_fold(baseline: Baseline, task: BaselineTask, folds: int = FOLDS) -> HeldOut:

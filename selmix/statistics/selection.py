@@ -121,7 +121,7 @@ class SelectionRule:
 
     def violation(self, values: Mapping[str, float]) -> float:
         """Sum of the violations of the constraints that hold in the search."""
-        return sum(c.violation(values) for c in self.constraints if "search" in c.where)
+        return sum((c.violation(values) for c in self.constraints if "search" in c.where), 0.0)
 
 
 def counted_bounds(constraints: Iterable[Constraint]) -> tuple[Constraint, ...]:

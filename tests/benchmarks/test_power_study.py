@@ -105,3 +105,17 @@ def test_the_program_prints_a_line_for_each_case(
     fields = line.split(",")
     assert fields[:7] == ["min_recall", "same", "0.8", "0.6", "24", "0.5", "10"]
     assert fields[-1] == "0.588"
+
+
+def test_a_case_has_the_same_draws_whichever_others_are_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mean = Case("mean_recall", "all", 0.85, 0.8, 24)
+    monkeypatch.setattr(power_study, "CASES", [SAME, mean])
+    monkeypatch.setattr(power_study, "bound", lambda case, generator: (0.588, 0.69))
+    printed = []
+    for only in ([], ["--only", "mean"]):
+        monkeypatch.setattr("sys.argv", ["power_study", "--repetitions", "20", *only])
+        assert power_study.main() == 0
+        printed.append(capsys.readouterr().out.splitlines())
+    assert printed[1] == printed[0][1:]

@@ -25,6 +25,7 @@ HARD = [
     Cell("cost", "paired", 10, "24", "alike:0.99", correlation=0.8),
     Cell("min_recall", "paired", 10, "24", "weak:0.6", other="moved", correlation=0.5),
     Cell("cvar_recall", "paired", 10, "24", "weak:0.3", other="moved", correlation=0.5),
+    Cell("cvar_recall", "paired", 2, "100", "weak:0.3"),
     Cell("equalized_odds_gap", "paired", 2, "24", "weak:0.5", correlation=0.5),
     Cell("min_head_tail_recall", "paired", 30, "5-100", "spread:0.5:0.9", correlation=0.5),
     Cell("mean_recall", "paired", 10, "24", "alike:0.9", correlation=0.5, replicates=3),

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import (
     BaseFacts,
+    CrossFittedScore,
     DataFacts,
     Figure,
     SweepState,
@@ -24,213 +21,15 @@ from orchestrator.records.types import (
     baseline_id,
     replicate_record,
 )
-from orchestrator.results.judge import (
-    CHEAPER,
-    Candidate,
-    Judge,
-    decided,
-    finalists,
-    in_order,
-    judged,
-    leader_and_winner,
-    load_predictions,
-    opponents_of,
-    replicate_weights,
-)
-from orchestrator.results.rows import Choice, Choices, ObjectiveResult
+from orchestrator.results.judge import CHEAPER, Judge, decided, judged
+from orchestrator.results.predictions import load_predictions
+from orchestrator.results.rows import Choice, Choices, ObjectiveResult, RungChoice
+from orchestrator.results.shipped import replicate_weights
 from orchestrator.spec.schema import SweepSpec
 from selmix.baselines import BASELINES
 from selmix.config import FinetuneConfig
 from selmix.weights import save_weights, state_digest
 from tests.orchestrator.spec.test_schema import MINIMAL, spec_of
-
-
-def trial(number: int, score: float | None, same_as: int | None = None, **more: Any) -> TrialRecord:
-    settings = {"steps": 400} | more.pop("config", {})
-    record = TrialRecord(
-        f"o/trial-{number:03d}", "o", "trial", number, seed=0, config=settings, state="FINISHED", score=score,
-        config_hash=str(number if same_as is None else same_as),
-    )  # fmt: skip
-    for key, value in more.items():
-        setattr(record, key, value)
-    return record
-
-
-def names(records: list[TrialRecord]) -> list[int]:
-    return [record.number for record in records]
-
-
-def test_finalists_are_the_defaults_and_the_best() -> None:
-    trials = [trial(0, 0.1), trial(1, 0.5), trial(2, 0.7), trial(3, 0.6), trial(4, 0.6)]
-    assert names(finalists(trials, 2)) == [0, 2, 3]
-    assert names(finalists([*trials[1:], trial(0, 0.9)], 2)) == [0, 2]
-
-
-def test_what_failed_or_is_infeasible_is_no_finalist() -> None:
-    trials = [
-        trial(0, 0.9, feasible=False), trial(1, 0.8, state="FAILED"), trial(2, 0.7, state="INTERRUPTED"),
-        trial(3, 0.1), trial(4, 0.99, kind="replicate"),
-    ]  # fmt: skip
-    assert names(finalists(trials, 3)) == [3]
-    assert finalists(trials[:3], 3) == []
-
-
-def test_the_same_settings_are_run_again_once() -> None:
-    trials = [trial(0, 0.5), trial(1, 0.9), trial(2, 0.9, same_as=1), trial(3, 0.5, same_as=0)]
-    assert names(finalists(trials, 3)) == [0, 1]
-
-
-MARGIN = 0.1
-
-
-def choose(
-    means: dict[int, float],
-    tied: list[int],
-    configs: dict[int, Any] | None = None,
-    margin: float = MARGIN,
-) -> tuple[int, list[int], int]:
-    trials = {f"o/trial-{n:03d}": trial(n, 0.0, config=(configs or {}).get(n, {})) for n in means}
-    finals = {}
-    for record, mean in zip(trials.values(), means.values(), strict=True):
-        replicate = replicate_record(record, 1, seed=1)
-        replicate.score = mean
-        finals[record.trial_id] = [replicate]
-    chosen = leader_and_winner(
-        finals, trials, lambda leader, others: [o for o in others if int(o[-3:]) in tied], margin
-    )
-    assert chosen is not None
-    return int(chosen.leader[-3:]), [int(name[-3:]) for name in chosen.tied], int(chosen.winner[-3:])
-
-
-def test_within_the_margin_of_the_leader_the_defaults_win() -> None:
-    assert choose({0: 0.85, 1: 0.9, 2: 0.7}, tied=[0, 2]) == (1, [1, 0, 2], 0)
-    # Also where their interval is narrow enough to tell them from the leader: the difference does not matter.
-    assert choose({0: 0.85, 1: 0.9, 2: 0.7}, tied=[]) == (1, [1], 0)
-
-
-def test_beyond_the_margin_the_leader_wins_though_the_interval_contains_0() -> None:
-    assert choose({0: 0.5, 1: 0.9, 2: 0.7}, tied=[0, 2]) == (1, [1, 0, 2], 1)
-    # 0.75 and 0.25 are exact: a difference of the margin itself does not matter.
-    assert choose({0: 0.5, 1: 0.75}, tied=[], margin=0.25)[2] == 0
-    assert choose({0: 0.5, 1: 0.75}, tied=[], margin=0.2499)[2] == 1
-
-
-def test_within_the_margin_the_fewest_steps_win_then_the_lowest_number() -> None:
-    few = {1: {"steps": 400}, 2: {"steps": 100}, 3: {"steps": 100}}
-    assert choose({1: 0.9, 3: 0.85, 2: 0.82}, tied=[], configs=few)[2] == 2
-    assert choose({1: 0.9, 3: 0.85, 2: 0.7}, tied=[2], configs=few)[2] == 3
-    # Fewer steps than the defaults are cheaper, too.
-    assert choose({0: 0.9, 2: 0.9}, tied=[], configs=few)[2] == 2
-
-
-def test_a_finalist_without_finished_replicates_cannot_win() -> None:
-    trials = {"o/trial-000": trial(0, 0.9)}
-    assert leader_and_winner({"o/trial-000": []}, trials, lambda *_: [], MARGIN) is None
-
-
-def baseline(name: str, score: float | None, cost_s: float = 1.0, **more: Any) -> TrialRecord:
-    record = trial(0, score, cost_s=cost_s, kind="baseline", **more)
-    record.trial_id = f"o/baseline/{name}"
-    return record
-
-
-def candidate(name: str, score: float = 0.5, labels: str = "train feedback select", **more: Any) -> Candidate:
-    rung: Any = BASELINES[name].rung if name in BASELINES else "finetune"
-    made = Candidate(f"o/{name}", name, rung, 0, 0, tuple(labels.split()), score, 1.0, [])
-    return replace(made, **more)
-
-
-def opposing(row: Candidate, *others: Candidate) -> list[str]:
-    return [each.name for each in opponents_of(row, [row, *others])]
-
-
-SELMIX_ROW = candidate("selmix")
-
-
-def test_opponents_have_no_more_labels_and_the_best_comes_first() -> None:
-    others = [
-        candidate("untouched", 0.2, "train"), candidate("balanced_head", 0.7, "train select"),
-        candidate("last_layer_post_hoc", 0.6), candidate("tau_normalisation", 0.9, "train feedback select unlabelled"),
-    ]  # fmt: skip
-    assert opposing(SELMIX_ROW, *others) == ["balanced_head", "last_layer_post_hoc", "untouched"]
-    # Where a baseline is judged, rows that have seen more do not vote, SelMix among them.
-    assert opposing(others[1], SELMIX_ROW, others[0], others[2]) == ["untouched"]
-    assert opposing(others[0], SELMIX_ROW, others[1]) == []
-    # A checkpoint's labels are not known: only its own descendants compare.
-    assert opposing(candidate("selmix", labels="checkpoint feedback select"), others[0]) == []
-
-
-def test_at_equal_scores_the_cheaper_opponent_is_the_stronger_one() -> None:
-    others = [
-        candidate("mislas_stage_two", number=1003), candidate("balanced_head", number=1001),
-        candidate("post_hoc_bias_search", number=1002),
-    ]  # fmt: skip
-    assert opposing(SELMIX_ROW, *others) == ["post_hoc_bias_search", "balanced_head", "mislas_stage_two"]
-
-
-def test_rows_that_contain_selmix_or_differ_by_the_policy_alone_do_not_vote() -> None:
-    uniform, corrected, head = (
-        candidate(n, 0.9) for n in ("uniform_mixup", "selmix_post_hoc", "balanced_head")
-    )
-    assert opposing(SELMIX_ROW, uniform, corrected, head) == ["balanced_head"]
-    # The other way round: uniform pairs differ from SelMix in the policy alone, too; what contains SelMix does not
-    # make SelMix contain it.
-    assert opposing(uniform, SELMIX_ROW, head) == ["balanced_head"]
-    assert opposing(corrected, SELMIX_ROW, uniform) == ["uniform_mixup", "selmix"]
-    assert opposing(head, SELMIX_ROW, uniform, corrected) == ["uniform_mixup", "selmix_post_hoc", "selmix"]
-
-
-def test_a_baseline_of_another_version_of_the_catalogue_opposes() -> None:
-    assert opposing(SELMIX_ROW, candidate("of_another_version")) == ["of_another_version"]
-
-
-# -- zero, ties and order ---------------------------------------------------------------------------------
-
-
-def test_a_score_of_zero_ranks_above_none_and_below_a_positive_one() -> None:
-    trials = [trial(0, None), trial(1, 0.0), trial(2, -0.1), trial(3, 0.1)]
-    assert names(finalists(trials, 1)) == [0, 3]
-    assert names(finalists(trials, 2)) == [0, 1, 3]
-    assert choose({0: -0.1, 1: 0.0}, tied=[], margin=0.01) == (1, [1], 1)
-    assert choose({0: 0.0, 1: 0.0}, tied=[]) == (0, [0], 0)
-
-
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(
-    st.lists(st.tuples(st.none() | st.sampled_from([-0.5, 0.0, 0.5]), st.integers(0, 4)), max_size=6),
-    st.integers(1, 4),
-    st.randoms(use_true_random=False),
-)
-def test_finalists_are_those_of_a_brute_force_search_in_any_order(
-    given_trials: list[tuple[float | None, int]], count: int, random: Any
-) -> None:
-    trials = [trial(number, score, same_as=same) for number, (score, same) in enumerate(given_trials)]
-    first = [t for t in trials if all(t.config_hash != o.config_hash for o in trials[: t.number])]
-
-    def beats(one: TrialRecord, other: TrialRecord) -> bool:
-        if (one.score is None) != (other.score is None):
-            return other.score is None
-        if one.score is None or other.score is None or one.score == other.score:
-            return one.number < other.number
-        return one.score > other.score
-
-    expected = [t for t in first if t.number == 0 or sum(beats(other, t) for other in first) < count]
-    random.shuffle(trials)
-    assert finalists(trials, count) == expected
-
-
-def test_the_winner_depends_on_no_order() -> None:
-    means = {3: 0.5, 1: 0.5, 2: 0.4, 4: 0.5}
-    for order in itertools.permutations(means):
-        leader, tied, winner = choose({number: means[number] for number in order}, [3, 4], margin=0.05)
-        assert (leader, sorted(tied), winner) == (1, [1, 3, 4], 1)
-
-
-def test_baselines_are_in_the_order_of_the_catalogue_and_unknown_ones_last() -> None:
-    catalogue = list(BASELINES)
-    records = [baseline(name, 0.0) for name in ("zzz", *reversed(catalogue), "aaa")]
-    assert [b.name for b in in_order(records)] == [*catalogue, "zzz", "aaa"]
-
 
 # -- a sweep's folder -------------------------------------------------------------------------------------
 
@@ -530,6 +329,122 @@ def test_the_first_of_equal_models_ships(tmp_path: Path) -> None:
     ships = judge.shipped(row)
     assert (ships.record.trial_id, ships.file) == ("min_recall/trial-000/seed-2", 0)
     assert int(ships.predictions.correct.sum()) == PER_CLASS + 9
+
+
+TWO_CLASSES = ("data={name: gaussians, classes: 2}", "model={name: linear_head}")
+
+
+def bounded(least: float) -> tuple[str, ...]:
+    return (f"constraints=[{{metric: min_coverage, at_least: {least}, in: [search]}}]", *TWO_CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("bound", "file"),
+    [
+        ("at_least: 0.44, in: [search]", "seed-2"),  # 19 of 20, the highest, meets it
+        ("at_most: 0.46, in: [search]", "seed-3"),  # the higher of the two that meet it
+        ("at_most: 0.4, in: [search]", "seed-1"),  # none meets it: the nearest
+        ("at_most: 0.46, in: [method]", "seed-2"),  # inside the method it decides nothing here
+    ],
+)
+def test_a_file_that_meets_the_bounds_ships_before_a_higher_one_that_does_not(
+    tmp_path: Path, bound: str, file: str
+) -> None:
+    folder = sweep(tmp_path)
+    # The least coverage of a model with h of 20 hits is h / 40: .425, .475 and .45.
+    made = add(folder, 0, [17, 19, 18])
+    judge = Judge(
+        folder, spec(f"constraints=[{{metric: min_coverage, {bound}}}]", *TWO_CLASSES, replicates=3), "min_recall"
+    )  # fmt: skip
+    (row, *_) = judge.candidates(Choice(made.trial_id, [made.trial_id], made.trial_id))
+    ships = judge.shipped(row)
+    assert ships.record.name == file
+    hits = int(ships.predictions.correct.sum()) - PER_CLASS
+    assert ships.score == pytest.approx(
+        hits / PER_CLASS, abs=0.02
+    )  # the bootstrap mean of a minimum lies below it
+
+
+# -- within a rung ------------------------------------------------------------------------------------------
+
+
+def fitted(score: float | None, **more: Any) -> CrossFittedScore:
+    return CrossFittedScore(score, 5, 80, **({"violation": None if score is None else 0.0} | more))
+
+
+def heads(folder: RunFolder, *scores: CrossFittedScore | None) -> None:
+    """SelMix far behind, and two heads: the first is ahead on select."""
+    add(folder, 0, [1, 1])
+    for name, hits, score in zip(("balanced_head", "tau_normalisation"), (19, 15), scores, strict=True):
+        oppose(folder, name, hits, rung="head", cross_fitted=score)
+
+
+def test_the_cross_fitted_score_chooses_the_winner_within_its_rung(tmp_path: Path) -> None:
+    folder = sweep(tmp_path)
+    heads(folder, fitted(0.70), fitted(0.85))
+    result = result_of(folder)
+    assert result.winner is not None
+    assert (result.winner.approach, result.winner.chosen_by) == ("tau_normalisation", "cross_fitted")
+    assert result.winner.checkpoint_digest == state_digest(weights(15))
+    first, second = (baseline_id("min_recall", name) for name in ("balanced_head", "tau_normalisation"))
+    assert result.rungs == [
+        RungChoice("head", "cross_fitted", [second], best=second, leader=first),
+        RungChoice("finetune", "select", ["min_recall/trial-000"], *["min_recall/trial-000"] * 2),
+    ]
+    # The verdict is on select, and the row that was passed over is its best opponent.
+    assert result.verdict is not None
+    assert result.verdict.against == "balanced_head"
+    assert result.verdict.difference.value == pytest.approx(-4 / PER_CLASS)
+    assert result.front == [second]
+    assert result.selmix is not None
+    assert set(result.selmix.differences) == {"balanced_head", "tau_normalisation"}
+
+
+def test_what_a_refused_score_leaves_to_select_is_stored_with_the_reason(tmp_path: Path) -> None:
+    folder = sweep(tmp_path)
+    heads(folder, fitted(None, reason="too few samples"), fitted(0.85))
+    result = result_of(folder)
+    assert result.winner is not None
+    assert (result.winner.approach, result.winner.chosen_by) == ("balanced_head", "select")
+    assert result.rungs[0].reason == "balanced_head: too few samples"
+
+
+def test_a_row_that_breaks_a_bound_out_of_fold_does_not_win_by_its_cross_fitted_score(tmp_path: Path) -> None:
+    folder = sweep(tmp_path)
+    heads(folder, fitted(0.80), fitted(0.95, violation=0.01))
+    replicates = [record for record in folder.load_trials() if record.kind == "replicate"]
+    for record in (*replicates, *folder.load_baselines("min_recall")):
+        record.select = {**record.select, "min_coverage": Figure(0.45, 0.4, 0.5)}
+        folder.save_trial(record)
+    result = result_of(folder, *bounded(0.44))
+    assert result.winner is not None
+    assert (result.winner.approach, result.winner.chosen_by) == ("balanced_head", "cross_fitted")
+    # Without the bound the higher score stands.
+    folder.choices_path.unlink()
+    loose = result_of(folder, *TWO_CLASSES)
+    assert loose.winner is not None
+    assert loose.winner.approach == "tau_normalisation"
+
+
+def test_a_file_of_predictions_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = sweep(tmp_path)
+    for number in (0, 1):
+        add(folder, number, [10 + number, 12])
+    for name in ("balanced_head", "last_layer_post_hoc", "untouched"):
+        oppose(folder, name, 11)
+    read: list[str] = []
+    load = RunFolder.load_predictions
+
+    def counted(self: RunFolder, trial_id: str) -> Any:
+        read.append(trial_id)
+        return load(self, trial_id)
+
+    monkeypatch.setattr(RunFolder, "load_predictions", counted)
+    result = result_of(folder)
+    assert result.verdict is not None
+    assert len(result.verdict.differences) > 1
+    assert sorted(read) == sorted({*read})
+    assert len(read) == 4 + 3
 
 
 def test_references_failures_and_rows_that_break_a_bound_neither_win_nor_oppose(tmp_path: Path) -> None:

@@ -14,16 +14,25 @@ from hypothesis import strategies as st
 from orchestrator.documents import from_document, to_document
 from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.types import BaseFacts, Figure, TrialRecord, TrialState, baseline_id
+from orchestrator.records.types import (
+    BaseFacts,
+    CrossFittedScore,
+    Figure,
+    TrialRecord,
+    TrialState,
+    baseline_id,
+)
 from orchestrator.results.rows import (
     RUNGS,
     BaselineRow,
     Choice,
     Choices,
+    ChosenBy,
     ComparisonRow,
     ComparisonTable,
     ObjectiveResult,
     ReplicateMeans,
+    RungChoice,
     SweepResult,
     Verdict,
     VerdictOutcome,
@@ -47,7 +56,10 @@ winners = st.builds(
     st.none() | numbers, metrics, numbers, names,
     st.builds(ReplicateMeans, st.lists(st.integers(), max_size=2), numbers, metrics), row=st.none() | texts,
     rung=st.sampled_from(RUNGS), approach=texts, deviations=st.none() | st.dictionaries(texts, texts, max_size=1),
-    replicate_of=st.none() | texts, file=st.integers(0),
+    replicate_of=st.none() | texts, file=st.integers(0), chosen_by=st.none() | st.sampled_from(get_args(ChosenBy)),
+)  # fmt: skip
+cross_fitted = st.builds(
+    CrossFittedScore, st.none() | numbers, st.integers(2), st.integers(0), texts, st.none() | numbers
 )  # fmt: skip
 gaps = st.builds(Figure, numbers, numbers, numbers)
 verdicts = st.builds(
@@ -59,7 +71,7 @@ verdicts = st.builds(
 baselines = st.builds(
     BaselineRow, metrics, names, numbers, st.booleans(), st.none() | numbers, st.sampled_from(get_args(TrialState)),
     st.none() | texts, st.lists(st.integers(), max_size=2), st.dictionaries(texts, numbers | texts, max_size=2),
-    st.none() | texts,
+    st.none() | texts, st.none() | cross_fitted,
 )  # fmt: skip
 tables = st.builds(
     ComparisonTable, texts, numbers | texts,
@@ -69,6 +81,12 @@ results = st.builds(
     ObjectiveResult, st.none() | texts, st.none() | st.booleans(), st.none() | winners, names, st.none() | texts,
     verdict=st.none() | verdicts, selmix=st.none() | verdicts,
     baselines=st.dictionaries(texts, baselines, max_size=2), compare=st.none() | tables,
+    rungs=st.lists(
+        st.builds(
+            RungChoice, st.sampled_from(RUNGS), st.sampled_from(get_args(ChosenBy)), names, texts, texts, texts
+        ),
+        max_size=2,
+    ),
 )  # fmt: skip
 choices = st.none() | st.builds(Choice, texts, names, texts)
 
@@ -164,6 +182,33 @@ def test_a_winner_of_an_earlier_version_gets_the_keys_that_it_lacks(
     assert loaded.objectives["o"].winner == replace(whole, deviations=deviations)
 
 
+def test_a_result_of_before_the_choice_within_rungs_says_nothing_of_it(folder: RunFolder) -> None:
+    fitted = CrossFittedScore(0.5, 5, 80, violation=0.0)
+    rows = {"x": baseline_row(baseline("x", cross_fitted=fitted))}
+    choice = RungChoice("head", "cross_fitted", ["x"], "x", "x")
+    result = ObjectiveResult("m", True, winner(chosen_by="cross_fitted"), baselines=rows, rungs=[choice])
+    folder.save(folder.results_path, SweepResult(objectives={"o": result}))
+    document = json.loads(folder.results_path.read_text())
+    stored = document["objectives"]["o"]
+    del stored["rungs"], stored["winner"]["chosen_by"], stored["baselines"]["x"]["cross_fitted"]
+    folder.results_path.write_text(json.dumps(document))
+    loaded = load_results(folder)
+    assert loaded is not None
+    assert loaded.objectives["o"] == replace(
+        result, winner=winner(), rungs=[], baselines={"x": replace(rows["x"], cross_fitted=None)}
+    )
+
+
+def test_a_cross_fitted_score_of_before_knows_no_violation(folder: RunFolder) -> None:
+    record = baseline("x", cross_fitted=CrossFittedScore(0.5, 5, 80, violation=0.0))
+    folder.save_trial(record)
+    path = folder.trial_folder(record.trial_id) / "record.json"
+    document = json.loads(path.read_text())
+    del document["cross_fitted"]["violation"]
+    path.write_text(json.dumps(document))
+    assert folder.load_trial(record.trial_id).cross_fitted == CrossFittedScore(0.5, 5, 80)
+
+
 def test_a_verdict_of_an_earlier_version_is_told_by_its_missing_margin(folder: RunFolder) -> None:
     gap = {"value": 0.1, "low": -0.1, "high": 0.3}
     earlier = {
@@ -204,10 +249,13 @@ def test_the_row_of_a_trial_names_what_it_read_and_keeps_a_score_of_zero() -> No
 
 
 def test_the_row_of_a_baseline_has_its_own_labels_seeds_and_rung() -> None:
+    fitted = CrossFittedScore(0.5, 5, 80, violation=0.0)
     record = baseline(
-        "balanced_head", labels=["train"], seeds=[1, 2], rung="head", correction="tau", score=0.0
-    )
+        "balanced_head", labels=["train"], seeds=[1, 2], rung="head", correction="tau", score=0.0,
+        cross_fitted=fitted,
+    )  # fmt: skip
     row = row_of(record, ["checkpoint"])
+    assert row.cross_fitted == baseline_row(record).cross_fitted == fitted
     assert (row.rung, row.approach, row.labels, row.seeds) == ("head", "balanced_head", ["train"], [1, 2])
     assert (row.correction, row.score) == ("tau", 0.0)
 

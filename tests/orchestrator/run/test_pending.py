@@ -252,3 +252,5 @@ def test_the_record_of_a_baseline_is_its_report_or_its_failure(tmp_path: Path) -
     home.folder.save_trial(home.baseline_record(job, judged))
     again = home.folder.load_trial(record.trial_id).cross_fitted
     assert again == CrossFittedScore(None, 5, 80, "too few samples")
+    judged = replace(report, cross_fitted=CrossFitted(0.5, 5, 80, violation=0.25))
+    assert home.baseline_record(job, judged).cross_fitted == CrossFittedScore(0.5, 5, 80, violation=0.25)

@@ -19,7 +19,7 @@ from selmix.baselines.task import HeldOut, Models, with_bias
 from selmix.data.splits import Split, join
 from selmix.metrics import Predictions
 from selmix.models import ModelConfig
-from selmix.statistics.selection import score
+from selmix.statistics.selection import Constraint, score
 from tests.selmix.baselines.tasks import small_task
 
 HEADS = [name for name, entry in BASELINES.items() if entry.rung in ("scores", "head")]
@@ -148,7 +148,7 @@ def test_every_baseline_of_a_head_is_cross_fitted(name: str) -> None:
     task = small_task(groups=2, metric="worst_group_recall")
     found = cross_fitted(BASELINES[name], task, BASELINES[name](task))
     assert found is not None
-    assert (found.folds, found.samples, found.reason) == (5, 120, "")
+    assert (found.folds, found.samples, found.reason, found.violation) == (5, 120, "", 0.0)
     assert found.score is not None
     assert 0.0 <= found.score <= 1.0
 
@@ -174,6 +174,26 @@ def test_a_cross_fit_by_hand() -> None:
     assert torch.equal(held_out.joined().labels, labels)
 
 
+@pytest.mark.parametrize("name", ["untouched", "post_hoc_bias_search_both"])
+def test_bounds_are_those_of_the_predictions_out_of_fold(name: str) -> None:
+    """By hand: what the least coverage over feedback and select misses its floor by."""
+    floor = Constraint("min_coverage", at_least=0.32, where=("search",))
+    task = small_task(bounds=(floor,))
+    result = BASELINES[name](task)
+    out_of_fold = (result.held_out or fit_out_of_fold(BASELINES[name], task)).joined()
+    # The classes are even in both splits: shares of all predictions.
+    least = float(torch.bincount(out_of_fold.predicted, minlength=3).min()) / 120
+    found = cross_fitted(BASELINES[name], task, result)
+    assert found is not None
+    assert found.violation == pytest.approx(max(0.0, 0.32 - least), abs=1e-9)
+    assert found.score == score(task.selection, out_of_fold, task.context)
+    assert name != "untouched" or least < 0.32
+    method = small_task(bounds=(dataclasses.replace(floor, where=("method",)),))
+    inside = cross_fitted(BASELINES["untouched"], method)
+    assert inside is not None
+    assert inside.violation == 0.0
+
+
 def test_no_score_but_a_reason() -> None:
     task = small_task()
     small = dataclasses.replace(
@@ -186,7 +206,7 @@ def test_no_score_but_a_reason() -> None:
     )
     found = cross_fitted(BASELINES["untouched"], small)
     assert found is not None
-    assert found.score is None
+    assert (found.score, found.violation) == (None, None)
     assert found.reason.startswith("5 folds need at least 10 samples of every class")
     made = dataclasses.replace(task, base=dataclasses.replace(task.base, labels=("train", "feedback")))
     seen = cross_fitted(BASELINES["untouched"], made)

@@ -133,6 +133,24 @@ def test_models_that_agree_are_distinguished_by_fewer_samples(fraction: float) -
     assert widths[1] < 0.6 * widths[0]
 
 
+def test_limits_are_no_wider_than_those_of_the_sides_where_different_classes_are_weak() -> None:
+    """Pairing gains next to nothing there, and nothing is paid for it: MOVER stands at the whole level beside it."""
+    context, labels = MetricContext(torch.full((10,), 5)), torch.arange(10).repeat_interleave(100)
+    sides = []
+    for weak in (0, 1):
+        predicted = labels.clone()
+        wrong = [predicted[100 * k : 100 * k + (40 if k == weak else 5)] for k in range(10)]
+        for k, each in enumerate(wrong):
+            each.fill_((k + 1) % 10)
+        sides.append(Predictions(labels, predicted, torch.ones(1000)))
+    bounds = cvar_bounds(sides[0].counts(10).double(), context, 0.05)
+    value = (0.6 + 0.95 + 0.95) / 3
+    half = math.hypot(value - bounds[0], bounds[1] - value)
+    low, high = cvar_difference(sides[0], sides[1], context, 0.05)
+    # At the shared level, 0.8 of alpha, the limits would lie 2 % farther out than these.
+    assert -half - 1e-12 <= low < 0 < high <= half + 1e-12
+
+
 def test_the_worst_of_one_class_is_the_minimum() -> None:
     """A share below 1 / K: the lower limit is the least of the exact ones."""
     context = MetricContext(torch.tensor([5, 5]), Definitions(cvar_fraction=0.1))

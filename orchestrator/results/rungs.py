@@ -1,0 +1,103 @@
+"""The winner among all rows: rows of a cheap rung are compared by their cross-fitted scores, others by those on select.
+
+Many rows of the rungs ``scores`` and ``head`` were tuned on select, where their scores are then somewhat too high.
+Their cross-fitted scores are not, and rest on feedback + select: within such a rung they decide. Across rungs the
+scores on select do, which the rows of every rung have. So the winner is the cheapest row that lies within the margin of
+the best of its own rung and, on select, of the best of every other rung. Where no row is cross-fitted this is the
+cheapest within the margin of the best on select. Verdicts are on select too, against all rows that may oppose.
+
+Rows that are fitted on feedback + select (``post_hoc_bias_search_both``, ``last_layer_post_hoc_both``) are scored out
+of fold in both places. Within their rung they are on equal terms with the others, as every fit lacks the judging fold.
+Across rungs their score on select is that of fits on a part of the labels, if anything too low for what ships.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.messages import counted
+from orchestrator.records.types import CrossFittedScore
+from orchestrator.results.candidates import Candidate
+from orchestrator.results.rows import RUNGS, ChosenBy, Rung, RungChoice
+
+CROSS_FITTED: ChosenBy = "cross_fitted"
+SELECT: ChosenBy = "select"
+
+CROSS_FITTED_RUNGS: tuple[Rung, ...] = ("scores", "head")
+"""Rungs whose rows are cross-fitted: fitting them anew for each fold takes seconds."""
+
+
+def choose_across_rungs(
+    candidates: Sequence[Candidate], margin: float, bounded: bool
+) -> tuple[Candidate, list[RungChoice]]:
+    """Choose the winner, see above.
+
+    Args:
+        candidates: all rows that may win, at least one.
+        margin: difference of scores that does not matter, within a rung and across them.
+        bounded: True if the search has bounds.
+    Returns:
+        The winner, and the choice within each rung that has a candidate, from the cheapest rung on.
+    """
+    choices = [
+        _within(rung, rows, margin, bounded)
+        for rung in RUNGS
+        if (rows := [each for each in candidates if each.rung == rung])
+    ]
+    by_row = {each.row: each for each in candidates}
+    able = []
+    for choice in choices:
+        others = [by_row[other.best].score for other in choices if other is not choice]
+        able += [by_row[row] for row in choice.rows if all(by_row[row].score >= s - margin for s in others)]
+    # Not empty: of the best rows of all rungs the one that is highest on select is able.
+    return min(able, key=lambda each: each.cheapness), choices
+
+
+def _within(rung: Rung, rows: Sequence[Candidate], margin: float, bounded: bool) -> RungChoice:
+    """Choose the rows of a rung that lie within the margin of its best, by the score that is compared in this rung.
+
+    A row whose predictions out of fold break a bound of the search is none of them, whatever its cross-fitted score.
+    """
+    on_select = {each.row: each.score for each in rows}
+    scores, chosen_by, reason = on_select, SELECT, ""
+    if rung in CROSS_FITTED_RUNGS:
+        reason = _without_score(rows, bounded)
+        meeting = {
+            each.row: each.cross_fitted.score
+            for each in rows
+            if each.cross_fitted is not None and each.cross_fitted.score is not None
+            if not bounded or each.cross_fitted.violation == 0.0
+        }
+        if not reason and not meeting:
+            reason = "no row of the rung meets the bounds out of fold"
+        if not reason:
+            scores, chosen_by = meeting, CROSS_FITTED
+    # From the cheapest on: of equal scores the cheaper one is the best.
+    ordered = sorted(rows, key=lambda each: each.cheapness)
+    able = [each.row for each in ordered if each.row in scores]
+    best = max(able, key=lambda row: scores[row])
+    near = [row for row in able if scores[row] >= scores[best] - margin]
+    leader = max(ordered, key=lambda each: each.score).row
+    return RungChoice(rung, chosen_by, near, best, leader, reason)
+
+
+def _without_score(rows: Sequence[Candidate], bounded: bool) -> str:
+    """State which rows have no cross-fitted score that may choose, and why; empty where all have one."""
+    lacking: dict[str, list[str]] = {}
+    for each in rows:
+        if reason := _why_without_score(each.cross_fitted, bounded):
+            lacking.setdefault(reason, []).append(each.name)
+    return "; ".join(f"{_first_of(names)}: {reason}" for reason, names in lacking.items())
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return f"{names[0]} and {counted(len(names) - 1, 'other')}" if len(names) > 1 else names[0]
+
+
+def _why_without_score(found: CrossFittedScore | None, bounded: bool) -> str:
+    if found is None:
+        return "no score out of fold is on record"
+    if found.score is None:
+        return found.reason
+    # Only a record by an earlier version has a score without it.
+    return "its score out of fold knows no bounds" if bounded and found.violation is None else ""
