@@ -8,7 +8,6 @@ from functools import partial
 
 from selmix.data.images import Images, in_threads
 from selmix.data.preprocess import SIXTEEN_BITS
-from selmix.data.wording import listed
 
 _KINDS = {
     "transparent": "have transparency, which is dropped; the colour below it stays",
@@ -36,7 +35,7 @@ def kinds_of(splits: Mapping[str, Images]) -> list[str]:
                 found[key].append(images.name_of(k))
     white = next((images.white for images in splits.values() if images.white is not None), 65535)
     return [
-        f"{len(names)} of {total} images {_KINDS[key].format(white=f'{white:g}')}: {listed(names, 'images')}"
+        f"{len(names)} of {total} images {_KINDS[key].format(white=f'{white:g}')} (such as {names[0]})"
         for key, names in found.items()
         if names
     ]

@@ -87,6 +87,6 @@ def _split(packed: dict[str, Any]) -> Split:
     inputs = packed["inputs"]
     if isinstance(inputs, dict):
         tuples = {key: tuple(inputs[key]) for key in ("files", "mean", "std")}
-        encoded = None if inputs["encoded"] is None else Encoded(**inputs["encoded"])
+        encoded = Encoded(**inputs["encoded"]) if inputs.get("encoded") is not None else None
         inputs = Images(**inputs | tuples | {"encoded": encoded, "device": torch.device("cpu")})
     return Split(inputs, packed["labels"], packed["groups"])
