@@ -122,7 +122,7 @@ def mean_gap(gaps: Sequence[float]) -> tuple[float, float, float]:
 
 def word(low: float, high: float) -> str:
     """What an interval of a difference says, higher being better."""
-    return "better" if low > 0 else "worse" if high < 0 else "tied"
+    return "better" if low > 0 else "worse" if high < 0 else "not told apart"
 
 
 def by_seed(rows: list[Row], method: str, objective: str, metric: str) -> dict[int, float]:

@@ -171,5 +171,5 @@ def test_tables_of_rows_made_by_hand() -> None:
 
 
 def test_words() -> None:
-    assert (word(0.1, 0.2), word(-0.1, 0.2), word(-0.2, -0.1)) == ("better", "tied", "worse")
+    assert (word(0.1, 0.2), word(-0.1, 0.2), word(-0.2, -0.1)) == ("better", "not told apart", "worse")
     assert mean_gap([0.1])[1:] == (-float("inf"), float("inf"))
