@@ -1,4 +1,4 @@
-"""Tables of the user's own as tensors: class scores, and feature vectors, from Parquet."""
+"""Tables of the user's own as tensors: feature vectors, from Parquet."""
 
 from __future__ import annotations
 
@@ -11,88 +11,6 @@ from torch import Tensor
 
 # Bounds what is decoded beside the tensor that it goes to.
 _ROWS_AT_ONCE = 4096
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """Labels and class scores from a file.
-
-    Attributes:
-        labels: shape (n,), int64.
-        scores: shape (n, K), float32.
-        class_names: K texts, in the order of the columns.
-        groups: shape (n,), int64; None where there are no groups.
-        group_names: A texts, sorted; empty where there are no groups.
-    """
-
-    labels: Tensor
-    scores: Tensor
-    class_names: tuple[str, ...]
-    groups: Tensor | None = None
-    group_names: tuple[str, ...] = ()
-
-
-def read_scores(path: Path) -> ScoreTable:
-    """Read a Parquet file with a column ``label`` and the scores of the classes.
-
-    The scores are one column ``scores`` of lists of K numbers, with labels 0 .. K - 1, or one column ``score_NAME``
-    per class, with labels that are those names (or 0 .. K - 1 by the order of the columns). A column ``group``, where
-    there is one, has the group of every row, a whole number or a text.
-
-    Raises:
-        ValueError: no such file, not Parquet, or a column that is missing or of another form.
-    """
-    held = _columns(path)
-    if "label" not in held:
-        raise ValueError(f"{path}: must have a column label, got {', '.join(held)}")
-    # One column at a time, so that the file is never held beside the tensors.
-    column = _complete(path, "label")
-    names, scores = _scores(path, held, len(column))
-    labels = _labels(path, column, names)
-    if "group" not in held:
-        return ScoreTable(labels, scores, names)
-    return ScoreTable(labels, scores, names, *_groups(path, "group", _complete(path, "group")))
-
-
-def _complete(path: Path, name: str) -> Any:
-    """Read one column that must be there and have a value in every row."""
-    table = _read(path, [name])
-    _check_complete(path, table)
-    return table[name]
-
-
-def _scores(path: Path, held: list[str], rows: int) -> tuple[tuple[str, ...], Tensor]:
-    named = [name for name in held if name.startswith("score_")]
-    try:
-        if named:
-            scores = torch.empty(rows, len(named))
-            for k, name in enumerate(named):
-                scores[:, k] = torch.tensor(_complete(path, name).to_numpy(), dtype=torch.float32)
-            return tuple(name.removeprefix("score_") for name in named), scores
-        if "scores" in held:
-            scores = _vectors(path, "scores", rows)
-            if scores.shape[1] >= 2:
-                return tuple(str(k) for k in range(scores.shape[1])), scores
-    except (ValueError, TypeError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise ValueError(f"{path}: scores must be numbers, as many for every row: {reason}") from error
-    raise ValueError(
-        f"{path}: must have a column scores with lists of K numbers, or columns score_NAME, got {', '.join(held)}"
-    )
-
-
-def _labels(path: Path, column: Any, names: tuple[str, ...]) -> Tensor:
-    place = {name: k for k, name in enumerate(names)}
-    # Each value once: a table may have millions of rows.
-    index, values = _indexed(column)
-    # Names come before places: with columns score_2 and score_1 the label 1 is the second column.
-    if all(str(value) in place for value in values):
-        return torch.tensor([place[str(value)] for value in values])[index]
-    if all(isinstance(value, int) and 0 <= value < len(names) for value in values):
-        # Truth values are whole numbers to Python, and booleans to torch.
-        return torch.tensor(values, dtype=torch.int64)[index]
-    unknown = next(value for value in values if str(value) not in place)
-    raise ValueError(f"{path}: label must be one of {', '.join(names)}, got {unknown!r}")
 
 
 @dataclass(frozen=True)
