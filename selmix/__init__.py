@@ -28,7 +28,8 @@ METHOD = 2
 
 __all__ = [
     "METHOD", "Base", "Constraint", "DigitsConfig", "FinetuneConfig", "ModelConfig", "SelectionRule", "Split",
-    "SweepData", "__version__", "fine_tune", "join", "load_pin", "load_score_correction", "start_base", "train_base", "tuned_head",
+    "SweepData", "__version__", "fine_tune", "join", "load_pin", "load_score_correction", "start_base", "train_base",
+    "tuned_head",
 ]  # fmt: skip
 
 _HOMES = {

@@ -288,7 +288,7 @@ def cohen_kappa_of_margins(hits: Tensor, rows: Tensor, columns: Tensor, context:
 
 
 def _agreement(hits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shares of the samples that are hits and that independent decisions would hit, of each class, and decided as it."""
+    """Shares of the samples: hits, hits of independent decisions, each class, and decisions for each class."""
     total = columns.sum(dim=-1, keepdim=True)
     truth, decided = rows / total, columns / total
     return hits.sum(dim=-1) / total.squeeze(-1), (truth * decided).sum(dim=-1), truth, decided

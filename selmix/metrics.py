@@ -333,8 +333,8 @@ def log_loss(predictions: Predictions) -> float:
 def brier_score(predictions: Predictions) -> float:
     """Mean squared distance of the probabilities from the label: in [0, 2], and in [0, 1] of two classes.
 
-    Source: Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 1950; halved for
-        two classes, as scikit-learn has it.
+    Source: Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 1950; halved
+        for two classes, as scikit-learn has it.
     """
     return float(squared_errors(predictions).mean())
 

@@ -85,8 +85,8 @@ class ScoreCorrection:
         """Predicted class of each sample, shape (n,), int64: a place in ``class_names``.
 
         Args:
-            scores: of the kind ``self.scores``: shape (n, K); for a threshold shape (n,) or (n, 1), those of the positive
-                class.
+            scores: of the kind ``self.scores``: shape (n, K); for a threshold shape (n,) or (n, 1), those of the
+                positive class.
         Raises:
             ValueError: another shape, or scores that are not of that kind.
         """

@@ -6,7 +6,6 @@ Metrics and corrections are then the same on probabilities and on their logarith
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -92,31 +91,50 @@ def kind_of(scores: Tensor, stated: ScoreKind | None = None) -> ToldKind:
 
 
 def _whole_rows(scores: Tensor, kind: ScoreKind, numbers: str) -> ToldKind | None:
-    """The kind where every row sums to one as it demands; None where most do not.
+    """The kind where most rows sum to one as it demands; None where they do not.
+
+    The others may have classes that never win, which were taken from them, and logarithms lose nothing: they are
+    scaled.
 
     Raises:
-        RowError: most rows do, and one does not.
+        RowError: most rows are probabilities, and one is not.
     """
     sums = torch.cat([_sums(part, kind) for _, part in _blocks(scores)])
-    good = (sums - 1.0).abs() <= TOLERANCE
-    if bool(good.all()):
+    whole = _is_one(sums)
+    count, total = int(whole.sum()), len(whole)
+    if count == total:
         return ToldKind(kind, f"told by their rows, whose {numbers} sum to one")
+    if 2 * count <= total:
+        return None
+    other = ~whole
+    if kind == "probabilities":
+        other &= ~(
+            torch.cat([(part == 0).any(dim=1) for _, part in _blocks(scores)]) & (sums > 0) & (sums < 1)
+        )
     # Nearly all rows are no accident: taken for logits, every probability would be wrong.
-    if 2 * int(good.sum()) > len(good):
-        row = int((~good).nonzero()[0])
-        total = float(sums[row])
-        got = "has a number outside the range" if math.isnan(total) else f"sums to {total:.4g}"
+    if kind == "probabilities" and bool(other.any()):
+        row = int(other.nonzero()[0])
+        got = (
+            f"sums to {float(sums[row]):.4g}" if bool(sums[row].isfinite()) else "has a number outside [0, 1]"
+        )
         raise RowError(
             row,
-            f"{numbers} must sum to one as in {int(good.sum())} of {len(good)} rows, this one {got}; mend it, or state "
-            f"what the scores are with --scores {'|'.join(KINDS)}",
+            f"{numbers} must sum to one as in {count} of {total} rows, this one {got}; mend it, or state what the "
+            f"scores are with --scores {'|'.join(KINDS)}",
         )
-    return None
+    return ToldKind(
+        kind,
+        f"told by their rows, whose {numbers} sum to one in {count} of {total}; the others are scaled to one",
+    )
 
 
 def _blocks(scores: Tensor) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, len(scores), _ROWS_AT_ONCE):
         yield start, scores[start : start + _ROWS_AT_ONCE]
+
+
+def _is_one(sums: Tensor) -> Tensor:
+    return (sums - 1.0).abs() <= TOLERANCE
 
 
 def _sums(part: Tensor, kind: ScoreKind) -> Tensor:
@@ -131,8 +149,8 @@ def _check_finite(scores: Tensor) -> None:
     for start, part in _blocks(scores):
         for bad, text in (
             (part.isnan().any(dim=1), "scores must be numbers, got NaN"),
-            ((part == torch.inf).any(dim=1), "scores must be below infinity, got inf; -inf is allowed, for a score that "
-                                             "never wins"),
+            ((part == torch.inf).any(dim=1), "scores must be below infinity, got inf; -inf is allowed, for a score "
+                                             "that never wins"),
             (
                 (part == -torch.inf).all(dim=1) & (part.shape[1] > 1),
                 "one score at least must be more than -inf, got only -inf: no class can be predicted",
@@ -146,8 +164,9 @@ def _check_stated(scores: Tensor, kind: ScoreKind) -> None:
     single = scores.shape[1] == 1
     for start, part in _blocks(scores):
         sums = _sums(part, kind)
-        # Of one column the other class has the rest.
-        bad = sums.isnan() if single else ~((sums - 1.0).abs() <= TOLERANCE)
+        # Of one column the other class has the rest; a class that never wins may have been taken from a row.
+        never = (part == (0.0 if kind == "probabilities" else -torch.inf)).any(dim=1)
+        bad = sums.isnan() if single else ~(_is_one(sums) | (never & (sums > 0) & (sums < 1)))
         if bool(bad.any()):
             row = int(bad.nonzero()[0])
             within = "within [0, 1]" if kind == "probabilities" else "at most 0"
@@ -173,11 +192,15 @@ def on_log_scale(scores: Tensor, kind: ScoreKind) -> Tensor:
         # A certain class is one beside which the other never wins.
         sure = odds == torch.inf
         return torch.stack([torch.where(sure, -torch.inf, 0.0), torch.where(sure, 0.0, odds)], dim=1)
-    if kind != "probabilities":
+    if kind == "logits":
         return scores
     logs = torch.empty_like(scores)
     for start, part in _blocks(scores):
-        logs[start : start + len(part)] = _log(part)
+        of_part = _log(part) if kind == "probabilities" else part
+        # Rows that sum to one but for their decimals stay as they are, and equal scores equal.
+        total = _sums(part, kind)
+        off = torch.where(_is_one(total), 0.0, torch.logsumexp(of_part.double(), dim=1))
+        logs[start : start + len(part)] = of_part - off.to(of_part).unsqueeze(1)
     return logs
 
 

@@ -274,11 +274,11 @@ def evaluate() -> argparse.ArgumentParser:
     parser = _with_json(_parser(
         "evaluate",
         "Compute metrics from a table of labels and class scores (Parquet, CSV, TSV, .csv.gz): one with its interval, "
-        "whether the samples suffice, and the effect of a free correction; or all. Columns: label (index or name of the "
-        "class), scores (lists) or score_NAME (one per class), or one column with the scores of the positive class of "
-        "two; and group for metrics of groups. Scores are logits, log-probabilities or probabilities.",
+        "whether the samples suffice, and the effect of a free correction; or all. Columns: label (index or name of "
+        "the class), scores (lists) or score_NAME (one per class), or one column with the scores of the positive class "
+        "of two; and group for metrics of groups. Scores are logits, log-probabilities or probabilities.",
         "  $ selmix evaluate scores.parquet --objective min_recall\n"
-        "  $ selmix evaluate binary.csv --label y_true --positive 1 --objective f_beta --save threshold.json"))  # fmt: skip
+        "  $ selmix evaluate binary.csv --label y_true --positive 1 --objective f_beta --save cut.json"))  # fmt: skip
     parser.add_argument("table", type=Path, metavar="TABLE", help="file of the table")
     parser.add_argument(
         "--objective", metavar="METRIC", help="metric or objective, such as min_recall (default: all)"
@@ -291,7 +291,8 @@ def evaluate() -> argparse.ArgumentParser:
         "--label", default="label", metavar="COLUMN", help="column of the labels (default: label)"
     )
     parser.add_argument(
-        "--scores-column", action="append", metavar="COLUMN", help="column of the scores; several times: one per class",
+        "--scores-column", action="append", metavar="COLUMN",
+        help="column of the scores; several times: one per class",
     )  # fmt: skip
     parser.add_argument(
         "--score-prefix", default="score_", metavar="TEXT",

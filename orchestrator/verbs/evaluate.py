@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import PreflightError, UsageError
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from selmix.statistics.intervals import Estimate
 
 MAX_CLASSES_SHOWN = 5
-NOT_TRIED = "too many classes for the search, one sample of each, or a metric that decisions do not determine"
+NOT_TRIED = "too many classes for the search, or one sample of each"
+OF_SCORES = "the metric is one of the scores, which a correction of decisions leaves as they are"
 IN_NATS = ("log_loss",)
 """Metrics that are no fractions."""
 
@@ -80,7 +81,8 @@ class Correction:
         value: metric of the corrected predictions.
         difference: corrected minus plain, higher is better.
         outcome: outcome of that comparison.
-        biases: biases per class, fitted on all samples, to be added to the scores, of probabilities to their logarithms.
+        biases: biases per class, fitted on all samples, to be added to the scores; of probabilities to their
+            logarithms.
         threshold: of one column of scores the threshold that they amount to, on the scale of the scores; None else.
         mean_recall: corrected minus plain mean recall.
         constant_class: class that every sample is given to; None where there is none.
@@ -88,6 +90,7 @@ class Correction:
         constant_folds: folds of which the correction fitted on the others gives every sample to one class.
         given: file that it was read from; None for one that was fitted here.
         fitted_here: True if it was fitted on the very samples that it is judged on.
+        metric: metric that it is judged by.
     """
 
     value: float
@@ -101,6 +104,7 @@ class Correction:
     constant_folds: int = 0
     given: str | None = None
     fitted_here: bool = False
+    metric: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +125,14 @@ class EvaluateDocument:
         samples_needed: samples per class for a half-width of 5 percentage points; None where no reachable number is
             enough.
         correction: the post-hoc correction; None where none was tried.
+        not_tried: why none was; "" where one was, or where all metrics are asked for.
         scores: what the scores are: logits, log-probabilities or probabilities; None of predictions alone.
         scores_reason: how that is known.
         positive: positive class of one column of scores, or of two classes; None else.
         threshold: threshold on one column of scores that the predictions are made with; None else.
         metrics: the metric, or all that the table gives, each with its interval where there is one.
         left_out: metrics that the table does not give, and what they need.
+        definitions: numbers that define metrics: ``cvar_fraction`` and ``beta``.
         saved: file that the correction was written to; None for none.
     """
 
@@ -142,12 +148,14 @@ class EvaluateDocument:
     half_width: float | None
     samples_needed: int | None
     correction: Correction | None
-    scores: str | None = None
+    scores: Literal["logits", "log-probabilities", "probabilities"] | None = None
     scores_reason: str = ""
     positive: str | None = None
     threshold: float | None = None
     metrics: list[MetricRow] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    definitions: dict[str, float] = field(default_factory=dict)
+    not_tried: str = ""
     saved: str | None = None
 
 
@@ -295,7 +303,9 @@ def _of_predictions(
         raise AssertionError("a table of predictions has them")
     unknown = torch.full((len(found.labels),), torch.nan)
     predictions = Predictions(found.labels, found.predicted, unknown, found.groups)
-    document = _document(request, found)
+    document = replace(
+        _document(request, found), not_tried="it needs scores, the table has predictions alone"
+    )
     try:
         if metric is None:
             return _with_all(document, request, found, predictions, context)
@@ -336,7 +346,18 @@ def _of_scores(
         if metric is None:
             corrected = None if biases is None else samples.predictions(biases)
             plain = samples.predictions(all_scores=True)
-            return _with_all(document, request, found, plain, context, corrected)
+            document = _with_all(document, request, found, plain, context, corrected)
+            if given is None or biases is None:
+                return document
+            # By the metric that it was fitted for, where this table gives it.
+            known = {row.metric for row in document.metrics if row.corrected is not None}
+            judged_by = given.metric if given.metric in known else "mean_recall"
+            judged = assess_samples(samples, judged_by, context, biases).correction
+            return (
+                document
+                if judged is None
+                else _with_correction(document, request, found.class_names, judged, given)
+            )
         assessment = assess_samples(samples, metric.key, context, biases)
     except ValueError as error:
         # A class without samples: found only in the content of the table.
@@ -345,7 +366,7 @@ def _of_scores(
     if assessment.correction is None:
         if request.save is not None:
             raise PreflightError(f"--save: no correction was fitted: {NOT_TRIED}")
-        return document
+        return replace(document, not_tried=NOT_TRIED if metric.of_predictions is None else OF_SCORES)
     return _with_correction(document, request, found.class_names, assessment.correction, given)
 
 
@@ -390,6 +411,7 @@ def _document(request: Request, found: ScoreTable) -> EvaluateDocument:
         table=str(request.table), rows=len(found.labels), num_classes=len(found.class_names),
         groups=list(found.group_names), is_resolved=False, metric=None, value=None, classes=[], half_width=None,
         samples_needed=None, correction=None, positive=positive,
+        definitions={"cvar_fraction": request.definitions.cvar_fraction, "beta": request.definitions.beta},
     )  # fmt: skip
 
 
@@ -420,7 +442,7 @@ def _with_all(
     left_out = {}
     for key, metric in METRICS.items():
         if metric.needs is not None:
-            left_out[key] = f"metrics.{metric.needs} of a sweep file"
+            left_out[key] = "numbers of their own, which only a sweep file gives"
         elif metric.by_train_counts and request.train_counts is None:
             left_out[key] = "--train-counts"
         elif metric.of_cells is not None and found.groups is None:
@@ -458,10 +480,12 @@ def _with_correction(
     correction = Correction(
         found.value, _figure(found.difference), found.outcome, list(found.biases), threshold,
         _figure(found.mean_recall), found.constant_class, list(found.emptied), found.constant_folds,
-        None if given is None else str(request.correction), fitted_here,
+        None if given is None else str(request.correction), fitted_here, found.metric,
     )  # fmt: skip
-    (row,) = document.metrics
-    document = replace(document, correction=correction, metrics=[replace(row, corrected=found.value)])
+    document = replace(document, correction=correction)
+    if document.metric is not None:
+        (row,) = document.metrics
+        document = replace(document, metrics=[replace(row, corrected=found.value)])
     if request.save is None or document.metric is None or document.scores is None:
         return document
     kept = ScoreCorrection(
@@ -507,7 +531,7 @@ def evaluation_text(document: EvaluateDocument, width: int | None) -> str:
         *([paragraph("resolved", _resolved(document), width)] if document.value is not None else []),
         weakest,
         *_of_scores_lines(document, width),
-        *([paragraph("post hoc", _post_hoc(document), width)] if document.scores is not None else []),
+        paragraph("post hoc", _post_hoc(document), width),
     ])  # fmt: skip
 
 
@@ -541,9 +565,7 @@ def _weakest(document: EvaluateDocument) -> str:
 def _of_scores_lines(document: EvaluateDocument, width: int | None) -> list[str]:
     """What the scores are; of a document of before nothing."""
     if document.scores is None:
-        return [] if document.scores_reason or not document.metrics else [
-            paragraph("scores", "none, predictions alone: no correction, and no metric of scores", width)
-        ]  # fmt: skip
+        return []
     cut = ""
     if document.threshold is not None:
         cut = f"; {document.positive} is predicted where its score exceeds {document.threshold:.4g}"
@@ -553,7 +575,7 @@ def _of_scores_lines(document: EvaluateDocument, width: int | None) -> list[str]
 def _post_hoc(document: EvaluateDocument) -> str:
     correction = document.correction
     if correction is None:
-        return f"not tried: {NOT_TRIED}"
+        return f"not tried: {document.not_tried or NOT_TRIED}"
     what = "a bias per class on the scores"
     if correction.threshold is not None:
         what = f"a threshold of {correction.threshold:.4g} on the score of {document.positive}"
@@ -565,12 +587,14 @@ def _post_hoc(document: EvaluateDocument) -> str:
             origin = "fitted on these very samples: what it gains here says nothing of others"
     else:
         what = f"{what}, which costs no training,"
-    gives = f"{what} gives {percent(correction.value)} %, {difference(correction.difference)} pp: {correction.outcome}"
+    of = f" {correction.metric} of" if document.metric is None else ""
+    gained = f"{difference(correction.difference)} pp: {correction.outcome}"
+    gives = f"{what} gives{of} {percent(correction.value)} %, {gained}"
     saved = f"; written to {document.saved}" if document.saved is not None else ""
-    return f"{gives}{_price(document, correction)}; {origin}{saved}"
+    return f"{gives}{_price(correction)}; {origin}{saved}"
 
 
-def _price(document: EvaluateDocument, correction: Correction) -> str:
+def _price(correction: Correction) -> str:
     """What a correction does with the classes, and with the mean recall."""
     if correction.constant_class is not None:
         does = f", by giving EVERY sample to class {correction.constant_class}"
@@ -582,7 +606,7 @@ def _price(document: EvaluateDocument, correction: Correction) -> str:
         does = f", but of {correction.constant_folds} of 5 folds every sample went to one class"
     else:
         does = ""
-    if correction.mean_recall is None or (document.metric in OF_MEAN_RECALL and not does):
+    if correction.mean_recall is None or (correction.metric in OF_MEAN_RECALL and not does):
         return does
     return f"{does}; mean recall {difference(correction.mean_recall)} pp"
 
@@ -602,12 +626,20 @@ def _text_of_all(document: EvaluateDocument, samples: str, width: int | None) ->
     needs: dict[str, list[str]] = {}
     for metric, need in document.left_out.items():
         needs.setdefault(need, []).append(metric)
-    left_out = "; ".join(f"{', '.join(metrics)} (need {need})" for need, metrics in needs.items())
+    left_out = "; ".join(f"{', '.join(metrics)}: for want of {need}" for need, metrics in needs.items())
     return "\n".join([
         sentence(f"{samples}, all metrics", width),
         table(columns, rows, width),
+        paragraph("defined", _defined(document), width),
         *([paragraph("left out", left_out, width)] if left_out else []),
         paragraph("weakest", f"recall in %, each class with its own interval: class {_weakest(document)}", width),
         *_of_scores_lines(document, width),
+        *([paragraph("post hoc", _post_hoc(document), width)] if document.correction is not None else []),
         paragraph("next", "--objective METRIC: whether the samples suffice, and what a free correction gives", width),
     ])  # fmt: skip
+
+
+def _defined(document: EvaluateDocument) -> str:
+    """Definitions of the metrics that have some."""
+    share, beta = document.definitions["cvar_fraction"], document.definitions["beta"]
+    return f"cvar_recall of the weakest {percent(share)} % of the classes; f_beta with beta {beta:g}"

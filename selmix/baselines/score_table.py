@@ -55,6 +55,7 @@ class Correction:
     Of a large table they are fitted on a part; they are evaluated on all samples.
 
     Attributes:
+        metric: a key of METRICS.
         value: metric of the corrected predictions.
         difference: corrected minus plain, higher is better, paired.
         outcome: of that difference.
@@ -65,6 +66,7 @@ class Correction:
         constant_folds: folds of which the biases fitted on the others give every sample to one class; 0 of given ones.
     """
 
+    metric: str
     value: float
     difference: Estimate
     outcome: Outcome
@@ -364,7 +366,7 @@ def _judged(
     decided = torch.bincount(decide(samples.scores, biases), minlength=len(samples.names))
     used = torch.nonzero(decided).flatten().tolist()
     return Correction(
-        value, difference, outcome(difference), tuple(biases.tolist()),
+        metric, value, difference, outcome(difference), tuple(biases.tolist()),
         paired_difference("mean_recall", [corrected], [plain], context),
         samples.names[used[0]] if len(used) == 1 else None,
         tuple(name for k, name in enumerate(samples.names) if k not in used),

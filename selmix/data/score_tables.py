@@ -151,8 +151,8 @@ class _Reader:
             found = tuple(name for name in self.names if name not in used)
             if len(found) != 1:
                 raise ValueError(
-                    f"{self.path}: must have a column scores with lists of K numbers, columns {prefix}NAME, or one column "
-                    f"beside the label, got {self._listed()}; name it with --scores-column or --score-prefix"
+                    f"{self.path}: must have a column scores with lists of K numbers, columns {prefix}NAME, or one "
+                    f"column beside the label, got {self._listed()}; name it with --scores-column or --score-prefix"
                 )
         if len(found) == 1:
             return self.file.scores(found[0]), ()
@@ -194,8 +194,8 @@ class _Reader:
             shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
             raise RowError(
                 row,
-                f"{self.columns.label} must be one of {shown}, got {values[int(index[row])]!r}; name the classes in the "
-                "order of their scores with --class-names",
+                f"{self.columns.label} must be one of {shown}, got {values[int(index[row])]!r}; name the classes in "
+                "the order of their scores with --class-names",
             )
 
     def _two_values(self, index: Tensor, values: list[Any]) -> tuple[Tensor, tuple[str, ...]]:
@@ -422,7 +422,6 @@ class _Parquet:
 
     def _lists(self, name: str, of: Any) -> Tensor:
         """A column of lists as one tensor, batch by batch, so that it is held once only."""
-        import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
@@ -490,7 +489,7 @@ class _Text:
             )
 
     def _lines(self) -> io.TextIOWrapper:
-        binary = gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")
+        binary: Any = gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")  # noqa: SIM115
         # Excel begins its files with a byte order mark.
         return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
 

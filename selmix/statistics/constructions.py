@@ -60,8 +60,8 @@ OfPair = Callable[[Predictions, Predictions, MetricContext, float], Bounds]
 class Construction:
     """Limits of one metric.
 
-    Exactly one of ``of_counts`` and ``of_predictions`` is set, and of ``pair`` and ``influence``; none of the four where
-    no limits are known.
+    Exactly one of ``of_counts`` and ``of_predictions`` is set, and of ``pair`` and ``influence``; none of the four
+    where no limits are known.
 
     Attributes:
         single: how the limits of one model are made, in words.
@@ -193,8 +193,8 @@ CONSTRUCTIONS: dict[str, Construction] = {
     },
     **{
         key: Construction(
-            "Clopper-Pearson with the effective number of samples by the delta method, its bias taken out; none where the "
-            "bias exceeds the standard error",
+            "Clopper-Pearson with the effective number of samples by the delta method, its bias taken out; none where "
+            "the bias exceeds the standard error",
             "normal on influence values, with two pseudo-samples, one each way",
             "smooth in the matrix, and skewed near 1",
             of_counts=partial(macro_f_bounds, key), influence=partial(macro_f_influence, key),

@@ -31,7 +31,7 @@ def macro_f_bounds(key: str, counts: Tensor, context: MetricContext, alpha: floa
         alpha: 1 - the joint level of both limits.
     """
     square = squared_beta(key, context)
-    rows, total, classes = counts.sum(dim=1), float(counts.sum()), counts.shape[0]
+    rows, classes = counts.sum(dim=1), counts.shape[0]
     near = shrunk_rows(counts)
     expected = near * rows.unsqueeze(1)
     influence = macro_f_influences(expected, square)

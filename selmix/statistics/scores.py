@@ -1,8 +1,8 @@
 """Limits of metrics of the scores themselves: the Brier score, and the areas under the curves.
 
 The log loss has none. Its largest terms are rare and as large as a model is sure: over 24 samples a class the normal
-approximation missed the mean of a good model in 24 % of draws, and that of a model that is too sure in 33 %; with Hall's
-correction for skewness in 9 % and 20 %.
+approximation missed the mean of a good model in 24 % of draws, and that of a model that is too sure in 33 %; with
+Hall's correction for skewness in 9 % and 20 %.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def auroc_bounds(predictions: Predictions, alpha: float) -> Bounds:
 def auroc_influences(predictions: Predictions) -> Tensor:
     """Change of the mean area under the curves with one more such sample, up to a constant of the class; shape (n,).
 
-    Of a sample of class k the share of the others that it is rightly placed against, divided by the samples of its kind,
-    in the mean over the curves.
+    Of a sample of class k the share of the others that it is rightly placed against, divided by the samples of its
+    kind, in the mean over the curves.
     """
     scores, labels = log_probabilities_of(predictions), predictions.labels
     curves = ranked_classes(scores.shape[1])
