@@ -17,9 +17,6 @@ from torch import Tensor
 ScoreKind = Literal["logits", "log-probabilities", "probabilities"]
 KINDS: tuple[ScoreKind, ...] = get_args(ScoreKind)
 
-TOLERANCE = 0.01
-"""Of the sum of a row of probabilities: what is written with two or three decimals does not sum to one exactly."""
-
 _ROWS_AT_ONCE = 2**16  # bounds what is worked on beside the scores
 
 
@@ -100,7 +97,7 @@ def _whole_rows(scores: Tensor, kind: ScoreKind, numbers: str) -> ToldKind | Non
         RowError: most rows are probabilities, and one is not.
     """
     sums = torch.cat([_sums(part, kind) for _, part in _blocks(scores)])
-    whole = _is_one(sums)
+    whole = _is_one(sums, scores.shape[1])
     count, total = int(whole.sum()), len(whole)
     if count == total:
         return ToldKind(kind, f"told by their rows, whose {numbers} sum to one")
@@ -133,14 +130,19 @@ def _blocks(scores: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield start, scores[start : start + _ROWS_AT_ONCE]
 
 
-def _is_one(sums: Tensor) -> Tensor:
-    return (sums - 1.0).abs() <= TOLERANCE
+def tolerance(num_classes: int) -> float:
+    """What the sum of a row of probabilities may be off by: that of two decimals each, in [0.01, 0.05]."""
+    return min(0.05, max(0.01, 0.005 * num_classes)) + 1e-6
+
+
+def _is_one(sums: Tensor, num_classes: int) -> Tensor:
+    return (sums - 1.0).abs() <= tolerance(num_classes)
 
 
 def _sums(part: Tensor, kind: ScoreKind) -> Tensor:
     """Sum of each row as probabilities, shape (m,), float64; NaN where a number can be none."""
     values = part.double()
-    bad = (values < 0) | (values > 1 + TOLERANCE) if kind == "probabilities" else values > TOLERANCE
+    bad = (values < 0) | (values > 1 + tolerance(1)) if kind == "probabilities" else values > tolerance(1)
     values = values if kind == "probabilities" else values.exp()
     return torch.where(bad.any(dim=1), torch.nan, values.sum(dim=1))
 
@@ -166,7 +168,7 @@ def _check_stated(scores: Tensor, kind: ScoreKind) -> None:
         sums = _sums(part, kind)
         # Of one column the other class has the rest; a class that never wins may have been taken from a row.
         never = (part == (0.0 if kind == "probabilities" else -torch.inf)).any(dim=1)
-        bad = sums.isnan() if single else ~(_is_one(sums) | (never & (sums > 0) & (sums < 1)))
+        bad = sums.isnan() if single else ~(_is_one(sums, part.shape[1]) | (never & (sums > 0) & (sums < 1)))
         if bool(bad.any()):
             row = int(bad.nonzero()[0])
             within = "within [0, 1]" if kind == "probabilities" else "at most 0"
@@ -199,7 +201,7 @@ def on_log_scale(scores: Tensor, kind: ScoreKind) -> Tensor:
         of_part = _log(part) if kind == "probabilities" else part
         # Rows that sum to one but for their decimals stay as they are, and equal scores equal.
         total = _sums(part, kind)
-        off = torch.where(_is_one(total), 0.0, torch.logsumexp(of_part.double(), dim=1))
+        off = torch.where(_is_one(total, part.shape[1]), 0.0, torch.logsumexp(of_part.double(), dim=1))
         logs[start : start + len(part)] = of_part - off.to(of_part).unsqueeze(1)
     return logs
 

@@ -129,7 +129,7 @@ class _Reader:
             raise AssertionError("columns of one file have one length")
         if group is None:
             return ScoreTable(labels, scores, names, predicted=predicted)
-        index, values = self.file.values(group)
+        index, values = self.file.values(group, classes=False)
         if len(values) < 2:
             raise ValueError(f"{self.path}: {group} must name at least two groups, got {values}")
         place, group_names = _sorted(values)
@@ -321,7 +321,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _indexed(column: Any, name: str) -> tuple[Tensor, list[Any]]:
+def _indexed(column: Any, name: str, classes: bool) -> tuple[Tensor, list[Any]]:
     """Place of each row's value among the distinct values of a column, shape (n,), and these, the first one first."""
     import pyarrow as pa
 
@@ -338,7 +338,8 @@ def _indexed(column: Any, name: str) -> tuple[Tensor, list[Any]]:
     encoded = column.dictionary_encode()
     # A copy, as torch warns of memory that it may not write to.
     index = torch.from_numpy(encoded.indices.to_numpy(zero_copy_only=False).copy()).long()
-    return index, [_plain(value) for value in encoded.dictionary.to_pylist()]
+    values = encoded.dictionary.to_pylist()
+    return index, [_plain(value) for value in values] if classes else values
 
 
 def _is_numeric(kind: Any) -> bool:
@@ -396,9 +397,9 @@ class _Parquet:
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{self.path}: must be {FORMS}: {error}") from error
 
-    def values(self, name: str) -> tuple[Tensor, list[Any]]:
-        """Place of each row's value among the distinct ones, and these."""
-        return _indexed(self._column(name), name)
+    def values(self, name: str, classes: bool = True) -> tuple[Tensor, list[Any]]:
+        """Place of each row's value among the distinct ones, and these; truth values of classes are whole numbers."""
+        return _indexed(self._column(name), name, classes)
 
     def numbers(self, names: Sequence[str]) -> Tensor:
         """Columns of numbers, shape (n, K)."""
@@ -542,9 +543,9 @@ class _Text:
             return ValueError(f"{self.path}: must be text in UTF-8: {error.reason}; save it as UTF-8")
         return ValueError(f"{self.path}: must be {FORMS}: {arrow}")
 
-    def values(self, name: str) -> tuple[Tensor, list[Any]]:
-        """Place of each row's value among the distinct ones, and these."""
-        return _indexed(self._columns([name], numeric=False)[name], name)
+    def values(self, name: str, classes: bool = True) -> tuple[Tensor, list[Any]]:
+        """Place of each row's value among the distinct ones, and these; truth values of classes are whole numbers."""
+        return _indexed(self._columns([name], numeric=False)[name], name, classes)
 
     def numbers(self, names: Sequence[str]) -> Tensor:
         """Columns of numbers, shape (n, K)."""

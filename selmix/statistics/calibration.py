@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from selmix.metrics import Predictions, calibration_bins
+from selmix.metrics import CALIBRATION_BINS, Predictions, calibration_bins, calibration_bins_of_equal_width
 from selmix.statistics.proportions import Bounds, normal_quantile
 
 Bins = Callable[[Predictions], list[tuple[Tensor, Tensor]]]
@@ -53,6 +53,22 @@ def calibration_bounds(predictions: Predictions, alpha: float, bins: Bins = cali
     error, bias, deviation = _moments(predictions, bins)
     z = normal_quantile(alpha / 2.0)
     return max(0.0, error - bias - z * deviation), min(1.0, error + z * deviation)
+
+
+FEWEST_A_BIN = 3
+"""Samples per bin of equal width, in the mean, below which no limits are known: of ten in all 15 % of them missed."""
+
+
+def equal_width_bounds(predictions: Predictions, alpha: float) -> Bounds:
+    """:func:`calibration_bounds` over bins of equal width; (0, 1) of fewer than three samples a bin.
+
+    Args:
+        predictions: of a model.
+        alpha: 1 - the joint level of both limits.
+    """
+    if len(predictions.labels) < FEWEST_A_BIN * CALIBRATION_BINS:
+        return 0.0, 1.0
+    return calibration_bounds(predictions, alpha, calibration_bins_of_equal_width)
 
 
 def calibration_difference(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from selmix.groups import GROUP_RATES
 from selmix.metrics import METRICS, MetricContext, Predictions, calibration_bins_of_equal_width
-from selmix.statistics.calibration import calibration_bounds, calibration_difference
+from selmix.statistics.calibration import calibration_bounds, calibration_difference, equal_width_bounds
 from selmix.statistics.curved_means import CURVES, curved_bounds, curved_difference
 from selmix.statistics.cvar import cvar_bounds, cvar_difference
 from selmix.statistics.gaps import group_gap_difference, recall_gap_difference
@@ -230,9 +230,9 @@ CONSTRUCTIONS: dict[str, Construction] = {
         pair=lambda a, b, context, alpha: calibration_difference(a, b, alpha),
     ),
     "calibration_error_equal_width": Construction(
-        "the error less what noise adds to it at most, and z standard errors",
+        "the error less what noise adds to it at most, and z standard errors; none of fewer than 45 samples",
         "the same of both sides, unpaired", "resampling counts the bias of a binned error twice",
-        of_predictions=partial(calibration_bounds, bins=calibration_bins_of_equal_width),
+        of_predictions=equal_width_bounds,
         pair=lambda a, b, context, alpha: calibration_difference(a, b, alpha, calibration_bins_of_equal_width),
     ),
     "log_loss": Construction(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from selmix.baselines.score_table import assess
-from selmix.data.tables import read_scores
+from selmix.data.score_tables import read_scores
 from selmix.metrics import MetricContext, Predictions
 from selmix.statistics.intervals import counts_interval, metric_interval
 from tests.command import here

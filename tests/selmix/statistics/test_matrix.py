@@ -17,9 +17,9 @@ from selmix.statistics.matrix import (
     coverage_bounds,
     coverage_difference,
     coverage_members,
-    f1_influences,
-    macro_f1_bounds,
-    macro_f1_influence,
+    macro_f_bounds,
+    macro_f_influence,
+    macro_f_influences,
     min_precision_bounds,
     min_precision_difference,
 )
@@ -53,7 +53,7 @@ def test_influences_on_macro_f1_by_finite_differences() -> None:
             up[i, j] += step
             down[i, j] -= step
             changes[i, j] = float(macro_f1(up, CONTEXT) - macro_f1(down, CONTEXT)) / (2 * step)
-    found = f1_influences(COUNTS)
+    found = macro_f_influences(COUNTS)
     # Up to a constant of the row.
     difference = changes - found
     assert torch.allclose(difference, difference[:, :1].expand(3, 3), atol=1e-8)
@@ -67,7 +67,7 @@ def test_the_bias_of_macro_f1_by_simulation() -> None:
     simulated = float(values.mean()) - float(macro_f1(near * rows.unsqueeze(1), CONTEXT))
     error = float(values.std()) / 200
     # Four errors of the simulation, and a tenth of the bias for the third order.
-    found = matrix._f1_bias(near, rows)
+    found = matrix._macro_f_bias(near, rows, 1.0)
     assert found == pytest.approx(simulated, abs=4 * error + 0.1 * abs(simulated))
     assert found < -2 * error
 
@@ -77,7 +77,7 @@ def test_the_variance_of_a_difference_of_macro_f1_by_simulation() -> None:
     for seed in range(300):
         a, b = pair(seed, 100)
         differences.append(a.value(METRICS["macro_f1"], CONTEXT) - b.value(METRICS["macro_f1"], CONTEXT))
-        influence = macro_f1_influence(a, b, CONTEXT)
+        influence = macro_f_influence("macro_f1", a, b, CONTEXT)
         variances.append(stratified_variance(a.labels, influence.of_samples))
     # The deviation of 300 draws has a standard error of 4 %.
     found = math.sqrt(sum(variances) / len(variances))
@@ -104,7 +104,7 @@ def test_macro_f1_of_too_few_samples_is_not_known() -> None:
         for _ in range(5):
             right = float(torch.rand(1, generator=generator)) < 0.3
             counts[k, k if right else int(torch.randint(classes, (1,), generator=generator))] += 1
-    assert macro_f1_bounds(counts, MetricContext(torch.full((classes,), 5)), 0.05) == (0.0, 1.0)
+    assert macro_f_bounds("macro_f1", counts, MetricContext(torch.full((classes,), 5)), 0.05) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("key", ["macro_f1", "min_precision"])
