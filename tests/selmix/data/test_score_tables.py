@@ -199,7 +199,7 @@ def test_a_class_may_be_named_na_and_a_parquet_file_anything(tmp_path: Path) -> 
         ({"label": [0, -1], "scores": SCORES}, "row 2: label must be one of 0, 1, 2, got -1"),
         ({"label": [0, 5], "scores": SCORES}, "row 2: label must be one of 0, 1, 2, got 5; name the classes"),
         ({"label": [0.5, 1], "scores": SCORES}, "row 1: label must be one of 0, 1, 2, got 0.5"),
-        ({"label": ["cat", "dog"], "score_dog": [1, 2], "score_eel": [1, 2]}, "label must be one of dog, eel, got 'cat'"),
+        ({"label": ["cat", "dog"], "score_dog": [1, 2], "score_eel": [1, 2]}, "must be one of dog, eel, got 'cat'"),
         ({"label": [0, None], "scores": SCORES}, "row 2: label must be given in every row"),
         ({"label": pa.array([], pa.int64()), "scores": pa.array([], pa.list_(pa.float32()))}, "must have rows"),
         ({"label": [0, 1], "scores": SCORES, "group": ["a", "a"]}, r"group must name at least two groups, got \['a'\]"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from selmix.definitions import Definitions
 from selmix.metric_functions import macro_f1
 from selmix.metrics import METRICS, MetricContext, Predictions
 from selmix.statistics import matrix
@@ -20,8 +21,10 @@ from selmix.statistics.matrix import (
     macro_f_bounds,
     macro_f_influence,
     macro_f_influences,
+    matrix_influences,
     min_precision_bounds,
     min_precision_difference,
+    squared_beta,
 )
 from selmix.statistics.means import shrunk_rows, stratified_variance
 from selmix.statistics.paired_minima import SPLIT, Parts, least_difference, proportions
@@ -218,3 +221,53 @@ def test_members_of_head_and_tail() -> None:
     head, tail = coverage_members("min_head_tail_coverage", CONTEXT).tolist()
     assert [h + t for h, t in zip(head, tail, strict=True)] == [1.0, 1.0, 1.0]
     assert tail[2] == 1.0
+
+
+@pytest.mark.parametrize("key", ["mcc", "cohen_kappa", "f_beta"])
+def test_influences_are_finite_differences_of_the_metric(key: str) -> None:
+    near = shrunk_rows(COUNTS) * COUNTS.sum(dim=1, keepdim=True)
+    step, changes = 1e-5, torch.empty(3, 3, dtype=torch.float64)
+    for i in range(3):
+        for j in range(3):
+            up, down = near.clone(), near.clone()
+            up[i, j] += step
+            down[i, j] -= step
+            changes[i, j] = float(METRICS[key].of(up, CONTEXT) - METRICS[key].of(down, CONTEXT)) / (2 * step)
+    square = squared_beta(key, CONTEXT)
+    found = macro_f_influences(near, square) if key == "f_beta" else matrix_influences(key, COUNTS, CONTEXT)
+    # Up to a constant of the row: rows are drawn with their sums. 1e-7 for the differences.
+    difference = found - changes
+    assert torch.allclose(difference, difference[:, :1].expand_as(difference), atol=1e-7)
+
+
+@pytest.mark.parametrize("key", ["mcc", "cohen_kappa"])
+def test_the_bias_of_an_agreement_is_small_beside_its_error(key: str) -> None:
+    near, rows = shrunk_rows(COUNTS), COUNTS.sum(dim=1)
+    random = np.random.default_rng(0)
+    drawn = np.stack([random.multinomial(int(n), p, 20_000) for n, p in zip(rows, near.numpy(), strict=True)])
+    values = METRICS[key].of(torch.from_numpy(drawn).double().transpose(0, 1), CONTEXT)
+    bias = float(values.mean()) - float(METRICS[key].of(near * rows.unsqueeze(1), CONTEXT))
+    assert abs(bias) < 0.1 * float(values.std())
+
+
+@pytest.mark.parametrize("key", ["mcc", "cohen_kappa"])
+def test_limits_of_an_agreement_lie_in_its_range_and_hold_at_its_ends(key: str) -> None:
+    never = torch.tensor([[0.0, 9.0], [9.0, 0.0]], dtype=torch.float64)
+    always = torch.tensor([[9.0, 0.0], [0.0, 9.0]], dtype=torch.float64)
+    one_class = torch.tensor([[9.0, 0.0], [9.0, 0.0]], dtype=torch.float64)
+    two = MetricContext(torch.ones(2))
+    for counts, value in ((never, -1.0), (always, 1.0), (one_class, 0.0)):
+        assert float(METRICS[key].of(counts, two)) == pytest.approx(value)
+        low, high = CONSTRUCTIONS[key].of_counts(counts, two, 0.05)  # type: ignore[misc]
+        assert -1.0 <= low <= value <= high <= 1.0
+        assert high - low > 0.3
+
+
+def test_f_of_beta_one_is_macro_f1_with_its_limits() -> None:
+    one = MetricContext(CONTEXT.train_counts, Definitions(beta=1.0))
+    assert float(METRICS["f_beta"].of(COUNTS, one)) == float(METRICS["macro_f1"].of(COUNTS, one))
+    assert macro_f_bounds("f_beta", COUNTS, one, 0.05) == macro_f_bounds("macro_f1", COUNTS, one, 0.05)
+    a, b = pair(0)
+    both = [macro_f_influence(key, a, b, one) for key in ("f_beta", "macro_f1")]
+    assert torch.equal(both[0].of_samples, both[1].of_samples)
+    assert both[0].largest == both[1].largest
