@@ -278,7 +278,7 @@ def evaluate() -> argparse.ArgumentParser:
         "the class), scores (lists) or score_NAME (one per class), or one column with the scores of the positive class "
         "of two; and group for metrics of groups. Scores are logits, log-probabilities or probabilities.",
         "  $ selmix evaluate scores.parquet --objective min_recall\n"
-        "  $ selmix evaluate binary.csv --label y_true --positive 1 --objective f_beta --save cut.json"))  # fmt: skip
+        "  $ selmix evaluate two.csv --positive 1 --objective mcc --save cut.json"))  # fmt: skip
     parser.add_argument("table", type=Path, metavar="TABLE", help="file of the table")
     parser.add_argument(
         "--objective", metavar="METRIC", help="metric or objective, such as min_recall (default: all)"
