@@ -57,7 +57,7 @@ def kind_of(scores: Tensor, stated: ScoreKind | None = None) -> ToldKind:
         stated: what the user says that they are; None to tell it by the rows.
     Raises:
         RowError: a score is NaN or inf, a row has nothing but -inf, a row is not what is stated, or most rows are
-            probabilities or log-probabilities and one is not.
+            probabilities and one is not.
     """
     _check_finite(scores)
     single = scores.shape[1] == 1
@@ -69,22 +69,24 @@ def kind_of(scores: Tensor, stated: ScoreKind | None = None) -> ToldKind:
         least, most = float(scores.min()), float(scores.max())
         if least >= 0.0 and most <= 1.0:
             return ToldKind("probabilities", "told by their range, which is within [0, 1]")
-        return ToldKind("logits", f"told by their range, {least:.3g} to {most:.3g}")
-    told = _whole_rows(scores, "probabilities", "numbers") or _whole_rows(
-        scores, "log-probabilities", "exponentials"
-    )
-    if told is not None:
-        return told
-    within = bool((scores >= 0).all()) and bool((scores <= 1).all())
+        hint = "; if they are log-probabilities, state it with --scores" if most <= 0.0 else ""
+        return ToldKind("logits", f"told by their range, {least:.3g} to {most:.3g}{hint}")
+    for kind, numbers in _OF_ROWS:
+        if (told := _whole_rows(scores, kind, numbers)) is not None:
+            return told
+    hint = ""
+    if bool((scores >= 0).all()) and bool((scores <= 1).all()):
+        hint = "; all lie within [0, 1]: if each is a probability of its own, scale the rows to sum to one"
     return ToldKind(
-        "logits",
-        "told by their rows, which sum to one neither as they are nor as exponentials"
-        + (
-            "; all lie within [0, 1]: if each is a probability of its own, scale the rows to sum to one"
-            if within
-            else ""
-        ),
+        "logits", f"told by their rows, which sum to one neither as they are nor as exponentials{hint}"
     )
+
+
+_OF_ROWS: tuple[tuple[ScoreKind, str], ...] = (
+    ("probabilities", "numbers"),
+    ("log-probabilities", "exponentials"),
+)
+"""Kinds that the sums of the rows tell, and what is summed."""
 
 
 def _whole_rows(scores: Tensor, kind: ScoreKind, numbers: str) -> ToldKind | None:
@@ -103,17 +105,13 @@ def _whole_rows(scores: Tensor, kind: ScoreKind, numbers: str) -> ToldKind | Non
         return ToldKind(kind, f"told by their rows, whose {numbers} sum to one")
     if 2 * count <= total:
         return None
-    other = ~whole
-    if kind == "probabilities":
-        other &= ~(
-            torch.cat([(part == 0).any(dim=1) for _, part in _blocks(scores)]) & (sums > 0) & (sums < 1)
-        )
+    never = torch.cat([(part == 0).any(dim=1) for _, part in _blocks(scores)])
+    wrong = ~whole & ~(never & (sums > 0) & (sums < 1))
     # Nearly all rows are no accident: taken for logits, every probability would be wrong.
-    if kind == "probabilities" and bool(other.any()):
-        row = int(other.nonzero()[0])
-        got = (
-            f"sums to {float(sums[row]):.4g}" if bool(sums[row].isfinite()) else "has a number outside [0, 1]"
-        )
+    if kind == "probabilities" and bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        is_sum = bool(sums[row].isfinite())
+        got = f"sums to {float(sums[row]):.4g}" if is_sum else "has a number outside [0, 1]"
         raise RowError(
             row,
             f"{numbers} must sum to one as in {count} of {total} rows, this one {got}; mend it, or state what the "

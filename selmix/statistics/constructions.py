@@ -203,7 +203,8 @@ CONSTRUCTIONS: dict[str, Construction] = {
     },
     **{
         key: Construction(
-            "Clopper-Pearson of (1 + value) / 2 with the effective number of samples by the delta method",
+            "Clopper-Pearson of (value + c) / (1 + c), c = 1 / (K - 1), with the effective number of samples by the "
+            "delta method",
             "normal on influence values, with two pseudo-samples, one each way",
             "smooth in the matrix, with a bias of the order of one sample",
             of_counts=partial(agreement_bounds, key), influence=partial(agreement_influence, key),

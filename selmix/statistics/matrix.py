@@ -110,10 +110,12 @@ def _difference(a: Predictions, b: Predictions, sides: list[Tensor]) -> Influenc
 
 
 def agreement_bounds(key: str, counts: Tensor, context: MetricContext, alpha: float) -> Bounds:
-    """Limits of MCC or kappa, which lie in [-1, 1]: those of the fraction (1 + value) / 2.
+    """Limits of MCC or kappa: those of the fraction (value + c) / (1 + c) with c = 1 / (K - 1).
 
-    Clopper-Pearson with as many samples as have its variance by the delta method, at rows with one pooled pseudo-sample
-    each. Both are quotients of sums over samples whose bias is of the order of one sample: it is left in.
+    Of K classes alike both are (accuracy K - 1) / (K - 1): the fraction is then the accuracy. Below -c, where decisions
+    are worse than none, the lower limit is -1. Clopper-Pearson with as many samples as have its variance by the delta
+    method, at rows with one pooled pseudo-sample each. Both are quotients of sums over samples whose bias is of the
+    order of one sample: it is left in.
 
     Args:
         key: ``mcc`` or ``cohen_kappa``.
@@ -124,8 +126,10 @@ def agreement_bounds(key: str, counts: Tensor, context: MetricContext, alpha: fl
     rows, near = counts.sum(dim=1), shrunk_rows(counts)
     variance = _variance(near, matrix_influences(key, counts, context), rows)
     value = float(METRICS[key].of(counts, context))
-    low, high = _fraction_limits((1.0 + value) / 2.0, variance / 4.0, rows, alpha)
-    return min(value, 2.0 * low - 1.0), max(value, 2.0 * high - 1.0)
+    least = 1.0 / (len(rows) - 1)
+    low, high = _fraction_limits((value + least) / (1.0 + least), variance / (1.0 + least) ** 2, rows, alpha)
+    lower = (1.0 + least) * low - least if value > -least else -1.0
+    return min(value, lower), max(value, (1.0 + least) * high - least)
 
 
 def matrix_influences(key: str, counts: Tensor, context: MetricContext) -> Tensor:

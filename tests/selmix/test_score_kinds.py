@@ -139,8 +139,10 @@ def test_one_column_is_that_of_the_positive_class(kind: ScoreKind) -> None:
     assert torch.allclose(log_odds(column, kind), odds, atol=1e-9)
     scores = on_log_scale(column.unsqueeze(1), kind)
     assert torch.allclose(torch.softmax(scores, dim=1)[:, 1], torch.sigmoid(odds), atol=1e-12)
-    if kind != "log-probabilities":  # which look like logits: they must be stated
-        assert kind_of(column.unsqueeze(1)).kind == kind
+    told = kind_of(column.unsqueeze(1))
+    # Logarithms of one class look like logits: they must be stated.
+    assert told.kind == ("logits" if kind == "log-probabilities" else kind)
+    assert ("state it with --scores" in told.reason) == (kind == "log-probabilities")
     assert kind_of(column.unsqueeze(1), kind).kind == kind
 
 
