@@ -37,6 +37,8 @@ HERE = Path(__file__).parent
 REPETITIONS = 2000
 FRESH = 20_000
 GROUPS = 2
+MANY = 400_000
+"""Samples that stand for the truth of a metric of the scores: its error is a tenth of an interval's width at most."""
 SEED_SPREAD = 0.3
 """Standard deviation of a replicate's logits of its recalls around the procedure's."""
 
@@ -51,7 +53,8 @@ class Cell:
         classes: K.
         samples: of each class: a number, or ``5-500`` for classes from 5 to 500 in geometric steps.
         truth: ``alike:P``; ``weak:P`` for one class of P among others of .95; ``weak5:P`` for five;
-            ``spread:LOW:HIGH``. For the calibration error ``shift:D``, confidences that are D too high.
+            ``spread:LOW:HIGH``. For the calibration errors ``shift:D``, confidences that are D too high. For metrics of
+            the scores ``apart:D:S``: normal scores, D apart, S times as sure as they may be.
         other: ``same`` where both models of a pair have the same recalls class by class, ``moved`` where those of the
             second are rotated by half of the classes.
         correlation: share of the samples with one draw for both models.
@@ -91,7 +94,7 @@ class Cell:
         if shape == "spread":
             return torch.linspace(*values, count, dtype=torch.float64)
         # Of the calibration error the recalls follow from the confidences.
-        weak = {"alike": count, "weak": 1, "weak5": min(5, count), "shift": 0}[shape]
+        weak = {"alike": count, "weak": 1, "weak5": min(5, count)}.get(shape, 0)
         recalls = torch.full((count,), 0.95, dtype=torch.float64)
         recalls[:weak] = values[0]
         return recalls
@@ -123,6 +126,13 @@ class Cell:
     def true_value(self) -> float:
         """The metric of the expected counts."""
         metric = METRICS[self.metric]
+        if metric.by_scores and metric.of_predictions is not None:
+            # No closed form of several classes: the metric of many samples in the same shares.
+            labels = self.labels[0].repeat_interleave(max(1, MANY // len(self.labels[0])))
+            many = self.scored(
+                labels, torch.randn(len(labels), self.classes, generator=torch.Generator().manual_seed(0))
+            )
+            return metric.of_predictions(many)
         if metric.of_predictions is not None:
             return float(self.truth.split(":")[1])
         classes = self.classes
@@ -132,8 +142,29 @@ class Cell:
         expected[torch.arange(len(self.sizes)), strata_labels] = self.recalls
         return float(metric.of(expected * self.sizes.unsqueeze(1), self.context))
 
+    def scored(self, labels: Tensor, noise: Tensor) -> Predictions:
+        """Predictions of a model whose scores are normal about the label, shapes (n,) and (n, K)."""
+        _, apart, sureness = self.truth.split(":")
+        scores = noise.double()
+        scores[torch.arange(len(labels)), labels] += float(apart)
+        # D times the scores are the logits of the true probabilities, where classes are of one size.
+        logs = torch.log_softmax(float(apart) * float(sureness) * scores, dim=1)
+        confidence, predicted = logs.exp().max(dim=1)
+        return Predictions(labels, predicted, confidence, None, logs)
+
+    def _draw_scores(self, generator: torch.Generator) -> tuple[list[Predictions], list[Predictions]]:
+        labels, sides = self.labels[0], []
+        common = torch.randn(len(labels), self.classes, generator=generator)
+        for _ in range(2):
+            own = torch.randn(self.replicates, len(labels), self.classes, generator=generator)
+            noises = self.correlation**0.5 * common + (1.0 - self.correlation) ** 0.5 * own
+            sides.append([self.scored(labels, noise) for noise in noises])
+        return sides[0], sides[1]
+
     def draw(self, generator: torch.Generator) -> tuple[list[Predictions], list[Predictions]]:
         """Draw the models of both sides, one for each replicate."""
+        if METRICS[self.metric].by_scores:
+            return self._draw_scores(generator)
         labels, groups = self.labels
         strata = labels if groups is None else strata_of(labels, groups, GROUPS)
         shape = (2, self.replicates, len(labels))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from selmix.pretrain import pretrain as train_base
     from selmix.run.run import finetune as fine_tune
     from selmix.run.start_model import Base
+    from selmix.score_correction import load_score_correction
     from selmix.statistics.selection import Constraint, SelectionRule
 
 __version__ = "0.1.0"
@@ -27,7 +28,8 @@ METHOD = 2
 
 __all__ = [
     "METHOD", "Base", "Constraint", "DigitsConfig", "FinetuneConfig", "ModelConfig", "SelectionRule", "Split",
-    "SweepData", "__version__", "fine_tune", "join", "load_pin", "start_base", "train_base", "tuned_head",
+    "SweepData", "__version__", "fine_tune", "join", "load_pin", "load_score_correction", "start_base", "train_base",
+    "tuned_head",
 ]  # fmt: skip
 
 _HOMES = {
@@ -42,6 +44,7 @@ _HOMES = {
     "fine_tune": "selmix.run.run:finetune",
     "join": "selmix.data.splits",
     "load_pin": "selmix.pinned",
+    "load_score_correction": "selmix.score_correction",
     "start_base": "selmix.baselines.last_layer",
     "train_base": "selmix.pretrain:pretrain",
     "tuned_head": "selmix.baselines.last_layer",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 DEFAULT_CVAR_FRACTION = 0.3
 DEFAULT_HEAD_FRACTION = 0.9
+DEFAULT_BETA = 2.0
 
 RATES_OF_A_CLASS = ("recall", "precision")
 # What every store of metrics takes as a part of a key.
@@ -56,6 +57,7 @@ class Definitions:
         head_fraction: share of the classes, those with the most training samples, that are the head; the tail is the
             rest, at least one class.
         class_rates: recalls and precisions of single classes that are metrics too, such as those with a bound.
+        beta: weight of the recall beside the precision in ``f_beta``, > 0; 1 makes it macro F1.
     """
 
     cvar_fraction: float = DEFAULT_CVAR_FRACTION
@@ -63,6 +65,7 @@ class Definitions:
     cost_matrix: tuple[tuple[float, ...], ...] | None = None
     head_fraction: float = DEFAULT_HEAD_FRACTION
     class_rates: tuple[ClassRate, ...] = ()
+    beta: float = DEFAULT_BETA
 
     def problems(self, num_classes: int) -> list[str]:
         """List what does not fit K classes, one ``name: must be RULE, got VALUE`` per problem."""
@@ -71,6 +74,8 @@ class Definitions:
             problems.append(f"cvar_fraction: must be a number in (0, 1], got {self.cvar_fraction}")
         if not 0 < self.head_fraction < 1:
             problems.append(f"head_fraction: must be a number in (0, 1), got {self.head_fraction}")
+        if not (math.isfinite(self.beta) and self.beta > 0):
+            problems.append(f"beta: must be a number > 0, got {self.beta}")
         weights = self.recall_weights
         if weights is not None:
             good = all(math.isfinite(w) and w >= 0 for w in weights) and sum(weights) > 0

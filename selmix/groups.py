@@ -61,6 +61,16 @@ def equalized_odds_gap(cells: Tensor, num_groups: int) -> Tensor:
     return spread(*odds_rates(cells, num_groups))
 
 
+def one_vs_rest_odds_gap(cells: Tensor, num_groups: int) -> Tensor:
+    """Largest spread over the groups of a class's true or false positive rate, each class against the rest.
+
+    The false positive rate of class l is the share of the samples of all other classes that are predicted as l: where
+    :func:`equalized_odds_gap` compares one true class at a time, errors of several add up here. With two classes both
+    are the same.
+    """
+    return spread(*one_vs_rest_rates(cells, num_groups))
+
+
 def demographic_parity_gap(cells: Tensor, num_groups: int) -> Tensor:
     """Largest spread over the groups of P(l | a): max over predicted classes l of (max_a - min_a).
 
@@ -86,6 +96,16 @@ def odds_rates(cells: Tensor, num_groups: int) -> Rates:
     by_group = _by_group(cells, num_groups)
     rows = by_group.sum(dim=-1, keepdim=True).expand_as(by_group)
     return by_group.flatten(-2), rows.flatten(-2)
+
+
+def one_vs_rest_rates(cells: Tensor, num_groups: int) -> Rates:
+    """Hits and samples of each class, then false positives of each class and samples of all others, by group."""
+    by_group = _by_group(cells, num_groups)
+    hits, rows = by_group.diagonal(dim1=-2, dim2=-1), by_group.sum(dim=-1)
+    return (
+        torch.cat([hits, by_group.sum(dim=-2) - hits], dim=-1),
+        torch.cat([rows, rows.sum(dim=-1, keepdim=True) - rows], dim=-1),
+    )
 
 
 def parity_rates(cells: Tensor, num_groups: int) -> Rates:
@@ -118,6 +138,7 @@ def _split_rows(cells: Tensor, num_groups: int) -> Tensor:
 GROUP_RATES = {
     "equal_opportunity_gap": opportunity_rates,
     "equalized_odds_gap": odds_rates,
+    "one_vs_rest_odds_gap": one_vs_rest_rates,
     "demographic_parity_gap": parity_rates,
 }
 """Key of a gap -> the proportions that it is the spread of."""

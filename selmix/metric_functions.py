@@ -16,6 +16,9 @@ from torch import Tensor
 from selmix.confusion import coverage
 from selmix.definitions import DEFAULT_HEAD_FRACTION, Definitions, cvar_of_recalls
 
+# A share of samples that is 0 but for rounding.
+_NO_SPREAD = 1e-14
+
 # Many-shot classes have more than 100 training samples, few-shot classes fewer than 20.
 MANY_SHOT, FEW_SHOT = 100, 20
 
@@ -253,6 +256,44 @@ def macro_f1_of_margins(hits: Tensor, rows: Tensor, columns: Tensor, context: Me
     return (2.0 * hits / (rows + columns)).mean(dim=-1)
 
 
+def f_beta_of_margins(hits: Tensor, rows: Tensor, columns: Tensor, context: MetricContext) -> Tensor:
+    """Macro F-beta: mean over the classes of (1 + b^2) C_kk / (b^2 row sum + column sum), b of the definitions."""
+    square = context.definitions.beta**2
+    return ((1.0 + square) * hits / (square * rows + columns)).mean(dim=-1)
+
+
+def mcc_of_margins(hits: Tensor, rows: Tensor, columns: Tensor, context: MetricContext) -> Tensor:
+    """Matthews correlation coefficient of K classes, in [-1, 1]; 0 where every sample is predicted as one class.
+
+    Source: Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", Computational
+        Biology and Chemistry 2004.
+    """
+    agreed, by_chance, truth, decided = _agreement(hits, rows, columns)
+    spread = (1.0 - truth.square().sum(dim=-1)) * (1.0 - decided.square().sum(dim=-1))
+    # The square root has no gradient at 0: there the root of 1 is taken instead, and its value dropped.
+    varied = spread > _NO_SPREAD
+    root = torch.where(varied, spread, 1.0).sqrt()
+    return torch.where(varied, (agreed - by_chance) / root, 0.0)
+
+
+def cohen_kappa_of_margins(hits: Tensor, rows: Tensor, columns: Tensor, context: MetricContext) -> Tensor:
+    """Cohen's kappa, (p_o - p_e) / (1 - p_e), in [-1, 1]: agreement beyond that of independent decisions.
+
+    Source: Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement 1960.
+    """
+    agreed, by_chance, _, _ = _agreement(hits, rows, columns)
+    # One class alone, in truth and in decisions, agrees with itself by chance.
+    varied = 1.0 - by_chance > _NO_SPREAD
+    return torch.where(varied, (agreed - by_chance) / torch.where(varied, 1.0 - by_chance, 1.0), 0.0)
+
+
+def _agreement(hits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Shares of the samples: hits, hits of independent decisions, each class, and decisions for each class."""
+    total = columns.sum(dim=-1, keepdim=True)
+    truth, decided = rows / total, columns / total
+    return hits.sum(dim=-1) / total.squeeze(-1), (truth * decided).sum(dim=-1), truth, decided
+
+
 def min_precision_of_margins(hits: Tensor, rows: Tensor, columns: Tensor, context: MetricContext) -> Tensor:
     """Smallest precision; a class that is never predicted counts 0."""
     # Not clamp_min(1): the columns of a C that sums to 1 lie below 1 themselves.
@@ -277,6 +318,9 @@ MarginsMetric = Callable[[Tensor, Tensor, Tensor, MetricContext], Tensor]
 
 OF_MARGINS: dict[str, MarginsMetric] = {
     "macro_f1": macro_f1_of_margins,
+    "f_beta": f_beta_of_margins,
+    "mcc": mcc_of_margins,
+    "cohen_kappa": cohen_kappa_of_margins,
     "min_precision": min_precision_of_margins,
     "min_coverage": min_coverage_of_margins,
     "min_head_tail_coverage": min_head_tail_coverage_of_margins,
@@ -297,6 +341,9 @@ def of_margins(key: str) -> CountsMetric:
 
 
 macro_f1 = of_margins("macro_f1")
+f_beta = of_margins("f_beta")
+mcc = of_margins("mcc")
+cohen_kappa = of_margins("cohen_kappa")
 min_precision = of_margins("min_precision")
 min_coverage = of_margins("min_coverage")
 min_head_tail_coverage = of_margins("min_head_tail_coverage")

@@ -19,6 +19,7 @@ from selmix.groups import (
     demographic_parity_gap,
     equal_opportunity_gap,
     equalized_odds_gap,
+    one_vs_rest_odds_gap,
     strata_of,
     worst_group_recall,
 )
@@ -30,11 +31,14 @@ from selmix.metric_functions import (
     RecallsMetric,
     accuracy,
     balanced_error,
+    cohen_kappa,
     cost,
     cvar_recall,
+    f_beta,
     g_mean,
     h_mean,
     macro_f1,
+    mcc,
     mean_recall,
     min_coverage,
     min_head_tail_coverage,
@@ -76,6 +80,7 @@ class Metric:
             interval is exact then. None for any other.
         needs: field of Definitions without which the metric is not defined; None if it needs none.
         by_train_counts: True if the training counts decide which classes the metric is of.
+        by_scores: True if ``of_predictions`` needs the probabilities of all classes, which a sweep does not keep.
     """
 
     key: str
@@ -89,6 +94,7 @@ class Metric:
     proportion: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     needs: str | None = None
     by_train_counts: bool = False
+    by_scores: bool = False
 
     @property
     def sign(self) -> float:
@@ -136,12 +142,15 @@ class Predictions:
         predicted: predicted class of each sample, shape (n,), int64.
         confidence: softmax probability of the predicted class, shape (n,), float32.
         groups: group of each sample, shape (n,), int64; None if the data have none.
+        log_probabilities: natural logarithms of the probabilities of all classes, shape (n, K); None where they are not
+            kept, as in a sweep: K numbers a sample and trial.
     """
 
     labels: Tensor
     predicted: Tensor
     confidence: Tensor
     groups: Tensor | None = None
+    log_probabilities: Tensor | None = None
 
     @classmethod
     def from_logits(cls, labels: Tensor, logits: Tensor, groups: Tensor | None = None) -> Predictions:
@@ -163,13 +172,14 @@ class Predictions:
     def take(self, index: Tensor) -> Predictions:
         """Select the samples at ``index``, which may repeat some."""
         groups = None if self.groups is None else self.groups[index]
-        return Predictions(self.labels[index], self.predicted[index], self.confidence[index], groups)
+        scores = None if self.log_probabilities is None else self.log_probabilities[index]
+        return Predictions(self.labels[index], self.predicted[index], self.confidence[index], groups, scores)
 
     def value(self, metric: Metric, context: MetricContext) -> float:
         """Compute a metric of these predictions.
 
         Raises:
-            ValueError: a metric of groups on data without groups.
+            ValueError: a metric of groups on data without groups, or one of the scores without scores.
         """
         if metric.of_predictions is not None:
             return metric.of_predictions(self)
@@ -248,17 +258,140 @@ def calibration_bins(predictions: Predictions) -> list[tuple[Tensor, Tensor]]:
     )
 
 
+def calibration_bins_of_equal_width(predictions: Predictions) -> list[tuple[Tensor, Tensor]]:
+    """:func:`calibration_bins` of equal width in the confidence, (b / 15, (b + 1) / 15]; some may be empty."""
+    correct, confidence = predictions.correct.double(), predictions.confidence.double()
+    place = ((confidence * CALIBRATION_BINS).ceil().long() - 1).clamp(0, CALIBRATION_BINS - 1)
+    return [(correct[place == b], confidence[place == b]) for b in range(CALIBRATION_BINS)]
+
+
 def calibration_error(predictions: Predictions) -> float:
     """Expected calibration error over 15 bins of equal mass.
 
     Returns:
         Mean over the samples of |share correct - mean confidence| of their bin.
     """
+    return _binned_error(predictions, calibration_bins(predictions))
+
+
+def calibration_error_equal_width(predictions: Predictions) -> float:
+    """Expected calibration error over 15 bins of equal width, as in Guo et al., ICML 2017.
+
+    Returns:
+        Mean over the samples of |share correct - mean confidence| of their bin.
+    """
+    return _binned_error(predictions, calibration_bins_of_equal_width(predictions))
+
+
+def _binned_error(predictions: Predictions, bins: list[tuple[Tensor, Tensor]]) -> float:
     # The sum of a bin's gaps, divided by n, is the bin's share of the samples times its mean gap.
-    bins = calibration_bins(predictions)
     return float(
         sum(abs((correct - confidence).sum()) for correct, confidence in bins) / len(predictions.labels)
     )
+
+
+# As scikit-learn bounds it: a label of probability 0 costs 36 nats, not infinitely many.
+LEAST_LOG_PROBABILITY = math.log(torch.finfo(torch.float64).eps)
+
+
+def log_probabilities_of(predictions: Predictions) -> Tensor:
+    """Logarithms of the probabilities of all classes, shape (n, K).
+
+    Raises:
+        ValueError: the predictions have none.
+    """
+    if predictions.log_probabilities is None:
+        raise ValueError(
+            "a metric of the scores needs the scores of all classes, these predictions have none"
+        )
+    return predictions.log_probabilities
+
+
+def log_losses(predictions: Predictions) -> Tensor:
+    """Minus the logarithm of each label's probability, in nats, at most 36.04; shape (n,), float64."""
+    scores = log_probabilities_of(predictions)
+    chosen = scores.gather(1, predictions.labels.unsqueeze(1)).squeeze(1).double()
+    return -chosen.clamp_min(LEAST_LOG_PROBABILITY)
+
+
+def squared_errors(predictions: Predictions) -> Tensor:
+    """Squared distance of each sample's probabilities from its label, halved for two classes; shape (n,), float64."""
+    scores = log_probabilities_of(predictions)
+    total = torch.ones(len(scores), dtype=torch.float64)
+    # Class by class: the probabilities of a large table are never held at once.
+    for k in range(scores.shape[1]):
+        p = scores[:, k].double().exp()
+        total += p.square() - torch.where(predictions.labels == k, 2.0 * p, 0.0)
+    return total / 2.0 if scores.shape[1] == 2 else total
+
+
+def log_loss(predictions: Predictions) -> float:
+    """Mean of minus the logarithm of the label's probability, in nats."""
+    return float(log_losses(predictions).mean())
+
+
+def brier_score(predictions: Predictions) -> float:
+    """Mean squared distance of the probabilities from the label: in [0, 2], and in [0, 1] of two classes.
+
+    Source: Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 1950; halved
+        for two classes, as scikit-learn has it.
+    """
+    return float(squared_errors(predictions).mean())
+
+
+def ranked_classes(num_classes: int) -> range:
+    """Classes whose rankings count: of two the second, the positive one, alone."""
+    return range(1, 2) if num_classes == 2 else range(num_classes)
+
+
+def auroc(predictions: Predictions) -> float:
+    """Mean over the classes of the area under the curve of each against the rest, ties one half."""
+    scores = log_probabilities_of(predictions)
+    areas = []
+    for k in ranked_classes(scores.shape[1]):
+        positive = predictions.labels == k
+        below, equal = placements(scores[:, k], positive)
+        areas.append(float((below + 0.5 * equal)[positive].mean()) / float((~positive).sum()))
+    return sum(areas) / len(areas)
+
+
+def placements(values: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples of the other kind, of positive ones the negative ones, below each sample and equal to it.
+
+    Args:
+        values: scores of one class, shape (n,).
+        positive: True for samples of that class, shape (n,).
+    Returns:
+        Two counts, each of shape (n,), float64.
+    """
+    below, equal = (torch.empty(len(values), dtype=torch.float64) for _ in range(2))
+    for side in (positive, ~positive):
+        others = values[~side].sort().values
+        low, high = (
+            torch.searchsorted(others, values[side].contiguous(), right=right) for right in (False, True)
+        )
+        below[side], equal[side] = low.double(), (high - low).double()
+    return below, equal
+
+
+def average_precision(predictions: Predictions) -> float:
+    """Mean over the classes of the average precision of each against the rest, sum_n (R_n - R_{n-1}) P_n.
+
+    Of two classes it is that of the second, the positive one, as scikit-learn has it.
+    """
+    scores = log_probabilities_of(predictions)
+    found = []
+    for k in ranked_classes(scores.shape[1]):
+        values, order = scores[:, k].sort(descending=True)
+        hits = (predictions.labels == k)[order].double().cumsum(dim=0)
+        # Equal scores are one threshold: precision and recall are those after the last of them.
+        last = torch.ones(len(values), dtype=torch.bool)
+        last[:-1] = values[1:] != values[:-1]
+        reached = hits[last]
+        precision = reached / (torch.nonzero(last).flatten() + 1).double()
+        gained = torch.diff(reached, prepend=torch.zeros(1, dtype=torch.float64))
+        found.append(float((gained * precision).sum() / hits[-1]))
+    return sum(found) / len(found)
 
 
 METRICS: dict[str, Metric] = {
@@ -273,8 +406,12 @@ METRICS: dict[str, Metric] = {
         Metric("cvar_recall", cvar_recall),
         Metric("weighted_recall", weighted_recall, linear=True, needs="recall_weights"),
         Metric("macro_f1", of_counts=macro_f1),
+        Metric("f_beta", of_counts=f_beta),
+        Metric("mcc", of_counts=mcc),
+        Metric("cohen_kappa", of_counts=cohen_kappa),
         Metric("min_precision", of_counts=min_precision, least_of=least_precision),
         Metric("accuracy", accuracy, linear=True),
+        Metric("balanced_accuracy", mean_recall, linear=True),
         Metric("balanced_error", balanced_error, minimise=True, linear=True),
         Metric("cost", of_counts=cost, minimise=True, needs="cost_matrix"),
         Metric("min_coverage", of_counts=min_coverage, least_of=least_coverage),
@@ -286,11 +423,17 @@ METRICS: dict[str, Metric] = {
         Metric("worst_group_recall", of_cells=worst_group_recall, least_of=least_cell_recall),
         Metric("equal_opportunity_gap", of_cells=equal_opportunity_gap, minimise=True),
         Metric("equalized_odds_gap", of_cells=equalized_odds_gap, minimise=True),
+        Metric("one_vs_rest_odds_gap", of_cells=one_vs_rest_odds_gap, minimise=True),
         Metric("demographic_parity_gap", of_cells=demographic_parity_gap, minimise=True),
         Metric("many_shot_recall", shot_recall(MANY_SHOT + 1, math.inf), linear=True, by_train_counts=True),
         Metric("medium_shot_recall", shot_recall(FEW_SHOT, MANY_SHOT), linear=True, by_train_counts=True),
         Metric("few_shot_recall", shot_recall(0, FEW_SHOT - 1), linear=True, by_train_counts=True),
         Metric("calibration_error", of_predictions=calibration_error, minimise=True),
+        Metric("calibration_error_equal_width", of_predictions=calibration_error_equal_width, minimise=True),
+        Metric("log_loss", of_predictions=log_loss, minimise=True, by_scores=True),
+        Metric("brier_score", of_predictions=brier_score, minimise=True, by_scores=True),
+        Metric("auroc", of_predictions=auroc, by_scores=True),
+        Metric("average_precision", of_predictions=average_precision, by_scores=True),
     )
 }  # fmt: skip
 """Key -> metric, in the order in which metrics are reported."""
@@ -356,6 +499,8 @@ def evaluate_predictions(predictions: Predictions, context: MetricContext) -> di
     of_classes = [class_metric(rate) for rate in context.definitions.class_rates]
     for metric in (*METRICS.values(), *of_classes):
         key = metric.key
+        if metric.by_scores and predictions.log_probabilities is None:
+            continue
         if metric.of_predictions is not None:
             values[key] = metric.of_predictions(predictions)
         elif metric.of_cells is None:

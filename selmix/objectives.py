@@ -212,11 +212,15 @@ OBJECTIVES: dict[str, Objective] = {
     "weighted_recall": Objective("weighted_recall"),
     "cost": Objective("cost"),
     "macro_f1": Objective("macro_f1"),
+    "f_beta": Objective("f_beta"),
+    "mcc": Objective("mcc"),
+    "cohen_kappa": Objective("cohen_kappa"),
     "min_precision": Objective("min_precision", class_precisions),
     "worst_group_recall": Objective("worst_group_recall", stratum_recalls),
     # Differentiated by their subgradients, at the groups that are furthest apart.
     "equal_opportunity_gap": Objective("equal_opportunity_gap"),
     "equalized_odds_gap": Objective("equalized_odds_gap"),
+    "one_vs_rest_odds_gap": Objective("one_vs_rest_odds_gap"),
     "demographic_parity_gap": Objective("demographic_parity_gap"),
 }
 PUBLISHED = tuple(OBJECTIVES)[:9]

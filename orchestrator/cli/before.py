@@ -11,10 +11,21 @@ from orchestrator.cli.output import emit, err
 
 def evaluate(options: argparse.Namespace) -> int:
     with heavy_imports():
-        from orchestrator.verbs.evaluate import evaluate_table, evaluation_text
+        from orchestrator.verbs.evaluate import Request, evaluate_table, evaluation_text
+        from selmix.data.score_tables import Columns
+        from selmix.definitions import Definitions
 
-    document = evaluate_table(options.table, options.objective, options.train_counts, options.cvar_fraction)
-    emit(options, document, evaluation_text)
+    columns = Columns(
+        options.label, tuple(options.scores_column or ()), options.score_prefix, options.group, options.prediction,
+        options.class_names or (), options.positive,
+    )  # fmt: skip
+    request = Request(
+        table=options.table, objective=options.objective, columns=columns, scores=options.scores,
+        threshold=options.threshold, train_counts=options.train_counts,
+        definitions=Definitions(options.cvar_fraction, beta=options.beta), save=options.save,
+        correction=options.correction,
+    )  # fmt: skip
+    emit(options, evaluate_table(request), evaluation_text)
     return 0
 
 

@@ -289,12 +289,50 @@ def reproduce() -> argparse.ArgumentParser:
 def evaluate() -> argparse.ArgumentParser:
     parser = _with_json(_parser(
         "evaluate",
-        "Compute a metric from a Parquet table of labels and class scores, with its interval, whether the samples "
-        "suffice, and the effect of a bias per class. Columns: label (index or name of the class), scores (lists) or "
-        "score_NAME (one per class): logits or log-probabilities; and group for metrics of groups.",
-        "  $ selmix evaluate scores.parquet --objective min_recall"))  # fmt: skip
-    parser.add_argument("table", type=_path, metavar="TABLE", help="Parquet file")
-    parser.add_argument("--objective", required=True, help="metric or objective, such as min_recall")
+        "Compute metrics from a table of labels and class scores (Parquet, CSV, TSV, .csv.gz): one with its interval, "
+        "whether the samples suffice, and the effect of a free correction; or all. Columns: label (index or name of "
+        "the class), scores (lists) or score_NAME (one per class), or one column with the scores of the positive class "
+        "of two; and group for metrics of groups. Scores are logits, log-probabilities or probabilities.",
+        "  $ selmix evaluate scores.parquet --objective min_recall\n"
+        "  $ selmix evaluate two.csv --positive 1 --objective mcc --save cut.json"))  # fmt: skip
+    parser.add_argument("table", type=_path, metavar="TABLE", help="file of the table")
+    parser.add_argument(
+        "--objective", metavar="METRIC", help="metric or objective, such as min_recall (default: all)"
+    )
+    parser.add_argument(
+        "--scores", choices=["logits", "log-probabilities", "probabilities"],
+        help="what the scores are (default: told by the sums of their rows)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--label", default="label", metavar="COLUMN", help="column of the labels (default: label)"
+    )
+    parser.add_argument(
+        "--scores-column", action="append", metavar="COLUMN",
+        help="column of the scores; several times: one per class",
+    )  # fmt: skip
+    parser.add_argument(
+        "--score-prefix", default="score_", metavar="TEXT",
+        help="beginning of the names of columns with the scores of one class (default: score_)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--group", metavar="COLUMN", help="column of the groups (default: group, where there is one)"
+    )
+    parser.add_argument(
+        "--prediction", metavar="COLUMN", help="column of predicted classes, for a table without scores"
+    )
+    parser.add_argument(
+        "--class-names", type=_names, metavar="A,B,C",
+        help="names of the classes in the order of the scores, or a file with one per line",
+    )  # fmt: skip
+    parser.add_argument(
+        "--positive",
+        metavar="VALUE",
+        help="label of the positive class of two, of which one column has the scores",
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="SCORE",
+        help="what the score of the positive class must exceed (default: that of even odds)",
+    )  # fmt: skip
     parser.add_argument(
         "--train-counts",
         type=_whole_numbers,
@@ -305,7 +343,37 @@ def evaluate() -> argparse.ArgumentParser:
         "--cvar-fraction", type=float, default=0.3, metavar="SHARE",
         help="share of the classes, the weakest, that cvar_recall averages (default: 0.3)",
     )  # fmt: skip
+    parser.add_argument(
+        "--beta", type=float, default=2.0, metavar="B",
+        help="weight of the recall beside the precision in f_beta (default: 2)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--save",
+        type=_path,
+        metavar="FILE",
+        help="write the correction as JSON, for selmix.load_score_correction",
+    )
+    parser.add_argument(
+        "--correction",
+        type=_path,
+        metavar="FILE",
+        help="apply a correction that --save wrote, instead of fitting one",
+    )
     return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    path = Path(text)
+    if not path.is_file():
+        return tuple(text.split(","))
+    try:
+        # Without the byte order mark that some editors begin a file with.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text}: must be text in UTF-8, one name per line: {error}"
+        ) from None
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _whole_numbers(text: str) -> list[int]:

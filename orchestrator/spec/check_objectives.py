@@ -117,7 +117,9 @@ def _bound_problems(typed: TypedFile, constraint: ConstraintSection) -> Iterable
     if key not in METRICS:
         return
     yield from missing_definition(typed, key)
-    if METRICS[key].of_predictions is not None and "method" in constraint.where:
+    if METRICS[key].by_scores:
+        yield scores_not_kept(key)
+    elif METRICS[key].of_predictions is not None and "method" in constraint.where:
         yield (
             f"{key} is no metric of a confusion matrix and cannot bind inside the method; write in: [search] to have "
             "it decide feasibility"
@@ -184,10 +186,27 @@ def selection_problems(typed: TypedFile) -> Iterable[Problem]:
     if metric is None:
         return
     path = ("selection", "metric")
-    if metric in METRICS:
+    if metric in METRICS and METRICS[metric].of_predictions is not None:
+        yield (
+            path,
+            (
+                scores_not_kept(metric)
+                if METRICS[metric].by_scores
+                else f"{metric} is no metric of a confusion matrix and cannot rank; bound it, with in: [search]"
+            ),
+        )
+    elif metric in METRICS:
         yield from ((path, text) for text in missing_definition(typed, metric))
     else:
         yield path, f"must be a metric of the select split, got {metric!r}; {metric_hint(metric)}"
+
+
+def scores_not_kept(metric: str) -> str:
+    """Why a metric of the scores is none of a sweep."""
+    return (
+        f"{metric} needs the scores of all classes, of which a sweep keeps the label and its confidence only; "
+        f"`selmix evaluate TABLE --objective {metric}` computes it from a table"
+    )
 
 
 def metric_hint(metric: str, valid: Iterable[str] = METRICS) -> str:

@@ -17,7 +17,7 @@ from pydantic import (
     field_validator,
 )
 
-from selmix.definitions import DEFAULT_CVAR_FRACTION, DEFAULT_HEAD_FRACTION, Definitions
+from selmix.definitions import DEFAULT_BETA, DEFAULT_CVAR_FRACTION, DEFAULT_HEAD_FRACTION, Definitions
 from selmix.models import ModelConfig
 from selmix.pretrain import PretrainSettings
 from selmix.pretrain.trainer import BATCH, EMA_DECAY, EPOCHS, LR, MIXUP_ALPHA, WEIGHT_DECAY
@@ -126,17 +126,21 @@ class MetricsSection(Section):
         recall_weights: one per class.
         cost_matrix: cost of each (true, predicted) pair of classes.
         head_fraction: share of the classes that are the head.
+        beta: weight of the recall beside the precision in ``f_beta``.
     """
 
     cvar_fraction: Number = DEFAULT_CVAR_FRACTION
     recall_weights: tuple[Number, ...] | None = None
     cost_matrix: tuple[tuple[Number, ...], ...] | None = None
     head_fraction: Number = DEFAULT_HEAD_FRACTION
+    beta: Number = DEFAULT_BETA
 
     @property
     def definitions(self) -> Definitions:
         """As the method takes them."""
-        return Definitions(self.cvar_fraction, self.recall_weights, self.cost_matrix, self.head_fraction)
+        return Definitions(
+            self.cvar_fraction, self.recall_weights, self.cost_matrix, self.head_fraction, beta=self.beta
+        )
 
 
 class ParameterSection(Section):

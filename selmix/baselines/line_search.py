@@ -21,7 +21,7 @@ _NUMBERS_AT_ONCE = (
 
 NONDECREASING = frozenset({
     "mean_recall", "min_recall", "min_head_tail_recall", "g_mean", "h_mean", "q_mean", "cvar_recall",
-    "weighted_recall", "accuracy", "balanced_error", "worst_group_recall",
+    "weighted_recall", "accuracy", "balanced_accuracy", "balanced_error", "worst_group_recall",
     "many_shot_recall", "medium_shot_recall", "few_shot_recall",
 })  # fmt: skip
 """Metrics that never get worse where a recall rises: along a line only points that add a hit of the class matter."""
@@ -35,7 +35,8 @@ class _Line:
         k: the class.
         rival: best logit of the other classes, biases included, shape (n,).
         runner_up: its class, shape (n,).
-        flips: sample i is predicted as k where the bias of k exceeds ``flips[i]``, shape (n,).
+        flips: sample i is predicted as k where the bias of k exceeds ``flips[i]``, shape (n,); inf where it never is
+            (its score of k is -inf), -inf where it always is (all its other scores are).
     """
 
     k: int
@@ -50,7 +51,7 @@ class BiasedLogits:
     The two best classes of every sample are kept, so that a line costs O(n) and not O(n K).
 
     Args:
-        logits: shape (n, K), n >= 1.
+        logits: shape (n, K), n >= 1; -inf is a score that never wins, and no row has only these.
         labels: shape (n,).
         metric: a key of METRICS, none of predictions.
         context: of the metric.
@@ -95,7 +96,10 @@ class BiasedLogits:
         moved.scatter_(0, best.indices.unsqueeze(0), -torch.inf)
         following = moved.max(dim=0)
         self.best_value[chosen], self.predicted[chosen] = best
-        self.next_value[chosen], self.next_class[chosen] = following
+        self.next_value[chosen] = following.values
+        # Where all other classes are at -inf the search may have found the best one itself: any other one will do.
+        same = following.indices == best.indices
+        self.next_class[chosen] = torch.where(same, (best.indices + 1) % self.classes, following.indices)
 
     def predictions(self, bias: Tensor) -> Tensor:
         """Class of each sample under other biases, shape (n,), in the precision of the logits; nothing moves."""
@@ -122,6 +126,9 @@ class BiasedLogits:
             Of the biases afterwards.
         """
         line = self._line(k)
+        # No bias moves any sample.
+        if not bool(torch.isfinite(line.flips).any()):
+            return best
         to = self._of_hits(line, best) if self.by_hits else self._of_all(line, best)
         if to is None:
             return best
@@ -167,14 +174,13 @@ class BiasedLogits:
         Between two flips of samples of class k a larger bias only loses hits of other classes, so the best points
         follow such a flip, or lie below all of them: there bounds, metric and mean recall are all at their best.
         """
-        own = line.flips[self.members[line.k]]
-        stops = torch.unique(own)
+        stops = torch.unique(_finite(line.flips[self.members[line.k]]))
         # Hits of others that go before the last of these flips.
         lost = line.runner_up == self.tally.labels
         if len(stops):
             lost &= line.flips <= stops[-1]
         chosen = torch.cat([torch.nonzero(lost).flatten(), self.members[line.k]])
-        first = torch.searchsorted(stops, line.flips[chosen]) + 1
+        first = _points_before(line.flips[chosen], stops)
         ranks = self._along(line, first, len(stops) + 1, chosen)
         top = _best(*ranks)
         if not Key(*ranks[:, top].tolist()) > best:
@@ -184,15 +190,16 @@ class BiasedLogits:
 
     def _within(self, line: _Line, stops: Tensor, states: list[int]) -> float:
         """Of the points at which as many of ``stops`` are passed, and no further hit is lost, the smallest change."""
-        least = float(line.flips.min())
-        matters = line.flips[(self.tally.labels == line.k) | (line.runner_up == self.tally.labels)]
+        flips = _finite(line.flips)
+        least = float(flips.min())
+        matters = _finite(line.flips[(self.tally.labels == line.k) | (line.runner_up == self.tally.labels)])
         points = []
         for state in states:
             # From the last flip that is passed to the next one that would change a hit.
             start = float(stops[state - 1]) if state else least - 2.0
             above = matters[matters > start]
             end = float(above.min()) if len(above) else torch.inf
-            inner = torch.unique(line.flips[(line.flips >= start) & (line.flips <= end)])
+            inner = torch.unique(flips[(flips >= start) & (flips <= end)])
             ends = [inner[:1] - 1.0] if not state else []
             ends += [inner[-1:] + 1.0] if not len(above) else []
             points.append(torch.cat([(inner[1:] + inner[:-1]) / 2.0, *ends]))
@@ -204,7 +211,8 @@ class BiasedLogits:
 
         All points are compared, or CANDIDATES of them and then, again and again, those about the best of them.
         """
-        ordered, rank = torch.unique(line.flips, return_inverse=True)
+        ordered = torch.unique(_finite(line.flips))
+        first = _points_before(line.flips, ordered)
         points = torch.cat([ordered[:1] - 1.0, (ordered[1:] + ordered[:-1]) / 2.0, ordered[-1:] + 1.0])
         low, high = 0, len(points) - 1
         while True:
@@ -212,7 +220,7 @@ class BiasedLogits:
             if len(states) > CANDIDATES:
                 states = torch.linspace(low, high, CANDIDATES, dtype=torch.float64).round().long()
             # A sample is flipped at the points after its own flip.
-            ranks = self._along(line, torch.searchsorted(states, rank + 1), len(states))
+            ranks = self._along(line, torch.searchsorted(states, first), len(states))
             change = -(points[states] - self.bias[line.k]).abs()
             top = _best(*ranks, change)
             if len(states) == high - low + 1:
@@ -260,6 +268,22 @@ def _rewards_hits(bound: Constraint) -> bool:
     """True if a bound is never missed by more where a recall rises."""
     better = bound.at_least if bound.definition.sign > 0 else bound.at_most
     return better is not None and (bound.metric in NONDECREASING or bound.metric == "recall")
+
+
+def _finite(flips: Tensor) -> Tensor:
+    return flips[torch.isfinite(flips)]
+
+
+def _points_before(flips: Tensor, ordered: Tensor) -> Tensor:
+    """The first of the points before, between and beyond ``ordered`` at which each sample has flipped; 0 if always.
+
+    Args:
+        flips: shape (m,).
+        ordered: finite, sorted, shape (p,).
+    Returns:
+        Shape (m,), in [0, p]; p + 1 for a sample that never flips.
+    """
+    return torch.where(flips == -torch.inf, 0, torch.searchsorted(ordered, flips) + 1)
 
 
 def _best(*keys: Tensor) -> int:

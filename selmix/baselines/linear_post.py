@@ -27,7 +27,7 @@ def criterion_of(metric: str, num_classes: int) -> Criterion:
     """
     if num_classes == 2 and metric == "equal_opportunity_gap":
         return "opportunity"
-    if num_classes == 2 and metric == "equalized_odds_gap":
+    if num_classes == 2 and metric in ("equalized_odds_gap", "one_vs_rest_odds_gap"):
         return "odds"
     return "parity"
 

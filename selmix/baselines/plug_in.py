@@ -37,7 +37,7 @@ _NUMBERS_AT_ONCE = 2**22  # bounds the memory of draws and probabilities
 _CALIBRATION_STEPS = 100
 WITHOUT_HITS = frozenset({
     "recall_gap", "min_coverage", "min_head_tail_coverage", "equal_opportunity_gap", "equalized_odds_gap",
-    "demographic_parity_gap",
+    "one_vs_rest_odds_gap", "demographic_parity_gap",
 })  # fmt: skip
 TIES = 1.0  # of the mean recall, added to metrics that decisions without regard to the sample may optimise
 

@@ -48,7 +48,7 @@ def bias_search(
     meets them, nothing worse is returned.
 
     Args:
-        logits: shape (n, K).
+        logits: shape (n, K); -inf is a score that never wins, and no row has only these.
         labels: shape (n,).
         metric: a key of METRICS.
         context: of the metric.
@@ -92,7 +92,9 @@ def equalising_biases(samples: BiasedLogits) -> Tensor:
     """
     # In units of the logits, which may be probabilities or of any scale.
     gaps = samples.best_value - samples.next_value
-    scale = float(gaps.mean())
+    # Where every other class is at -inf there is no gap that a bias could close.
+    closable = gaps[torch.isfinite(gaps)]
+    scale = float(closable.mean()) if len(closable) else 1.0
     bias = torch.zeros_like(samples.bias)
     best: tuple[Key, Tensor] | None = None
     since = 0

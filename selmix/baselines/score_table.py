@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from selmix.baselines.post_hoc import bias_search
 from selmix.groups import strata_of
-from selmix.metrics import METRICS, MetricContext, Predictions, metric_named
+from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions, metric_named
+from selmix.score_correction import decide
+from selmix.score_kinds import ScoreKind, kind_of, log_probabilities
 from selmix.statistics.comparison import Outcome, outcome, paired_difference
+from selmix.statistics.constructions import CONSTRUCTIONS
 from selmix.statistics.intervals import Estimate, counts_interval, metric_interval
 from selmix.statistics.proportions import clopper_pearson
 
@@ -25,6 +29,7 @@ OF_RATES = frozenset({
 })  # fmt: skip
 """Metrics of rates within strata: how many samples a stratum has beside the others does not matter."""
 
+_ROWS_AT_ONCE = 2**16  # bounds what is worked on beside the scores
 _MAX_SAMPLES = 2**20  # per class; no larger number is searched
 
 
@@ -45,21 +50,46 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Correction:
-    """Post-hoc biases, fitted and evaluated on different samples (five folds), against the scores as they are.
+    """Post-hoc biases against the scores as they are: fitted and evaluated on different samples (five folds), or given.
 
     Of a large table they are fitted on a part; they are evaluated on all samples.
 
     Attributes:
+        metric: a key of METRICS.
         value: metric of the corrected predictions.
         difference: corrected minus plain, higher is better, paired.
         outcome: of that difference.
         biases: fitted on samples of all folds, to be added to the scores; shape (K,).
+        mean_recall: corrected minus plain mean recall, paired: what a metric that recalls do not enter may cost.
+        constant_class: class that the biases give every sample to; None where they do not.
+        emptied: classes that the biases give no sample to.
+        constant_folds: folds of which the biases fitted on the others give every sample to one class; 0 of given ones.
     """
 
+    metric: str
     value: float
     difference: Estimate
     outcome: Outcome
     biases: tuple[float, ...]
+    mean_recall: Estimate
+    constant_class: str | None
+    emptied: tuple[str, ...]
+    constant_folds: int
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """A metric of a table.
+
+    Attributes:
+        key: a key of METRICS.
+        value: of the samples.
+        interval: with its 95 % limits; None where there is no interval, or where it is all of [0, 1].
+    """
+
+    key: str
+    value: float
+    interval: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -68,9 +98,9 @@ class Assessment:
 
     Attributes:
         metric: a key of METRICS.
-        value: with its 95 % interval.
+        plain: value of the metric.
+        interval: the value with its 95 % interval; None for a metric without one.
         classes: the weakest first.
-        half_width: of the interval.
         samples_needed: per class, for a half-width of 5 percentage points at these recalls; None where no reachable
             number is enough, or where it cannot be worked out from recalls.
         correction: None for a metric that biases cannot be searched for, where there are too many classes, or one
@@ -78,16 +108,73 @@ class Assessment:
     """
 
     metric: str
-    value: Estimate
+    plain: float
+    interval: Estimate | None
     classes: tuple[ClassRow, ...]
-    half_width: float
     samples_needed: int | None
     correction: Correction | None
 
     @property
+    def value(self) -> Estimate:
+        """Value with its interval.
+
+        Raises:
+            ValueError: a metric without one.
+        """
+        if self.interval is None:
+            raise ValueError(f"{self.metric} has no interval: {CONSTRUCTIONS[self.metric].why}")
+        return self.interval
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the interval; None without one."""
+        return None if self.interval is None else (self.interval.high - self.interval.low) / 2.0
+
+    @property
     def is_resolved(self) -> bool:
         """True if the half-width of the interval is at most 5 percentage points."""
-        return self.half_width <= GOAL
+        return self.half_width is not None and self.half_width <= GOAL
+
+
+@dataclass(frozen=True)
+class ScoredSamples:
+    """Labelled samples with the scores of the classes.
+
+    Attributes:
+        labels: shape (n,), every class at least once.
+        scores: on the scale to which biases are added, shape (n, K): logits, or logarithms of probabilities; -inf is a
+            score that never wins.
+        names: of the classes.
+        groups: of each sample, shape (n,); None without a group attribute.
+        kind: of the scores: logits are made probabilities by the softmax, all others are logarithms of them.
+        offsets: added to the scores before the largest is taken as they are, shape (K,); None for none.
+    """
+
+    labels: Tensor
+    scores: Tensor
+    names: tuple[str, ...]
+    groups: Tensor | None = None
+    kind: ScoreKind = "logits"
+    offsets: Tensor | None = None
+
+    def predictions(self, offsets: Tensor | None = None, all_scores: bool = False) -> Predictions:
+        """Predictions by the scores with offsets.
+
+        Args:
+            offsets: shape (K,); None for those of the scores as they are.
+            all_scores: keep the probabilities of all classes beside that of the predicted one.
+        """
+        offsets = self.offsets if offsets is None else offsets
+        if offsets is None:
+            offsets = torch.zeros(len(self.names), dtype=torch.float64)
+        predicted = decide(self.scores, offsets)
+        kept = log_probabilities(self.scores, self.kind) if all_scores else None
+        confidence = torch.empty(len(predicted), dtype=torch.float64)
+        for start in range(0, len(predicted), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            part = kept[rows] if kept is not None else log_probabilities(self.scores[rows], self.kind)
+            confidence[rows] = part.gather(1, predicted[rows].unsqueeze(1)).squeeze(1).double().exp()
+        return Predictions(self.labels, predicted, confidence, self.groups, kept)
 
 
 def assess(
@@ -102,41 +189,108 @@ def assess(
 
     Args:
         labels: shape (n,), every class at least once.
-        scores: logits, log-probabilities or any scores of the classes, shape (n, K); the largest is the prediction.
+        scores: logits, or logarithms of probabilities (:mod:`selmix.score_kinds`), shape (n, K); the largest is the
+            prediction, and -inf never is.
         metric: a key of METRICS.
         context: of the metric, with the number of groups.
         names: of the classes.
         groups: of each sample, shape (n,); None without a group attribute.
     Raises:
-        ValueError: an unknown metric, one of groups without groups, a class without a sample, or scores that are not
-            finite.
+        ValueError: an unknown metric, one of groups without groups, a class without a sample, or scores that are NaN,
+            inf, or -inf for every class.
+    """
+    kind_of(scores, "logits")
+    return assess_samples(ScoredSamples(labels, scores, names, groups), metric, context)
+
+
+def assess_samples(
+    samples: ScoredSamples, metric: str, context: MetricContext, given: Tensor | None = None
+) -> Assessment:
+    """Assess a metric, and a correction of the scores for it.
+
+    Args:
+        samples: with scores that :func:`selmix.score_kinds.kind_of` has checked.
+        metric: a key of METRICS.
+        context: of the metric, with the number of groups.
+        given: biases of a correction, shape (K,); None to search one.
+    Raises:
+        ValueError: an unknown metric, one of groups without groups, or a class without a sample.
     """
     definition = metric_named(metric)
-    if not bool(torch.isfinite(scores).all()):
-        raise ValueError("scores must be finite numbers")
-    predictions = Predictions.from_logits(labels, scores, groups)
+    plain = samples.predictions(all_scores=definition.by_scores)
+    found = assess_predictions(plain, metric, context, samples.names)
+    # Biases move decisions, by which a metric of predictions is not determined.
+    if definition.of_predictions is not None:
+        return found
+    if given is not None:
+        return replace(found, correction=_given(samples, metric, context, plain, given))
+    # Of one sample per class none would be left to fit on: all of them are in the same fold.
+    if len(samples.names) > MAX_CLASSES_CORRECTED or len(samples.labels) <= len(samples.names):
+        return found
+    return replace(found, correction=_corrected(samples, metric, context, plain))
+
+
+def assess_predictions(
+    predictions: Predictions, metric: str, context: MetricContext, names: tuple[str, ...]
+) -> Assessment:
+    """Assess a metric of predictions, without a correction.
+
+    Args:
+        predictions: of a model.
+        metric: a key of METRICS.
+        context: of the metric, with the number of groups.
+        names: of the classes.
+    Raises:
+        ValueError: an unknown metric, one that the predictions do not give, or a class without a sample.
+    """
+    definition = metric_named(metric)
+    counts = checked_counts(predictions, names)
+    interval = None
+    if CONSTRUCTIONS[metric].has_interval:
+        interval = metric_interval(metric, predictions, context)
+    value = predictions.value(definition, context) if interval is None else interval.value
+    half = None if interval is None else (interval.high - interval.low) / 2.0
+    needed = None if half is None else _samples_needed(metric, counts, context, half)
+    return Assessment(metric, value, interval, class_rows(counts, names), needed, None)
+
+
+def checked_counts(predictions: Predictions, names: tuple[str, ...]) -> Tensor:
+    """Confusion counts, shape (K, K).
+
+    Raises:
+        ValueError: a class has no sample.
+    """
     counts = predictions.counts(len(names))
     empty = [name for name, row in zip(names, counts.sum(dim=1).tolist(), strict=True) if row == 0]
     if empty:
         raise ValueError(f"every class must have a sample, got none of {', '.join(empty)}")
-    value = metric_interval(metric, predictions, context)
-    half = (value.high - value.low) / 2.0
-    corrected = None
-    # Biases are searched on counts, and a metric of predictions has none. Of one sample per class, none would be left
-    # to fit on: all of them are in the same fold.
-    if definition.of_predictions is None and len(names) <= MAX_CLASSES_CORRECTED and len(labels) > len(names):
-        corrected = _corrected(labels, scores.float(), metric, context, predictions)
-    return Assessment(
-        metric,
-        value,
-        _class_rows(counts, names),
-        half,
-        _samples_needed(metric, counts, context, half),
-        corrected,
-    )
+    return counts
 
 
-def _class_rows(counts: Tensor, names: tuple[str, ...]) -> tuple[ClassRow, ...]:
+def all_metrics(
+    predictions: Predictions, context: MetricContext, leave_out: Collection[str] = ()
+) -> list[MetricValue]:
+    """Every metric that the predictions give, in the order of METRICS, with its interval where there is one.
+
+    Args:
+        predictions: of a model, every class with a sample.
+        context: of the metrics.
+        leave_out: keys of metrics that are not meant.
+    """
+    found = []
+    for key, value in evaluate_predictions(predictions, context).items():
+        if key in leave_out:
+            continue
+        interval = metric_interval(key, predictions, context) if CONSTRUCTIONS[key].has_interval else None
+        # All of [0, 1] says nothing.
+        if interval is not None and interval.low <= 0.0 and interval.high >= 1.0:
+            interval = None
+        found.append(MetricValue(key, value, interval))
+    return found
+
+
+def class_rows(counts: Tensor, names: tuple[str, ...]) -> tuple[ClassRow, ...]:
+    """Recall of each class with its exact interval, the weakest first."""
     hits, rows = counts.diagonal(), counts.sum(dim=1)
     low, high = clopper_pearson(hits, rows, 0.025)
     classes = [
@@ -171,38 +325,65 @@ def _samples_needed(metric: str, counts: Tensor, context: MetricContext, half: f
     return high
 
 
-def _corrected(
-    labels: Tensor, scores: Tensor, metric: str, context: MetricContext, plain: Predictions
-) -> Correction:
+def _corrected(samples: ScoredSamples, metric: str, context: MetricContext, plain: Predictions) -> Correction:
     """Biases of five folds for an unbiased value, and biases of all samples to be used."""
-    groups = plain.groups
-    predicted, confidence = torch.empty_like(plain.predicted), torch.empty_like(plain.confidence)
+    labels, scores = samples.labels, samples.scores
+    predicted = torch.empty_like(plain.predicted)
     fold_of = torch.zeros(len(labels), dtype=torch.uint8)
     for k in torch.unique(labels):
         members = labels == k
         # In a shuffled order: a table is often sorted by how hard its samples are.
         order = torch.randperm(int(members.sum()), generator=torch.Generator().manual_seed(int(k)))
         fold_of[members] = (order % FOLDS).to(fold_of.dtype)
+    constant = 0
     for fold in range(FOLDS):
         held = fold_of == fold
-        biases = _biases(labels, scores, metric, context, groups, torch.nonzero(~held).flatten())
-        part = Predictions.from_logits(labels[held], scores[held] + biases)
-        predicted[held], confidence[held] = part.predicted, part.confidence
-    corrected = Predictions(plain.labels, predicted, confidence, groups)
+        if not bool(held.any()):
+            continue
+        biases = _biases(samples, metric, context, torch.nonzero(~held).flatten())
+        predicted[held] = decide(scores[held], biases)
+        constant += len(torch.unique(predicted[held])) == 1
+    biases = _biases(samples, metric, context, torch.arange(len(labels)))
+    return _judged(samples, metric, context, plain, predicted, biases, constant)
+
+
+def _given(
+    samples: ScoredSamples, metric: str, context: MetricContext, plain: Predictions, biases: Tensor
+) -> Correction:
+    return _judged(samples, metric, context, plain, decide(samples.scores, biases), biases, 0)
+
+
+def _judged(
+    samples: ScoredSamples, metric: str, context: MetricContext, plain: Predictions, predicted: Tensor,
+    biases: Tensor, constant_folds: int,
+) -> Correction:  # fmt: skip
+    """Corrected predictions beside plain ones, and what the biases do with the classes."""
+    # Decisions only: biases that are chosen for a metric make no probabilities.
+    unknown = torch.full_like(plain.confidence, torch.nan)
+    corrected = Predictions(plain.labels, predicted, unknown, plain.groups)
     difference = paired_difference(metric, [corrected], [plain], context)
     value = float(METRICS[metric].of(corrected.counts_for(metric, context), context))
-    biases = _biases(labels, scores, metric, context, groups, torch.arange(len(labels)))
-    return Correction(value, difference, outcome(difference), tuple(biases.tolist()))
+    decided = torch.bincount(decide(samples.scores, biases), minlength=len(samples.names))
+    used = torch.nonzero(decided).flatten().tolist()
+    return Correction(
+        metric, value, difference, outcome(difference), tuple(biases.tolist()),
+        paired_difference("mean_recall", [corrected], [plain], context),
+        samples.names[used[0]] if len(used) == 1 else None,
+        tuple(name for k, name in enumerate(samples.names) if k not in used),
+        constant_folds,
+    )  # fmt: skip
 
 
-def _biases(
-    labels: Tensor, scores: Tensor, metric: str, context: MetricContext, groups: Tensor | None, of: Tensor
-) -> Tensor:
-    """Biases fitted on the samples at indices ``of``, or on MAX_SAMPLES_FITTED of them."""
+def _biases(samples: ScoredSamples, metric: str, context: MetricContext, of: Tensor) -> Tensor:
+    """Biases fitted on the samples at indices ``of``, or on MAX_SAMPLES_FITTED of them; shape (K,), float64."""
+    labels, groups = samples.labels, samples.groups
     if len(of) > MAX_SAMPLES_FITTED:
         rows = labels[of] if groups is None else strata_of(labels[of], groups[of], context.num_groups)
         of = of[thinned(rows, MAX_SAMPLES_FITTED, metric not in OF_RATES)]
-    return bias_search(scores[of], labels[of], metric, context, None if groups is None else groups[of])
+    found = bias_search(
+        samples.scores[of], labels[of], metric, context, None if groups is None else groups[of]
+    )
+    return found.double()
 
 
 def thinned(rows: Tensor, most: int, keep_shares: bool) -> Tensor:

@@ -8,18 +8,24 @@ is covered is the error of the bins, not that of the unbinned probabilities.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from selmix.metrics import Predictions, calibration_bins
+from torch import Tensor
+
+from selmix.metrics import CALIBRATION_BINS, Predictions, calibration_bins, calibration_bins_of_equal_width
 from selmix.statistics.proportions import Bounds, normal_quantile
+
+Bins = Callable[[Predictions], list[tuple[Tensor, Tensor]]]
+"""Correctness and confidence of the samples of each bin."""
 
 _MEAN_ABS_NORMAL = math.sqrt(2.0 / math.pi)
 
 
-def _moments(predictions: Predictions) -> tuple[float, float, float]:
+def _moments(predictions: Predictions, bins: Bins) -> tuple[float, float, float]:
     """Calibration error, most that noise adds to it in the mean, and its standard error."""
     total = len(predictions.labels)
     error, bias, variance = 0.0, 0.0, 0.0
-    for correct, confidence in calibration_bins(predictions):
+    for correct, confidence in bins(predictions):
         n = len(correct)
         # Fewer samples than bins leave some of them empty.
         if n == 0:
@@ -36,26 +42,46 @@ def _moments(predictions: Predictions) -> tuple[float, float, float]:
     return error, bias, math.sqrt(variance)
 
 
-def calibration_bounds(predictions: Predictions, alpha: float) -> Bounds:
+def calibration_bounds(predictions: Predictions, alpha: float, bins: Bins = calibration_bins) -> Bounds:
     """Limits of the calibration error over its bins.
 
     Args:
         predictions: of a model.
         alpha: 1 - the joint level of both limits.
+        bins: of equal mass by default.
     """
-    error, bias, deviation = _moments(predictions)
+    error, bias, deviation = _moments(predictions, bins)
     z = normal_quantile(alpha / 2.0)
     return max(0.0, error - bias - z * deviation), min(1.0, error + z * deviation)
 
 
-def calibration_difference(a: Predictions, b: Predictions, alpha: float) -> Bounds:
+FEWEST_A_BIN = 3
+"""Samples per bin of equal width, in the mean, below which no limits are known: of ten in all 15 % of them missed."""
+
+
+def equal_width_bounds(predictions: Predictions, alpha: float) -> Bounds:
+    """:func:`calibration_bounds` over bins of equal width; (0, 1) of fewer than three samples a bin.
+
+    Args:
+        predictions: of a model.
+        alpha: 1 - the joint level of both limits.
+    """
+    if len(predictions.labels) < FEWEST_A_BIN * CALIBRATION_BINS:
+        return 0.0, 1.0
+    return calibration_bounds(predictions, alpha, calibration_bins_of_equal_width)
+
+
+def calibration_difference(
+    a: Predictions, b: Predictions, alpha: float, bins: Bins = calibration_bins
+) -> Bounds:
     """Limits of the difference a - b of two calibration errors; the pairing, which would narrow them, is left out.
 
     Args:
         a: predictions of one model.
         b: predictions of the other.
         alpha: 1 - the joint level of both limits.
+        bins: of equal mass by default.
     """
-    (error_a, bias_a, deviation_a), (error_b, bias_b, deviation_b) = _moments(a), _moments(b)
+    (error_a, bias_a, deviation_a), (error_b, bias_b, deviation_b) = (_moments(side, bins) for side in (a, b))
     half = normal_quantile(alpha / 2.0) * (deviation_a + deviation_b)
     return error_a - bias_a - error_b - half, error_a - error_b + bias_b + half

@@ -15,16 +15,18 @@ import torch
 from torch import Tensor
 
 from selmix.groups import GROUP_RATES
-from selmix.metrics import METRICS, MetricContext, Predictions
-from selmix.statistics.calibration import calibration_bounds, calibration_difference
+from selmix.metrics import METRICS, MetricContext, Predictions, calibration_bins_of_equal_width
+from selmix.statistics.calibration import calibration_bounds, calibration_difference, equal_width_bounds
 from selmix.statistics.curved_means import CURVES, curved_bounds, curved_difference
 from selmix.statistics.cvar import cvar_bounds, cvar_difference
 from selmix.statistics.gaps import group_gap_difference, recall_gap_difference
 from selmix.statistics.matrix import (
+    agreement_bounds,
+    agreement_influence,
     coverage_bounds,
     coverage_difference,
-    macro_f1_bounds,
-    macro_f1_influence,
+    macro_f_bounds,
+    macro_f_influence,
     min_precision_bounds,
     min_precision_difference,
 )
@@ -38,6 +40,7 @@ from selmix.statistics.means import (
 )
 from selmix.statistics.paired_minima import least_mean_difference
 from selmix.statistics.proportions import Bounds
+from selmix.statistics.scores import auroc_bounds, auroc_influence, brier_bounds, brier_influence
 from selmix.statistics.worst_case import (
     group_gap_bounds,
     min_head_tail_recall_bounds,
@@ -57,7 +60,8 @@ OfPair = Callable[[Predictions, Predictions, MetricContext, float], Bounds]
 class Construction:
     """Limits of one metric.
 
-    Exactly one of ``of_counts`` and ``of_predictions`` is set, and of ``pair`` and ``influence``.
+    Exactly one of ``of_counts`` and ``of_predictions`` is set, and of ``pair`` and ``influence``; none of the four
+    where no limits are known.
 
     Attributes:
         single: how the limits of one model are made, in words.
@@ -78,6 +82,11 @@ class Construction:
     pair: OfPair | None = None
     influence: Callable[[Predictions, Predictions, MetricContext], Influence] | None = None
 
+    @property
+    def has_interval(self) -> bool:
+        """True if limits of the metric are known."""
+        return self.of_counts is not None or self.of_predictions is not None
+
     def difference(
         self, a: Predictions, b: Predictions, value: float, context: MetricContext, alpha: float
     ) -> Bounds:
@@ -89,11 +98,13 @@ class Construction:
             value: of the difference.
             context: of the metric.
             alpha: 1 - the joint level of both limits.
+        Raises:
+            ValueError: a metric without an interval.
         """
         if self.influence is not None:
             return influence_bounds(a.labels, value, self.influence(a, b, context), alpha)
         if self.pair is None:
-            raise AssertionError("a construction has pair or influence")
+            raise ValueError(f"no interval of a difference is known: {self.why}")
         return self.pair(a, b, context, alpha)
 
 
@@ -107,6 +118,8 @@ def _minimum_of_recalls(
 
     return difference
 
+
+NO_INTERVAL = "no interval"
 
 _PAIRED_MINIMUM = (
     "the lowest over the parts of the better of a paired limit and one against the least of theirs"
@@ -178,13 +191,26 @@ CONSTRUCTIONS: dict[str, Construction] = {
         )
         for key, rates in GROUP_RATES.items()
     },
-    "macro_f1": Construction(
-        "Clopper-Pearson with the effective number of samples by the delta method, its bias taken out; none where the "
-        "bias exceeds the standard error",
-        "normal on influence values, with two pseudo-samples, one each way",
-        "smooth in the matrix, and skewed near 1",
-        of_counts=macro_f1_bounds, influence=macro_f1_influence,
-    ),
+    **{
+        key: Construction(
+            "Clopper-Pearson with the effective number of samples by the delta method, its bias taken out; none where "
+            "the bias exceeds the standard error",
+            "normal on influence values, with two pseudo-samples, one each way",
+            "smooth in the matrix, and skewed near 1",
+            of_counts=partial(macro_f_bounds, key), influence=partial(macro_f_influence, key),
+        )
+        for key in ("macro_f1", "f_beta")
+    },
+    **{
+        key: Construction(
+            "Clopper-Pearson of (value + c) / (1 + c), c = 1 / (K - 1), with the effective number of samples by the "
+            "delta method",
+            "normal on influence values, with two pseudo-samples, one each way",
+            "smooth in the matrix, with a bias of the order of one sample",
+            of_counts=partial(agreement_bounds, key), influence=partial(agreement_influence, key),
+        )
+        for key in ("mcc", "cohen_kappa")
+    },
     "min_precision": Construction(
         "Clopper-Pearson by column: the least lower limit, the least upper one after Bonferroni", _PAIRED_MINIMUM,
         "a minimum; the denominators are random, but known once drawn",
@@ -203,6 +229,31 @@ CONSTRUCTIONS: dict[str, Construction] = {
         "the same of both sides, unpaired", "resampling counts the bias of a binned error twice",
         of_predictions=calibration_bounds,
         pair=lambda a, b, context, alpha: calibration_difference(a, b, alpha),
+    ),
+    "calibration_error_equal_width": Construction(
+        "the error less what noise adds to it at most, and z standard errors; none of fewer than 45 samples",
+        "the same of both sides, unpaired", "resampling counts the bias of a binned error twice",
+        of_predictions=equal_width_bounds,
+        pair=lambda a, b, context, alpha: calibration_difference(a, b, alpha, calibration_bins_of_equal_width),
+    ),
+    "log_loss": Construction(
+        NO_INTERVAL, NO_INTERVAL,
+        "its largest terms are rare and have no bound: normal limits missed it in up to 33 % of draws",
+    ),
+    "brier_score": Construction(
+        "Clopper-Pearson with the effective number of samples, on the scale of the errors",
+        "normal, stratified by class, with two pseudo-samples, one each way",
+        "a sum over samples of bounded errors",
+        of_predictions=brier_bounds, influence=brier_influence,
+    ),
+    "auroc": Construction(
+        "Clopper-Pearson with the effective number of samples by DeLong's placements",
+        "normal on placements, with two pseudo-samples, one each way",
+        "a mean over pairs of samples, and skewed near 1",
+        of_predictions=auroc_bounds, influence=auroc_influence,
+    ),
+    "average_precision": Construction(
+        NO_INTERVAL, NO_INTERVAL, "of few positive samples it is biased by an amount that is not known",
     ),
 }  # fmt: skip
 """Key of METRICS -> its limits."""

@@ -29,7 +29,7 @@ class Estimate:
 def all_intervals(
     predictions: Predictions, context: MetricContext, level: float = 0.95
 ) -> dict[str, Estimate]:
-    """Every metric that the data allow, with its interval.
+    """Every metric that the data allow and that has an interval, with it.
 
     Args:
         predictions: of one model.
@@ -43,6 +43,7 @@ def all_intervals(
     return {
         key: metric_interval(key, predictions, context, level)
         for key in evaluate_predictions(predictions, context)
+        if key not in CONSTRUCTIONS or CONSTRUCTIONS[key].has_interval
     }
 
 
@@ -57,10 +58,12 @@ def metric_interval(
         context: of the metric.
         level: of the interval, in (0, 1).
     Raises:
-        ValueError: an unknown metric, or a level outside (0, 1).
+        ValueError: an unknown metric, one without an interval or that the data do not allow, or a level outside (0, 1).
     """
     metric = metric_named(key, context.definitions)
     construction = CONSTRUCTIONS.get(key)
+    if construction is not None and not construction.has_interval:
+        raise ValueError(f"{key} has no interval: {construction.why}")
     if construction is not None and construction.of_predictions is not None:
         value = predictions.value(metric, context)
         return _around(value, construction.of_predictions(predictions, 1.0 - _checked(level)))

@@ -1,4 +1,4 @@
-"""Limits of metrics that follow from the whole matrix: macro F1, the least precision, the least coverage."""
+"""Limits of metrics that follow from the whole matrix: macro F, MCC, kappa, the least precision, the least coverage."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from selmix.confusion import precisions
-from selmix.metric_functions import macro_f1
-from selmix.metrics import MetricContext, Predictions
+from selmix.metrics import METRICS, MetricContext, Predictions
 from selmix.statistics.means import Influence, shrunk_rows
 from selmix.statistics.paired_minima import SPLIT, Parts, each_side, least_difference, proportions
 from selmix.statistics.proportions import Bounds, clopper_pearson, normal_quantile, sidak
@@ -19,69 +18,144 @@ _FEW_PREDICTIONS = 10  # a precision of fewer has no paired limit
 _PRIOR_COUNTS = 0.5
 
 
-def macro_f1_bounds(counts: Tensor, context: MetricContext, alpha: float) -> Bounds:
-    """Limits of macro F1: Clopper-Pearson with as many samples as have its variance, its bias taken out.
+def macro_f_bounds(key: str, counts: Tensor, context: MetricContext, alpha: float) -> Bounds:
+    """Limits of macro F1 or F-beta: Clopper-Pearson with as many samples as have its variance, its bias taken out.
 
     Variance (delta method) and bias (second order) are those at rows with one pooled pseudo-sample each. Where the
     bias exceeds the standard error, as with 1,000 classes of five samples, no limits are known.
 
     Args:
+        key: ``macro_f1`` or ``f_beta``.
         counts: shape (K, K).
         context: of the metric.
         alpha: 1 - the joint level of both limits.
     """
-    rows, total, classes = counts.sum(dim=1), float(counts.sum()), counts.shape[0]
+    square = squared_beta(key, context)
+    rows, classes = counts.sum(dim=1), counts.shape[0]
     near = shrunk_rows(counts)
     expected = near * rows.unsqueeze(1)
-    influence = f1_influences(expected)
-    within = (near * influence.square()).sum(dim=1) - (near * influence).sum(dim=1).square()
-    variance = float((rows * within.clamp_min(0.0)).sum())
-    bias = _f1_bias(near, rows)
-    value = float(macro_f1(counts, context))
+    influence = macro_f_influences(expected, square)
+    variance = _variance(near, influence, rows)
+    bias = _macro_f_bias(near, rows, square)
+    value = float(METRICS[key].of(counts, context))
     if abs(bias) > variance**0.5 and classes > 2:
         return NOTHING
-    centre = min(max(value - bias, 0.25 / total), 1.0 - 0.25 / total)
+    low, high = _fraction_limits(value - bias, variance, rows, alpha)
+    return min(value, low), max(value, high)
+
+
+def squared_beta(key: str, context: MetricContext) -> float:
+    """b^2 of a macro F: 1 for macro F1."""
+    return context.definitions.beta**2 if key == "f_beta" else 1.0
+
+
+def _variance(near: Tensor, influence: Tensor, rows: Tensor) -> float:
+    """Variance of a sum of influences over samples that are drawn row by row from the shares ``near``."""
+    within = (near * influence.square()).sum(dim=1) - (near * influence).sum(dim=1).square()
+    return float((rows * within.clamp_min(0.0)).sum())
+
+
+def _fraction_limits(value: float, variance: float, rows: Tensor, alpha: float) -> Bounds:
+    """Clopper-Pearson's limits of a fraction with as many samples as have its variance."""
+    total, classes = float(rows.sum()), len(rows)
+    centre = min(max(value, 0.25 / total), 1.0 - 0.25 / total)
     # A mean over classes of n_k samples has no more than these, were all classes alike.
     most = float(classes**2 / (1.0 / rows).sum())
     samples = min(most, centre * (1.0 - centre) / variance) if variance > 0 else most
     n = torch.tensor([samples], dtype=torch.float64)
     low, high = clopper_pearson(n * centre, n, alpha / 2.0)
-    return min(value, float(low)), max(value, float(high))
+    return float(low), float(high)
 
 
-def f1_influences(counts: Tensor) -> Tensor:
-    """Change of macro F1 with one more sample of class i predicted as class j, up to a constant of the row.
+def macro_f_influences(counts: Tensor, square: float = 1.0) -> Tensor:
+    """Change of macro F with one more sample of class i predicted as class j, up to a constant of the row.
 
     Args:
         counts: shape (K, K).
+        square: b^2, 1 for F1.
     Returns:
-        (2 [i = j] - F_j) / (K (r_j + c_j)) with row and column sums r and c, shape (K, K).
+        ((1 + b^2) [i = j] - F_j) / (K (b^2 r_j + c_j)) with row and column sums r and c, shape (K, K).
     """
-    size = counts.sum(dim=1) + counts.sum(dim=0)
-    f1 = 2.0 * counts.diagonal() / size
-    return (2.0 * torch.eye(len(size), dtype=torch.float64) - f1) / (len(size) * size)
+    size = square * counts.sum(dim=1) + counts.sum(dim=0)
+    each = (1.0 + square) * counts.diagonal() / size
+    return ((1.0 + square) * torch.eye(len(size), dtype=torch.float64) - each) / (len(size) * size)
 
 
-def _f1_bias(near: Tensor, rows: Tensor) -> float:
-    """Mean of macro F1 over samples of this size minus its true value, to second order."""
+def _macro_f_bias(near: Tensor, rows: Tensor, square: float) -> float:
+    """Mean of macro F over samples of this size minus its true value, to second order."""
     hit = near.diagonal()
     x = rows * hit
     spread = near * (1.0 - near) * rows.unsqueeze(1)
     of_hits = spread.diagonal()
     of_others = spread.sum(dim=0) - of_hits
     others = (near * rows.unsqueeze(1)).sum(dim=0) - x
-    # F = 2 x / (r + x + y): hits x and other predictions y of a class come from different rows.
-    size = rows + x + others
-    second = -4.0 * (rows + others) / size**3 * of_hits + 4.0 * x / size**3 * of_others
+    # F = (1 + b^2) x / (b^2 r + x + y): hits x and other predictions y of a class come from different rows.
+    weighted, twice = square * rows, 2.0 * (1.0 + square)
+    size = weighted + x + others
+    second = -twice * (weighted + others) / size**3 * of_hits + twice * x / size**3 * of_others
     return float(0.5 * second.mean())
 
 
-def macro_f1_influence(a: Predictions, b: Predictions, context: MetricContext) -> Influence:
-    """Influence of the samples on the difference of two models' macro F1."""
+def macro_f_influence(key: str, a: Predictions, b: Predictions, context: MetricContext) -> Influence:
+    """Influence of the samples on the difference of two models' macro F1 or F-beta."""
+    square = squared_beta(key, context)
     classes = len(context.train_counts)
-    sides = [f1_influences(side.counts(classes).double()) for side in (a, b)]
+    return _difference(a, b, [macro_f_influences(side.counts(classes).double(), square) for side in (a, b)])
+
+
+def _difference(a: Predictions, b: Predictions, sides: list[Tensor]) -> Influence:
+    """Influence on a difference from the changes (K, K) of either side's metric with one more sample."""
     each = sides[0][a.labels, a.predicted] - sides[1][b.labels, b.predicted]
     return Influence(each, max(float((side.amax(dim=1) - side.amin(dim=1)).max()) for side in sides))
+
+
+def agreement_bounds(key: str, counts: Tensor, context: MetricContext, alpha: float) -> Bounds:
+    """Limits of MCC or kappa: those of the fraction (value + c) / (1 + c) with c = 1 / (K - 1).
+
+    Of K classes alike both are (accuracy K - 1) / (K - 1): the fraction is then the accuracy. Below -c, where decisions
+    are worse than none, the lower limit is -1. Clopper-Pearson with as many samples as have its variance by the delta
+    method, at rows with one pooled pseudo-sample each. Both are quotients of sums over samples whose bias is of the
+    order of one sample: it is left in.
+
+    Args:
+        key: ``mcc`` or ``cohen_kappa``.
+        counts: shape (K, K).
+        context: of the metric.
+        alpha: 1 - the joint level of both limits.
+    """
+    rows, near = counts.sum(dim=1), shrunk_rows(counts)
+    variance = _variance(near, matrix_influences(key, counts, context), rows)
+    value = float(METRICS[key].of(counts, context))
+    least = 1.0 / (len(rows) - 1)
+    low, high = _fraction_limits((value + least) / (1.0 + least), variance / (1.0 + least) ** 2, rows, alpha)
+    lower = (1.0 + least) * low - least if value > -least else -1.0
+    return min(value, lower), max(value, (1.0 + least) * high - least)
+
+
+def matrix_influences(key: str, counts: Tensor, context: MetricContext) -> Tensor:
+    """Change of a metric with one more sample of class i predicted as class j: its gradient by the counts.
+
+    At rows with one pooled pseudo-sample each, where no class goes without predictions.
+
+    Args:
+        key: of a metric of the whole matrix that is differentiable in it.
+        counts: shape (K, K).
+        context: of the metric.
+    Returns:
+        Shape (K, K), float64.
+    """
+    rows = counts.sum(dim=1, keepdim=True)
+    near = (shrunk_rows(counts) * rows).requires_grad_(True)
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(METRICS[key].of_matrix(near, context), near)
+    return gradient
+
+
+def agreement_influence(key: str, a: Predictions, b: Predictions, context: MetricContext) -> Influence:
+    """Influence of the samples on the difference of two models' MCC or kappa."""
+    classes = len(context.train_counts)
+    counts = (side.counts(classes).double() for side in (a, b))
+    return _difference(a, b, [matrix_influences(key, each, context) for each in counts])
 
 
 def min_precision_bounds(counts: Tensor, context: MetricContext, alpha: float) -> Bounds:

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import size_study
 from benchmarks.size_study import Cell, load, misses, study, too_high
-from selmix.metrics import METRICS
+from selmix.statistics.constructions import CONSTRUCTIONS
 
 CELLS = load(Path(size_study.__file__).parent / "size_study_cells.csv")
 
@@ -46,9 +46,12 @@ def test_the_quick_subset_of_the_study_has_the_size_that_it_says() -> None:
     assert sum(found.rate for found in outcomes.values()) / len(outcomes) < 0.04
 
 
-def test_every_metric_has_cells_of_one_model_and_of_a_pair() -> None:
+def test_every_metric_with_an_interval_has_cells_of_one_model_and_of_a_pair() -> None:
     assert {(cell.metric, cell.kind) for cell in CELLS} == {
-        (key, kind) for key in METRICS for kind in ("single", "paired")
+        (key, kind)
+        for key, limits in CONSTRUCTIONS.items()
+        if limits.has_interval
+        for kind in ("single", "paired")
     }
     assert len(set(CELLS)) == len(CELLS)
     with_replicates = {cell.metric for cell in CELLS if cell.replicates > 1}
@@ -147,3 +150,23 @@ def test_the_program_writes_what_it_found(
         "min_recall", "5", "0.00", "",
     )  # fmt: skip
     assert "0 of 1 cells fail" in capsys.readouterr().err
+
+
+def test_scores_are_drawn_as_the_cell_says() -> None:
+    """Two classes D apart: the area has a closed form, and true probabilities are calibrated."""
+    cell = Cell("auroc", "paired", 2, "20000", "apart:1:1", correlation=0.6)
+    # The difference of both scores is normal with mean +-1 and variance 2.
+    expected = float(torch.special.ndtr(torch.tensor(1.0, dtype=torch.float64)))
+    assert cell.true_value == pytest.approx(expected, abs=0.003)  # three errors of 400,000 samples
+    ours, theirs = cell.draw(torch.Generator().manual_seed(0))
+    logs = [side[0].log_probabilities for side in (ours, theirs)]
+    assert logs[0] is not None
+    assert logs[1] is not None
+    right = float(ours[0].correct.double().mean())
+    assert float(ours[0].confidence.mean()) == pytest.approx(right, abs=0.01)
+    odds = torch.stack([each[:20000, 1] - each[:20000, 0] for each in logs])
+    assert float(torch.corrcoef(odds)[0, 1]) == pytest.approx(0.6, abs=0.03)
+    surer = Cell("brier_score", "single", 2, "20000", "apart:1:3").draw(torch.Generator().manual_seed(0))[0][
+        0
+    ]
+    assert float(surer.confidence.mean()) > right + 0.05

@@ -66,6 +66,20 @@ def by_loop(key: str, rows: list[Row], classes: int, groups: int) -> float:
     def spread(of: list[tuple[int | None, int]]) -> float:
         return max(gap([rate(j, p, a) for a in range(groups)]) for j, p in of)
 
+    def false_positives(j: int, a: int) -> float:
+        """Share of a group's samples of all other classes that is predicted as a class."""
+        return mean([float(p == j) for c, p, g in rows if g == a and c != j])
+
+    def kappa(others: float) -> float:
+        """Agreement beyond chance over what ``others`` leaves of it; 0 where nothing is left."""
+        beyond = mean([float(c == p) for c, p, _ in rows]) - sum(
+            t * d for t, d in zip(truth, covered, strict=True)
+        )
+        return 0.0 if others < 1e-12 else beyond / others
+
+    truth = [mean([float(c == j) for c, _, _ in rows]) for j in k]
+    varied = [1 - sum(share**2 for share in shares) for shares in (truth, covered)]
+    square = given_definitions.beta**2
     cells = [rate(j, j, a) for j in k for a in range(groups)]
     return {
         "mean_recall": lambda: mean(recall),
@@ -77,8 +91,14 @@ def by_loop(key: str, rows: list[Row], classes: int, groups: int) -> float:
         "cvar_recall": lambda: sum(worst) / amount,
         "weighted_recall": lambda: sum(w * r for w, r in zip(weights, recall, strict=True)) / sum(weights),
         "macro_f1": lambda: mean([2 * hit[j] / size[j] for j in k]),
+        "f_beta": lambda: mean(
+            [(1 + square) * hit[j] / sum(square * (c == j) + (p == j) for c, p, _ in rows) for j in k]
+        ),
+        "mcc": lambda: kappa(math.sqrt(varied[0] * varied[1]) if min(varied) > 1e-12 else 0.0),
+        "cohen_kappa": lambda: kappa(1 - sum(t * d for t, d in zip(truth, covered, strict=True))),
         "min_precision": lambda: min(0.0 if math.isnan(p) else p for p in precision),
         "accuracy": lambda: mean([float(c == p) for c, p, _ in rows]),
+        "balanced_accuracy": lambda: mean(recall),
         "balanced_error": lambda: mean([1 - r for r in recall]),
         "cost": lambda: mean([costs[c][p] for c, p, _ in rows]),
         "min_coverage": lambda: min(covered),
@@ -87,6 +107,9 @@ def by_loop(key: str, rows: list[Row], classes: int, groups: int) -> float:
         "worst_group_recall": lambda: min(r for r in cells if not math.isnan(r)),
         "equal_opportunity_gap": lambda: spread([(j, j) for j in k if classes != 2 or j == 1]),
         "equalized_odds_gap": lambda: spread([(j, p) for j in k for p in k]),
+        "one_vs_rest_odds_gap": lambda: max(
+            spread([(j, j) for j in k]), *(gap([false_positives(j, a) for a in range(groups)]) for j in k)
+        ),
         "demographic_parity_gap": lambda: spread([(None, p) for p in k]),
         "many_shot_recall": lambda: mean([r for r, n in zip(recall, TRAIN, strict=False) if n > 100]),
         "medium_shot_recall": lambda: mean(

@@ -23,7 +23,9 @@ from selmix.objectives import metric_of_objective
 TRAIN = [300, 120, 60, 20, 5]
 WEIGHTS = (1.0, 0.0, 2.0, 0.5, 3.0)
 COSTS = tuple(tuple(abs(k - j) * 1.5 for j in range(5)) for k in range(5))
-OF_CLASSES = {key for key, metric in METRICS.items() if metric.of_cells is None} - {"calibration_error"}
+OF_CLASSES = {
+    key for key, metric in METRICS.items() if metric.of_cells is None and metric.of_predictions is None
+}
 CONTEXT = MetricContext(torch.tensor(TRAIN), Definitions(0.5, WEIGHTS, COSTS))
 TAIL = [4]  # all but the first ceil(0.9 * 5) classes, but at least one
 
@@ -37,6 +39,20 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
+def _mcc(c: list[list[int]]) -> float:
+    """As in Gorodkin 2004: the correlation of the indicators of the labels and of the predictions."""
+    pairs = [(i, j) for i, row in enumerate(c) for j, count in enumerate(row) for _ in range(count)]
+
+    def covariance(a: int, b: int) -> float:
+        parts = []
+        for k in range(len(c)):
+            x, y = [float(pair[a] == k) for pair in pairs], [float(pair[b] == k) for pair in pairs]
+            parts.append(_mean([u * v for u, v in zip(x, y, strict=True)]) - _mean(x) * _mean(y))
+        return sum(parts)
+
+    return covariance(0, 1) / math.sqrt(covariance(0, 0) * covariance(1, 1))
+
+
 def _by_hand(c: list[list[int]]) -> dict[str, float]:
     k = range(len(c))
     n = sum(map(sum, c))
@@ -44,6 +60,7 @@ def _by_hand(c: list[list[int]]) -> dict[str, float]:
     column = [sum(c[i][j] for i in k) for j in k]
     share = [column[j] / n for j in k]
     head = [i for i in k if i not in TAIL]
+    chance = sum(sum(c[i]) * column[i] for i in k)
     return {
         "mean_recall": _mean(r),
         "min_recall": min(r),
@@ -55,9 +72,13 @@ def _by_hand(c: list[list[int]]) -> dict[str, float]:
         "cvar_recall": (sum(sorted(r)[:2]) + 0.5 * sorted(r)[2]) / 2.5,
         "weighted_recall": sum(w * x for w, x in zip(WEIGHTS, r, strict=True)) / sum(WEIGHTS),
         "cost": sum(c[i][j] * COSTS[i][j] for i in k for j in k) / n,
+        "f_beta": _mean([5 * c[i][i] / (4 * sum(c[i]) + column[i]) for i in k]),
+        "mcc": _mcc(c),
+        "cohen_kappa": (n * sum(c[i][i] for i in k) - chance) / (n * n - chance),
         "macro_f1": _mean([2 * c[i][i] / (sum(c[i]) + column[i]) for i in k]),
         "min_precision": min(c[i][i] / column[i] for i in k),
         "accuracy": sum(c[i][i] for i in k) / n,
+        "balanced_accuracy": _mean(r),
         "balanced_error": 1 - _mean(r),
         "min_coverage": min(share),
         "min_head_tail_coverage": min(_mean([share[i] for i in head]), _mean([share[i] for i in TAIL])),
@@ -177,7 +198,10 @@ def test_predictions_from_logits() -> None:
     predictions = Predictions.from_logits(labels, logits)
     assert torch.equal(predictions.predicted, logits.argmax(dim=1))
     values = evaluate_predictions(predictions, CONTEXT)
-    assert list(values) == [key for key in METRICS if METRICS[key].of_cells is None]
+    # Of the scores a sweep keeps those of the predicted class only.
+    assert list(values) == [
+        key for key, each in METRICS.items() if each.of_cells is None and not each.by_scores
+    ]
     assert values["accuracy"] == pytest.approx(float(predictions.correct.double().mean()))
     crowded = MetricContext(train_counts=torch.full((5,), 300))
     assert "few_shot_recall" not in evaluate_predictions(predictions, crowded)

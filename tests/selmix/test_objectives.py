@@ -242,7 +242,8 @@ def test_what_is_known_of_an_objective() -> None:
     assert known_objective("g_mean") is known_objective(OBJECTIVES["g_mean"]) is OBJECTIVES["g_mean"]
     assert known_objective("mine:own") is known_objective(torch.trace) is None
     assert [name for name in OBJECTIVES if is_of_groups(name)] == [
-        "worst_group_recall", "equal_opportunity_gap", "equalized_odds_gap", "demographic_parity_gap",
+        "worst_group_recall", "equal_opportunity_gap", "equalized_odds_gap", "one_vs_rest_odds_gap",
+        "demographic_parity_gap",
     ]  # fmt: skip
     assert not is_of_groups(torch.trace)
     assert len(PUBLISHED) == 9

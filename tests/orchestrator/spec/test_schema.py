@@ -130,6 +130,19 @@ def test_temperature_and_effective_pairs_set_the_same() -> None:
         ("constraints: [{metric: min_coverage}]", "must have one of at_least and at_most"),
         ("constraints: [{metric: calibration_error, at_most: 0.1}]", "write in: [search]"),
         (
+            "constraints: [{metric: log_loss, at_most: 0.5, in: [search]}]",
+            "log_loss needs the scores of all classes",
+        ),
+        (
+            "selection: {metric: auroc}",
+            "auroc needs the scores of all classes, of which a sweep keeps the label",
+        ),
+        (
+            "selection: {metric: calibration_error}",
+            "is no metric of a confusion matrix and cannot rank; bound it",
+        ),
+        ("metrics: {beta: 0}", "beta: must be a number > 0, got 0"),
+        (
             "constraints: [{metric: recall_gap, at_most: 110}]",
             "must lie in [0, 1], or above 1 up to 100 in percent, got 110 %",
         ),

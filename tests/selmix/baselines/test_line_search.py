@@ -12,9 +12,10 @@ from torch import Tensor
 
 from selmix.baselines import line_search
 from selmix.baselines.line_search import NONDECREASING, BiasedLogits
+from selmix.baselines.post_hoc import bias_search
 from selmix.baselines.tally import Key, Tally
 from selmix.definitions import Definitions
-from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions
+from selmix.metrics import METRICS, MetricContext, Predictions
 from selmix.statistics.selection import Constraint, SelectionRule
 
 OF_COUNTS = [key for key, metric in METRICS.items() if metric.of_predictions is None]
@@ -49,8 +50,12 @@ def key_of(
 ) -> Key:  # fmt: skip
     predictions = Predictions(labels, predicted, torch.ones(len(labels)), groups)
     rule = SelectionRule(metric, constraints=tuple(bounds), definitions=context.definitions)
-    values = evaluate_predictions(predictions, replace(context, definitions=rule.definitions))
-    value = METRICS[metric].sign * values.get(metric, math.nan)
+    # These alone: all metrics of thousands of predictions would take minutes.
+    needed = {metric: METRICS[metric], "mean_recall": METRICS["mean_recall"]}
+    needed |= {bound.key: bound.definition for bound in bounds}
+    held = replace(context, definitions=rule.definitions)
+    values = {key: predictions.value(each, held) for key, each in needed.items()}
+    value = METRICS[metric].sign * values[metric]
     return Key(-rule.violation(values), value, values["mean_recall"])
 
 
@@ -221,3 +226,53 @@ def test_the_shortfall_by_hand(metric: str, expected: list[float]) -> None:
     labels, predicted = torch.tensor([0, 0, 0, 0, 1, 1, 2]), torch.tensor([0, 0, 0, 1, 0, 0, 0])
     tally = Tally(labels, 3, metric, MetricContext(torch.tensor([9, 5, 1])), None)
     assert tally.shortfall(predicted).tolist() == pytest.approx(expected)
+
+
+def banned(seed: int, classes: int = 4, count: int = 40) -> tuple[Tensor, Tensor, Tensor, MetricContext]:
+    """A world in which many scores are -inf, up to all but one of a row."""
+    logits, labels, groups, context = world(seed, classes, count)
+    g = torch.Generator().manual_seed(seed + 100)
+    never = torch.rand(count, classes, generator=g) < 0.3
+    never[:4] = torch.eye(classes)[:4] == 0
+    never[torch.arange(count), torch.randint(classes, (count,), generator=g)] = False
+    never[2, 2], never[3, 3] = False, False
+    return logits.masked_fill(never, -torch.inf), labels, groups, context
+
+
+@pytest.mark.parametrize("metric", [*WIDE, "mcc", "g_mean", "worst_group_recall"])
+def test_a_score_of_minus_infinity_never_wins(metric: str) -> None:
+    """On every line: what is reached is the best of all points, and the two best classes stay known."""
+    for seed in range(2):
+        logits, labels, groups, context = banned(seed)
+        samples = BiasedLogits(logits, labels, metric, context, groups)
+        best = samples.key()
+        for k in range(4):
+            other = samples.bias.clone()
+            best = samples.search_line(k, best)
+            shifted = logits.double() + samples.bias
+            assert torch.equal(samples.predicted, shifted.argmax(dim=1))
+            assert bool(torch.isfinite(samples.bias).all())
+            assert not bool((logits[torch.arange(len(logits)), samples.predicted] == -torch.inf).any())
+            assert best == samples.key()
+            others = (logits.double() + other)[:, [each for each in range(4) if each != k]]
+            flips = torch.unique(others.amax(dim=1) - logits[:, k].double())
+            flips = flips[torch.isfinite(flips)]
+            points = torch.cat([flips[:1] - 1.0, (flips[1:] + flips[:-1]) / 2.0, flips[-1:] + 1.0])
+            keys = []
+            for value in points:
+                other[k] = value
+                predicted = (logits.double() + other).argmax(dim=1)
+                keys.append(rounded(key_of(metric, predicted, labels, groups, context)))
+            assert rounded(best) >= max(keys)
+
+
+def test_where_no_bias_moves_a_sample_nothing_is_moved() -> None:
+    logits = torch.full((6, 3), -torch.inf)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    logits[torch.arange(6), labels.roll(1)] = 1.0
+    found = bias_search(logits, labels, "min_recall", MetricContext(torch.ones(3)))
+    assert torch.equal(found - found[0], torch.zeros(3))
+    # One sample alone can move, and does.
+    logits[0, 0] = 0.0
+    found = bias_search(logits, labels, "accuracy", MetricContext(torch.ones(3)))
+    assert int((logits[0] + found).argmax()) == 0

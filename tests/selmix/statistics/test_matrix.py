@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from selmix.definitions import Definitions
 from selmix.metric_functions import macro_f1
 from selmix.metrics import METRICS, MetricContext, Predictions
 from selmix.statistics import matrix
@@ -17,11 +18,13 @@ from selmix.statistics.matrix import (
     coverage_bounds,
     coverage_difference,
     coverage_members,
-    f1_influences,
-    macro_f1_bounds,
-    macro_f1_influence,
+    macro_f_bounds,
+    macro_f_influence,
+    macro_f_influences,
+    matrix_influences,
     min_precision_bounds,
     min_precision_difference,
+    squared_beta,
 )
 from selmix.statistics.means import shrunk_rows, stratified_variance
 from selmix.statistics.paired_minima import SPLIT, Parts, least_difference, proportions
@@ -53,7 +56,7 @@ def test_influences_on_macro_f1_by_finite_differences() -> None:
             up[i, j] += step
             down[i, j] -= step
             changes[i, j] = float(macro_f1(up, CONTEXT) - macro_f1(down, CONTEXT)) / (2 * step)
-    found = f1_influences(COUNTS)
+    found = macro_f_influences(COUNTS)
     # Up to a constant of the row.
     difference = changes - found
     assert torch.allclose(difference, difference[:, :1].expand(3, 3), atol=1e-8)
@@ -67,7 +70,7 @@ def test_the_bias_of_macro_f1_by_simulation() -> None:
     simulated = float(values.mean()) - float(macro_f1(near * rows.unsqueeze(1), CONTEXT))
     error = float(values.std()) / 200
     # Four errors of the simulation, and a tenth of the bias for the third order.
-    found = matrix._f1_bias(near, rows)
+    found = matrix._macro_f_bias(near, rows, 1.0)
     assert found == pytest.approx(simulated, abs=4 * error + 0.1 * abs(simulated))
     assert found < -2 * error
 
@@ -77,7 +80,7 @@ def test_the_variance_of_a_difference_of_macro_f1_by_simulation() -> None:
     for seed in range(300):
         a, b = pair(seed, 100)
         differences.append(a.value(METRICS["macro_f1"], CONTEXT) - b.value(METRICS["macro_f1"], CONTEXT))
-        influence = macro_f1_influence(a, b, CONTEXT)
+        influence = macro_f_influence("macro_f1", a, b, CONTEXT)
         variances.append(stratified_variance(a.labels, influence.of_samples))
     # The deviation of 300 draws has a standard error of 4 %.
     found = math.sqrt(sum(variances) / len(variances))
@@ -104,7 +107,7 @@ def test_macro_f1_of_too_few_samples_is_not_known() -> None:
         for _ in range(5):
             right = float(torch.rand(1, generator=generator)) < 0.3
             counts[k, k if right else int(torch.randint(classes, (1,), generator=generator))] += 1
-    assert macro_f1_bounds(counts, MetricContext(torch.full((classes,), 5)), 0.05) == (0.0, 1.0)
+    assert macro_f_bounds("macro_f1", counts, MetricContext(torch.full((classes,), 5)), 0.05) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("key", ["macro_f1", "min_precision"])
@@ -218,3 +221,53 @@ def test_members_of_head_and_tail() -> None:
     head, tail = coverage_members("min_head_tail_coverage", CONTEXT).tolist()
     assert [h + t for h, t in zip(head, tail, strict=True)] == [1.0, 1.0, 1.0]
     assert tail[2] == 1.0
+
+
+@pytest.mark.parametrize("key", ["mcc", "cohen_kappa", "f_beta"])
+def test_influences_are_finite_differences_of_the_metric(key: str) -> None:
+    near = shrunk_rows(COUNTS) * COUNTS.sum(dim=1, keepdim=True)
+    step, changes = 1e-5, torch.empty(3, 3, dtype=torch.float64)
+    for i in range(3):
+        for j in range(3):
+            up, down = near.clone(), near.clone()
+            up[i, j] += step
+            down[i, j] -= step
+            changes[i, j] = float(METRICS[key].of(up, CONTEXT) - METRICS[key].of(down, CONTEXT)) / (2 * step)
+    square = squared_beta(key, CONTEXT)
+    found = macro_f_influences(near, square) if key == "f_beta" else matrix_influences(key, COUNTS, CONTEXT)
+    # Up to a constant of the row: rows are drawn with their sums. 1e-7 for the differences.
+    difference = found - changes
+    assert torch.allclose(difference, difference[:, :1].expand_as(difference), atol=1e-7)
+
+
+@pytest.mark.parametrize("key", ["mcc", "cohen_kappa"])
+def test_the_bias_of_an_agreement_is_small_beside_its_error(key: str) -> None:
+    near, rows = shrunk_rows(COUNTS), COUNTS.sum(dim=1)
+    random = np.random.default_rng(0)
+    drawn = np.stack([random.multinomial(int(n), p, 20_000) for n, p in zip(rows, near.numpy(), strict=True)])
+    values = METRICS[key].of(torch.from_numpy(drawn).double().transpose(0, 1), CONTEXT)
+    bias = float(values.mean()) - float(METRICS[key].of(near * rows.unsqueeze(1), CONTEXT))
+    assert abs(bias) < 0.1 * float(values.std())
+
+
+@pytest.mark.parametrize("key", ["mcc", "cohen_kappa"])
+def test_limits_of_an_agreement_lie_in_its_range_and_hold_at_its_ends(key: str) -> None:
+    never = torch.tensor([[0.0, 9.0], [9.0, 0.0]], dtype=torch.float64)
+    always = torch.tensor([[9.0, 0.0], [0.0, 9.0]], dtype=torch.float64)
+    one_class = torch.tensor([[9.0, 0.0], [9.0, 0.0]], dtype=torch.float64)
+    two = MetricContext(torch.ones(2))
+    for counts, value in ((never, -1.0), (always, 1.0), (one_class, 0.0)):
+        assert float(METRICS[key].of(counts, two)) == pytest.approx(value)
+        low, high = CONSTRUCTIONS[key].of_counts(counts, two, 0.05)  # type: ignore[misc]
+        assert -1.0 <= low <= value <= high <= 1.0
+        assert high - low > 0.3
+
+
+def test_f_of_beta_one_is_macro_f1_with_its_limits() -> None:
+    one = MetricContext(CONTEXT.train_counts, Definitions(beta=1.0))
+    assert float(METRICS["f_beta"].of(COUNTS, one)) == float(METRICS["macro_f1"].of(COUNTS, one))
+    assert macro_f_bounds("f_beta", COUNTS, one, 0.05) == macro_f_bounds("macro_f1", COUNTS, one, 0.05)
+    a, b = pair(0)
+    both = [macro_f_influence(key, a, b, one) for key in ("f_beta", "macro_f1")]
+    assert torch.equal(both[0].of_samples, both[1].of_samples)
+    assert both[0].largest == both[1].largest
