@@ -31,7 +31,7 @@ from torch import Tensor
 
 from selmix.definitions import Definitions
 from selmix.groups import strata_of
-from selmix.metrics import METRICS, MetricContext, Predictions
+from selmix.metrics import MetricContext, Predictions, metric_named
 
 HERE = Path(__file__).parent
 REPETITIONS = 2000
@@ -46,7 +46,7 @@ class Cell:
     """One cell of the study.
 
     Attributes:
-        metric: a key of METRICS.
+        metric: a key of METRICS, or ``module:function``.
         kind: ``single`` or ``paired``.
         classes: K.
         samples: of each class: a number, or ``5-500`` for classes from 5 to 500 in geometric steps.
@@ -72,7 +72,7 @@ class Cell:
     @property
     def of_groups(self) -> bool:
         """True if the metric is one of (class, group) cells."""
-        return METRICS[self.metric].of_cells is not None
+        return metric_named(self.metric).of_cells is not None
 
     @cached_property
     def sizes(self) -> Tensor:
@@ -122,7 +122,7 @@ class Cell:
     @cached_property
     def true_value(self) -> float:
         """The metric of the expected counts."""
-        metric = METRICS[self.metric]
+        metric = metric_named(self.metric)
         if metric.of_predictions is not None:
             return float(self.truth.split(":")[1])
         classes = self.classes
@@ -157,7 +157,7 @@ class Cell:
                     noise = torch.randn(len(recalls), generator=generator, dtype=torch.float64)
                     chance = torch.sigmoid(torch.logit(recalls) + SEED_SPREAD * noise)
                 of_samples = chance[strata]
-                if METRICS[self.metric].of_predictions is not None:
+                if metric_named(self.metric).of_predictions is not None:
                     shift = float(self.truth.split(":")[1])
                     confidence = shift + (1.0 - shift) * torch.rand(
                         len(labels), generator=generator, dtype=torch.float64

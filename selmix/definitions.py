@@ -56,6 +56,7 @@ class Definitions:
         head_fraction: share of the classes, those with the most training samples, that are the head; the tail is the
             rest, at least one class.
         class_rates: recalls and precisions of single classes that are metrics too, such as those with a bound.
+        own_metrics: functions of the user's own, ``module:function``, that are metrics too.
     """
 
     cvar_fraction: float = DEFAULT_CVAR_FRACTION
@@ -63,6 +64,7 @@ class Definitions:
     cost_matrix: tuple[tuple[float, ...], ...] | None = None
     head_fraction: float = DEFAULT_HEAD_FRACTION
     class_rates: tuple[ClassRate, ...] = ()
+    own_metrics: tuple[str, ...] = ()
 
     def problems(self, num_classes: int) -> list[str]:
         """List what does not fit K classes, one ``name: must be RULE, got VALUE`` per problem."""

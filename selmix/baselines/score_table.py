@@ -151,7 +151,7 @@ def _samples_needed(metric: str, counts: Tensor, context: MetricContext, half: f
     smallest = int(counts.sum(dim=1).min())
     if half <= GOAL:
         return smallest
-    if METRICS[metric].of_recalls is None:
+    if metric_named(metric).of_recalls is None:
         return None  # intervals of whole matrices may come from draws: too slow to search over
     shares = counts.double() / counts.sum(dim=1, keepdim=True)
 
@@ -190,7 +190,7 @@ def _corrected(
         predicted[held], confidence[held] = part.predicted, part.confidence
     corrected = Predictions(plain.labels, predicted, confidence, groups)
     difference = paired_difference(metric, [corrected], [plain], context)
-    value = float(METRICS[metric].of(corrected.counts_for(metric, context), context))
+    value = float(metric_named(metric).of(corrected.counts_for(metric, context), context))
     biases = _biases(labels, scores, metric, context, groups, torch.arange(len(labels)))
     return Correction(value, difference, outcome(difference), tuple(biases.tolist()))
 
