@@ -84,7 +84,7 @@ class OwnFunction:
         flat = confusion.double().reshape(-1, classes, classes)
         kind = self._kind(classes, context)
         if flat.requires_grad and torch.is_grad_enabled() and not kind.by_autograd:
-            values: Tensor = _Differences.apply(flat, self, context)  # type: ignore[no-untyped-call]
+            values: Tensor = _Differences.apply(flat, self, context)
         else:
             values = self._values(flat, context, kind)
         return values.reshape(confusion.shape[:-2])
@@ -111,6 +111,10 @@ class OwnFunction:
         """True if autograd gives the derivatives of the function's values, at K classes."""
         return self._kind(num_classes, context).by_autograd
 
+    def takes_numpy(self, num_classes: int, context: MetricContext) -> bool:
+        """True if the function is one of numpy arrays, not of tensors, at K classes."""
+        return self._kind(num_classes, context).takes_numpy
+
     def problems(self, num_classes: int, context: MetricContext) -> list[str]:
         """Reasons why the function cannot be a metric of K classes, tried on matrices that a sweep meets; at most one.
 
@@ -126,8 +130,8 @@ class OwnFunction:
                 return [f"{error} ({name}); give it a value there"]
             if abs(value - share) > SCALE_TOLERANCE * max(abs(value), abs(share)) + 1e-9:
                 return [
-                    f"{self.reference}: must not depend on the scale of C, got {value:g} of counts and {share:g} of the "
-                    f"same counts divided by their sum ({name}); divide by confusion.sum() in it"
+                    f"{self.reference}: must not depend on the scale of C, got {value:g} of counts and {share:g} of "
+                    f"the same counts divided by their sum ({name}); divide by confusion.sum() in it"
                 ]
         if num_classes > MAX_NUMERIC_CLASSES and not self.has_own_gradient(num_classes, context):
             return [
@@ -153,10 +157,16 @@ class OwnFunction:
             given = function(matrix.detach().cpu().numpy().copy() if takes_numpy else matrix)
         except Exception as error:  # whatever the user's function raises
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            raise OwnFunctionError(f"{self.reference}: fails on {_described(matrix)}: {kind}{error}") from error
+            raise OwnFunctionError(
+                f"{self.reference}: fails on {_described(matrix)}: {kind}{error}"
+            ) from error
         if isinstance(given, Tensor) and given.ndim == 0 and not given.is_complex():
             return given.double().cpu()
-        if isinstance(given, int | float | np.number | np.ndarray) and np.ndim(given) == 0 and np.isrealobj(given):
+        if (
+            isinstance(given, int | float | np.number | np.ndarray)
+            and np.ndim(given) == 0
+            and np.isrealobj(given)
+        ):
             return torch.tensor(float(given), dtype=torch.float64)
         shape = f" of shape {tuple(given.shape)}" if isinstance(given, Tensor | np.ndarray) else ""
         raise OwnFunctionError(
@@ -259,7 +269,9 @@ class _Differences(torch.autograd.Function):
         return grads[0].reshape(-1, 1, 1) * torch.stack(gradients), None, None
 
 
-def differences(function: Callable[[Tensor, MetricContext], Tensor], matrix: Tensor, context: MetricContext) -> Tensor:
+def differences(
+    function: Callable[[Tensor, MetricContext], Tensor], matrix: Tensor, context: MetricContext
+) -> Tensor:
     """Forward differences of a function by the entries of a matrix, shape (K, K), float64.
 
     Forward, so that no cell becomes negative.

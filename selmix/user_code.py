@@ -30,7 +30,11 @@ def of_matrix_alone(function: Callable[..., Any], context: Any) -> Callable[[Any
         return function
     if any(other.name == "context" for other in others):
         return lambda confusion: function(confusion, context=context)
-    starred = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.KEYWORD_ONLY)
+    starred = (
+        inspect.Parameter.VAR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.KEYWORD_ONLY,
+    )
     if others and others[0].default is others[0].empty and others[0].kind not in starred:
         return lambda confusion: function(confusion, context)
     return function

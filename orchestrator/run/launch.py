@@ -7,9 +7,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from orchestrator.build.own_source import (
+    changed_modules,
+    functions_in,
+    keep_sources,
+    own_modules,
+    references_in,
+    roots_of,
+)
 from orchestrator.clock import utc_now
 from orchestrator.cluster.address import Cluster, check_reachable
-from orchestrator.cluster.code_package import references_in, sweep_package
+from orchestrator.cluster.code_package import sweep_package
 from orchestrator.cluster.doctor import check_cluster
 from orchestrator.cluster.ray_session import ray_environment
 from orchestrator.credentials import masked
@@ -60,6 +68,7 @@ def launch_sweep(
                 f"{folder.shown}: this sweep was cancelled for good; launch it under a new name (name=NEW)"
             )
         check_unchanged(folder, spec, tracking_of(store))
+        _check_source(folder, spec)
         # A sweep that ended and has sent everything to MLflow needs neither data nor Ray.
         if state.exit_code is not None and state.unsent == 0:
             progress.say(f"{spec.name} is {state.state}; to see it: selmix show {spec.name}")
@@ -77,7 +86,8 @@ def launch_sweep(
             cluster = replace(cluster, package=package)
             submitted = Submission(package.digest, len(package.content))
         check_cluster(spec, store, cluster)
-    environment = contextlib.nullcontext() if cluster is None else ray_environment(cluster)
+    roots = roots_of(references_in(spec.resolved()))
+    environment = contextlib.nullcontext() if cluster is None else ray_environment(cluster, roots)
     with acquire(folder) as lease, environment:
         # Another driver may have changed the folder before the lease was taken.
         folder.refresh()
@@ -92,6 +102,25 @@ def launch_sweep(
         from orchestrator.run.driver import Driver, Launch
 
         return Driver(Launch(spec, folder, data, tracking, progress, lease, cluster), state).run()
+
+
+def _check_source(folder: RunFolder, spec: SweepSpec) -> None:
+    """Check that an unfinished sweep resumes with the functions of the user's own that it began with.
+
+    Raises:
+        UsageError: the source of one has changed.
+    """
+    state = folder.load_state()
+    # A finished sweep calls them no more; `pin` takes the source that was kept.
+    if state.exit_code is not None or not state.objective_source:
+        return
+    changed = changed_modules(state.objective_source, own_modules(functions_in(spec.resolved())))
+    if changed:
+        raise UsageError(
+            f"{folder.shown}: this sweep was launched with another source of its own functions; changed: "
+            f"{', '.join(changed)}. The first one lies in {folder.shown}/{folder.source_path.name}: put it back, or "
+            "launch the sweep under a new name (name=NEW)"
+        )
 
 
 def _check_in_process(spec: SweepSpec, store: Store) -> None:
@@ -146,6 +175,7 @@ def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, tracking: str) -
         state = SweepState(
             name=spec.name, sweep_id=new_sweep_id(), created=utc_now(), tracking_uri=masked(tracking),
             file_digest=spec.digest(), method=METHOD,
+            objective_source=keep_sources(folder, own_modules(functions_in(spec.resolved()))),
         )  # fmt: skip
     # The state is written last: a folder without it counts as not launched, and is made again.
     folder.save_state(state)

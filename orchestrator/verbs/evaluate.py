@@ -88,7 +88,7 @@ def evaluate_table(
 
     Args:
         path: Parquet table.
-        objective: a metric, or an objective that a metric decides.
+        objective: a metric, an objective that a metric decides, or ``module:function`` of the user's own.
         train_counts: training samples per class, for metrics that need them.
         cvar_fraction: share of the classes that ``cvar_recall`` averages, the weakest first.
     Raises:
@@ -100,12 +100,16 @@ def evaluate_table(
     from selmix.baselines.score_table import assess
     from selmix.data.tables import read_scores
     from selmix.definitions import Definitions
-    from selmix.metrics import METRICS, MetricContext
+    from selmix.metrics import METRICS, MetricContext, metric_named
     from selmix.objectives import metric_of_objective
+    from selmix.own_metrics import own_function
+    from selmix.user_code import is_reference
 
     try:
-        metric = METRICS[metric_of_objective(objective)]
+        metric = metric_named(metric_of_objective(objective))
     except ValueError as error:
+        if is_reference(objective):
+            raise UsageError(f"--objective: {objective}: {error}") from error
         raise UsageError(f"--objective: unknown {objective!r}; {closest(objective, METRICS)}") from error
     if metric.needs is not None:
         raise UsageError(
@@ -134,6 +138,13 @@ def evaluate_table(
     context = MetricContext(
         torch.tensor(train_counts or [1] * classes), definitions, num_groups=len(table.group_names)
     )
+    if is_reference(metric.key):
+        try:
+            refused = own_function(metric.key).problems(classes, context)
+        except ValueError as error:
+            refused = [str(error)]
+        if refused:
+            raise UsageError(f"--objective: {refused[0]}")
     try:
         assessment = assess(table.labels, table.scores, metric.key, context, table.class_names, table.groups)
     except ValueError as error:

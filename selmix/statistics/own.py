@@ -1,4 +1,4 @@
-"""Limits of a metric of the user's own, whose range and shape are not known: by influence values, where it is smooth."""
+"""Limits of a metric of the user's own, of unknown range and shape: by influence values, where it is smooth."""
 
 from __future__ import annotations
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.build.own_source import references_in
 from orchestrator.cluster import code_package as module
-from orchestrator.cluster.code_package import own_files, pack, references_in, sweep_package, user_files
+from orchestrator.cluster.code_package import own_files, pack, sweep_package, user_files
 from orchestrator.errors import PreflightError
 from orchestrator.spec.checks import load_spec
 from tests.command import SMOKE
