@@ -242,11 +242,11 @@ def load(path: Path) -> list[Cell]:
         ]
 
 
-def results(cells: list[Cell], jobs: int, repetitions: int | None) -> Iterator[tuple[Cell, Outcome]]:
-    """Run the cells, some at a time; in their order."""
+def results(cells: dict[int, Cell], jobs: int, repetitions: int | None) -> Iterator[tuple[Cell, Outcome]]:
+    """Run the cells, each by its place in the whole list, some at a time; in their order."""
     with ProcessPoolExecutor(jobs) as pool:
-        futures = [pool.submit(study, cell, index, repetitions) for index, cell in enumerate(cells)]
-        for cell, future in zip(cells, futures, strict=True):
+        futures = [pool.submit(study, cell, index, repetitions) for index, cell in cells.items()]
+        for cell, future in zip(cells.values(), futures, strict=True):
             yield cell, future.result()
 
 
@@ -261,12 +261,13 @@ def main() -> int:
     parser.add_argument("--only", help="cells whose metric contains this")
     parser.add_argument("--repetitions", type=int, help="of every cell, without a second run")
     arguments = parser.parse_args()
-    cells = load(arguments.cells)
+    # A cell has the draws of its place, whichever others are run.
+    cells = dict(enumerate(load(arguments.cells)))
     if arguments.only:
-        cells = [cell for cell in cells if arguments.only in cell.metric]
+        cells = {index: cell for index, cell in cells.items() if arguments.only in cell.metric}
     repetitions = arguments.repetitions
     if arguments.quick:
-        cells, repetitions = cells[::8], 200
+        cells, repetitions = dict(list(cells.items())[::8]), 200
     header = [field.name for field in dataclasses.fields(Cell)][:-1]
     rows, failed = [], 0
     for cell, outcome in results(cells, arguments.jobs, repetitions):

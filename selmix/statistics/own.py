@@ -90,14 +90,15 @@ def own_influence(key: str, a: Predictions, b: Predictions, context: MetricConte
     function, classes = own_function(key), len(context.train_counts)
     sides = [side.counts(classes).double() for side in (a, b)]
     found = [_around(function, each, shrunk_rows(each), context) for each in sides]
-    gradients = [each.gradient for each in found]
-    each = gradients[0][a.labels, a.predicted] - gradients[1][b.labels, b.predicted]
-    if all(one.is_smooth for one in found):
-        largest = max(float((one.amax(dim=1) - one.amin(dim=1)).max()) for one in gradients)
-    else:
+    if not all(each.is_smooth for each in found):
         ends = [range_of(function, counts, context) for counts in sides]
-        largest = max(high for _, high in ends) - min(low for low, _ in ends)
-    return Influence(each, largest)
+        reach = max(high for _, high in ends) - min(low for low, _ in ends)
+        return Influence(torch.zeros(len(a.labels), dtype=torch.float64), reach, reach)
+    ours, theirs = (each.gradient for each in found)
+    return Influence(
+        ours[a.labels, a.predicted] - theirs[b.labels, b.predicted],
+        max(float((each.amax(dim=1) - each.amin(dim=1)).max()) for each in (ours, theirs)),
+    )
 
 
 def with_pseudo_samples(counts: Tensor, added: float) -> Tensor:
