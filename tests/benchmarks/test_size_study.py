@@ -48,7 +48,9 @@ def test_the_quick_subset_of_the_study_has_the_size_that_it_says() -> None:
 
 def test_every_metric_has_cells_of_one_model_and_of_a_pair() -> None:
     assert {(cell.metric, cell.kind) for cell in CELLS} == {
-        (key, kind) for key in METRICS for kind in ("single", "paired")
+        (key, kind)
+        for key in (*METRICS, "benchmarks.own:fbeta", "benchmarks.own:mcc")
+        for kind in ("single", "paired")
     }
     assert len(set(CELLS)) == len(CELLS)
     with_replicates = {cell.metric for cell in CELLS if cell.replicates > 1}
