@@ -145,7 +145,9 @@ def _no_drain_signal_for_children() -> Iterator[None]:
 def _let_workers_import(roots: Sequence[Path]) -> None:
     """Put this checkout and the user's folders on PYTHONPATH: workers do not inherit the driver's sys.path."""
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    added = [str(Path(__file__).resolve().parents[2]), *map(str, roots)]
-    missing = [path for path in dict.fromkeys(added) if path not in paths]
-    if missing:
-        os.environ["PYTHONPATH"] = os.pathsep.join([*missing, *paths])
+    ours = str(Path(__file__).resolve().parents[2])
+    before = [] if ours in paths else [ours]
+    # The working folder Ray gives to its workers by itself.
+    after = [str(root) for root in roots if root != Path.cwd() and str(root) not in paths]
+    if before or after:
+        os.environ["PYTHONPATH"] = os.pathsep.join([*before, *paths, *after])

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from selmix.weights import State
 
 
+OF_SOURCE = "objective_source: "
+"""Beginning of what is said of the source of the user's own functions."""
+
+
 @dataclass(frozen=True)
 class Compared:
     """One digest or number of a pin beside the one of the reproduction.
@@ -121,7 +125,7 @@ def reproduce_pin(pins: Path, name: str, store: Store) -> ReproduceDocument:
     # Other functions would be other objectives and metrics: nothing of theirs could be compared.
     wrong = [kept for each in sources if isinstance(kept := read_sources(source_beside(path), each), str)]
     if wrong:
-        return _document(name, {}, [], [f"objective_source: {problem}" for problem in wrong])
+        return _document(name, {}, [], [f"{OF_SOURCE}{problem}" for problem in wrong])
 
     before = pin.environment.stack() | {"method": pin.method}
     now = environment(pin.protocol.threads).stack()
@@ -309,12 +313,9 @@ def reproduction_text(document: ReproduceDocument, width: int | None) -> str:
     else:
         count = len(document.problems)
         if not document.compared:
-            lines.append(
-                sentence(
-                    f"{document.pin}: not reproduced, nothing was trained: the pin, or a file of it, was edited",
-                    width,
-                )
-            )
+            of_source = all(problem.startswith(OF_SOURCE) for problem in document.problems)
+            edited = "the source beside the pin is not that of the pin" if of_source else "the pin was edited"
+            lines.append(sentence(f"{document.pin}: not reproduced, nothing was trained: {edited}", width))
         lines.append(sentence(f"{document.pin}: not reproduced; {counted(count, 'difference')}", width))
         lines += [paragraph("  differs", problem, width) for problem in document.problems]
     for key, both in document.stack_differences.items():

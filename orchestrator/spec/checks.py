@@ -42,10 +42,10 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 
 def _import_from(folder: Path) -> None:
-    """Let modules of the user's own be found in the folder of the sweep file too, after the working folder."""
+    """Let modules of the user's own be found in the folder of the sweep file too."""
+    # At the end: whatever else lies in that folder must not take the place of an installed module.
     if str(folder) not in sys.path:
-        working = sys.path[:1] == [str(Path.cwd())]
-        sys.path.insert(1 if working else 0, str(folder))
+        sys.path.append(str(folder))
 
 
 def check_spec(file: SweepFile) -> SweepSpec:
