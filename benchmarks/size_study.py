@@ -31,7 +31,7 @@ from torch import Tensor
 
 from selmix.definitions import Definitions
 from selmix.groups import strata_of
-from selmix.metrics import METRICS, MetricContext, Predictions
+from selmix.metrics import MetricContext, Predictions, metric_named
 
 HERE = Path(__file__).parent
 REPETITIONS = 2000
@@ -48,7 +48,7 @@ class Cell:
     """One cell of the study.
 
     Attributes:
-        metric: a key of METRICS.
+        metric: a key of METRICS, or ``module:function``.
         kind: ``single`` or ``paired``.
         classes: K.
         samples: of each class: a number, or ``5-500`` for classes from 5 to 500 in geometric steps.
@@ -75,7 +75,7 @@ class Cell:
     @property
     def of_groups(self) -> bool:
         """True if the metric is one of (class, group) cells."""
-        return METRICS[self.metric].of_cells is not None
+        return metric_named(self.metric).of_cells is not None
 
     @cached_property
     def sizes(self) -> Tensor:
@@ -125,7 +125,7 @@ class Cell:
     @cached_property
     def true_value(self) -> float:
         """The metric of the expected counts."""
-        metric = METRICS[self.metric]
+        metric = metric_named(self.metric)
         if metric.by_scores and metric.of_predictions is not None:
             # No closed form of several classes: the metric of many samples in the same shares.
             labels = self.labels[0].repeat_interleave(max(1, MANY // len(self.labels[0])))
@@ -163,7 +163,7 @@ class Cell:
 
     def draw(self, generator: torch.Generator) -> tuple[list[Predictions], list[Predictions]]:
         """Draw the models of both sides, one for each replicate."""
-        if METRICS[self.metric].by_scores:
+        if metric_named(self.metric).by_scores:
             return self._draw_scores(generator)
         labels, groups = self.labels
         strata = labels if groups is None else strata_of(labels, groups, GROUPS)
@@ -188,7 +188,7 @@ class Cell:
                     noise = torch.randn(len(recalls), generator=generator, dtype=torch.float64)
                     chance = torch.sigmoid(torch.logit(recalls) + SEED_SPREAD * noise)
                 of_samples = chance[strata]
-                if METRICS[self.metric].of_predictions is not None:
+                if metric_named(self.metric).of_predictions is not None:
                     shift = float(self.truth.split(":")[1])
                     confidence = shift + (1.0 - shift) * torch.rand(
                         len(labels), generator=generator, dtype=torch.float64
@@ -273,11 +273,11 @@ def load(path: Path) -> list[Cell]:
         ]
 
 
-def results(cells: list[Cell], jobs: int, repetitions: int | None) -> Iterator[tuple[Cell, Outcome]]:
-    """Run the cells, some at a time; in their order."""
+def results(cells: dict[int, Cell], jobs: int, repetitions: int | None) -> Iterator[tuple[Cell, Outcome]]:
+    """Run the cells, each by its place in the whole list, some at a time; in their order."""
     with ProcessPoolExecutor(jobs) as pool:
-        futures = [pool.submit(study, cell, index, repetitions) for index, cell in enumerate(cells)]
-        for cell, future in zip(cells, futures, strict=True):
+        futures = [pool.submit(study, cell, index, repetitions) for index, cell in cells.items()]
+        for cell, future in zip(cells.values(), futures, strict=True):
             yield cell, future.result()
 
 
@@ -292,12 +292,13 @@ def main() -> int:
     parser.add_argument("--only", help="cells whose metric contains this")
     parser.add_argument("--repetitions", type=int, help="of every cell, without a second run")
     arguments = parser.parse_args()
-    cells = load(arguments.cells)
+    # A cell has the draws of its place, whichever others are run.
+    cells = dict(enumerate(load(arguments.cells)))
     if arguments.only:
-        cells = [cell for cell in cells if arguments.only in cell.metric]
+        cells = {index: cell for index, cell in cells.items() if arguments.only in cell.metric}
     repetitions = arguments.repetitions
     if arguments.quick:
-        cells, repetitions = cells[::8], 200
+        cells, repetitions = dict(list(cells.items())[::8]), 200
     header = [field.name for field in dataclasses.fields(Cell)][:-1]
     rows, failed = [], 0
     for cell, outcome in results(cells, arguments.jobs, repetitions):

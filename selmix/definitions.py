@@ -58,6 +58,7 @@ class Definitions:
             rest, at least one class.
         class_rates: recalls and precisions of single classes that are metrics too, such as those with a bound.
         beta: weight of the recall beside the precision in ``f_beta``, > 0; 1 makes it macro F1.
+        own_metrics: functions of the user's own, ``module:function``, that are metrics too.
     """
 
     cvar_fraction: float = DEFAULT_CVAR_FRACTION
@@ -66,6 +67,7 @@ class Definitions:
     head_fraction: float = DEFAULT_HEAD_FRACTION
     class_rates: tuple[ClassRate, ...] = ()
     beta: float = DEFAULT_BETA
+    own_metrics: tuple[str, ...] = ()
 
     def problems(self, num_classes: int) -> list[str]:
         """List what does not fit K classes, one ``name: must be RULE, got VALUE`` per problem."""

@@ -51,10 +51,12 @@ from selmix.metric_functions import (
     shot_recall,
     weighted_recall,
 )
+from selmix.own_metrics import own_function
+from selmix.user_code import is_reference
 
 __all__ = [
     "METRICS", "CountsMetric", "Metric", "MetricContext", "Predictions", "RecallsMetric", "calibration_error",
-    "class_metric", "compute_metric", "evaluate_predictions", "metric_named",
+    "class_metric", "compute_metric", "evaluate_predictions", "metric_named", "own_metric",
 ]  # fmt: skip
 
 CALIBRATION_BINS = 15
@@ -443,17 +445,29 @@ def metric_named(key: str, definitions: Definitions | None = None) -> Metric:
     """Look up a metric by its key.
 
     Args:
-        key: of METRICS, or of a class rate of ``definitions``.
+        key: of METRICS, of a class rate of ``definitions``, or ``module:function`` of the user's own.
         definitions: that may have rates of single classes; None for none.
     Raises:
-        ValueError: there is no such metric; the message lists all keys.
+        ValueError: there is no such metric, and the message lists all keys; or no such function.
     """
     if key in METRICS:
         return METRICS[key]
+    if is_reference(key):
+        return own_metric(key)
     rates = {each.key: each for each in definitions.class_rates} if definitions is not None else {}
     if key not in rates:
         raise ValueError(f"unknown metric {key!r}; there are {', '.join((*METRICS, *rates))}")
     return class_metric(rates[key])
+
+
+def own_metric(reference: str) -> Metric:
+    """The metric that is a function of the user's own, ``module:function``.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    function = own_function(reference)
+    return Metric(reference, of_counts=function, minimise=function.minimise)
 
 
 def class_metric(rate: ClassRate) -> Metric:
@@ -486,10 +500,11 @@ def compute_metric(key: str, counts: Tensor, context: MetricContext) -> Tensor:
 
 
 def evaluate_predictions(predictions: Predictions, context: MetricContext) -> dict[str, float]:
-    """Compute every metric that the data allow, by key, in the order of METRICS; then those of single classes.
+    """Compute every metric that the data allow, by key, in the order of METRICS; then those of single classes, and
+    those of the user's own.
 
     Raises:
-        ValueError: a class has no sample.
+        ValueError: a class has no sample, or a function of the user's own gives no number.
     """
     counts = predictions.counts(len(context.train_counts))
     empty = torch.nonzero(counts.sum(dim=1) == 0).flatten().tolist()
@@ -497,7 +512,8 @@ def evaluate_predictions(predictions: Predictions, context: MetricContext) -> di
         raise ValueError(f"every class needs a sample to be evaluated on, got none for {empty}")
     values = {}
     of_classes = [class_metric(rate) for rate in context.definitions.class_rates]
-    for metric in (*METRICS.values(), *of_classes):
+    own = [own_metric(reference) for reference in context.definitions.own_metrics]
+    for metric in (*METRICS.values(), *of_classes, *own):
         key = metric.key
         if metric.by_scores and predictions.log_probabilities is None:
             continue

@@ -3,13 +3,12 @@
 An objective names its metric: psi is the metric's own formula or, if the metric is a minimum, the Lagrangian of that
 minimum. All take the joint confusion matrix C, shape (S, K), and an :class:`ObjectiveContext`; fields that the context
 leaves out take the published values. A user's own callable, of C alone or of C and the context, works wherever a name
-does (:func:`bind_objective`).
+does (:func:`bind_objective`); one with a true attribute ``lower_is_better`` is minimised.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -22,7 +21,7 @@ from selmix.groups import class_counts
 from selmix.metric_functions import tail_classes
 from selmix.metrics import METRICS, Metric, MetricContext, head_and_tail
 from selmix.multipliers import MultiplierSettings, constraint_multipliers, worst_case_multipliers
-from selmix.user_code import is_reference, load_function
+from selmix.user_code import is_less_better, is_reference, load_function, of_matrix_alone
 
 __all__ = [
     "OBJECTIVES", "PUBLISHED", "AnyObjective", "Objective", "ObjectiveContext", "bind_objective",
@@ -258,12 +257,12 @@ def metric_of_objective(objective: str) -> str:
     """Key of the metric that an objective is judged by: its plain value, without multipliers.
 
     Args:
-        objective: name of an objective, or of a metric, which is judged by itself.
+        objective: name of an objective, or of a metric, which is judged by itself, as is a function of the user's own.
     Raises:
         ValueError: no metric belongs to that name; the message lists all metrics.
     """
     if is_reference(objective):
-        raise ValueError(f"{objective} is a function of C: name the metric that it is judged by")
+        return objective
     if objective in OBJECTIVES:
         return OBJECTIVES[objective].metric
     if objective not in METRICS:
@@ -294,10 +293,8 @@ def bind_objective(objective: AnyObjective, context: ObjectiveContext) -> Callab
         plain = dataclasses.replace(context, labels=None, num_groups=0)
         inner, groups = bind_objective(chosen, plain), context.num_groups
         return lambda confusion: inner(class_counts(confusion, groups))
-    _, *others = inspect.signature(chosen).parameters.values()
-    if any(other.name == "context" for other in others):
-        return lambda confusion: chosen(confusion, context=context)
-    # Under another name the context is what must be given; a default of the user's own is a setting, not the context.
-    if others and others[0].default is others[0].empty and others[0].kind is not others[0].VAR_KEYWORD:
+    if isinstance(chosen, Objective):
         return lambda confusion: chosen(confusion, context)
-    return lambda confusion: chosen(confusion)
+    bound = of_matrix_alone(chosen, context)
+    # psi is maximised.
+    return (lambda confusion: -bound(confusion)) if is_less_better(chosen) else bound

@@ -13,6 +13,38 @@ def is_reference(name: str) -> bool:
     return ":" in name
 
 
+def of_matrix_alone(function: Callable[..., Any], context: Any) -> Callable[[Any], Any]:
+    """A user's function of the confusion matrix, with its context bound where it takes one.
+
+    The context is what a parameter named ``context`` gets, or the second one that has no default; a default of the
+    user's own is a setting and stays.
+
+    Args:
+        function: of the matrix, or of the matrix and the context.
+        context: to bind.
+    """
+    try:
+        _, *others = inspect.signature(function).parameters.values()
+    # Built-in functions need not have a signature; they know nothing of a context.
+    except ValueError:
+        return function
+    if any(other.name == "context" for other in others):
+        return lambda confusion: function(confusion, context=context)
+    starred = (
+        inspect.Parameter.VAR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.KEYWORD_ONLY,
+    )
+    if others and others[0].default is others[0].empty and others[0].kind not in starred:
+        return lambda confusion: function(confusion, context)
+    return function
+
+
+def is_less_better(function: Callable[..., Any]) -> bool:
+    """True if a user's function is to be minimised: it has an attribute ``lower_is_better`` that is true."""
+    return bool(getattr(function, "lower_is_better", False))
+
+
 def load_function(reference: str) -> Callable[..., Any]:
     """Import the function that ``package.module:function`` names.
 

@@ -81,8 +81,9 @@ def diagnose(options: argparse.Namespace) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     with heavy_imports():
+        from orchestrator.build.own_source import references_in
         from orchestrator.cluster.address import Cluster, driver_address
-        from orchestrator.cluster.code_package import references_in, sweep_package
+        from orchestrator.cluster.code_package import sweep_package
         from orchestrator.cluster.doctor import Patience, doctor_document, doctor_text, raise_all
         from orchestrator.spec.checks import load_spec
 

@@ -10,16 +10,15 @@ import importlib
 import importlib.util
 import io
 import sys
-import sysconfig
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.build.own_source import OURS, is_installed, root_of
 from orchestrator.errors import PreflightError
 
-OURS = ("orchestrator", "selmix", "sweeps", "trainables")
 TAKEN = (".py", ".yaml", ".typed")
 SWEEP_FILE = "sweep.yaml"
 MAX_BYTES = 512 * 2**20
@@ -125,10 +124,10 @@ def user_files(module: str) -> dict[str, Path]:
     source = getattr(importlib.import_module(module), "__file__", None)
     top = module.partition(".")[0]
     # A built-in module has no file.
-    if source is None or top in OURS or _is_installed(Path(source)):
+    if source is None or top in OURS or is_installed(Path(source)):
         return {}
     # The folder that was on sys.path: names in the package are relative to it, so that the nodes import alike.
-    root = Path(source).resolve().parents[_depth(module, Path(source))]
+    root = root_of(module, Path(source))
     if (root / top).is_dir():
         return _below(root / top, (".py",))
     # A single module: its folder may hold anything (a home folder), so only what importing it has loaded is taken. The
@@ -138,22 +137,10 @@ def user_files(module: str) -> dict[str, Path]:
         # A copy, because other threads may import meanwhile.
         for name, loaded in list(sys.modules.items())
         for path in [_source_of(loaded)]
-        if path is not None and path.is_relative_to(root) and not _is_installed(path)
+        if path is not None and path.is_relative_to(root) and not is_installed(path)
         if name.partition(".")[0] not in OURS
         if path.relative_to(root).as_posix() in {f"{_path(name)}.py", f"{_path(name)}/__init__.py"}
     }
-
-
-def references_in(values: Any) -> list[str]:
-    """References to the user's code (``module:function``) in a sweep: its model and its objectives.
-
-    Args:
-        values: resolved specification.
-    """
-    from selmix.user_code import is_reference
-
-    names = [values["model"]["name"], *values["objectives"]]
-    return [name for name in names if is_reference(name)]
 
 
 def _below(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -163,16 +150,6 @@ def _below(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
         if path.suffix in suffixes and path.is_file()
         if not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
     }
-
-
-def _is_installed(path: Path) -> bool:
-    homes = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return any(path.resolve().is_relative_to(Path(home).resolve()) for home in homes if home)
-
-
-def _depth(module: str, source: Path) -> int:
-    # The name of a package is its folder's: its file lies one level deeper than that of a module of the same depth.
-    return module.count(".") + (source.name == "__init__.py")
 
 
 def _source_of(module: Any) -> Path | None:

@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,17 @@ _QUIET = {
 
 
 @contextlib.contextmanager
-def ray_environment(cluster: Cluster) -> Iterator[None]:
+def ray_environment(cluster: Cluster, roots: Sequence[Path] = ()) -> Iterator[None]:
     """Set the environment variables that Ray reads; enter before Ray is imported, which reads most of them.
 
     Args:
         cluster: that the driver is to connect to.
+        roots: folders that the user's own modules are imported from.
     """
     # Defaults only: what the user has set stays.
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
-    _let_workers_import()
+    _let_workers_import(roots)
     if cluster.is_private or on_loopback_only(cluster.address):
         # Ray's own switch for one machine, on by default on Windows and macOS: without it every server of a private
         # cluster listens on all interfaces, whatever address `ray.init` is given.
@@ -142,9 +143,12 @@ def _no_drain_signal_for_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _let_workers_import() -> None:
-    """Put this checkout on PYTHONPATH: workers do not inherit the driver's sys.path."""
-    root = str(Path(__file__).resolve().parents[2])
+def _let_workers_import(roots: Sequence[Path]) -> None:
+    """Put this checkout and the user's folders on PYTHONPATH: workers do not inherit the driver's sys.path."""
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if root not in paths:
-        os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
+    ours = str(Path(__file__).resolve().parents[2])
+    before = [] if ours in paths else [ours]
+    # The working folder Ray gives to its workers by itself.
+    after = [str(root) for root in roots if root != Path.cwd() and str(root) not in paths]
+    if before or after:
+        os.environ["PYTHONPATH"] = os.pathsep.join([*before, *paths, *after])

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.code_package import SWEEP_FILE, Package, references_in, sweep_package
+from orchestrator.build.own_source import references_in
+from orchestrator.cluster.code_package import SWEEP_FILE, Package, sweep_package
 from orchestrator.cluster.job_server import Job, JobExists, JobServer
 from orchestrator.credentials import SECRET_FIELDS, masked
 from orchestrator.documents import to_document

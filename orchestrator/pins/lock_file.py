@@ -16,7 +16,7 @@ from orchestrator.documents import SCHEMA_VERSION, Document, from_document
 from orchestrator.errors import NotFound, PreflightError
 from orchestrator.files import write_atomically
 from orchestrator.provenance import Environment
-from orchestrator.records.types import Figure, Metrics, Settings
+from orchestrator.records.types import Figure, Metrics, OwnSource, Settings
 from orchestrator.results.rows import Rung, VerdictOutcome, said
 from orchestrator.table import Column, difference, estimate, sentence, short, table
 
@@ -24,7 +24,7 @@ REQUIRED = (
     "schema_version", "name", "created", "sweep", "objective", "trial_id", "is_winner", "seed", "round", "config",
     "protocol", "base", "digests", "select", "test", "replicates", "baselines", "verdict", "environment", "mlflow",
 )  # fmt: skip
-OPTIONAL = ("method", "row", "test_opening")
+OPTIONAL = ("method", "row", "test_opening", "objective_source")
 """Keys that earlier versions did not write: a pin without them is complete."""
 
 ADVICE = "choose another --pins folder"
@@ -239,6 +239,8 @@ class Pin:
         method: version of the method's arithmetic; a change of it changes bits.
         row: the row that was pinned; None in pins of earlier versions, which are of SelMix.
         test_opening: the opening of test that it was measured at; None in pins of earlier versions.
+        objective_source: modules of the user's own that hold its functions of C, kept beside it; None where there are
+            none.
     """
 
     schema_version: int
@@ -264,6 +266,7 @@ class Pin:
     method: int = 1
     row: PinnedRow | None = None
     test_opening: PinnedOpening | None = None
+    objective_source: list[OwnSource] | None = None
 
     @property
     def metric(self) -> str:
@@ -279,6 +282,11 @@ def pin_path(pins: Path, name: str) -> Path:
 def weights_beside(path: Path) -> Path:
     """Path of the weights of a pin."""
     return path.with_suffix(".safetensors")
+
+
+def source_beside(path: Path) -> Path:
+    """Folder with the source of the user's own functions of a pin."""
+    return path.with_suffix(".source")
 
 
 def sealed(document: Mapping[str, Any]) -> Document:

@@ -31,6 +31,7 @@ from orchestrator.pins.lock_file import (
     Registered,
     pin_path,
     sealed,
+    source_beside,
     weights_beside,
     write_pin,
 )
@@ -38,7 +39,7 @@ from orchestrator.pins.portable import portable
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
-from orchestrator.records.types import TrialRecord
+from orchestrator.records.types import OwnSource, TrialRecord
 from orchestrator.results.rows import SELMIX, Choices, ObjectiveResult, Verdict, Winner, load_results
 from orchestrator.spec.schema import spec_from_resolved
 from orchestrator.tracking.address import check_tracking, recorded_address, tracking_of
@@ -166,14 +167,28 @@ def pin_sweep(store: Store, pins: Path, request: PinRequest) -> list[WrittenPin]
     if state.data is None or state.base is None or state.environment is None:
         raise PreflightError(f"{folder.shown}: must have been launched, its record has no data yet")
     # Imported late: it brings torch, which takes seconds that the checks above need not wait for.
+    from orchestrator.build.own_source import imported_from, write_sources
     from orchestrator.pins.test_split import Opener, open_test
 
+    sources = _kept_sources(folder, state.objective_source)
     spec = spec_from_resolved(folder.load_spec())
     opener = Opener("pin", [pick.name for pick in picks], [pick.objective for pick in picks])
     test = open_test(spec, opener, folder, must_be=state.data.digests["test"])
     opening = _pinned_opening(test, [pick.name for pick in picks])
+    # The functions that the sweep was judged by, wherever this runs and whatever has become of their modules.
+    with imported_from(folder.source_path, state.objective_source):
+        documents = _documents(folder, test, picks, opening)
     written = []
-    for pick, document in zip(picks, _documents(folder, test, picks, opening), strict=True):
+    for pick, document in zip(picks, documents, strict=True):
+        beside = source_beside(pick.path)
+        if sources:
+            document["objective_source"] = [
+                to_document(replace(each, file=f"{beside.name}/{each.main}"))
+                for each in state.objective_source
+            ]
+            write_sources(beside, sources, ADVICE)
+        else:
+            document.pop("objective_source")
         document["mlflow"] = to_document(
             _register(address, store.root, document, pick.target.record, pick.weights)
         )
@@ -186,6 +201,25 @@ def pin_sweep(store: Store, pins: Path, request: PinRequest) -> list[WrittenPin]
     return written
 
 
+def _kept_sources(folder: RunFolder, sources: Sequence[OwnSource]) -> dict[str, bytes]:
+    """Files of the user's own functions that the sweep was judged by: relative name -> content.
+
+    Raises:
+        PreflightError: they are not those of the sweep's record.
+    """
+    from orchestrator.build.own_source import read_sources
+
+    if sources:
+        folder.store.pull(folder.source_path, (".py",))
+    files: dict[str, bytes] = {}
+    for source in sources:
+        kept = read_sources(folder.source_path, source)
+        if isinstance(kept, str):
+            raise PreflightError(f"{folder.shown}: {kept}")
+        files |= kept
+    return files
+
+
 def _names(request: PinRequest) -> list[str]:
     """Names of the pins, one for each objective."""
     if len(request.objectives) < 2:
@@ -195,7 +229,8 @@ def _names(request: PinRequest) -> list[str]:
     twice = sorted({name for name in request.objectives if request.objectives.count(name) > 1})
     if twice:
         raise UsageError(f"--objective: must name each objective once, got {twice[0]} twice")
-    return [f"{request.name}-{objective}" for objective in request.objectives]
+    # A function of the user's own, module:function, has a sign that no file should have.
+    return [f"{request.name}-{objective.replace(':', '.')}" for objective in request.objectives]
 
 
 def _checked(folder: RunFolder, path: Path, target: _Target, address: str) -> _Chosen:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import NotFound, NotReproduced, PreflightError
 from orchestrator.messages import counted
-from orchestrator.pins.lock_file import Pin, broken_sections, pin_path, read_pin, typed_pin, weights_beside
+from orchestrator.pins.lock_file import (
+    Pin,
+    broken_sections,
+    pin_path,
+    read_pin,
+    source_beside,
+    typed_pin,
+    weights_beside,
+)
 from orchestrator.pins.portable import located
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.store import Store
@@ -26,6 +34,10 @@ if TYPE_CHECKING:
     from selmix.run.start_model import Base
     from selmix.statistics.selection import SelectionRule
     from selmix.weights import State
+
+
+OF_SOURCE = "objective_source: "
+"""Beginning of what is said of the source of the user's own functions."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +121,20 @@ def reproduce_pin(pins: Path, name: str, store: Store, overrides: Sequence[str] 
         ]
         return _document(name, {}, [], problems)
     pin = typed_pin(path, document)
+    from orchestrator.build.own_source import imported_from, read_sources
     from orchestrator.provenance import environment
+
+    sources = pin.objective_source or []
+    # Other functions would be other objectives and metrics: nothing of theirs could be compared.
+    wrong = [kept for each in sources if isinstance(kept := read_sources(source_beside(path), each), str)]
+    if wrong:
+        return _document(name, {}, [], [f"{OF_SOURCE}{problem}" for problem in wrong])
 
     before = pin.environment.stack() | {"method": pin.method}
     now = environment(pin.protocol.threads).stack()
     drift = {key: StackDifference(before[key], now[key]) for key in before if before[key] != now[key]}
-    compared = _Comparison(pin, same_stack=not drift).run(weights_beside(path), store, overrides)
+    with imported_from(source_beside(path), sources):
+        compared = _Comparison(pin, same_stack=not drift).run(weights_beside(path), store, overrides)
     problems = [f"{c.what}: pinned {c.pinned}, got {c.got}" for c in compared if not c.passes]
     return _document(name, drift, compared, problems)
 
@@ -298,9 +318,9 @@ def reproduction_text(document: ReproduceDocument, width: int | None) -> str:
     else:
         count = len(document.problems)
         if not document.compared:
-            lines.append(
-                sentence(f"{document.pin}: not reproduced, nothing was trained: the pin was edited", width)
-            )
+            of_source = all(problem.startswith(OF_SOURCE) for problem in document.problems)
+            edited = "the source beside the pin is not that of the pin" if of_source else "the pin was edited"
+            lines.append(sentence(f"{document.pin}: not reproduced, nothing was trained: {edited}", width))
         lines.append(sentence(f"{document.pin}: not reproduced; {counted(count, 'difference')}", width))
         lines += [paragraph("  differs", problem, width) for problem in document.problems]
     for key, both in document.stack_differences.items():

@@ -60,6 +60,11 @@ class RunPaths:
         return self.path / "base" / f"head-{objective}.safetensors"
 
     @property
+    def source_path(self) -> Path:
+        """Source of the user's own functions of C, as it was at the first launch."""
+        return self.path / "source"
+
+    @property
     def staged_data(self) -> Path:
         """Data that are too large for Ray's object store, while the sweep runs."""
         return self.path / "data.pt"

@@ -282,6 +282,29 @@ class BaseFacts:
 
 
 @dataclass(frozen=True)
+class OwnSource:
+    """Source of a module of the user's own, as it is kept beside a result.
+
+    Attributes:
+        module: dotted name.
+        digest: over names and contents of its files.
+        file: of the module, relative to the folder of the sweep or of the pins.
+        files: all of its files, those of modules of the user's that it imports too, relative to the folder that they
+            are imported from.
+    """
+
+    module: str
+    digest: str
+    file: str
+    files: list[str]
+
+    @property
+    def main(self) -> str:
+        """File of the module, relative to the folder that it is imported from."""
+        return self.file.partition("/")[2]
+
+
+@dataclass(frozen=True)
 class Opening:
     """One opening of the test split: its time, and the command that opened it."""
 
@@ -336,6 +359,7 @@ class SweepState:
         problem: that stopped it; None where there was none.
         unsent: writes that did not reach MLflow.
         planned_runs: trials and replicates, as far as they are known.
+        objective_source: modules of the user's own that hold its functions of C; empty in records of earlier versions.
     """
 
     name: str
@@ -358,6 +382,7 @@ class SweepState:
     problem: str | None = None
     unsent: int = 0
     planned_runs: int = 0
+    objective_source: list[OwnSource] = field(default_factory=list)
 
     def to_document(self) -> Document:
         """As JSON has it: ``{}`` stands for a value that is not known yet."""

@@ -8,9 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.build.own_source import (
+    changed_modules,
+    functions_in,
+    keep_sources,
+    own_modules,
+    references_in,
+    roots_of,
+)
 from orchestrator.clock import utc_now
 from orchestrator.cluster.address import Cluster, check_reachable
-from orchestrator.cluster.code_package import references_in, sweep_package
+from orchestrator.cluster.code_package import sweep_package
 from orchestrator.cluster.doctor import check_cluster
 from orchestrator.cluster.ray_session import ray_environment
 from orchestrator.errors import UsageError
@@ -65,6 +73,7 @@ def launch_sweep(
         # What a file leaves to the model may have another default now.
         spec = spec.resumed(folder.load_spec())
         check_unchanged(folder, spec, tracking_of(store))
+        _check_source(folder, spec)
         # A sweep that ended and has sent everything to MLflow needs neither data nor Ray.
         if state.exit_code is not None and state.unsent == 0:
             progress.say(f"{spec.name} is {state.state}; to see it: selmix show {spec.name}")
@@ -84,7 +93,8 @@ def launch_sweep(
             cluster = replace(cluster, package=package)
             submitted = Submission(package.digest, len(package.content))
         check_cluster(spec, store, cluster)
-    environment = contextlib.nullcontext() if cluster is None else ray_environment(cluster)
+    roots = roots_of(references_in(spec.resolved()))
+    environment = contextlib.nullcontext() if cluster is None else ray_environment(cluster, roots)
     with acquire(folder) as lease, environment:
         # Another driver may have changed the folder before the lease was taken.
         folder.refresh()
@@ -108,6 +118,25 @@ def _data_told(spec: SweepSpec, data: SweepData) -> list[str]:
     from orchestrator.build.leaks import check_leaks
 
     return check_leaks(spec, data)
+
+
+def _check_source(folder: RunFolder, spec: SweepSpec) -> None:
+    """Check that an unfinished sweep resumes with the functions of the user's own that it began with.
+
+    Raises:
+        UsageError: the source of one has changed.
+    """
+    state = folder.load_state()
+    # A finished sweep calls them no more; `pin` takes the source that was kept.
+    if state.exit_code is not None or not state.objective_source:
+        return
+    changed = changed_modules(state.objective_source, own_modules(functions_in(spec.resolved())))
+    if changed:
+        raise UsageError(
+            f"{folder.shown}: this sweep was launched with another source of its own functions; changed: "
+            f"{', '.join(changed)}. The first one lies in {folder.shown}/{folder.source_path.name}: put it back, or "
+            "launch the sweep under a new name (name=NEW)"
+        )
 
 
 def _check_in_process(spec: SweepSpec, store: Store) -> None:
@@ -162,6 +191,7 @@ def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, tracking: str) -
         state = SweepState(
             name=spec.name, sweep_id=new_sweep_id(), created=utc_now(),
             tracking_uri=recorded_address(tracking, folder.store.root), file_digest=spec.digest(), method=METHOD,
+            objective_source=keep_sources(folder, own_modules(functions_in(spec.resolved()))),
         )  # fmt: skip
     # The state is written last: a folder without it counts as not launched, and is made again.
     folder.save_state(state)

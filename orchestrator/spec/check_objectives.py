@@ -11,8 +11,9 @@ from orchestrator.spec.sections import ConstraintSection
 from orchestrator.spec.typed import Problem, TypedFile, placed
 from selmix.confusion import logit_gradient, smooth_rows
 from selmix.definitions import RATES_OF_A_CLASS
-from selmix.metrics import METRICS
+from selmix.metrics import METRICS, MetricContext
 from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective, metric_of_objective
+from selmix.own_metrics import OwnFunction, own_function
 from selmix.user_code import is_reference, load_function
 
 # Size of the matrices that a user's objective is tried on where the data cannot be read yet.
@@ -27,15 +28,15 @@ def objective_problems(typed: TypedFile) -> Iterable[Problem]:
     seen: set[str] = set()
     for index, name in typed.objectives.items():
         path = ("objectives", index)
-        if is_reference(name):
+        if name in seen:
+            yield path, f"must appear once, got {name} again"
+        elif is_reference(name):
             yield from ((path, text) for text in own_objective_problems(typed, name))
         # A metric that cannot be maximised is a known name all the same.
         elif name in METRICS and name not in OBJECTIVES:
             yield path, f"{name} is a metric that no objective stands for; {closest(name, OBJECTIVES)}"
         elif name not in OBJECTIVES:
             yield path, f"unknown objective {name!r}; {closest(name, OBJECTIVES)}"
-        elif name in seen:
-            yield path, f"must appear once, got {name} again"
         else:
             yield from ((path, text) for text in missing_definition(typed, metric_of_objective(name)))
         seen.add(name)
@@ -52,22 +53,17 @@ def own_objective_problems(typed: TypedFile, reference: str) -> Iterable[str]:
     """Reasons why ``module:function`` cannot be an objective: it must be a finite scalar with a finite gradient.
 
     It is tried with the definitions of the file, on smoothed confusion matrices of the kind that a run meets: random
-    ones, a perfect one, and one with a class of zero recall.
+    ones, a perfect one, and one with a class of zero recall. Where no other metric is named it is judged by itself, and
+    must be a metric too.
     """
-    if typed.selection is not None and typed.selection.metric is None:
-        yield f"{reference} needs selection.metric, the metric that its rounds and trials are judged by"
     try:
         load_function(reference)
     except ValueError as error:
         yield f"{reference}: {error}"
         return
+    classes = _tried_classes(typed)
     # A function may fail by definitions that are wrong, which is reported in their own place.
-    if typed.metrics is None:
-        return
-    definitions = typed.metrics.definitions
-    defined = len(definitions.recall_weights or definitions.cost_matrix or ())
-    classes = typed.num_classes or defined or _CLASSES_WHERE_UNKNOWN
-    if definitions.problems(classes):
+    if typed.metrics is None or classes is None:
         return
     # One seed: a file that is valid once is valid always.
     generator = torch.Generator().manual_seed(0)
@@ -77,14 +73,83 @@ def own_objective_problems(typed: TypedFile, reference: str) -> Iterable[str]:
     missed = 20.0 * torch.eye(classes).double()
     missed[-1] = missed[-1].roll(1)
     # A long tail, so that the classes have a head and a tail.
-    context = ObjectiveContext(train_counts=torch.arange(classes, 0, -1), definitions=definitions)
+    context = ObjectiveContext(
+        train_counts=torch.arange(classes, 0, -1), definitions=typed.metrics.definitions
+    )
     for matrix in [*counts, missed]:
         try:
             logit_gradient(bind_objective(reference, context), smooth_rows(matrix))
         except Exception as error:  # whatever the user's function raises
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            yield f"{reference} fails on a {classes} x {classes} confusion matrix: {reason}"
+            advice = ""
+            if _is_of_numpy(typed, reference, classes):
+                advice = (
+                    "; an objective needs a gradient, so it is written with torch operations; a function of numpy can "
+                    "be selection.metric"
+                )
+            yield f"{reference} fails on a {classes} x {classes} confusion matrix: {reason}{advice}"
             return
+    if typed.selection is not None and typed.selection.metric is None:
+        yield from own_metric_problems(typed, reference)
+        yield from _missing_margin(typed, reference)
+
+
+def own_metric_problems(typed: TypedFile, reference: str) -> Iterable[str]:
+    """Reasons why ``module:function`` cannot be a metric: it must be a finite number of any counts, on any scale.
+
+    It is tried with the definitions of the file, on a perfect matrix, one of equal cells, a random one, and such in
+    which classes are never predicted.
+    """
+    if not reference.isascii():
+        yield f"{reference}: must be named in ASCII letters: it is a key of records and of MLflow"
+        return
+    try:
+        function = own_function(reference)
+    except ValueError as error:
+        yield f"{reference}: {error}"
+        return
+    classes = _tried_classes(typed)
+    if classes is not None:
+        yield from _problems_as_metric(typed, function, classes)
+
+
+def _problems_as_metric(typed: TypedFile, function: OwnFunction, classes: int) -> Iterable[str]:
+    try:
+        yield from function.problems(classes, _metric_context(typed, classes))
+    except ValueError as error:
+        yield str(error)
+
+
+def _missing_margin(typed: TypedFile, reference: str) -> Iterable[str]:
+    if typed.selection is not None and typed.selection.margin is None:
+        yield (
+            f"{reference} needs selection.margin, the difference of it that does not matter: the range of a function "
+            "of your own is not known"
+        )
+
+
+def _tried_classes(typed: TypedFile) -> int | None:
+    """Size of the matrices that a user's function is tried on; None where the file's definitions are wrong."""
+    if typed.metrics is None:
+        return None
+    definitions = typed.metrics.definitions
+    defined = len(definitions.recall_weights or definitions.cost_matrix or ())
+    classes = typed.num_classes or defined or _CLASSES_WHERE_UNKNOWN
+    return None if definitions.problems(classes) else classes
+
+
+def _metric_context(typed: TypedFile, classes: int) -> MetricContext:
+    if typed.metrics is None:
+        raise AssertionError("functions are tried with the definitions of the file")
+    return MetricContext(torch.arange(classes, 0, -1), typed.metrics.definitions)
+
+
+def _is_of_numpy(typed: TypedFile, reference: str, classes: int) -> bool:
+    """True if a function is one of numpy arrays alone."""
+    try:
+        return own_function(reference).takes_numpy(classes, _metric_context(typed, classes))
+    except ValueError:
+        return False
 
 
 def definition_problems(typed: TypedFile) -> Iterable[Problem]:
@@ -104,16 +169,18 @@ def constraint_problems(typed: TypedFile) -> Iterable[Problem]:
 
 def _bound_problems(typed: TypedFile, constraint: ConstraintSection) -> Iterable[str]:
     key, bounds = constraint.metric, constraint.bounds
-    if key not in METRICS and key not in RATES_OF_A_CLASS:
+    if key not in METRICS and key not in RATES_OF_A_CLASS and not is_reference(key):
         yield f"unknown metric {key!r}; {metric_hint(key, (*METRICS, *RATES_OF_A_CLASS))}"
     if len(bounds) != 1:
         yield "must have one of at_least and at_most"
-    # A cost has the unit of its matrix; every other metric is a fraction.
-    elif key != "cost" and not 0 <= bounds[0] <= 1:
+    # A cost has the unit of its matrix, a function of the user's own any; every other metric is a fraction.
+    elif key != "cost" and not is_reference(key) and not 0 <= bounds[0] <= 1:
         got = f"{bounds[0]:g}" if bounds[0] < 0 else f"{100 * bounds[0]:g} %"
         yield f"the bound on {key}, a fraction, must lie in [0, 1], or above 1 up to 100 in percent, got {got}"
     else:
         yield from _out_of_reach(typed, constraint)
+    if is_reference(key):
+        yield from _own_bound_problems(typed, constraint)
     if key not in METRICS:
         return
     yield from missing_definition(typed, key)
@@ -123,6 +190,20 @@ def _bound_problems(typed: TypedFile, constraint: ConstraintSection) -> Iterable
         yield (
             f"{key} is no metric of a confusion matrix and cannot bind inside the method; write in: [search] to have "
             "it decide feasibility"
+        )
+
+
+def _own_bound_problems(typed: TypedFile, constraint: ConstraintSection) -> Iterable[str]:
+    """A bound on a user's function is on a metric, and inside the method on one that has a gradient."""
+    key, problems = constraint.metric, list(own_metric_problems(typed, constraint.metric))
+    yield from problems
+    classes = _tried_classes(typed)
+    if problems or classes is None or "method" not in constraint.where:
+        return
+    if not own_function(key).has_own_gradient(classes, _metric_context(typed, classes)):
+        yield (
+            f"{key} has no gradient by torch and cannot bind inside the method; write in: [search] to have it decide "
+            "feasibility"
         )
 
 
@@ -152,7 +233,7 @@ def _class_problems(typed: TypedFile, constraint: ConstraintSection) -> Iterable
     key, given = constraint.metric, constraint.of_class
     if key in RATES_OF_A_CLASS and given is None:
         yield f"{key} is that of one class; give class: NAME, or bound min_{key}, the least of all classes"
-    elif key in METRICS and given is not None:
+    elif key not in RATES_OF_A_CLASS and given is not None:
         yield f"class goes with {' and '.join(RATES_OF_A_CLASS)}; {key} is a metric of all classes"
     elif given is not None and typed.class_names is not None:
         try:
@@ -197,6 +278,9 @@ def selection_problems(typed: TypedFile) -> Iterable[Problem]:
         )
     elif metric in METRICS:
         yield from ((path, text) for text in missing_definition(typed, metric))
+    elif is_reference(metric):
+        texts = [*own_metric_problems(typed, metric), *_missing_margin(typed, metric)]
+        yield from ((path, text) for text in texts)
     else:
         yield path, f"must be a metric of the select split, got {metric!r}; {metric_hint(metric)}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from selmix.pretrain import RECIPES
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
-    """Read, override and check a sweep file.
+    """Read, override and check a sweep file; its folder is put on ``sys.path``, for functions of the user's own.
 
     Args:
         path: of the file.
@@ -36,7 +37,15 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """
     file = read_sweep_file(path)
     apply_overrides(file, overrides)
+    _import_from(path.resolve().parent)
     return check_spec(file)
+
+
+def _import_from(folder: Path) -> None:
+    """Let modules of the user's own be found in the folder of the sweep file too."""
+    # At the end: whatever else lies in that folder must not take the place of an installed module.
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def check_spec(file: SweepFile) -> SweepSpec:

@@ -21,6 +21,7 @@ from selmix.definitions import DEFAULT_BETA, DEFAULT_CVAR_FRACTION, DEFAULT_HEAD
 from selmix.models import ModelConfig
 from selmix.pretrain import PretrainSettings
 from selmix.pretrain.trainer import BATCH, EMA_DECAY, EPOCHS, LR, MIXUP_ALPHA, WEIGHT_DECAY
+from selmix.user_code import is_reference
 
 Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Number = StrictFloat  # takes whole numbers too, never a boolean
@@ -89,10 +90,10 @@ class ConstraintSection(Section):
     """A bound on a metric, inside the method, in the search, or both.
 
     Attributes:
-        metric: a key of METRICS; ``recall`` or ``precision`` of one class.
+        metric: a key of METRICS; ``recall`` or ``precision`` of one class; ``module:function`` of the user's own.
         of_class: that class, by its name or its place in the order of the labels; None for a metric of all classes. The
             key is ``class``.
-        at_least: floor; one of the two is given. Above 1 it is percent, unless the metric is a cost.
+        at_least: floor; one of the two is given. Above 1 it is percent, unless the metric is a cost or the user's own.
         at_most: ceiling; likewise.
         where: ``method`` (through multipliers), ``search`` (feasibility), or both; the key is ``in``.
     """
@@ -106,8 +107,9 @@ class ConstraintSection(Section):
     @field_validator("at_least", "at_most")
     @classmethod
     def as_fraction(cls, value: float | None, info: ValidationInfo) -> float | None:
-        """The bound as a fraction; that of a cost as it is."""
-        if value is None or value <= 1 or info.data.get("metric") == "cost":
+        """The bound as a fraction; that of a cost, or of a function of the user's own, as it is."""
+        metric = str(info.data.get("metric"))
+        if value is None or value <= 1 or metric == "cost" or is_reference(metric):
             return value
         # Rounded, so that 14.3 and 0.143 are one number.
         return round(value / 100.0, 12)
@@ -201,13 +203,14 @@ class SelectionSection(Section):
     """Ranking of rounds and trials on the select split.
 
     Attributes:
-        metric: a key of METRICS; None: the objective's own.
+        metric: a key of METRICS, or ``module:function`` of the user's own; None: the objective's own.
         statistic: of the metric: ``bagged`` (its bootstrap mean), ``lower_bound`` (of its confidence interval) or
             ``value``.
         replicates: runs of a finalist on fresh seeds.
         finalists: best trials per objective that are run again.
         margin: difference of the metric that does not matter, in its own unit; None: 0.02 of recalls, precisions, means
-            and gaps, 0.1 / K of coverages, 0.02 of the range of the costs, 0.01 of the calibration error.
+            and gaps, 0.1 / K of coverages, 0.02 of the range of the costs, 0.01 of the calibration error. A function of
+            the user's own must have one.
     """
 
     metric: StrictStr | None = None

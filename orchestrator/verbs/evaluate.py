@@ -230,13 +230,16 @@ def _check_options(request: Request) -> None:
 
 
 def _metric(request: Request) -> Metric:
-    from selmix.metrics import METRICS
+    from selmix.metrics import METRICS, metric_named
     from selmix.objectives import metric_of_objective
+    from selmix.user_code import is_reference
 
     objective = request.objective or ""
     try:
-        metric = METRICS[metric_of_objective(objective)]
+        metric = metric_named(metric_of_objective(objective))
     except ValueError as error:
+        if is_reference(objective):
+            raise UsageError(f"--objective: {objective}: {error}") from error
         raise UsageError(f"--objective: unknown {objective!r}; {closest(objective, METRICS)}") from error
     if metric.needs is not None:
         raise UsageError(
@@ -269,6 +272,7 @@ def _context(request: Request, found: ScoreTable, metric: Metric | None) -> Metr
     import torch
 
     from selmix.metrics import MetricContext
+    from selmix.user_code import is_reference
 
     classes, counts = len(found.class_names), request.train_counts
     problems = request.definitions.problems(classes)
@@ -286,9 +290,24 @@ def _context(request: Request, found: ScoreTable, metric: Metric | None) -> Metr
             f"--objective: {metric.key} needs groups; give {request.table} a column group, or name one with --group"
         )
     # Equal counts where none are given: the metrics that depend on them are left out.
-    return MetricContext(
+    context = MetricContext(
         torch.tensor(counts or [1] * classes), request.definitions, num_groups=len(found.group_names)
     )
+    if metric is not None and is_reference(metric.key):
+        _try_own(metric.key, classes, context)
+    return context
+
+
+def _try_own(reference: str, classes: int, context: MetricContext) -> None:
+    """Try a function of the user's own on matrices of as many classes, before it is called on the table."""
+    from selmix.own_metrics import own_function
+
+    try:
+        refused = own_function(reference).problems(classes, context)
+    except ValueError as error:
+        refused = [str(error)]
+    if refused:
+        raise UsageError(f"--objective: {refused[0]}")
 
 
 def _of_predictions(

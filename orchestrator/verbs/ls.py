@@ -125,7 +125,9 @@ def ls_text(document: LsDocument, width: int | None) -> str:
 def _summary(objective: str, result: BriefResult) -> str:
     if result.winner is None or result.value is None:
         return f"{objective}: no feasible trial"
-    text = f"{objective} {percent(result.value)} % on select: {short(result.winner)}"
+    # Under its own name an objective has its own metric alone.
+    metric = "" if result.metric in (None, objective) else f", judged by {result.metric}:"
+    text = f"{objective}{metric} {percent(result.value)} % on select: {short(result.winner)}"
     if result.verdict is not None:
         rule = ", by the earlier rule" if result.verdict.by_earlier_rule else ""
         text += f", {said(result.verdict.outcome)} {result.verdict.against}{rule}"

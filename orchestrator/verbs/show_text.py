@@ -33,7 +33,7 @@ from orchestrator.verbs.show import ShowDocument, TrialRow
 from orchestrator.verbs.winner_text import reasons, shipped_file
 
 CROSS_METRICS = ("mean_recall", "min_recall", "g_mean", "h_mean", "accuracy", "min_coverage")
-"""Metrics by which the winners of several objectives are compared."""
+"""Metrics by which the winners of several objectives are compared, beside functions of the user's own."""
 
 STATISTICS = {"bagged": "bootstrap mean", "lower_bound": "lower confidence bound", "value": "value"}
 """Meaning of ``selection.statistic``, which ranks trials."""
@@ -75,7 +75,8 @@ def show_text(document: ShowDocument, width: int | None, colour: bool = False) -
             blocks.append(_objective(document, objective, result, result.winner, width))
     winners = {name: r.winner for name, r in document.objectives.items() if r.winner is not None}
     if len(document.objectives) > 1 and winners:
-        blocks.append(_cross_table(winners, width))
+        own = [r.metric for r in document.objectives.values() if r.metric is not None and ":" in r.metric]
+        blocks.append(_cross_table(winners, [*CROSS_METRICS, *dict.fromkeys(own)], width))
     blocks.append(_test(document, width))
     blocks.append(_next(document, width))
     return "\n\n".join(block for block in blocks if block)
@@ -509,22 +510,20 @@ def _arm(arm: ArmResult | None, metric: str) -> tuple[str, str, str]:
     return estimate(arm.select[metric]), gap, arm.outcome or ""
 
 
-def _cross_table(winners: Mapping[str, Winner], width: int | None) -> str:
-    """Table of every winner under every metric of CROSS_METRICS."""
+def _cross_table(winners: Mapping[str, Winner], metrics: Sequence[str], width: int | None) -> str:
+    """Table of every winner under every one of these metrics."""
     # A metric that the data do not have leaves its cell empty.
     rows = [
         (
             objective,
             *(
                 percent(winner.replicates.select[m].value) if m in winner.replicates.select else ""
-                for m in CROSS_METRICS
+                for m in metrics
             ),
         )
         for objective, winner in winners.items()
     ]
-    return table(
-        (Column("winner of \\ metric, %"), *(Column(m, right=True) for m in CROSS_METRICS)), rows, width
-    )
+    return table((Column("winner of \\ metric, %"), *(Column(m, right=True) for m in metrics)), rows, width)
 
 
 def _test(document: ShowDocument, width: int | None) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from selmix.groups import class_counts, strata_of
-from selmix.metrics import METRICS, MetricContext, compute_metric
+from selmix.metrics import MetricContext, compute_metric, metric_named
 from selmix.statistics.selection import SelectionRule, violations
 
 SWEEPS = 4  # rounds over all groups and classes, at most
@@ -46,7 +46,7 @@ def group_thresholds(
     """
     if not context.num_groups:
         raise ValueError("thresholds by group need data with a group attribute")
-    if METRICS[rule.metric].of_predictions is not None:
+    if metric_named(rule.metric).of_predictions is not None:
         raise ValueError(f"thresholds cannot be searched for {rule.metric}, which is no metric of counts")
     p, classes = probabilities.double().cpu(), probabilities.shape[1]
     labels, groups = labels.cpu(), groups.cpu()
@@ -105,14 +105,14 @@ def _counts(rows: Tensor, predicted: Tensor, classes: int, context: MetricContex
 
 def _ranking(rule: SelectionRule, context: MetricContext) -> Callable[[Tensor], list[Rank]]:
     def value(key: str, cells: Tensor) -> Tensor:
-        of_groups = METRICS[key].of_cells is not None
+        of_groups = metric_named(key).of_cells is not None
         return compute_metric(key, cells if of_groups else class_counts(cells, context.num_groups), context)
 
     def rank(cells: Tensor) -> list[Rank]:
         """Ranks of counts (..., K A, K), one by one."""
         cells = cells.view(-1, *cells.shape[-2:])
         missed = violations(rule.constraints, cells, context)
-        metric = METRICS[rule.metric].sign * value(rule.metric, cells)
+        metric = metric_named(rule.metric).sign * value(rule.metric, cells)
         means = value("mean_recall", cells)
         return list(zip((-missed).tolist(), metric.tolist(), means.tolist(), strict=True))
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from selmix.baselines.tally import Tally
 from selmix.corrections import Correction
 from selmix.groups import class_counts, stratum_labels
-from selmix.metrics import METRICS, Metric, MetricContext
+from selmix.metrics import METRICS, Metric, MetricContext, metric_named
+from selmix.own_metrics import OwnFunction
 from selmix.statistics.selection import (
     Constraint,
     SelectionRule,
@@ -34,6 +35,7 @@ FOLDS = 5
 RESAMPLES = 200  # of the samples, for the bagged metric of the guard
 DRAWS = 32  # confusion matrices around the present one that a gradient is averaged over
 _NUMBERS_AT_ONCE = 2**22  # bounds the memory of draws and probabilities
+_CALLS_AT_ONCE = 500  # of a function of the user's own that is differentiated by differences
 _CALIBRATION_STEPS = 100
 WITHOUT_HITS = frozenset({
     "recall_gap", "min_coverage", "min_head_tail_coverage", "equal_opportunity_gap", "equalized_odds_gap",
@@ -227,9 +229,13 @@ class _BaggedGradient:
         # Counted by cell where anything is of cells: a metric of classes is computed from their sums.
         self.tally = Tally(labels, num_classes, rule.metric, context, groups, bounds)
         self.groups = self.tally.context.num_groups
-        self.metric, self.context = METRICS[rule.metric], context
+        self.metric, self.context = metric_named(rule.metric), context
         self.multipliers = {bound: torch.zeros(1, dtype=torch.float64) for bound in bounds}
         self.calls = 0
+        # Without a gradient of its own a function is called once for every cell.
+        own = self.metric.of_counts
+        slow = isinstance(own, OwnFunction) and not own.has_own_gradient(num_classes, context)
+        self.draws = max(1, min(DRAWS, _CALLS_AT_ONCE // num_classes**2)) if slow else DRAWS
         self.generator = torch.Generator().manual_seed(0)
 
     def counts(self, predicted: Tensor) -> Tensor:
@@ -243,7 +249,7 @@ class _BaggedGradient:
 
     def of_metric(self, counts: Tensor) -> Tensor:
         """Gradient of the bagged metric at counts (S, K), by class (K, K)."""
-        draws = max(1, min(DRAWS, _NUMBERS_AT_ONCE // counts.numel()))
+        draws = max(1, min(self.draws, _NUMBERS_AT_ONCE // counts.numel()))
         drawn = dirichlet_rows(counts, draws, self.generator).requires_grad_(True)
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(self._psi(drawn).sum(), drawn)

@@ -305,7 +305,7 @@ def _samples_needed(metric: str, counts: Tensor, context: MetricContext, half: f
     smallest = int(counts.sum(dim=1).min())
     if half <= GOAL:
         return smallest
-    if METRICS[metric].of_recalls is None:
+    if metric_named(metric).of_recalls is None:
         return None  # intervals of whole matrices may come from draws: too slow to search over
     shares = counts.double() / counts.sum(dim=1, keepdim=True)
 
@@ -362,7 +362,7 @@ def _judged(
     unknown = torch.full_like(plain.confidence, torch.nan)
     corrected = Predictions(plain.labels, predicted, unknown, plain.groups)
     difference = paired_difference(metric, [corrected], [plain], context)
-    value = float(METRICS[metric].of(corrected.counts_for(metric, context), context))
+    value = float(metric_named(metric).of(corrected.counts_for(metric, context), context))
     decided = torch.bincount(decide(samples.scores, biases), minlength=len(samples.names))
     used = torch.nonzero(decided).flatten().tolist()
     return Correction(

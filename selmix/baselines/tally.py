@@ -13,7 +13,7 @@ from torch import Tensor
 from selmix.confusion import precisions, recalls
 from selmix.groups import class_counts, strata_of
 from selmix.metric_functions import OF_MARGINS
-from selmix.metrics import METRICS, Metric, MetricContext
+from selmix.metrics import Metric, MetricContext, metric_named
 from selmix.statistics.selection import Constraint, counted_bounds
 
 
@@ -63,7 +63,7 @@ class Tally:
         self, labels: Tensor, num_classes: int, metric: str, context: MetricContext, groups: Tensor | None,
         bounds: Sequence[Constraint] = (),
     ) -> None:  # fmt: skip
-        self.metric, self.labels, self.num_classes = METRICS[metric], labels.cpu(), num_classes
+        self.metric, self.labels, self.num_classes = metric_named(metric), labels.cpu(), num_classes
         self.bounds = counted_bounds(bounds)
         of_cells = any(
             each.of_cells is not None for each in (self.metric, *(b.definition for b in self.bounds))

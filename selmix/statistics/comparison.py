@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 
 from selmix.metrics import MetricContext, Predictions, metric_named
-from selmix.statistics.constructions import CONSTRUCTIONS
+from selmix.statistics.constructions import construction_of
 from selmix.statistics.intervals import Estimate
 from selmix.statistics.means import crossed_bounds
 from selmix.statistics.proportions import student_quantile
+from selmix.user_code import is_reference
 
 Outcome = Literal["better", "tied", "worse"]
 
@@ -33,7 +34,7 @@ def paired_difference(
     Student's t, root of the sum of squares. A side with one Predictions stands against every replicate.
 
     Args:
-        key: of METRICS.
+        key: of METRICS, or ``module:function``.
         ours: predictions of one side, one per seed, at least one.
         theirs: predictions of the other side; where both have several, the same number.
         context: of the metric.
@@ -41,7 +42,7 @@ def paired_difference(
     Raises:
         ValueError: an unknown metric, sides that cannot be paired, or predictions on other samples.
     """
-    metric, construction, alpha = metric_named(key), CONSTRUCTIONS[metric_named(key).key], 1.0 - level
+    metric, construction, alpha = metric_named(key), construction_of(key), 1.0 - level
     pairs = _pairs(ours, theirs)
     values = [a.value(metric, context) - b.value(metric, context) for a, b in pairs]
     if construction.influence is not None and len(pairs) > 1:
@@ -76,9 +77,17 @@ def over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimat
     return Estimate(value, value - math.hypot(down, seeds), value + math.hypot(up, seeds))
 
 
-def mean_over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimate:
-    """:func:`over_replicates` of a metric; the interval of a fraction ends at 0 and 1, that of a cost nowhere."""
+def mean_over_replicates(key: str, singles: Sequence[Estimate], level: float = 0.95) -> Estimate:
+    """:func:`over_replicates` of a metric; the interval of a fraction ends at 0 and 1, that of any other nowhere.
+
+    Args:
+        key: of METRICS, of a class rate, or ``module:function``, whose range is not known.
+        singles: one per seed, at least one.
+        level: of the interval, in (0, 1).
+    """
     mean = over_replicates(singles, level)
+    if is_reference(key):
+        return mean
     # A cost is known by an interval that leaves [0, 1]; those of fractions end there.
     if max(s.high for s in singles) > 1.0 or min(s.low for s in singles) < 0.0:
         return mean

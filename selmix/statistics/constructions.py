@@ -38,6 +38,7 @@ from selmix.statistics.means import (
     linear_bounds,
     linear_influence,
 )
+from selmix.statistics.own import own_bounds, own_influence
 from selmix.statistics.paired_minima import least_mean_difference
 from selmix.statistics.proportions import Bounds
 from selmix.statistics.scores import auroc_bounds, auroc_influence, brier_bounds, brier_influence
@@ -48,6 +49,7 @@ from selmix.statistics.worst_case import (
     recall_gap_bounds,
     worst_group_recall_bounds,
 )
+from selmix.user_code import is_reference
 
 OfCounts = Callable[[Tensor, MetricContext, float], Bounds]
 """Counts (K, K) or of cells (K A, K), context, alpha -> limits."""
@@ -257,3 +259,22 @@ CONSTRUCTIONS: dict[str, Construction] = {
     ),
 }  # fmt: skip
 """Key of METRICS -> its limits."""
+
+
+def construction_of(key: str) -> Construction:
+    """Limits of a metric: its entry of :data:`CONSTRUCTIONS`, or those of a function of the user's own.
+
+    Args:
+        key: of METRICS, or ``module:function``.
+    Raises:
+        KeyError: there is no such metric, or it is a proportion with exact limits.
+    """
+    if not is_reference(key):
+        return CONSTRUCTIONS[key]
+    return Construction(
+        "Agresti and Coull's by the delta method, its bias taken out; none where the function is not smooth or its "
+        "bias exceeds the standard error",
+        "normal on influence values, with two pseudo-samples, one each way; none where the function is not smooth",
+        "a function of the matrix of which nothing else is known",
+        of_counts=partial(own_bounds, key), influence=partial(own_influence, key),
+    )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from selmix.metrics import MetricContext, Predictions, evaluate_predictions, metric_named
-from selmix.statistics.constructions import CONSTRUCTIONS
+from selmix.statistics.constructions import CONSTRUCTIONS, construction_of
 from selmix.statistics.proportions import Bounds, clopper_pearson
 
 
@@ -53,7 +53,7 @@ def metric_interval(
     """One metric of a model's predictions, with its interval.
 
     Args:
-        key: of METRICS, or of a class rate of the context's definitions.
+        key: of METRICS, of a class rate of the context's definitions, or ``module:function``.
         predictions: of one model.
         context: of the metric.
         level: of the interval, in (0, 1).
@@ -76,7 +76,7 @@ def counts_interval(key: str, counts: Tensor, context: MetricContext, level: flo
     A proportion, such as the recall of one class, has Clopper-Pearson's; [0, 1] for a precision without predictions.
 
     Args:
-        key: of METRICS, none of predictions, or of a class rate of the context's definitions.
+        key: of METRICS, none of predictions, of a class rate of the context's definitions, or ``module:function``.
         counts: shape (K, K), of a metric of groups (K A, K).
         context: of the metric.
         level: of the interval, in (0, 1).
@@ -90,7 +90,7 @@ def counts_interval(key: str, counts: Tensor, context: MetricContext, level: flo
         hits, trials = (each.reshape(1) for each in metric.proportion(counts))
         low, high = clopper_pearson(hits, trials, alpha / 2.0)
         return _around(value, (float(low), float(high)))
-    bounds = CONSTRUCTIONS[key].of_counts
+    bounds = construction_of(key).of_counts
     if bounds is None:
         raise ValueError(f"{key} is no metric of counts")
     return _around(value, bounds(counts, context, alpha))

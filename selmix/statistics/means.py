@@ -7,6 +7,7 @@ weigh much it is not: two classes of 5 samples at recall .5 beside eight of 500 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -166,10 +167,12 @@ class Influence:
     Attributes:
         of_samples: contribution of each sample, shape (n,); its noise is the difference's.
         largest: r, the most that a single sample can contribute.
+        reach: the most that the difference can be, where that is all that is known of it; infinite otherwise.
     """
 
     of_samples: Tensor
     largest: float
+    reach: float = math.inf
 
 
 def linear_influence(key: str, a: Predictions, b: Predictions, context: MetricContext) -> Influence:
@@ -209,7 +212,7 @@ def influence_bounds(labels: Tensor, value: float, influence: Influence, alpha: 
         * (stratified_variance(labels, influence.of_samples) + 2.0 * influence.largest**2) ** 0.5
     )
     centre = value * len(labels) / (len(labels) + 2.0)
-    return centre - half, centre + half
+    return max(-influence.reach, centre - half), min(influence.reach, centre + half)
 
 
 def stratified_variance(labels: Tensor, values: Tensor) -> float:
@@ -254,4 +257,5 @@ def crossed_bounds(
         normal_quantile(alpha / 2.0) ** 2 * by_samples + student_quantile(seeds - 1, alpha) ** 2 * by_seeds
     ) ** 0.5
     centre = sum(values) / seeds * len(labels) / (len(labels) + 2.0)
-    return centre - half, centre + half
+    reach = max(each.reach for each in influences)
+    return max(-reach, centre - half), min(reach, centre + half)

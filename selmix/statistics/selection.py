@@ -12,6 +12,13 @@ from selmix.definitions import RATES_OF_A_CLASS, ClassRate, Definitions
 from selmix.groups import class_counts
 from selmix.metrics import Metric, MetricContext, Predictions, class_metric, metric_named
 from selmix.statistics.intervals import counts_interval
+from selmix.statistics.resampling import dirichlet_rows, resample_rows
+from selmix.user_code import is_reference
+
+__all__ = [
+    "RESAMPLES", "STATISTICS", "Constraint", "Rank", "SelectionRule", "counted_bounds", "dirichlet_rows", "rank",
+    "resample_rows", "score", "score_of_counts", "violations",
+]  # fmt: skip
 
 STATISTICS = ("bagged", "lower_bound", "value")
 """Statistics of a metric that can rank: its bootstrap mean, the lower end of its interval, its plain value."""
@@ -25,7 +32,7 @@ class Constraint:
     """Floor or ceiling on a metric; exactly one of the two is set.
 
     Attributes:
-        metric: a key of METRICS; ``recall`` or ``precision`` of one class.
+        metric: a key of METRICS, or ``module:function``; ``recall`` or ``precision`` of one class.
         at_least: floor; None where the bound is a ceiling.
         at_most: ceiling; None where the bound is a floor.
         where: ``method`` (through multipliers), ``search`` (feasibility), or both.
@@ -95,12 +102,12 @@ class SelectionRule:
     """Rule that ranks rounds and trials on the select split.
 
     Attributes:
-        metric: a key of METRICS.
+        metric: a key of METRICS, or ``module:function`` of the user's own.
         statistic: of STATISTICS.
         constraints: those that hold in the search decide feasibility.
         seed: of the bootstrap resamples; the same for all trials, so that equal predictions score equally.
-        definitions: of the metrics with parameters; the recalls and precisions of single classes that have a bound are
-            added to them.
+        definitions: of the metrics with parameters; the recalls and precisions of single classes that have a bound, and
+            the functions of the user's own that are named here, are added to them.
     Raises:
         ValueError: an unknown statistic.
     """
@@ -117,7 +124,10 @@ class SelectionRule:
         bounded = [bound.class_rate for bound in self.constraints if bound.class_rate is not None]
         # Each once, in the order of the bounds. The dataclass is frozen: a plain assignment would raise.
         rates = tuple(dict.fromkeys((*self.definitions.class_rates, *bounded)))
-        object.__setattr__(self, "definitions", replace(self.definitions, class_rates=rates))
+        named = (self.metric, *(bound.metric for bound in self.constraints))
+        own = (*self.definitions.own_metrics, *(name for name in named if is_reference(name)))
+        known = replace(self.definitions, class_rates=rates, own_metrics=tuple(dict.fromkeys(own)))
+        object.__setattr__(self, "definitions", known)
 
     def violation(self, values: Mapping[str, float]) -> float:
         """Sum of the violations of the constraints that hold in the search."""
@@ -249,42 +259,3 @@ def _bootstrap_mean(
         total += float(metric.of(resample_rows(counts, size, generator), context).sum())
         left -= size
     return total / resamples
-
-
-def dirichlet_rows(counts: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-    """Draw rows of shares around ``counts``, scaled back to the row sums: a Bayesian bootstrap.
-
-    Args:
-        counts: shape (K, K).
-        draws: number of matrices.
-        generator: source of the draws.
-    Returns:
-        Shape (draws, K, K), float64.
-    """
-    # Normalised gamma variables are Dirichlet ones; torch.distributions takes no generator. Half a count is spread over
-    # each row: without it a row without errors would not vary between draws.
-    concentration = counts + 0.5 / counts.shape[1]
-    gamma = torch._standard_gamma(concentration.expand(draws, -1, -1), generator=generator)
-    return gamma / gamma.sum(dim=-1, keepdim=True) * counts.sum(dim=1, keepdim=True)
-
-
-def resample_rows(counts: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
-    """Draw multinomial resamples of every row, as a chain of conditional binomials.
-
-    Args:
-        counts: shape (K, K), float64.
-        resamples: number of resamples.
-        generator: source of the draws, on the CPU.
-    Returns:
-        Shape (resamples, K, K), float64; row sums are those of ``counts``.
-    """
-    rest = counts.sum(dim=1).expand(resamples, -1).clone()
-    weight = counts.sum(dim=1).clone()
-    columns = []
-    for column in counts.unbind(dim=1):
-        # Once a row has given all its samples away, 0 / 0 must be 0 and rounding must not leave [0, 1].
-        p = (column / weight.clamp_min(1e-300)).clamp(0.0, 1.0)
-        drawn = torch.binomial(rest, p.expand(resamples, -1), generator=generator)
-        columns.append(drawn)
-        rest, weight = rest - drawn, weight - column
-    return torch.stack(columns, dim=2)

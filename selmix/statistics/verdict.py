@@ -17,6 +17,7 @@ from selmix.metrics import metric_named
 from selmix.statistics.comparison import holm
 from selmix.statistics.intervals import Estimate
 from selmix.statistics.proportions import normal_quantile
+from selmix.user_code import is_reference
 
 VerdictOutcome = Literal["better", "tied", "worse", "undecided"]
 
@@ -41,7 +42,11 @@ def default_margin(key: str, num_classes: int, definitions: Definitions | None =
         key: of METRICS.
         num_classes: K.
         definitions: of the metrics; the range of the costs is that of their matrix.
+    Raises:
+        ValueError: a function of the user's own, whose range is not known.
     """
+    if is_reference(key):
+        raise ValueError(f"{key} has no margin of its own: its range is not known; set selection.margin")
     metric = metric_named(key)
     if metric.of_predictions is not None:
         return CALIBRATION_MARGIN
@@ -164,4 +169,4 @@ def is_minimum(key: str) -> bool:
         key: of METRICS.
     """
     # A coverage is a share of all predictions.
-    return metric_named(key).least_of is not None and "coverage" not in key
+    return not is_reference(key) and metric_named(key).least_of is not None and "coverage" not in key

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.build.own_source import references_in
 from orchestrator.cluster import code_package as module
-from orchestrator.cluster.code_package import own_files, pack, references_in, sweep_package, user_files
+from orchestrator.cluster.code_package import own_files, pack, sweep_package, user_files
 from orchestrator.errors import PreflightError
 from orchestrator.spec.checks import load_spec
 from tests.command import SMOKE
@@ -42,12 +43,18 @@ def test_a_package_of_ours_that_is_not_there_is_named(monkeypatch: pytest.Monkey
         own_files()
 
 
-def test_references_are_those_of_the_model_and_the_objectives() -> None:
+def test_references_are_those_of_the_model_the_objectives_the_metric_and_the_bounds() -> None:
     plain = load_spec(SMOKE).resolved()
     assert references_in(plain) == []
     assert references_in(plain | {"model": {"name": "nets:net"}, "objectives": ["min_recall", "goals:goal"]}) == [
         "nets:net", "goals:goal",
     ]  # fmt: skip
+    judged = {
+        "selection": {"metric": "goals:judge"},
+        "constraints": [{"metric": "goals:bound"}, {"metric": "recall"}],
+    }
+    goals = ["goals:goal", "goals:judge", "goals:bound"]
+    assert references_in(plain | {"objectives": ["goals:goal"]} | judged) == goals
 
 
 @pytest.fixture

@@ -134,3 +134,15 @@ def test_a_ray_that_does_not_start_is_refused_in_one_line(
         pass
     assert str(error.value).startswith(words)
     assert "much more" not in str(error.value)
+
+
+def test_workers_import_from_the_folders_of_the_users_modules(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "/given")
+    root = str(Path(__file__).parents[3])
+    # The second time nothing is missing any more.
+    for _ in range(2):
+        with ray_environment(Cluster(), [tmp_path, tmp_path / "files", Path("/given")]):
+            assert os.environ["PYTHONPATH"].split(os.pathsep) == [root, "/given", str(tmp_path / "files")]

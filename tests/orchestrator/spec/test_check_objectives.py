@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -91,11 +92,98 @@ def test_what_cannot_be_maximised_is_refused_with_the_line(name: str) -> None:
     assert FAULTS[name][1] in problem
 
 
-def test_a_name_that_leads_nowhere_and_a_metric_to_judge_by() -> None:
+def test_a_name_that_leads_nowhere_and_a_margin_to_judge_with() -> None:
     (problem,) = problems_of("god")
     assert "users_own has no function 'god'; it has " in problem
     (problem,) = problems_of("good", "")
-    assert "users_own:good needs selection.metric" in problem
+    assert problem.startswith("f.yaml:4: objectives.0: users_own:good needs selection.margin")
+    assert problems_of("good", "selection: {margin: 0.02}\n") == []
+    # By another metric it is judged with that one's margin.
+    assert problems_of("good", "selection: {metric: min_recall}\n") == []
+
+
+def test_the_same_function_twice_is_refused() -> None:
+    text = (
+        'version: 1\nname: x\ndata: {name: digits}\nobjectives: ["users_own:good", "users_own:good"]\n'
+        "selection: {metric: min_recall}\n"
+    )
+    with pytest.raises(SpecError, match=r"objectives\.1: must appear once, got users_own:good again"):
+        check_spec(parse_sweep_text(text, "f.yaml"))
+
+
+def numpy_recall(confusion: Any) -> Any:
+    return np.mean(np.diag(confusion) / np.asarray(confusion).sum(axis=1))
+
+
+def precision(confusion: Tensor) -> Tensor:
+    """Not defined where a class is never predicted, which smoothing hides from an objective."""
+    return (confusion.diagonal() / confusion.sum(dim=0)).mean()
+
+
+METRICS_OF_ONES_OWN: dict[str, tuple[Callable[..., Any], str]] = {
+    "torch_metric": (lambda confusion: recalls(confusion).mean(), ""),
+    "numpy_metric": (numpy_recall, ""),
+    "precision": (precision, "(of a class that is never predicted); give it a value there"),
+    "hits": (lambda confusion: confusion.diagonal().sum(), "must not depend on the scale of C"),
+    "vector": (recalls, "must return one number, got Tensor of shape (10,)"),
+    "größe": (lambda confusion: recalls(confusion).mean(), "must be named in ASCII letters"),
+}
+
+
+@pytest.mark.parametrize("name", METRICS_OF_ONES_OWN)
+def test_a_metric_of_ones_own_is_a_number_of_any_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    function, says = METRICS_OF_ONES_OWN[name]
+    monkeypatch.setattr(sys.modules["users_own"], name, function, raising=False)
+    head = "version: 1\nname: x\ndata: {name: digits}\nobjectives: [min_recall]\n"
+
+    def problems(more: str) -> list[str]:
+        try:
+            check_spec(parse_sweep_text(head + more, "f.yaml"))
+        except SpecError as error:
+            return error.problems
+        return []
+
+    found = [
+        *problems(f'selection: {{metric: "users_own:{name}", margin: 0.02}}\n'),
+        *problems(f'constraints: [{{metric: "users_own:{name}", at_least: -3.5, in: [search]}}]\n'),
+    ]
+    places = ["f.yaml:5: selection.metric: users_own:", "f.yaml:5: constraints.0: users_own:"]
+    assert len(found) == (2 if says else 0)
+    assert all(
+        problem.startswith(place) and says in problem
+        for problem, place in zip(found, places, strict=bool(says))
+    )
+    # Also where the objective itself is what judges.
+    if name == "precision":
+        (problem,) = problems_of(name, "selection: {margin: 0.02}\n")
+        assert says in problem
+        assert problems_of(name) == []
+
+
+def test_a_metric_of_ones_own_needs_its_margin_and_a_name_that_is_there() -> None:
+    head = "version: 1\nname: x\ndata: {name: digits}\nobjectives: [min_recall]\n"
+    for metric, says in (("good", "needs selection.margin"), ("god", "users_own has no function 'god'")):
+        with pytest.raises(SpecError, match=f"f.yaml:5: selection.metric: users_own:{metric}.*{says}"):
+            check_spec(parse_sweep_text(f'{head}selection: {{metric: "users_own:{metric}"}}\n', "f.yaml"))
+
+
+def test_a_function_of_numpy_is_a_metric_and_no_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["users_own"], "numpy_metric", numpy_recall, raising=False)
+    (problem,) = problems_of("numpy_metric", "selection: {margin: 0.02}\n")
+    assert (
+        "needs a gradient, so it is written with torch operations; a function of numpy can be selection"
+        in problem
+    )
+    assert "f.yaml:4: objectives.0: users_own:numpy_metric fails on a 10 x 10 confusion matrix" in problem
+    (problem,) = bounded('[{metric: "users_own:numpy_metric", at_least: 0.5}]')
+    assert "has no gradient by torch and cannot bind inside the method; write in: [search]" in problem
+    assert bounded('[{metric: "users_own:numpy_metric", at_least: 0.5, in: [search]}]') == []
+
+
+def test_bounds_on_a_function_of_ones_own_have_its_unit() -> None:
+    assert bounded('[{metric: "users_own:good", at_most: 70.0}]') == []
+    (problem,) = bounded('[{metric: "users_own:good", at_least: 0.5, class: 0}]')
+    assert "class goes with recall and precision; users_own:good is a metric of all classes" in problem
 
 
 def test_the_share_of_cvar_has_one_default_everywhere() -> None:
@@ -213,7 +301,7 @@ def test_above_one_a_bound_is_percent_but_for_a_cost() -> None:
     assert [floor("min_recall", value) for value in (0.5, 1, 1.5, 14.3, 50, 100)] == [
         0.5, 1.0, 0.015, 0.143, 0.5, 1.0,
     ]  # fmt: skip
-    assert floor("cost", 50) == 50.0
+    assert floor("cost", 50) == floor("own:profit", 50) == 50.0
 
 
 def test_a_number_that_is_a_name_is_told_apart_from_a_label() -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +17,7 @@ from selmix.baselines.tally import Tally
 from selmix.confusion import confusion_counts
 from selmix.corrections import split_correction
 from selmix.definitions import Definitions
-from selmix.metrics import MetricContext
+from selmix.metrics import METRICS, MetricContext, Predictions
 from selmix.statistics.selection import Constraint, SelectionRule, violations
 from tests.selmix.baselines.tasks import small_task
 
@@ -202,3 +207,43 @@ def test_a_diagonal_gradient_is_its_own_matrix() -> None:
     nearly[0, 1] = 1e-300
     for one, other in zip(decision_matrix(nearly), (matrix, offset), strict=True):
         assert torch.allclose(one, other, rtol=0.0, atol=1e-15)
+
+
+def test_a_function_of_ones_own_is_fitted_as_the_metric_of_its_formula(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of torch by its gradient; of numpy by differences, over fewer draws."""
+
+    def torch_f1(confusion: Tensor) -> Tensor:
+        return (2.0 * confusion.diagonal() / (confusion.sum(0) + confusion.sum(1))).mean()
+
+    def numpy_f1(confusion: Any) -> Any:
+        return np.mean(2.0 * np.diag(confusion) / (confusion.sum(axis=0) + confusion.sum(axis=1)))
+
+    module = ModuleType("users_plug_in")
+    vars(module).update({"torch_f1": torch_f1, "numpy_f1": numpy_f1})
+    monkeypatch.setitem(sys.modules, "users_plug_in", module)
+    # What differs is the gradient: a few iterations and resamples show it.
+    monkeypatch.setattr(plug_in, "ITERATIONS", (1, 3, 10))
+    monkeypatch.setattr(plug_in, "RESAMPLES", 20)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(3).repeat_interleave(torch.tensor([60, 20, 10]))
+    logits = torch.randn(90, 3, generator=generator) + torch.nn.functional.one_hot(labels, 3)
+    logits[:, 0] += 1.5
+    context = MetricContext(torch.tensor([60, 20, 10]))
+    fits = {
+        name: plug_in_classifier(logits, labels, SelectionRule(name), context)
+        for name in ("macro_f1", "users_plug_in:torch_f1", "users_plug_in:numpy_f1")
+    }
+    known, ours, of_numpy = fits.values()
+    assert known.step > 0
+    assert (ours.step, ours.iterations) == (known.step, known.iterations)
+    assert torch.allclose(ours.correction.matrix, known.correction.matrix, atol=1e-6)
+    values = {
+        name: float(METRICS["macro_f1"].of(
+            Predictions(labels, fit.correction.predict(logits.double())[0], torch.ones(90)).counts(3), context
+        ))
+        for name, fit in fits.items()
+    }  # fmt: skip
+    assert values["users_plug_in:numpy_f1"] == pytest.approx(values["macro_f1"], abs=0.05)
+    assert of_numpy.step > 0

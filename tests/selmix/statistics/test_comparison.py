@@ -167,10 +167,13 @@ def test_seeds_add_students_t_to_the_mean_half_width(values: list[float], down: 
 
 def test_the_interval_of_a_fraction_ends_at_its_ends_and_that_of_a_cost_nowhere() -> None:
     fractions = [Estimate(v, v - 0.05, v + 0.05) for v in (0.95, 0.05)]
-    assert (mean_over_replicates(fractions).low, mean_over_replicates(fractions).high) == (0.0, 1.0)
+    assert (
+        mean_over_replicates("mean_recall", fractions).low,
+        mean_over_replicates("mean_recall", fractions).high,
+    ) == (0.0, 1.0)
     costs = [Estimate(3.0, 2.0, 4.0), Estimate(0.5, 0.1, 0.9)]
-    assert mean_over_replicates(costs) == over_replicates(costs)
-    assert mean_over_replicates(costs).low < 0.0
+    assert mean_over_replicates("cost", costs) == over_replicates(costs)
+    assert mean_over_replicates("cost", costs).low < 0.0
 
 
 @pytest.mark.parametrize("key", ["mean_recall", "min_recall"])
