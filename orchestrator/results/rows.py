@@ -22,6 +22,7 @@ from orchestrator.records.types import (
     TrialRecord,
     TrialState,
 )
+from selmix.statistics.bounds import missed_by
 
 Outcome = Literal["better", "tied", "worse"]
 VerdictOutcome = Literal["better", "tied", "worse", "undecided"]
@@ -354,10 +355,8 @@ class Bound:
     at_most: float | None
 
     def is_broken(self, value: float) -> bool:
-        """True if a value of the metric lies on the wrong side."""
-        return (self.at_least is not None and value < self.at_least) or (
-            self.at_most is not None and value > self.at_most
-        )
+        """True if a value of the metric lies on the wrong side, by more than the rounding of floats."""
+        return missed_by(value, self.at_least, self.at_most) > 0.0
 
     @property
     def shown(self) -> str:
