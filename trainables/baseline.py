@@ -146,7 +146,7 @@ def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> BaselineR
             write_predictions(home / f"predictions-{index}.npz", predictions)
             estimates.append(all_intervals(predictions, task.context))
             scores.append(task.score_predictions(predictions))
-    means = {key: mean_over_replicates([each[key] for each in estimates]) for key in estimates[0]}
+    means = {key: mean_over_replicates(key, [each[key] for each in estimates]) for key in estimates[0]}
     values = {key: estimate.value for key, estimate in means.items()}
     return BaselineReport(
         select=means,

@@ -143,4 +143,4 @@ def metrics_of(predictions: Predictions, context: MetricContext) -> Metrics:
 def mean_metrics(models: Sequence[Predictions], context: MetricContext) -> Metrics:
     """Mean of every metric over several models, each with its interval."""
     each = [all_intervals(predictions, context) for predictions in models]
-    return {key: Figure(**asdict(mean_over_replicates([e[key] for e in each]))) for key in each[0]}
+    return {key: Figure(**asdict(mean_over_replicates(key, [e[key] for e in each]))) for key in each[0]}

@@ -26,7 +26,7 @@ def mean_select(records: Sequence[TrialRecord]) -> Metrics:
     # In the order of the first record: a set has none, and tables and pins must come out the same every time.
     shared = set.intersection(*(set(r.select) for r in records))
     return {
-        key: Figure(**asdict(mean_over_replicates([Estimate(**asdict(r.select[key])) for r in records])))
+        key: Figure(**asdict(mean_over_replicates(key, [Estimate(**asdict(r.select[key])) for r in records])))
         for key in records[0].select
         if key in shared
     }

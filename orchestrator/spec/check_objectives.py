@@ -13,6 +13,7 @@ from selmix.confusion import logit_gradient, smooth_rows
 from selmix.definitions import RATES_OF_A_CLASS
 from selmix.metrics import METRICS
 from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective, metric_of_objective
+from selmix.units import is_fraction
 from selmix.user_code import is_reference, load_function
 
 # Size of the matrices that a user's objective is tried on where the data cannot be read yet.
@@ -109,7 +110,7 @@ def _bound_problems(typed: TypedFile, constraint: ConstraintSection) -> Iterable
     if len(bounds) != 1:
         yield "must have one of at_least and at_most"
     # A cost has the unit of its matrix; every other metric is a fraction.
-    elif key != "cost" and not 0 <= bounds[0] <= 1:
+    elif is_fraction(key) and not 0 <= bounds[0] <= 1:
         got = f"{bounds[0]:g}" if bounds[0] < 0 else f"{100 * bounds[0]:g} %"
         yield f"the bound on {key}, a fraction, must lie in [0, 1], or above 1 up to 100 in percent, got {got}"
     else:

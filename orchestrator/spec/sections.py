@@ -21,6 +21,7 @@ from selmix.definitions import DEFAULT_CVAR_FRACTION, DEFAULT_HEAD_FRACTION, Def
 from selmix.models import ModelConfig
 from selmix.pretrain import PretrainSettings
 from selmix.pretrain.trainer import BATCH, EMA_DECAY, EPOCHS, LR, MIXUP_ALPHA, WEIGHT_DECAY
+from selmix.units import is_fraction
 
 Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Number = StrictFloat  # takes whole numbers too, never a boolean
@@ -105,7 +106,7 @@ class ConstraintSection(Section):
     @classmethod
     def as_fraction(cls, value: float | None, info: ValidationInfo) -> float | None:
         """The bound as a fraction; that of a cost as it is."""
-        if value is None or value <= 1 or info.data.get("metric") == "cost":
+        if value is None or value <= 1 or not is_fraction(str(info.data.get("metric"))):
             return value
         # Rounded, so that 14.3 and 0.143 are one number.
         return round(value / 100.0, 12)

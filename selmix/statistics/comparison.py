@@ -13,6 +13,7 @@ from selmix.statistics.constructions import CONSTRUCTIONS
 from selmix.statistics.intervals import Estimate
 from selmix.statistics.means import crossed_bounds
 from selmix.statistics.proportions import student_quantile
+from selmix.units import is_fraction
 
 Outcome = Literal["better", "tied", "worse"]
 
@@ -76,11 +77,16 @@ def over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimat
     return Estimate(value, value - math.hypot(down, seeds), value + math.hypot(up, seeds))
 
 
-def mean_over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimate:
-    """:func:`over_replicates` of a metric; the interval of a fraction ends at 0 and 1, that of a cost nowhere."""
+def mean_over_replicates(key: str, singles: Sequence[Estimate], level: float = 0.95) -> Estimate:
+    """:func:`over_replicates` of a metric; the interval of a fraction ends at 0 and 1, that of a cost nowhere.
+
+    Args:
+        key: of METRICS, or of a class rate.
+        singles: one per seed, at least one.
+        level: of the interval, in (0, 1).
+    """
     mean = over_replicates(singles, level)
-    # A cost is known by an interval that leaves [0, 1]; those of fractions end there.
-    if max(s.high for s in singles) > 1.0 or min(s.low for s in singles) < 0.0:
+    if not is_fraction(key):
         return mean
     return Estimate(mean.value, max(0.0, mean.low), min(1.0, mean.high))
 

@@ -91,7 +91,7 @@ def test_parts_that_are_joined_report_what_the_whole_does(tmp_path: Path) -> Non
     ]
     assert report.score == pytest.approx(sum(each.score for each in alone) / 2)
     for key, estimate in report.select.items():
-        assert estimate == mean_over_replicates([each.select[key] for each in alone]), key
+        assert estimate == mean_over_replicates(key, [each.select[key] for each in alone]), key
 
 
 def test_a_baseline_by_seed_with_one_replicate_has_one_seed_and_a_plain_digest(tmp_path: Path) -> None:
