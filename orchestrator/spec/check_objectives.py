@@ -7,19 +7,19 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from orchestrator.messages import closest
-from orchestrator.spec.sections import ConstraintSection
+from orchestrator.spec.sections import ConstraintSection, SelectionSection
 from orchestrator.spec.typed import Problem, TypedFile, placed
 from selmix.confusion import logit_gradient, smooth_rows
 from selmix.definitions import RATES_OF_A_CLASS
 from selmix.metrics import METRICS
 from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective, metric_of_objective
+from selmix.statistics.verdict import COVERAGES, metric_range
 from selmix.units import is_fraction
 from selmix.user_code import is_reference, load_function
 
 # Size of the matrices that a user's objective is tried on where the data cannot be read yet.
 _CLASSES_WHERE_UNKNOWN = 10
 _DRAWS = 4
-COVERAGES = ("min_coverage", "min_head_tail_coverage")
 _ROUNDING = 1e-9  # of 1 / K in binary
 
 
@@ -180,15 +180,45 @@ def class_label(given: str | int, class_names: Sequence[str]) -> int:
 
 
 def selection_problems(typed: TypedFile) -> Iterable[Problem]:
-    """Rounds and trials are ranked by a metric of the select split."""
-    metric = None if typed.selection is None else typed.selection.metric
+    """Rounds and trials are ranked by a metric of the select split, up to a margin of its own scale."""
+    if typed.selection is None:
+        return
+    yield from ((("selection", "margin"), text) for text in _margin_problems(typed, typed.selection))
+    metric = typed.selection.metric
     if metric is None:
         return
     path = ("selection", "metric")
-    if metric in METRICS:
+    if metric in METRICS and METRICS[metric].of_predictions is not None:
+        yield (
+            path,
+            f"{metric} is no metric of a confusion matrix and cannot rank; bound it, with in: [search]",
+        )
+    elif metric in METRICS:
         yield from ((path, text) for text in missing_definition(typed, metric))
     else:
         yield path, f"must be a metric of the select split, got {metric!r}; {metric_hint(metric)}"
+
+
+def _margin_problems(typed: TypedFile, section: SelectionSection) -> Iterable[str]:
+    """A margin as wide as all values of the metric would make every row a tie, and the cheapest the winner."""
+    if section.margin is None or typed.metrics is None:
+        return
+    ranked = typed.objectives.values() if section.metric is None else [section.metric]
+    for name in ranked:
+        # Another name, or a function of the user's own, is a problem of its own place.
+        if name not in METRICS and name not in OBJECTIVES:
+            continue
+        metric = metric_of_objective(name)
+        full = metric_range(metric, typed.num_classes, typed.metrics.definitions)
+        # Of equal costs, which no model changes, any margin does; without a matrix they have no range.
+        if not full or section.margin < full:
+            continue
+        advice = "0.02 is 2 pp" if is_fraction(metric) else "it has the unit of metrics.cost_matrix"
+        yield (
+            f"must lie below the range of the metric, {metric} moves in a range of {full:g}, got {section.margin:g}; "
+            f"{advice}"
+        )
+        return
 
 
 def metric_hint(metric: str, valid: Iterable[str] = METRICS) -> str:

@@ -16,9 +16,10 @@ from orchestrator.errors import SpecError
 from orchestrator.spec import check_objectives
 from orchestrator.spec.checks import check_spec
 from orchestrator.spec.sections import MetricsSection
+from orchestrator.spec.typed import typed_file
 from orchestrator.spec.yaml_file import parse_sweep_text
 from selmix.definitions import Definitions
-from selmix.metrics import MetricContext
+from selmix.metrics import METRICS, MetricContext
 from selmix.objectives import ObjectiveContext
 
 SEEN: list[Any] = []
@@ -222,3 +223,67 @@ def test_a_number_that_is_a_name_is_told_apart_from_a_label() -> None:
     assert check_objectives.class_label(0, names) == 0
     with pytest.raises(ValueError, match=r"label in \[0, 2\), got 7; write '7' for the class of that name"):
         check_objectives.class_label(7, names)
+
+
+def selected(selection: str, objectives: str = "[min_recall]", more: str = "") -> list[str]:
+    """Problems of ``selection`` and of the objectives, on data of two classes."""
+    data = "data: {name: gaussians, classes: 2}\nmodel: {name: linear_head}\n"
+    text = f"version: 1\nname: x\n{data}objectives: {objectives}\n"
+    try:
+        check_spec(parse_sweep_text(f"{text}selection: {selection}\n{more}", "f.yaml"))
+    except SpecError as error:
+        return [problem.partition(": ")[2] for problem in error.problems]
+    return []
+
+
+def test_a_metric_that_counts_do_not_determine_cannot_rank() -> None:
+    unranked = [key for key, metric in METRICS.items() if metric.of_predictions is not None]
+    assert "calibration_error" in unranked
+    for key in unranked:
+        (problem,) = selected(f"{{metric: {key}}}")
+        assert problem.startswith(f"selection.metric: {key} ")
+    (problem,) = selected("{metric: calibration_error}")
+    assert problem == (
+        "selection.metric: calibration_error is no metric of a confusion matrix and cannot rank; bound it, with in: "
+        "[search]"
+    )
+    assert (
+        selected("{}", more="constraints: [{metric: calibration_error, at_most: 0.1, in: [search]}]\n") == []
+    )
+    assert selected("{metric: balanced_error}") == []
+
+
+@pytest.mark.parametrize(
+    ("selection", "objectives", "says"),
+    [
+        ("{margin: 0.02}", "[min_recall]", ""),
+        ("{margin: 0.99}", "[min_recall]", ""),
+        ("{margin: 1}", "[min_recall]", "min_recall moves in a range of 1, got 1"),
+        ("{margin: 5}", "[min_recall]", "min_recall moves in a range of 1, got 5"),
+        ("{margin: 5}", "[mean_recall, min_recall]", "mean_recall moves in a range of 1, got 5"),
+        # The least of two coverages is 1 / 2 at most.
+        ("{margin: 0.4, metric: min_coverage}", "[min_recall]", ""),
+        ("{margin: 0.5, metric: min_coverage}", "[min_recall]", "min_coverage moves in a range of 0.5, got 0.5"),
+        ("{margin: 1.9, metric: cost}", "[min_recall]", ""),
+        ("{margin: 2, metric: cost}", "[min_recall]", "cost moves in a range of 2, got 2"),
+        ("{margin: 2}", "[min_recall, cost]", "min_recall moves in a range of 1, got 2"),
+        ("{margin: 2}", "[cost]", "cost moves in a range of 2, got 2"),
+    ],
+)  # fmt: skip
+def test_a_margin_lies_below_the_range_of_the_metric(selection: str, objectives: str, says: str) -> None:
+    problems = selected(selection, objectives, COSTS)
+    assert len(problems) == bool(says)
+    for problem in problems:
+        assert problem.startswith("selection.margin: must lie below the range of the metric, ")
+        assert says in problem
+        assert ("0.02 is 2 pp" in problem) == ("cost moves" not in problem)
+
+
+def test_where_the_classes_are_not_known_yet_a_margin_of_coverages_is_below_1() -> None:
+    head = "version: 1\nname: x\ndata: {name: parquet, path: nowhere.parquet}\nobjectives: [min_recall]\n"
+    for margin, count in ((0.9, 0), (1.5, 1)):
+        selection = f"selection: {{metric: min_coverage, margin: {margin}}}\n"
+        typed = typed_file(parse_sweep_text(head + selection, "f.yaml"))
+        assert typed.data is not None
+        assert typed.num_classes is None
+        assert len(list(check_objectives.selection_problems(typed))) == count
