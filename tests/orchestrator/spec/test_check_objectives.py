@@ -18,8 +18,8 @@ from orchestrator.spec.checks import check_spec
 from orchestrator.spec.sections import MetricsSection
 from orchestrator.spec.typed import typed_file
 from orchestrator.spec.yaml_file import parse_sweep_text
-from selmix.definitions import Definitions
-from selmix.metrics import METRICS, MetricContext
+from selmix.definitions import RATES_OF_A_CLASS, ClassRate, Definitions
+from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions
 from selmix.objectives import ObjectiveContext
 
 SEEN: list[Any] = []
@@ -159,6 +159,15 @@ def bounded(bounds: str, data: str = GAUSSIANS, more: str = "") -> list[str]:
         "[{metric: recall, class: gaussian2, at_least: 50}]", "[{metric: precision, class: 4, at_least: 0.5}]",
         "[{metric: recall, class: 0, at_least: 0.6}, {metric: recall, class: 1, at_most: 0.5}]",
         "[{metric: g_mean, at_least: 0.4}, {metric: g_mean, at_most: 0.9, in: [search]}]",
+        "[{metric: recall, class: gaussian1, at_least: 0.5}, {metric: recall, class: 1, at_most: 0.5}]",
+        "[{metric: recall, class: 1, at_least: 0.6}, {metric: precision, class: 1, at_most: 0.5}]",
+        "[{metric: min_recall, at_least: 0.5}, {metric: recall, class: 1, at_most: 0.5}]",
+        "[{metric: min_recall, at_most: 0.5}, {metric: recall, class: 1, at_least: 0.6}]",
+        "[{metric: min_recall, at_least: 0.5}, {metric: mean_recall, at_most: 0.5}]",
+        "[{metric: min_recall, at_least: 0.6}, {metric: balanced_error, at_least: 0.4}]",
+        "[{metric: min_recall, at_most: 0.2}, {metric: mean_recall, at_least: 0.9}]",
+        "[{metric: mean_recall, at_most: 0.7}, {metric: balanced_error, at_most: 0.3}]",
+        "[{metric: min_precision, at_least: 0.5}, {metric: min_recall, at_most: 0.2}]",
     ],
 )  # fmt: skip
 def test_bounds_that_a_model_can_meet(bounds: str) -> None:
@@ -184,6 +193,39 @@ def test_bounds_that_a_model_can_meet(bounds: str) -> None:
             "[{metric: g_mean, at_least: 0.9}, {metric: g_mean, at_most: 0.4}]",
             "can never hold: at_least 0.9 beside at_most 0.4 on the same metric",
         ),
+        (
+            "[{metric: recall, class: gaussian1, at_least: 0.6}, {metric: recall, class: 1, at_most: 0.5}]",
+            "0: can never hold: at_least 0.6 beside at_most 0.5 on the same metric",
+        ),
+        (
+            "[{metric: recall, class: 1, at_most: 0.5}, {metric: min_recall, at_least: 0.6}]",
+            "1: can never hold: at_least 0.6 beside at_most 0.5 on recall of gaussian1, which min_recall never exceeds",
+        ),
+        (
+            "[{metric: min_precision, at_least: 0.6}, {metric: precision, class: gaussian0, at_most: 0.5}]",
+            "0: can never hold: at_least 0.6 beside at_most 0.5 on precision of gaussian0, which min_precision never ",
+        ),
+        (
+            "[{metric: min_recall, at_least: 0.6}, {metric: mean_recall, at_most: 0.5}]",
+            "0: can never hold: at_least 0.6 beside at_most 0.5 on mean_recall, which min_recall never exceeds",
+        ),
+        (
+            "[{metric: balanced_error, at_least: 0.5}, {metric: min_recall, at_least: 0.6}]",
+            "1: can never hold: at_least 0.6 beside at_least 0.5 on balanced_error, which is 1 - mean_recall, and that",
+        ),
+        (
+            "[{metric: mean_recall, at_most: 0.5}, {metric: balanced_error, at_most: 0.4}]",
+            "1: can never hold: at_most 0.4 beside at_most 0.5 on mean_recall, which is 1 - balanced_error",
+        ),
+        (
+            "[{metric: balanced_error, at_most: 0.2}, {metric: balanced_error, at_least: 0.4}]",
+            "0: can never hold: at_most 0.2 beside at_least 0.4 on the same metric",
+        ),
+        (
+            "[{metric: h_mean, at_least: 0.9}, {metric: balanced_error, at_least: 0.2}]",
+            "0: can never hold: at_least 0.9 beside at_least 0.2 on balanced_error, which is 1 - mean_recall, and that",
+        ),
+        ("[{metric: g_mean, at_least: 0.5, in: []}]", "in must name method, search or both, got neither; leave the bo"),
     ],
 )  # fmt: skip
 def test_bounds_that_no_model_can_meet_and_classes_that_do_not_exist(bounds: str, says: str) -> None:
@@ -287,3 +329,29 @@ def test_where_the_classes_are_not_known_yet_a_margin_of_coverages_is_below_1() 
         assert typed.data is not None
         assert typed.num_classes is None
         assert len(list(check_objectives.selection_problems(typed))) == count
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_said_never_to_exceed_another_metric_does_not(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    classes, groups = 4, 2
+    cells = torch.randint(0, 6, (classes * groups, classes), generator=generator)
+    # Every cell has a sample, and some classes are hardly ever hit.
+    cells[
+        torch.arange(classes * groups), torch.randint(0, classes, (classes * groups,), generator=generator)
+    ] += 9
+    labels = torch.arange(classes * groups).repeat_interleave(cells.sum(dim=1))
+    predicted = torch.cat([torch.arange(classes).repeat_interleave(row) for row in cells])
+    made = Predictions(labels // groups, predicted, torch.ones(len(labels)), labels % groups)
+    rates = tuple(ClassRate(rate, label) for rate in RATES_OF_A_CLASS for label in range(classes))
+    known = Definitions(recall_weights=(0.1, 0.2, 3.0, 1.0), class_rates=rates)
+    values = evaluate_predictions(made, MetricContext(torch.tensor([300, 50, 40, 5]), known, groups))
+    compared = 0
+    for lower, uppers in check_objectives.NEVER_ABOVE.items():
+        for upper in uppers:
+            # Of a rate every class counts.
+            for key in [key for key in values if key == upper or key.startswith(f"{upper}/")]:
+                assert values[lower] <= values[key] + 1e-12, (lower, key)
+                compared += 1
+    assert compared == 24
+    assert values["balanced_error"] == pytest.approx(1.0 - values["mean_recall"])
