@@ -13,10 +13,10 @@ from orchestrator.spec.sections import ConstraintSection, SelectionSection
 from orchestrator.spec.typed import Problem, TypedFile, placed
 from selmix.confusion import logit_gradient, smooth_rows
 from selmix.definitions import RATES_OF_A_CLASS
+from selmix.metric_keys import is_fraction
 from selmix.metrics import METRICS
 from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective, metric_of_objective
 from selmix.statistics.verdict import COVERAGES, metric_range
-from selmix.units import is_fraction
 from selmix.user_code import is_reference, load_function
 
 # Size of the matrices that a user's objective is tried on where the data cannot be read yet.

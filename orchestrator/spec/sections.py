@@ -18,10 +18,10 @@ from pydantic import (
 )
 
 from selmix.definitions import DEFAULT_CVAR_FRACTION, DEFAULT_HEAD_FRACTION, Definitions
+from selmix.metric_keys import is_fraction
 from selmix.models import ModelConfig
 from selmix.pretrain import PretrainSettings
 from selmix.pretrain.trainer import BATCH, EMA_DECAY, EPOCHS, LR, MIXUP_ALPHA, WEIGHT_DECAY
-from selmix.units import is_fraction
 
 Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Number = StrictFloat  # takes whole numbers too, never a boolean

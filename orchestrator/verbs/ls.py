@@ -9,7 +9,7 @@ from orchestrator.records.folder import RunFolder, list_sweeps
 from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
 from orchestrator.results.rows import ObjectiveResult, VerdictOutcome, load_results, said
-from orchestrator.table import Column, minute, percent, sentence, short, table
+from orchestrator.table import Column, minute, number, sentence, short, table, unit_of
 from orchestrator.verbs.show import RunCounts, run_counts
 
 
@@ -125,7 +125,8 @@ def ls_text(document: LsDocument, width: int | None) -> str:
 def _summary(objective: str, result: BriefResult) -> str:
     if result.winner is None or result.value is None:
         return f"{objective}: no feasible trial"
-    text = f"{objective} {percent(result.value)} % on select: {short(result.winner)}"
+    unit = unit_of(result.metric)
+    text = f"{objective} {number(result.value, unit)}{unit.value} on select: {short(result.winner)}"
     if result.verdict is not None:
         rule = ", by the earlier rule" if result.verdict.by_earlier_rule else ""
         text += f", {said(result.verdict.outcome)} {result.verdict.against}{rule}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.documents import Document
 from orchestrator.messages import counted
-from orchestrator.records.types import CrossFittedScore, Metrics
+from orchestrator.records.types import CrossFittedScore, Figure, Metrics
 from orchestrator.results.rows import (
     SELMIX,
     ArmResult,
@@ -20,17 +20,21 @@ from orchestrator.results.rows import (
 from orchestrator.table import (
     Column,
     Interval,
+    Unit,
     difference,
     estimate,
     natural_width,
+    number,
     paragraph,
     percent,
     sentence,
     short,
     table,
+    unit_of,
 )
 from orchestrator.verbs.show import ShowDocument, TrialRow
 from orchestrator.verbs.winner_text import reasons, shipped_file
+from selmix.metric_keys import class_rate_key
 
 CROSS_METRICS = ("mean_recall", "min_recall", "g_mean", "h_mean", "accuracy", "min_coverage")
 """Metrics by which the winners of several objectives are compared."""
@@ -106,7 +110,12 @@ def answer(result: ObjectiveResult) -> str:
     name = row_name(winner)
     if verdict is None:
         return f"the best row is {name}; there is no other of no more labels to compare it with"
-    gap, against = f"{difference(verdict.difference)} pp on select", _opponent(verdict.against)
+    unit = unit_of(result.metric)
+
+    def on_select(gap: Figure) -> str:
+        return f"{difference(gap, unit)}{unit.difference} on select"
+
+    gap, against = on_select(verdict.difference), _opponent(verdict.against)
     if verdict.margin is None:
         return _by_the_earlier_rule(verdict, name, gap)
     cheaper = ", which is cheaper" if verdict.against_is_cheaper else ""
@@ -117,7 +126,7 @@ def answer(result: ObjectiveResult) -> str:
     if verdict.outcome == "worse":
         are = "is" if len(verdict.worse_than) == 1 else "are"
         nearest = verdict.worse_than[0]
-        gap = f"{difference(verdict.differences[nearest])} pp on select"
+        gap = on_select(verdict.differences[nearest])
         return (
             f"WORSE: {_opponents(verdict.worse_than)} {are} better than the chosen {name}: {name} minus "
             f"{_opponent(nearest)} is {gap}"
@@ -125,15 +134,11 @@ def answer(result: ObjectiveResult) -> str:
     if verdict.outcome == "tied":
         return (
             f"TIED: {name} and its best opponent, {against}{cheaper}, differ by less than the margin of "
-            f"{percent(verdict.margin)} pp: {gap}"
+            f"{number(verdict.margin, unit)}{unit.difference}: {gap}"
         )
     if verdict.against not in verdict.not_told_apart:
         nearest, *rest = verdict.not_told_apart
-        gap, against, cheaper = (
-            f"{difference(verdict.differences[nearest])} pp on select",
-            _opponent(nearest),
-            "",
-        )
+        gap, against, cheaper = on_select(verdict.differences[nearest]), _opponent(nearest), ""
     also = f" and {counted(len(rest), 'other')}" if rest else ""
     needed = ""
     if verdict.samples_needed is not None:
@@ -177,7 +182,7 @@ def _setting(document: ShowDocument, width: int | None) -> str:
     # The resolution of a recall: one sample of a class more or less is the smallest change.
     per_class = data["num_select"] // len(train)
     step = 100 / per_class
-    bounds = [_bound(constraint) for constraint in spec["constraints"]]
+    bounds = [_bound(constraint, data.get("class_names", [])) for constraint in spec["constraints"]]
     subject = f" subject to {', '.join(bounds)}" if bounds else ""
     lines = [
         ("objective", f"{', '.join(spec['objectives'])}{subject}{_ranking(spec)}"),
@@ -216,14 +221,14 @@ def _ranking(spec: Document) -> str:
     return "" if meaning is None else f"; trials are ranked by score, the {meaning} of the metric on select"
 
 
-def _bound(constraint: Document) -> str:
-    sign, bound = ">=", constraint["at_least"]
-    if bound is None:
-        sign, bound = "<=", constraint["at_most"]
+def _bound(constraint: Document, class_names: Sequence[str]) -> str:
+    """A bound of the sweep file as a formula, under the name that its metric has in the table."""
     # A sweep of before bounds on single classes has no key for them.
-    of_class = constraint.get("class")
-    subject = constraint["metric"] if of_class is None else f"{constraint['metric']} of {of_class}"
-    return f"{subject} {sign} {bound:g}"
+    of_class, key = constraint.get("class"), constraint["metric"]
+    if of_class is not None:
+        name = class_names[of_class] if isinstance(of_class, int) else of_class
+        key = class_rate_key(key, list(class_names).index(name), name)
+    return Bound(key, constraint["at_least"], constraint["at_most"]).shown
 
 
 def _searched(spec: Document) -> list[str]:
@@ -245,7 +250,7 @@ def _objective(
     rows = _rows(result, winner, metric, bounds)
     lines = [
         objective,
-        *_results(f"{metric} on select, %", rows, [bound.shown for bound in bounds], width),
+        *_results(f"{metric} on select{unit_of(metric).heading}", rows, bounds, width),
         *([sentence(REFERENCE, width)] if any(row.reference for row in result.baselines.values()) else []),
         *([sentence(BROKEN, width)] if any(BREAKS in cell for row in rows for cell in row) else []),
         paragraph(
@@ -259,7 +264,7 @@ def _objective(
         lines.append(paragraph("", f"FOR COMPARISON ONLY: the winner used {used}", width))
     lines.append(paragraph("significance", _significance(result, winner), width))
     if result.selmix is not None and winner.approach != SELMIX:
-        lines.append(paragraph("SelMix", _selmix(result.selmix), width))
+        lines.append(paragraph("SelMix", _selmix(result.selmix, unit_of(metric)), width))
     lines.append(paragraph("search", _search(result), width))
     if result.compare is not None:
         seeds = document.spec["selection"]["replicates"]
@@ -312,7 +317,7 @@ def _rows(
         score = float("-inf") if row.score is None else row.score
         cells = _row(
             shown, row.select, metric, row.score, row.labels, row.cost_per_run_s, bounds,
-            _cross_fitted(row.cross_fitted),
+            _cross_fitted(row.cross_fitted, unit_of(metric)),
         )  # fmt: skip
         if name == winner.approach:
             first = (f"winner {name}", *cells[1:])
@@ -332,32 +337,34 @@ def _row(
     bounds: Sequence[Bound],
     cross_fitted: str = "",
 ) -> tuple[str, ...]:
-    bounded = []
+    bounded, unit = [], unit_of(metric)
     for bound in bounds:
         figure = select.get(bound.metric)
         broken = figure is not None and bound.is_broken(figure.value)
-        bounded.append("" if figure is None else f"{percent(figure.value)}{BREAKS if broken else ''}")
+        shown = "" if figure is None else number(figure.value, unit_of(bound.metric))
+        bounded.append(f"{shown}{BREAKS if broken else ''}")
     return (
-        name, *_interval(select[metric]), "" if score is None else percent(score), cross_fitted, *bounded,
+        name, *_interval(select[metric], unit), "" if score is None else number(score, unit), cross_fitted, *bounded,
         "+".join(labels), f"{cost_s:.1f} s",
     )  # fmt: skip
 
 
-def _cross_fitted(found: CrossFittedScore | None) -> str:
+def _cross_fitted(found: CrossFittedScore | None, unit: Unit) -> str:
     """Cell of a cross-fitted score, in brackets where a bound rules it out; empty without one."""
     if found is None or found.score is None:
         return ""
-    return f"({percent(found.score)})" if found.violation else percent(found.score)
+    score = number(found.score, unit)
+    return f"({score})" if found.violation else score
 
 
 def _results(
-    title: str, rows: Sequence[tuple[str, ...]], bounds: Sequence[str], width: int | None
+    title: str, rows: Sequence[tuple[str, ...]], bounds: Sequence[Bound], width: int | None
 ) -> list[str]:
     """Table of all rows, with the labels by their initials where the terminal is too narrow for it.
 
     The column of cross-fitted scores is left out where it would break the names of the rows, or holds nothing.
     """
-    bounded = tuple(Column(f"{bound}, %", right=True) for bound in bounds)
+    bounded = tuple(Column(f"{bound.shown}{unit_of(bound.metric).heading}", right=True) for bound in bounds)
     columns = (Column(title), *FIRST_COLUMNS, CROSS_FITTED_COLUMN, *bounded, *LAST_COLUMNS)
     if any(row[4] for row in rows):
         legend = [
@@ -390,8 +397,9 @@ def _with_initials(rows: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...
     return short_rows, f"labels used: {', '.join(f'{initial} {label}' for label, initial in named.items())}"
 
 
-def _interval(estimate: Interval) -> tuple[str, str]:
-    return percent(estimate.value), f"[{percent(estimate.low)}, {percent(estimate.high)}]"
+def _interval(estimate: Interval, unit: Unit) -> tuple[str, str]:
+    low, high = number(estimate.low, unit), number(estimate.high, unit)
+    return number(estimate.value, unit), f"[{low}, {high}]"
 
 
 def _settings(spec: Document, config: Mapping[str, Any]) -> str:
@@ -408,16 +416,18 @@ def _significance(result: ObjectiveResult, winner: Winner) -> str:
     verdict = result.verdict
     if verdict is None:
         return "there is no opponent: a finished row of another approach with no more labels"
+    unit = unit_of(result.metric)
     gap = (
-        f"{row_name(winner)} minus {_opponent(verdict.against)}: {difference(verdict.difference)} pp, paired over the "
-        "same samples and seeds"
+        f"{row_name(winner)} minus {_opponent(verdict.against)}: {difference(verdict.difference, unit)}"
+        f"{unit.difference}, paired over the same samples and seeds"
     )
     optimistic = (
         "Optimistic: both were chosen on these samples. `selmix pin` evaluates the shipped files on test"
     )
     if verdict.margin is None:
         return f"{gap}; by the earlier rule, against one baseline and without a margin. {optimistic}"
-    return f"{gap}; {_against_all(verdict)}; margin {percent(verdict.margin)} pp{_tie(verdict)}. {optimistic}"
+    margin = f"margin {number(verdict.margin, unit)}{unit.difference}"
+    return f"{gap}; {_against_all(verdict)}; {margin}{_tie(verdict)}. {optimistic}"
 
 
 def _tie(verdict: Verdict) -> str:
@@ -448,11 +458,11 @@ def _against_all(verdict: Verdict) -> str:
     return "; ".join(f"{words} {_opponents(names)}" for words, names in groups if names)
 
 
-def _selmix(verdict: Verdict) -> str:
+def _selmix(verdict: Verdict, unit: Unit) -> str:
     """State how the best SelMix row stands, where another row won."""
     return (
-        f"{short(verdict.row or '')} minus {_opponent(verdict.against)}: {difference(verdict.difference)} pp; "
-        f"{_against_all(verdict)}"
+        f"{short(verdict.row or '')} minus {_opponent(verdict.against)}: {difference(verdict.difference, unit)}"
+        f"{unit.difference}; {_against_all(verdict)}"
     )
 
 
@@ -462,9 +472,10 @@ def _search(result: ObjectiveResult) -> str:
     if gain is None:
         return f"tied finalists: {tied}"
     meaning = "a significant gain" if gain.low > 0 else "no significant gain"
+    unit = unit_of(result.metric)
     return (
-        f"{meaning} over the defaults: {short(gain.trial_id)} minus the defaults is {difference(gain)} pp over fresh "
-        f"seeds; tied finalists: {tied}"
+        f"{meaning} over the defaults: {short(gain.trial_id)} minus the defaults is {difference(gain, unit)}"
+        f"{unit.difference} over fresh seeds; tied finalists: {tied}"
     )
 
 
@@ -480,11 +491,11 @@ def _caption(compare: ComparisonTable, seeds: int) -> str:
 
 def _comparison(compare: ComparisonTable, metric: str, width: int | None) -> str:
     """Two tables, each narrow enough for a terminal of 80 columns."""
-    minus = f"minus {compare.reference}, pp"
+    unit = unit_of(metric)
     columns = (
         Column(compare.parameter),
-        Column("%", right=True),
-        Column(minus, right=True),
+        Column(unit.value.strip() or "value", right=True),
+        Column(f"minus {compare.reference}{',' + unit.difference if unit.difference else ''}", right=True),
         Column("outcome"),
     )
     tuned = [
@@ -503,8 +514,9 @@ def _comparison(compare: ComparisonTable, metric: str, width: int | None) -> str
 def _arm(arm: ArmResult | None, metric: str) -> tuple[str, str, str]:
     if arm is None:
         return "", "", "no finished finalist"
-    gap = "" if arm.difference is None else difference(arm.difference)
-    return estimate(arm.select[metric]), gap, arm.outcome or ""
+    unit = unit_of(metric)
+    gap = "" if arm.difference is None else difference(arm.difference, unit)
+    return estimate(arm.select[metric], unit), gap, arm.outcome or ""
 
 
 def _cross_table(winners: Mapping[str, Winner], width: int | None) -> str:

@@ -8,12 +8,12 @@ from typing import Literal
 
 import torch
 
+from selmix.metric_keys import is_fraction
 from selmix.metrics import MetricContext, Predictions, metric_named
 from selmix.statistics.constructions import CONSTRUCTIONS
 from selmix.statistics.intervals import Estimate
 from selmix.statistics.means import crossed_bounds
 from selmix.statistics.proportions import student_quantile
-from selmix.units import is_fraction
 
 Outcome = Literal["better", "tied", "worse"]
 

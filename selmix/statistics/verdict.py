@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selmix.definitions import Definitions
+from selmix.metric_keys import is_fraction
 from selmix.metrics import metric_named
 from selmix.statistics.comparison import holm
 from selmix.statistics.intervals import Estimate
 from selmix.statistics.proportions import normal_quantile
-from selmix.units import is_fraction
 
 VerdictOutcome = Literal["better", "tied", "worse", "undecided"]
 

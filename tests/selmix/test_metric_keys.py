@@ -1,4 +1,4 @@
-"""Units of metrics: which are fractions."""
+"""Keys of metrics: which are fractions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from selmix.definitions import ClassRate, Definitions
+from selmix.metric_keys import IN_OWN_UNITS, is_fraction
 from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions
-from selmix.units import IN_OWN_UNITS, is_fraction
 
 
 @pytest.mark.parametrize("seed", range(4))
