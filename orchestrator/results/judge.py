@@ -18,6 +18,7 @@ from orchestrator.results.candidates import (
     Candidate,
     baseline_candidates,
     in_order,
+    of_more_labels,
     opponents_of,
     selmix_candidate,
 )
@@ -33,6 +34,7 @@ from orchestrator.results.rows import (
     Choices,
     ChosenBy,
     FinalistRow,
+    MoreLabels,
     ObjectiveResult,
     Outcome,
     ReplicateMeans,
@@ -168,12 +170,13 @@ class Judge:
 
     def difference(self, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> Figure:
         """Paired difference ours - theirs on select with its interval, oriented so that higher is better."""
+        return self.paired(self.predictions.over(ours), self.predictions.over(theirs))
+
+    def paired(self, ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> Figure:
+        """Paired difference ours - theirs on whichever split, with its interval; higher is better."""
         from selmix.statistics.comparison import paired_difference
 
-        estimate = paired_difference(
-            self.rule.metric, self.predictions.over(ours), self.predictions.over(theirs), self.context
-        )
-        return Figure(**asdict(estimate))
+        return Figure(**asdict(paired_difference(self.rule.metric, ours, theirs, self.context)))
 
     def outcomes(
         self, others: Mapping[str, Sequence[TrialRecord]], reference: Sequence[TrialRecord]
@@ -215,6 +218,7 @@ class Judge:
             selmix=verdict if best is candidates[0] else self.verdict(candidates[0], candidates),
             bounds=self.bounds,
             rungs=rungs,
+            more_labels=self.more_labels(best, candidates) if verdict is None else None,
         )
 
     def shipped(self, candidate: Candidate) -> Shipped:
@@ -283,8 +287,22 @@ class Judge:
         against = opponents[0]
         cheaper = RUNGS.index(against.rung) < RUNGS.index(row.rung) or against.cost_s < CHEAPER * row.cost_s
         return replace(
-            self.judged(ours, theirs, against.name), optimistic=True, against_is_cheaper=cheaper, row=row.row
-        )
+            self.judged(ours, theirs, against.name), optimistic=True, against_is_cheaper=cheaper, row=row.row,
+            more_labels=self.more_labels(row, candidates),
+        )  # fmt: skip
+
+    def more_labels(self, row: Candidate, candidates: Sequence[Candidate]) -> MoreLabels | None:
+        """Rows that used more labels than this one, and the best of them beside it on select; None without any.
+
+        Args:
+            row: that is judged.
+            candidates: all rows that may win.
+        """
+        beyond = of_more_labels(row, candidates)
+        if not beyond:
+            return None
+        gap = self.difference(row.records, beyond[0].records)
+        return MoreLabels([each.name for each in beyond], gap, beyond[0].score > row.score)
 
     def judged(
         self,

@@ -13,9 +13,14 @@ from orchestrator.results.rows import (
     ArmResult,
     Bound,
     ComparisonTable,
+    MoreLabels,
     ObjectiveResult,
     Verdict,
     Winner,
+    approach_name,
+    beyond,
+    bound_of,
+    bounds_of_constraints,
 )
 from orchestrator.table import (
     Column,
@@ -34,7 +39,6 @@ from orchestrator.table import (
 )
 from orchestrator.verbs.show import ShowDocument, TrialRow
 from orchestrator.verbs.winner_text import reasons, shipped_file
-from selmix.metric_keys import class_rate_key
 
 CROSS_METRICS = ("mean_recall", "min_recall", "g_mean", "h_mean", "accuracy", "min_coverage")
 """Metrics by which the winners of several objectives are compared."""
@@ -108,43 +112,51 @@ def answer(result: ObjectiveResult) -> str:
     if winner is None:
         return "nothing can win"
     name = row_name(winner)
-    if verdict is None:
-        return f"the best row is {name}; there is no other of no more labels to compare it with"
     unit = unit_of(result.metric)
+    if verdict is None:
+        best = f"the best row is {name}; there is no other of no more labels to compare it with"
+        return f"{best}{beyond(result.more_labels, unit)}"
 
     def on_select(gap: Figure) -> str:
         return f"{difference(gap, unit)}{unit.difference} on select"
 
-    gap, against = on_select(verdict.difference), _opponent(verdict.against)
+    gap, against = on_select(verdict.difference), approach_name(verdict.against)
     if verdict.margin is None:
         return _by_the_earlier_rule(verdict, name, gap)
+    higher = beyond(verdict.more_labels, unit)
     cheaper = ", which is cheaper" if verdict.against_is_cheaper else ""
     rest = [other for other in verdict.not_told_apart if other != verdict.against]
     if verdict.outcome == "better":
         small = ", by less than the margin" if verdict.within_margin else ""
-        return f"BETTER: {name} is better than every opponent{small}; the best of them is {against}: {gap}"
+        if not higher:
+            return (
+                f"BETTER: {name} is better than every opponent{small}; the best of them is {against}: {gap}"
+            )
+        rows = counted(len(verdict.differences), "row")
+        best = "" if len(verdict.differences) == 1 else "the best of them is "
+        return f"BETTER: {name} is better than the {rows} of as few labels{small} ({best}{against}: {gap}){higher}"
     if verdict.outcome == "worse":
         are = "is" if len(verdict.worse_than) == 1 else "are"
         nearest = verdict.worse_than[0]
         gap = on_select(verdict.differences[nearest])
         return (
             f"WORSE: {_opponents(verdict.worse_than)} {are} better than the chosen {name}: {name} minus "
-            f"{_opponent(nearest)} is {gap}"
+            f"{approach_name(nearest)} is {gap}{higher}"
         )
     if verdict.outcome == "tied":
         return (
             f"TIED: {name} and its best opponent, {against}{cheaper}, differ by less than the margin of "
-            f"{number(verdict.margin, unit)}{unit.difference}: {gap}"
+            f"{number(verdict.margin, unit)}{unit.difference}: {gap}{higher}"
         )
     if verdict.against not in verdict.not_told_apart:
         nearest, *rest = verdict.not_told_apart
-        gap, against, cheaper = on_select(verdict.differences[nearest]), _opponent(nearest), ""
+        gap, against, cheaper = on_select(verdict.differences[nearest]), approach_name(nearest), ""
     also = f" and {counted(len(rest), 'other')}" if rest else ""
     needed = ""
     if verdict.samples_needed is not None:
         more = f"about {_rounded(verdict.samples_needed):,} samples per class"
         needed = f"; {more} would tell, {verdict.samples} are there"
-    return f"CANNOT TELL: {name} is not told apart from {against}{cheaper}{also}: {gap}{needed}"
+    return f"CANNOT TELL: {name} is not told apart from {against}{cheaper}{also}: {gap}{needed}{higher}"
 
 
 def row_name(winner: Winner) -> str:
@@ -154,13 +166,8 @@ def row_name(winner: Winner) -> str:
     return f"SelMix {short(winner.row or winner.trial_id)}{' (the defaults)' if winner.is_default else ''}"
 
 
-def _opponent(name: str) -> str:
-    """Name of an opponent on the screen."""
-    return "SelMix" if name == SELMIX else name
-
-
 def _opponents(names: Sequence[str]) -> str:
-    return ", ".join(map(_opponent, names))
+    return ", ".join(map(approach_name, names))
 
 
 def _by_the_earlier_rule(verdict: Verdict, name: str, gap: str) -> str:
@@ -182,7 +189,7 @@ def _setting(document: ShowDocument, width: int | None) -> str:
     # The resolution of a recall: one sample of a class more or less is the smallest change.
     per_class = data["num_select"] // len(train)
     step = 100 / per_class
-    bounds = [_bound(constraint, data.get("class_names", [])) for constraint in spec["constraints"]]
+    bounds = [bound_of(constraint, data["class_names"]).shown for constraint in spec["constraints"]]
     subject = f" subject to {', '.join(bounds)}" if bounds else ""
     lines = [
         ("objective", f"{', '.join(spec['objectives'])}{subject}{_ranking(spec)}"),
@@ -221,16 +228,6 @@ def _ranking(spec: Document) -> str:
     return "" if meaning is None else f"; trials are ranked by score, the {meaning} of the metric on select"
 
 
-def _bound(constraint: Document, class_names: Sequence[str]) -> str:
-    """A bound of the sweep file as a formula, under the name that its metric has in the table."""
-    # A sweep of before bounds on single classes has no key for them.
-    of_class, key = constraint.get("class"), constraint["metric"]
-    if of_class is not None:
-        name = class_names[of_class] if isinstance(of_class, int) else of_class
-        key = class_rate_key(key, list(class_names).index(name), name)
-    return Bound(key, constraint["at_least"], constraint["at_most"]).shown
-
-
 def _searched(spec: Document) -> list[str]:
     return [name for name, parameter in spec["parameters"].items() if "value" not in parameter]
 
@@ -246,7 +243,9 @@ def _undecided(document: ShowDocument, result: ObjectiveResult) -> str:
 def _objective(
     document: ShowDocument, objective: str, result: ObjectiveResult, winner: Winner, width: int | None
 ) -> str:
-    metric, bounds = result.metric or "", result.bounds or _bounds_of_spec(document.spec)
+    metric, constraints = result.metric or "", document.spec["constraints"]
+    # Results of before they were stored beside the rows have them in the sweep file alone.
+    bounds = result.bounds or bounds_of_constraints(constraints, document.data["class_names"])
     rows = _rows(result, winner, metric, bounds)
     lines = [
         objective,
@@ -271,15 +270,6 @@ def _objective(
         lines += ["", sentence(_caption(result.compare, seeds), width)]
         lines.append(_comparison(result.compare, metric, width))
     return "\n".join(lines)
-
-
-def _bounds_of_spec(spec: Document) -> list[Bound]:
-    """Bounds of the search as the sweep file has them, for results of before they were stored beside the rows."""
-    return [
-        Bound(each["metric"], each["at_least"], each["at_most"])
-        for each in spec["constraints"]
-        if "search" in each["in"] and each.get("class") is None
-    ]
 
 
 def _rows(
@@ -414,11 +404,12 @@ def _plain(value: Any) -> str:
 
 def _significance(result: ObjectiveResult, winner: Winner) -> str:
     verdict = result.verdict
-    if verdict is None:
-        return "there is no opponent: a finished row of another approach with no more labels"
     unit = unit_of(result.metric)
+    if verdict is None:
+        none = "there is no opponent: a finished row of another approach with no more labels"
+        return f"{none}{_beyond(result.more_labels, winner, unit)}"
     gap = (
-        f"{row_name(winner)} minus {_opponent(verdict.against)}: {difference(verdict.difference, unit)}"
+        f"{row_name(winner)} minus {approach_name(verdict.against)}: {difference(verdict.difference, unit)}"
         f"{unit.difference}, paired over the same samples and seeds"
     )
     optimistic = (
@@ -427,7 +418,17 @@ def _significance(result: ObjectiveResult, winner: Winner) -> str:
     if verdict.margin is None:
         return f"{gap}; by the earlier rule, against one baseline and without a margin. {optimistic}"
     margin = f"margin {number(verdict.margin, unit)}{unit.difference}"
-    return f"{gap}; {_against_all(verdict)}; {margin}{_tie(verdict)}. {optimistic}"
+    more = _beyond(verdict.more_labels, winner, unit)
+    return f"{gap}; {_against_all(verdict)}; {margin}{_tie(verdict)}{more}. {optimistic}"
+
+
+def _beyond(more: MoreLabels | None, winner: Winner, unit: Unit) -> str:
+    """List the rows of more labels with the difference from the best of them; empty without any."""
+    if more is None:
+        return ""
+    minus = f"{row_name(winner)} minus {approach_name(more.rows[0])}"
+    gap = f"{difference(more.difference, unit)}{unit.difference}"
+    return f"; of more labels, and no opponents: {_opponents(more.rows)} ({minus}: {gap})"
 
 
 def _tie(verdict: Verdict) -> str:
@@ -461,7 +462,7 @@ def _against_all(verdict: Verdict) -> str:
 def _selmix(verdict: Verdict, unit: Unit) -> str:
     """State how the best SelMix row stands, where another row won."""
     return (
-        f"{short(verdict.row or '')} minus {_opponent(verdict.against)}: {difference(verdict.difference, unit)}"
+        f"{short(verdict.row or '')} minus {approach_name(verdict.against)}: {difference(verdict.difference, unit)}"
         f"{unit.difference}; {_against_all(verdict)}"
     )
 
