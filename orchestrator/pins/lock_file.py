@@ -215,6 +215,8 @@ class PinnedOpening:
         confirmatory: True for the first opening: what was chosen after a look at test is not confirmed there.
         note: what is to be said of it; None for the first opening.
         declared_together: names of all pins of this opening, whose verdicts are right together; this one too.
+        share_seen: largest share of these samples that one of the openings before held; an opening of other samples
+            counts where it held more than a tenth of these. None in pins of earlier versions.
     """
 
     content_digest: str
@@ -222,6 +224,7 @@ class PinnedOpening:
     confirmatory: bool
     note: str | None
     declared_together: list[str]
+    share_seen: float | None = None
 
 
 @dataclass(frozen=True)

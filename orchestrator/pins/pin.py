@@ -215,9 +215,12 @@ def _checked(folder: RunFolder, path: Path, target: _Target, address: str) -> _C
 
 
 def _pinned_opening(test: OpenedTest, names: list[str]) -> PinnedOpening:
-    before = test.openings_before
-    note = f"test seen {counted(before, 'time')} before: not confirmatory" if before else None
-    return PinnedOpening(test.content, before, before == 0, note, names)
+    before, share = test.openings_before, test.share_seen
+    note = None
+    if before:
+        what = "test" if share == 1.0 else f"about {100 * share:.0f} % of these samples were"
+        note = f"{what} seen {counted(before, 'time')} before: not confirmatory"
+    return PinnedOpening(test.content, before, before == 0, note, names, share)
 
 
 def _free_path(pins: Path, name: str, force: bool) -> Path:
