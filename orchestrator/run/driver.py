@@ -276,6 +276,11 @@ class Driver:
                 why_nothing_wins(Judge(self.folder, self.spec, name)) for name in missing
             )
             self.progress.warn(self.state.problem)
+        for name, result in results.objectives.items():
+            if result.winner is not None and not result.tied:
+                self.progress.warn(
+                    f"{name}: no trial can win; {result.winner.approach} is the best of the other rows"
+                )
         metrics, tags = _winners(results)
         self._end("FINISHED", metrics, tags)
         self._close()

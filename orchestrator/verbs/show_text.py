@@ -469,6 +469,8 @@ def _selmix(verdict: Verdict, unit: Unit) -> str:
 
 def _search(result: ObjectiveResult) -> str:
     gain = result.search_added
+    if not result.tied:
+        return "no trial can win: none finished within the bounds on all its fresh seeds"
     tied = ", ".join(short(name) for name in result.tied)
     if gain is None:
         return f"tied finalists: {tied}"

@@ -78,6 +78,11 @@ class Baseline:
     by_policy_alone: bool = False
     of_groups: bool = False
 
+    @property
+    def needs_winner(self) -> bool:
+        """True if it takes the settings, or the weights, of the best SelMix row, and cannot be fitted without one."""
+        return self.rung == "finetune"
+
     def __call__(self, task: BaselineTask) -> BaselineResult:
         """Fit it on a task."""
         started = time.perf_counter()

@@ -187,6 +187,48 @@ def test_a_mean_over_seeds_that_breaks_a_bound_cannot_win(tmp_path: Path) -> Non
     assert Judge(folder, spec(higher, *two_classes), "min_recall").choice() is None
 
 
+BOUNDED = (
+    "constraints=[{metric: min_coverage, at_least: 0.4}]", "data={name: gaussians, classes: 2}",
+    "model={name: linear_head}",
+)  # fmt: skip
+
+
+def covered(coverage: float) -> dict[str, Figure]:
+    return figures(10) | {"min_coverage": Figure(coverage, coverage, coverage)}
+
+
+def test_where_no_trial_is_feasible_a_row_that_meets_the_bound_wins(tmp_path: Path) -> None:
+    folder = sweep(tmp_path)
+    add(folder, 0, [20, 20], min_coverage=0.3)
+    oppose(folder, "untouched", 20, cost_s=0.0, feasible=False, select=covered(0.2))
+    oppose(folder, "post_hoc_bias_search", 6, select=covered(0.45))
+    oppose(folder, "last_layer_post_hoc", 12, select=covered(0.5))
+    oppose(folder, "retrained_logit_adjusted", 20, select=covered(0.5))
+    result = result_of(folder, *BOUNDED)
+    assert result.winner is not None
+    assert (result.winner.approach, result.winner.rung, result.winner.config) == (
+        "last_layer_post_hoc",
+        "head",
+        {},
+    )
+    assert result.verdict is not None
+    assert list(result.verdict.differences) == ["post_hoc_bias_search"]
+    # SelMix has a finalist that breaks the bound, and no row that can stand.
+    assert (result.selmix, result.leader, result.tied, result.search_added) == (None, None, [], None)
+    assert [row.trial_id for row in result.finalists] == ["min_recall/trial-000"]
+    assert result.front == ["min_recall/baseline/last_layer_post_hoc"]
+    assert judged(folder, spec(*BOUNDED)).undecided == []
+
+
+def test_where_no_row_at_all_is_feasible_none_wins(tmp_path: Path) -> None:
+    folder = sweep(tmp_path)
+    add(folder, 0, [20, 20], min_coverage=0.3)
+    oppose(folder, "untouched", 20, cost_s=0.0, feasible=False, select=covered(0.2))
+    oppose(folder, "retrained_logit_adjusted", 20, select=covered(0.5))  # a reference
+    assert judged(folder, spec(*BOUNDED)).undecided == ["min_recall"]
+    assert result_of(folder, *BOUNDED).winner is None
+
+
 # -- the winner among all rows ------------------------------------------------------------------------------
 
 
