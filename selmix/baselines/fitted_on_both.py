@@ -49,8 +49,8 @@ def last_layer_on_both(task: BaselineTask, decays: Sequence[float]) -> Models:
 
     The weight decay is chosen once for each judging fold, and once for the model that ships: of heads on train alone,
     the one that ranks highest on feedback and select without that fold. Heads without the judging fold and one more,
-    on whose logits there the biases are fitted, have this decay and are not tuned again: the judging fold chose nothing,
-    and what another fold chose is one of a few decays, of heads that did not see it.
+    on whose logits there the biases are fitted, have this decay and are not tuned again: the judging fold chose
+    nothing, and what another fold chose is one of a few decays, of heads that did not see it.
 
     Args:
         task: of the baseline.

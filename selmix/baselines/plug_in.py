@@ -33,6 +33,7 @@ STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FOLDS = 5
 RESAMPLES = 200  # of the samples, for the bagged metric of the guard
 DRAWS = 32  # confusion matrices around the present one that a gradient is averaged over
+DRAWS_OF_HITS = 128  # the same where the diagonal is enough, of which a draw takes next to nothing
 _NUMBERS_AT_ONCE = 2**22  # bounds the memory of draws and probabilities
 _NUMBERS_OF_A_PART = 2**16
 _CALIBRATION_STEPS = 100
@@ -326,7 +327,7 @@ class _BaggedGradient:
         # The one more of `counts`, and the half count that dirichlet_rows spreads.
         rows, spread = self.tally.row_counts + 1.0, 0.5 / len(hits)
         concentration = torch.stack([hits + spread, rows - hits + spread * (len(hits) - 1)])
-        gamma = torch._standard_gamma(concentration.expand(DRAWS, -1, -1), generator=self.generator)
+        gamma = torch._standard_gamma(concentration.expand(DRAWS_OF_HITS, -1, -1), generator=self.generator)
         drawn = (gamma[:, 0] / gamma.sum(dim=1)).requires_grad_(True)
         with torch.enable_grad():
             key, prior = self.metric.key, (rows / rows.sum()).expand_as(drawn)
