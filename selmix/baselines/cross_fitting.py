@@ -110,6 +110,6 @@ def _too_large(task: BaselineTask) -> str:
     if samples * classes * features <= MAX_SIZE:
         return ""
     return (
-        f"heads of {samples:,} samples x {classes:,} classes x {features:,} features are not cross-fitted, which would "
-        f"take many minutes each: above {MAX_SIZE:.1e} numbers select chooses between them"
+        f"heads of {samples:,} samples x {classes:,} classes x {features:,} features are not cross-fitted: more than "
+        f"{MAX_SIZE:,} numbers would take many minutes for every such row"
     )
