@@ -308,7 +308,8 @@ def text_of(found: dict[str, Any]) -> str:
     lines = [
         f"{found['classes']} classes, {found['dim']} features, {found['rows']} rows, {found['objective']}: "
         f"{found['wall_s']:.0f} s {end} on {found['cores']} cores, load {found['load'][0]:.1f} before and "
-        f"{found['load'][1]:.1f} at the end; base model {found['base_s'] or 0:.1f} s, heads {found['heads_s'] or 0:.1f} s",
+        f"{found['load'][1]:.1f} at the end; base model {found['base_s'] or 0:.1f} s, "
+        f"heads {found['heads_s'] or 0:.1f} s",
         f"{'stage':16}{'seconds':>9}{'CPU s':>8}{'driver MB':>11}{'worker MB':>11}{'all MB (PSS)':>14}",
     ]
     for name, row in found["stages"].items():

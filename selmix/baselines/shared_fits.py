@@ -68,5 +68,6 @@ def _digest(tensors: Sequence[Tensor], settings: Sequence[float]) -> bytes:
     digest = hashlib.sha256(repr((list(settings), torch.get_num_threads())).encode())
     for tensor in tensors:
         digest.update(repr((tensor.shape, tensor.dtype, tensor.device)).encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        # By bytes, since numpy does not know every dtype; without a copy of what lies on the CPU.
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.digest()
