@@ -6,7 +6,8 @@ Writes Gaussian clusters of unequal spread as a Parquet file of features (30 tra
 each of feedback, select and test), launches a sweep on it with every baseline, and prints what it took: seconds from
 the records, memory from /proc (Linux), sampled while the sweep runs. RSS counts what processes share in each of them;
 the total is PSS, which counts it once. Ray, its workers and the driver count, this program does not. Seconds of the
-clock depend on what else the machine does, CPU seconds hardly.
+clock depend on what else the machine does, CPU seconds hardly. After ``--limit`` seconds the sweep is stopped, and what
+was done by then is printed.
 """
 
 from __future__ import annotations
@@ -242,21 +243,32 @@ def measured(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     )
     try:
         with Sampler(process.pid, folder.log_path) as sampler:
-            code = process.wait()
+            code = code_within(process, options.limit)
     finally:
         # Ended from the keyboard: the driver drains, and takes Ray with it.
         if process.poll() is None:
             process.terminate()
             process.wait()
     loads.append(os.getloadavg()[0])
-    if code not in (0, 6):  # 6: no feasible trial
+    if code not in (None, 0, 6):  # 6: no feasible trial
         raise SystemExit(f"the sweep ended with {code}")
+    base = folder.load_state().base
     return {
         "classes": options.classes, "dim": options.dim, "rows": rows, "objective": options.objective,
         "exit_code": code, "wall_s": time.time() - started, "load": loads, "cores": os.cpu_count(),
         "stages": stages(folder, started, sampler.peaks), "baselines": baselines(folder),
-        "base_s": folder.load_state().base.cost_s, "heads_s": folder.load_state().base.heads_cost_s,
+        "base_s": base and base.cost_s, "heads_s": base and base.heads_cost_s,
     }  # fmt: skip
+
+
+def code_within(process: subprocess.Popen[bytes], limit_s: float | None) -> int | None:
+    """Exit code of a process; None where it was stopped, as it was not done within a limit."""
+    try:
+        return process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+        return None
 
 
 def stages(folder: RunFolder, started: float, peaks: dict[str, Peaks]) -> dict[str, dict[str, float]]:
@@ -292,10 +304,12 @@ def baselines(folder: RunFolder) -> dict[str, dict[str, Any]]:
 
 
 def text_of(found: dict[str, Any]) -> str:
+    end = "in all" if found["exit_code"] is not None else "until it was stopped"
     lines = [
         f"{found['classes']} classes, {found['dim']} features, {found['rows']} rows, {found['objective']}: "
-        f"{found['wall_s']:.0f} s in all on {found['cores']} cores, load {found['load'][0]:.1f} before and "
-        f"{found['load'][1]:.1f} at the end; base model {found['base_s']:.1f} s, heads {found['heads_s'] or 0:.1f} s",
+        f"{found['wall_s']:.0f} s {end} on {found['cores']} cores, load {found['load'][0]:.1f} before and "
+        f"{found['load'][1]:.1f} at the end; base model {found['base_s'] or 0:.1f} s, "
+        f"heads {found['heads_s'] or 0:.1f} s",
         f"{'stage':16}{'seconds':>9}{'CPU s':>8}{'driver MB':>11}{'worker MB':>11}{'all MB (PSS)':>14}",
     ]
     for name, row in found["stages"].items():
@@ -305,8 +319,8 @@ def text_of(found: dict[str, Any]) -> str:
     lines.append(f"{'baseline':34}{'fit s':>8}{'whole task s':>14}  score")
     for name, row in sorted(found["baselines"].items(), key=lambda item: -(item[1]["task_s"] or 0.0)):
         shown = "-" if row["score"] is None else f"{100 * row['score']:.1f}"
-        end = f"{row['state'].lower()}: {row['error']}" if row["error"] else shown
-        lines.append(f"{name:34}{row['fit_s'] or 0.0:8.1f}{row['task_s'] or 0.0:14.1f}  {end}")
+        score = f"{row['state'].lower()}: {row['error']}" if row["error"] else shown
+        lines.append(f"{name:34}{row['fit_s'] or 0.0:8.1f}{row['task_s'] or 0.0:14.1f}  {score}")
     return "\n".join(lines)
 
 
@@ -328,6 +342,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--objective", default="cvar_recall")
     parser.add_argument("--cpu", type=int, default=1, help="of a worker")
     parser.add_argument("--gpu", type=float, default=0, help="of a worker")
+    parser.add_argument("--limit", type=float, help="seconds; all of it otherwise")
     parser.add_argument("--in-process", action="store_true", help="without Ray")
     parser.add_argument("--keep", type=Path, help="folder for features and runs; a temporary one otherwise")
     return parser.parse_args(argv)

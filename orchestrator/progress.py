@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from orchestrator.table import is_terminal, message, printable, terminal_width
+from orchestrator.table import PERCENT, Unit, is_terminal, message, number, printable, terminal_width
 
 
 class Progress:
@@ -28,6 +28,7 @@ class Progress:
         self._drawn = 0
         self._phase, self._total, self._done, self._failed, self._running = "", 0, 0, 0, 0
         self._best: float | None = None
+        self._unit = PERCENT
         self._started = time.monotonic()
         self._done_before = 0
 
@@ -64,7 +65,7 @@ class Progress:
         self._running = max(0, self._running - 1)
         self._draw()
 
-    def ended(self, name: str, state: str, score: float | None, seconds: float) -> None:
+    def ended(self, name: str, state: str, score: float | None, seconds: float, unit: Unit = PERCENT) -> None:
         """Count a run that ended, and print a line for it where the stream is no terminal.
 
         Args:
@@ -72,14 +73,15 @@ class Progress:
             state: that it ended in.
             score: of its chosen round; None where it has none.
             seconds: of work.
+            unit: of the score.
         """
         # Runs that a drain or a cancellation ends may never have started in this launch.
         self._running = max(0, self._running - 1)
         self._done += 1
         self._failed += state == "FAILED"
         if score is not None and (self._best is None or score > self._best):
-            self._best = score
-        shown_score = "" if score is None else f"  score {100 * score:5.1f}"
+            self._best, self._unit = score, unit
+        shown_score = "" if score is None else f"  score {number(score, unit):>5}"
         line = f"  {self._done:>3}/{self._total} {name}  {state.lower()}{shown_score}  {seconds:.1f} s"
         # On a terminal the live line has the counts; a line per run would push it away.
         if self._live:
@@ -134,7 +136,7 @@ class Progress:
         eta = self.eta_s
         parts = [f"{self._phase}: {self._done}/{self._total} done", f"{self._running} running"]
         parts += [f"{self._failed} failed"] if self._failed else []
-        parts += [] if self._best is None else [f"best score {100 * self._best:.1f}"]
+        parts += [] if self._best is None else [f"best score {number(self._best, self._unit)}"]
         parts += [] if eta is None else [f"about {eta:.0f} s left"]
         # One column less than the terminal has: a line that wraps cannot be taken back by a carriage return.
         line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1]

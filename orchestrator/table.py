@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TextIO
 
+from selmix.metric_keys import is_fraction
+
 GAP = 2
 INDENT = 2
 NOTE = 6
@@ -81,19 +83,60 @@ def message(text: str, width: int | None) -> str:
     )
 
 
-def estimate(interval: Interval) -> str:
-    """``91.7 [79.2, 95.8]`` in %."""
-    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+@dataclass(frozen=True)
+class Unit:
+    """Unit in which values of a metric are shown.
+
+    Attributes:
+        value: behind a value, with its blank; empty where the number stands by itself.
+        difference: behind a difference, likewise.
+        factor: that a value is multiplied by.
+        decimals: of the number that is shown.
+    """
+
+    value: str
+    difference: str
+    factor: float
+    decimals: int
+
+    @property
+    def heading(self) -> str:
+        """Behind the title of a column of such values."""
+        return f",{self.value}" if self.value else ""
 
 
-def difference(interval: Interval) -> str:
-    """``+1.2 [-3.0, +5.4]`` in percentage points."""
-    return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+PERCENT = Unit(" %", " pp", 100.0, 1)
+OWN = Unit("", "", 1.0, 3)
+"""Of a mean cost, which has the unit of its matrix."""
+
+
+def unit_of(metric: str | None) -> Unit:
+    """Unit in which values of a metric are shown; None, where it is not known, as a fraction."""
+    return PERCENT if metric is None or is_fraction(metric) else OWN
+
+
+def estimate(interval: Interval, unit: Unit = PERCENT) -> str:
+    """``91.7 [79.2, 95.8]`` in %; ``0.521 [0.401, 0.630]`` of a cost."""
+    low, high = number(interval.low, unit), number(interval.high, unit)
+    return f"{number(interval.value, unit)} [{low}, {high}]"
+
+
+def difference(interval: Interval, unit: Unit = PERCENT) -> str:
+    """``+1.2 [-3.0, +5.4]`` in percentage points; ``+0.012 [-0.030, +0.054]`` of a cost."""
+    value, low, high = (
+        f"{unit.factor * each:+.{unit.decimals}f}" for each in (interval.value, interval.low, interval.high)
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def number(value: float, unit: Unit) -> str:
+    """``91.7`` of 0.917 in %; ``0.917`` of a cost."""
+    return f"{unit.factor * value:.{unit.decimals}f}"
 
 
 def percent(value: float) -> str:
     """``91.7`` of 0.917."""
-    return f"{100 * value:.1f}"
+    return number(value, PERCENT)
 
 
 def short(trial_id: str) -> str:

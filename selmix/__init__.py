@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from selmix.statistics.selection import Constraint, SelectionRule
 
 __version__ = "0.1.0"
-METHOD = 2
+METHOD = 3
 """Number of the method's arithmetic: raised whenever bits of a fit or of confidence bounds change."""
 
 __all__ = [

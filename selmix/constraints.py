@@ -13,6 +13,7 @@ from selmix.metrics import metric_named
 from selmix.multipliers import BoundState
 from selmix.objectives import ObjectiveContext
 from selmix.statistics.selection import Constraint
+from selmix.statistics.verdict import metric_range
 
 
 def with_constraints(
@@ -58,13 +59,8 @@ def scaled_slacks(constraint: Constraint, confusion: Tensor, context: ObjectiveC
 
 def unit(constraint: Constraint, num_classes: int, definitions: Definitions) -> float:
     """Scale on which a bound's metric moves: 1 / K of coverages, the range of the costs of ``cost``, else 1."""
-    if constraint.metric in ("min_coverage", "min_head_tail_coverage"):
-        return 1.0 / num_classes
-    if constraint.metric == "cost" and definitions.cost_matrix is not None:
-        costs = [cost for row in definitions.cost_matrix for cost in row]
-        # Equal costs everywhere: no model changes them, and any scale will do.
-        return max(costs) - min(costs) or 1.0
-    return 1.0
+    # Equal costs everywhere: no model changes them, and any scale will do.
+    return metric_range(constraint.metric, num_classes, definitions) or 1.0
 
 
 def slacks(constraint: Constraint, confusion: Tensor, context: ObjectiveContext) -> Tensor:

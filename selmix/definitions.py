@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from selmix.metric_keys import class_rate_key
 
 DEFAULT_CVAR_FRACTION = 0.3
 DEFAULT_HEAD_FRACTION = 0.9
 DEFAULT_BETA = 2.0
 
 RATES_OF_A_CLASS = ("recall", "precision")
-# What every store of metrics takes as a part of a key.
-_PLAIN_NAME = re.compile(r"(?!\.)[\w\-. :]{1,100}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,7 @@ class ClassRate:
     @property
     def key(self) -> str:
         """Key of the metric, ``recall/NAME``; ``recall/class 3`` where the name could be no part of a key."""
-        plain = _PLAIN_NAME.fullmatch(self.class_name) is not None
-        return f"{self.rate}/{self.class_name if plain else f'class {self.label}'}"
+        return class_rate_key(self.rate, self.label, self.class_name)
 
 
 @dataclass(frozen=True)

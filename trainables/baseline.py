@@ -36,8 +36,8 @@ class BaselineJob:
     Attributes:
         name: of the baseline.
         objective: of the sweep.
-        config: the winner's flat settings.
-        winner_weights: files of its replicates, seed by seed.
+        config: flat settings of the best SelMix row; {} where there is none.
+        winner_weights: files of its replicates, seed by seed; [] likewise.
         seeds: of the replicates.
         folder: address of the folder for its files.
     """
@@ -53,9 +53,11 @@ class BaselineJob:
         """Jobs of one seed each, which may be fitted side by side, where the baseline is fitted seed by seed."""
         if not BASELINES[self.name].by_seed:
             return [self]
+        # Without a winner there are no weights of it; a baseline that is fitted then needs none.
+        weights = [[path] for path in self.winner_weights] or [[] for _ in self.seeds]
         return [
-            replace(self, winner_weights=[weights], seeds=[seed])
-            for weights, seed in zip(self.winner_weights, self.seeds, strict=True)
+            replace(self, winner_weights=paths, seeds=[seed])
+            for paths, seed in zip(weights, self.seeds, strict=True)
         ]
 
 

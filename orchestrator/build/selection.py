@@ -67,10 +67,15 @@ def selection_rule(spec: SweepSpec, objective: str, class_names: Sequence[str]) 
         level = ObjectiveContext().settings.coverage_level
         constraints.append(Constraint(known.coverage, at_least=level / len(class_names), where=("search",)))
     return SelectionRule(
-        spec.selection.metric or metric_of_objective(objective),
+        ranking_metric(spec, objective),
         spec.selection.statistic, tuple(constraints), seed=spec.search.seed,
         definitions=spec.metrics.definitions,
     )  # fmt: skip
+
+
+def ranking_metric(spec: SweepSpec, objective: str) -> str:
+    """Metric that ranks rounds and trials of an objective: the one of the file, else the objective's own."""
+    return spec.selection.metric or metric_of_objective(objective)
 
 
 def _constraint(section: ConstraintSection, class_names: Sequence[str]) -> Constraint:

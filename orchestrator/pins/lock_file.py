@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,27 @@ from orchestrator.errors import NotFound, PreflightError
 from orchestrator.files import write_atomically
 from orchestrator.provenance import Environment
 from orchestrator.records.types import Figure, Metrics, OwnSource, Settings
-from orchestrator.results.rows import Rung, VerdictOutcome, said
-from orchestrator.table import Column, difference, estimate, sentence, short, table
+from orchestrator.results.rows import (
+    Bound,
+    MoreLabels,
+    Rung,
+    VerdictOutcome,
+    beyond,
+    bounds_of_constraints,
+    said,
+)
+from orchestrator.table import (
+    PERCENT,
+    Column,
+    Unit,
+    difference,
+    estimate,
+    number,
+    sentence,
+    short,
+    table,
+    unit_of,
+)
 
 REQUIRED = (
     "schema_version", "name", "created", "sweep", "objective", "trial_id", "is_winner", "seed", "round", "config",
@@ -26,6 +45,9 @@ REQUIRED = (
 )  # fmt: skip
 OPTIONAL = ("method", "row", "test_opening", "objective_source")
 """Keys that earlier versions did not write: a pin without them is complete."""
+
+MAX_DECIMALS = 6
+"""Decimals of a value beside the bound that it breaks."""
 
 ADVICE = "choose another --pins folder"
 """Advice where a file beside the pins cannot be written."""
@@ -67,6 +89,8 @@ class Protocol:
             earlier versions lack it.
         columns: column of the features or images of a table, or columns of the features in their order; None where the
             data are no table. Pins of earlier versions lack it.
+        bounds: bounds that decided who may win, those that an objective brings with it among them; None in pins of
+            earlier versions, whose constraints have all but these.
     """
 
     data: Document
@@ -83,6 +107,14 @@ class Protocol:
     tolerance: str = ""
     preprocess: Document | None = None
     columns: str | list[str] | None = None
+    bounds: list[Bound] | None = None
+
+    @property
+    def bounds_of_search(self) -> list[Bound]:
+        """Bounds that decided who may win, as far as they are known."""
+        if self.bounds is not None:
+            return self.bounds
+        return bounds_of_constraints(self.constraints, self.class_names)
 
 
 @dataclass(frozen=True)
@@ -124,6 +156,8 @@ class PinnedVerdict:
         difference_corrected: the difference with its interval at ``level_corrected``: corrected for the openings of
             test before this one, and for pins that were declared together; None where there is nothing to correct.
         level_corrected: level of that interval.
+        more_labels: rows of more labels, which are no opponents; None where there are none, and in pins of earlier
+            versions.
     """
 
     outcome: VerdictOutcome
@@ -139,6 +173,7 @@ class PinnedVerdict:
     samples_needed: int | None = None
     difference_corrected: Figure | None = None
     level_corrected: float | None = None
+    more_labels: MoreLabels | None = None
 
 
 @dataclass(frozen=True)
@@ -149,11 +184,14 @@ class PinnedVerdicts:
         select: of the procedure, the mean over fresh seeds, on select.
         test: of the shipped file against the shipped file of each opponent, on test: the one to be quoted.
         procedure: of the means over fresh seeds on test; None in pins of earlier versions.
+        more_labels: of a model without an opponent the rows of more labels, on test; of one with opponents they stand
+            in its verdicts.
     """
 
     select: PinnedVerdict | None
     test: PinnedVerdict | None
     procedure: PinnedVerdict | None = None
+    more_labels: MoreLabels | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +221,8 @@ class PinnedOpening:
         confirmatory: True for the first opening: what was chosen after a look at test is not confirmed there.
         note: what is to be said of it; None for the first opening.
         declared_together: names of all pins of this opening, whose verdicts are right together; this one too.
+        share_seen: largest share of these samples that one of the openings before held; an opening of other samples
+            counts where it held more than a tenth of these. None in pins of earlier versions.
     """
 
     content_digest: str
@@ -190,6 +230,7 @@ class PinnedOpening:
     confirmatory: bool
     note: str | None
     declared_together: list[str]
+    share_seen: float | None = None
 
 
 @dataclass(frozen=True)
@@ -391,6 +432,43 @@ def typed_pin(path: Path, document: Document) -> Pin:
 
 
 @dataclass(frozen=True)
+class BrokenBound:
+    """A bound of the search that a pinned model breaks on test.
+
+    Attributes:
+        bound: the bound.
+        value: of its metric on test.
+    """
+
+    bound: Bound
+    value: float
+
+    @property
+    def shown(self) -> str:
+        """``min_coverage 9.7 % (>= 12 %)``, with as many decimals as it takes to see the difference."""
+        unit = unit_of(self.bound.metric)
+        text = number(self.value, unit)
+        while unit.decimals < MAX_DECIMALS and not self.bound.is_broken(float(text) / unit.factor):
+            unit = replace(unit, decimals=unit.decimals + 1)
+            text = number(self.value, unit)
+        sign, limit = (
+            (">=", self.bound.at_least) if self.bound.at_least is not None else ("<=", self.bound.at_most)
+        )
+        bound = "" if limit is None else f" ({sign} {unit.factor * limit:.6g}{unit.value})"
+        return f"{self.bound.metric} {text}{unit.value}{bound}"
+
+
+def broken_on_test(pin: Pin) -> list[BrokenBound]:
+    """Bounds of the search that a pinned model breaks on test, by its values there and not by their intervals."""
+    values = [(bound, pin.test.get(bound.metric)) for bound in pin.protocol.bounds_of_search]
+    return [
+        BrokenBound(bound, figure.value)
+        for bound, figure in values
+        if figure is not None and bound.is_broken(figure.value)
+    ]
+
+
+@dataclass(frozen=True)
 class PinRow:
     """Summary of a pin.
 
@@ -407,6 +485,8 @@ class PinRow:
         verdict: verdict on test; None where there was no baseline.
         edited: sections that were edited since the pin was written.
         test_opening: the opening of test that it was measured at; None in pins of earlier versions.
+        broken: bounds of the search that it breaks on test.
+        more_labels: of a model without an opponent the rows of more labels, on test.
     """
 
     name: str
@@ -421,6 +501,8 @@ class PinRow:
     verdict: PinnedVerdict | None = None
     edited: list[str] | None = None
     test_opening: PinnedOpening | None = None
+    broken: list[BrokenBound] = field(default_factory=list)
+    more_labels: MoreLabels | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -442,9 +524,13 @@ def _pin_row(pins: Path, path: Path) -> PinRow:
         pin = typed_pin(path, document)
     except PreflightError as error:
         return PinRow(path.stem, str(error))
+    edited = broken_sections(document)
+    # What was edited may have lost its form, and proves nothing.
+    broken = [] if {"protocol", "test"} & set(edited) else broken_on_test(pin)
     return PinRow(
         pin.name, None, pin.created, pin.sweep.name, pin.objective, pin.trial_id, pin.is_winner, pin.metric,
-        pin.test.get(pin.metric), pin.verdict.test, broken_sections(document), pin.test_opening,
+        pin.test.get(pin.metric), pin.verdict.test, edited, pin.test_opening, broken,
+        pin.verdict.more_labels,
     )  # fmt: skip
 
 
@@ -453,34 +539,56 @@ def pins_text(document: PinsDocument, width: int | None) -> str:
     if not document.pins:
         return sentence("no pins yet; selmix pin SWEEP --name NAME writes one", width)
     rows, notes = [], []
+    # One column for all: where a metric has a unit of its own, the others say theirs.
+    all_percent = all(unit_of(pin.metric) == PERCENT for pin in document.pins)
     for pin in document.pins:
         # One damaged pin must not hide the others.
         if pin.problem is not None or pin.trial_id is None:
             rows.append((pin.name, "", "", "", "", ""))
             notes.append([f"unreadable: {pin.problem}"])
             continue
-        trial, created = short(pin.trial_id), str(pin.created)[:10]
-        test = "" if pin.test is None else estimate(pin.test)
+        trial, created, unit = short(pin.trial_id), str(pin.created)[:10], unit_of(pin.metric)
+        test = "" if pin.test is None else f"{estimate(pin.test, unit)}{'' if all_percent else unit.value}"
         rows.append((pin.name, str(pin.sweep), trial, str(pin.metric), test, created))
-        below = []
-        if pin.verdict is not None:
-            gap = f"{difference(pin.verdict.difference)} pp"
-            rule = ", by the earlier rule" if pin.verdict.margin is None else ""
-            below.append(f"on test {said(pin.verdict.outcome)} {pin.verdict.against}{rule}, {gap}")
-        below += _caveats(pin.name, pin.test_opening, pin.verdict)
-        below += [] if pin.is_winner else ["not the winner of its sweep"]
-        # An edited pin is no evidence.
-        below += [f"EDITED since it was written: {', '.join(pin.edited)}"] if pin.edited else []
-        notes.append(below)
+        notes.append(_notes(pin, unit))
     columns = (
-        Column("pin"), Column("sweep"), Column("trial"), Column("metric"), Column("test, %", right=True),
-        Column("created"),
+        Column("pin"), Column("sweep"), Column("trial"), Column("metric"),
+        Column("test, %" if all_percent else "test", right=True), Column("created"),
     )  # fmt: skip
     return table(columns, rows, width, notes)
 
 
-def _caveats(name: str, opening: PinnedOpening | None, verdict: PinnedVerdict | None) -> list[str]:
-    """Caveats of the opening of test that a pin was measured at; empty for a first one of its own."""
+def _notes(pin: PinRow, unit: Unit) -> list[str]:
+    """Sentences below the row of a pin: verdict, bounds, opening and edits."""
+    below = []
+    if pin.verdict is not None:
+        gap = f"{difference(pin.verdict.difference, unit)}{unit.difference}"
+        rule = ", by the earlier rule" if pin.verdict.margin is None else ""
+        more = beyond(pin.verdict.more_labels, unit)
+        below.append(f"on test {said(pin.verdict.outcome)} {pin.verdict.against}{rule}, {gap}{more}")
+    elif pin.more_labels is not None:
+        below.append(f"on test without an opponent of no more labels{beyond(pin.more_labels, unit)}")
+    if pin.broken:
+        its = "its bound" if len(pin.broken) == 1 else "its bounds"
+        below.append(f"breaks {its} on test: {', '.join(each.shown for each in pin.broken)}")
+    below += _caveats(pin.name, pin.test_opening, pin.verdict, unit)
+    below += [] if pin.is_winner else ["not the winner of its sweep"]
+    # An edited pin is no evidence.
+    below += [f"EDITED since it was written: {', '.join(pin.edited)}"] if pin.edited else []
+    return below
+
+
+def _caveats(
+    name: str, opening: PinnedOpening | None, verdict: PinnedVerdict | None, unit: Unit
+) -> list[str]:
+    """Caveats of the opening of test that a pin was measured at; empty for a first one of its own.
+
+    Args:
+        name: of the pin.
+        opening: None in pins of earlier versions.
+        verdict: on test; None without an opponent.
+        unit: of the metric.
+    """
     if opening is None:
         return []
     others = [other for other in opening.declared_together if other != name]
@@ -490,6 +598,6 @@ def _caveats(name: str, opening: PinnedOpening | None, verdict: PinnedVerdict | 
         return []
     corrected = ""
     if verdict is not None and verdict.difference_corrected is not None and verdict.level_corrected:
-        gap = difference(verdict.difference_corrected)
-        corrected = f"; corrected {gap} pp (at {100 * verdict.level_corrected:.4g} %)"
+        gap = f"{difference(verdict.difference_corrected, unit)}{unit.difference}"
+        corrected = f"; corrected {gap} (at {100 * verdict.level_corrected:.4g} %)"
     return [f"{'; '.join(reasons)}{corrected}"]

@@ -40,7 +40,15 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
 from orchestrator.records.types import OwnSource, TrialRecord
-from orchestrator.results.rows import SELMIX, Choices, ObjectiveResult, Verdict, Winner, load_results
+from orchestrator.results.rows import (
+    SELMIX,
+    Choices,
+    MoreLabels,
+    ObjectiveResult,
+    Verdict,
+    Winner,
+    load_results,
+)
 from orchestrator.spec.schema import spec_from_resolved
 from orchestrator.tracking.address import check_tracking, recorded_address, tracking_of
 from selmix.files import written_aside
@@ -245,9 +253,12 @@ def _checked(folder: RunFolder, path: Path, target: _Target, address: str) -> _C
 
 
 def _pinned_opening(test: OpenedTest, names: list[str]) -> PinnedOpening:
-    before = test.openings_before
-    note = f"test seen {counted(before, 'time')} before: not confirmatory" if before else None
-    return PinnedOpening(test.content, before, before == 0, note, names)
+    before, share = test.openings_before, test.share_seen
+    note = None
+    if before:
+        what = "test" if share == 1.0 else f"about {100 * share:.0f} % of these samples were"
+        note = f"{what} seen {counted(before, 'time')} before: not confirmatory"
+    return PinnedOpening(test.content, before, before == 0, note, names, share)
 
 
 def _free_path(pins: Path, name: str, force: bool) -> Path:
@@ -356,6 +367,9 @@ class _Evaluated:
         opposing: opponent -> predictions of its shipped file.
         opposing_runs: opponent -> predictions of all its runs.
         against: the opponent that is the best by score on select; None without any.
+        beyond: rows of more labels, which are no opponents, the best by score on select first.
+        beyond_test: predictions of the shipped file of the first of them; empty without any.
+        beyond_runs: predictions of all its runs.
     """
 
     chosen: _Chosen
@@ -368,6 +382,9 @@ class _Evaluated:
     opposing: dict[str, list[Predictions]]
     opposing_runs: dict[str, list[Predictions]]
     against: str | None
+    beyond: list[str]
+    beyond_test: list[Predictions]
+    beyond_runs: list[Predictions]
 
 
 def _documents(
@@ -380,7 +397,7 @@ def _documents(
 
 
 def _evaluated(folder: RunFolder, test: OpenedTest, pick: _Chosen) -> _Evaluated:
-    from orchestrator.results.candidates import in_order, opponents_of
+    from orchestrator.results.candidates import Candidate, in_order, of_more_labels, opponents_of
     from orchestrator.results.judge import Judge
 
     target, record = pick.target, pick.target.record
@@ -403,16 +420,22 @@ def _evaluated(folder: RunFolder, test: OpenedTest, pick: _Chosen) -> _Evaluated
     # A trial that --trial names has the opponents of the best SelMix row.
     row = next((each for each in candidates if each.name == target.approach), None)
     opponents = [] if row is None else opponents_of(row, candidates)
-    opposing = {}
-    for each in opponents:
+    beyond = [] if row is None else of_more_labels(row, candidates)
+
+    def shipped(each: Candidate) -> list[Predictions]:
         ships = judge.shipped(each)
-        opposing[each.name] = [models(ships.record.trial_id)[ships.file]]
+        return [models(ships.record.trial_id)[ships.file]]
+
+    def all_runs(each: Candidate) -> list[Predictions]:
+        return [p for run in each.records for p in models(run.trial_id)]
+
     return _Evaluated(
         pick, judge, runs, baselines, test.of_files([pick.weights]),
         [p for run in runs for p in models(run.trial_id)],
-        {key: models(each.trial_id) for key, each in baselines.items()}, opposing,
-        {each.name: [p for run in each.records for p in models(run.trial_id)] for each in opponents},
+        {key: models(each.trial_id) for key, each in baselines.items()},
+        {each.name: shipped(each) for each in opponents}, {each.name: all_runs(each) for each in opponents},
         opponents[0].name if opponents else None,
+        [each.name for each in beyond], shipped(beyond[0]) if beyond else [], all_runs(beyond[0]) if beyond else [],
     )  # fmt: skip
 
 
@@ -460,7 +483,10 @@ def _document(
             )
             for key, each in evaluated.baselines.items()
         },
-        verdict=PinnedVerdicts(None if on_select is None else _pinned(on_select), *on_test),
+        verdict=PinnedVerdicts(
+            None if on_select is None else _pinned(on_select), *on_test,
+            _more_labels(evaluated, evaluated.shipped, evaluated.beyond_test) if evaluated.against is None else None,
+        ),
         environment=state.environment,
         mlflow=Registered("", "", "", "", ""),
         # Of the sweep, not of this version: it decides the bits of what was trained.
@@ -495,6 +521,7 @@ def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
         tolerance="on another stack every metric must lie within the pin's own interval",
         preprocess=None if (steps := steps_of(test.split.inputs)) is None else steps.as_keys(),
         columns=columns if columns is None or isinstance(columns, str) else list(columns),
+        bounds=judge.bounds,
     )
 
 
@@ -545,18 +572,37 @@ def _verdicts_on_test(
         shipped = replace(
             _pinned(verdict(name, decided[name])), difference=plain.difference, differences=plain.differences,
             difference_corrected=None if level is None else verdict(name, level).difference,
-            level_corrected=level,
+            level_corrected=level, more_labels=_more_labels(each, each.shipped, each.beyond_test),
         )  # fmt: skip
-        procedure = each.judge.judged(each.on_test, each.opposing_runs, against, "test")
-        verdicts[name] = shipped, _pinned(procedure)
+        procedure = replace(
+            _pinned(each.judge.judged(each.on_test, each.opposing_runs, against, "test")),
+            more_labels=_more_labels(each, each.on_test, each.beyond_runs),
+        )
+        verdicts[name] = shipped, procedure
     return verdicts
+
+
+def _more_labels(
+    evaluated: _Evaluated, ours: Sequence[Predictions], theirs: Sequence[Predictions]
+) -> MoreLabels | None:
+    """Rows of more labels beside a pinned model, on test; None without any.
+
+    Args:
+        evaluated: the model.
+        ours: its predictions, or those of its procedure.
+        theirs: predictions of the best row of more labels.
+    """
+    if not evaluated.beyond:
+        return None
+    gap = evaluated.judge.paired(ours, theirs)
+    return MoreLabels(evaluated.beyond, gap, gap.value < 0.0)
 
 
 def _pinned(verdict: Verdict) -> PinnedVerdict:
     return PinnedVerdict(
         verdict.outcome, verdict.against, verdict.difference, verdict.optimistic, verdict.margin,
         verdict.within_margin, verdict.differences, verdict.not_told_apart, verdict.worse_than, verdict.samples,
-        verdict.samples_needed,
+        verdict.samples_needed, more_labels=verdict.more_labels,
     )  # fmt: skip
 
 

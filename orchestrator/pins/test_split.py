@@ -16,7 +16,7 @@ from orchestrator.records.openings import RecordedOpening, record_opening
 from orchestrator.records.types import Figure, Metrics
 from orchestrator.spec.schema import SweepSpec
 from selmix.corrections import predictions_of, split_correction
-from selmix.data.content import content_digest
+from selmix.data.content import content_of
 from selmix.data.splits import Split
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import predict
@@ -47,6 +47,11 @@ class OpenedTest:
     def openings_before(self) -> int:
         """Times that the samples were seen before, as far as the runs folder knows."""
         return 0 if self.opening is None else self.opening.t - 1
+
+    @property
+    def share_seen(self) -> float:
+        """Largest share of the samples that one of these openings held; 0.0 without one."""
+        return 0.0 if self.opening is None else self.opening.overlap or 0.0
 
     def predictions(self, state: Mapping[str, Tensor]) -> Predictions:
         """Predictions of a model with these weights."""
@@ -100,7 +105,7 @@ def open_test(
     """
     try:
         split = data_config(spec).load_test()
-        digest, content = split.digest(), content_digest(split)
+        digest, content = split.digest(), content_of(split)
     except (OSError, ValueError) as error:
         raise PreflightError(
             f"data: the test split of {spec.data['name']} must be readable: {error}"
@@ -110,10 +115,12 @@ def open_test(
             f"{spec.name}: the test split must be that of the sweep, digest {must_be}, got {digest}; restore the data"
         )
     if folder is None:
-        return OpenedTest(spec, split, digest, content, None)
+        return OpenedTest(spec, split, digest, content.digest, None)
     # Recorded before anything is evaluated on it: an opening whose evaluation fails half way counts too.
-    opening = record_opening(folder, content, digest, opener.verb, opener.pins, opener.objectives)
-    return OpenedTest(spec, split, digest, content, opening)
+    opening = record_opening(
+        folder, content.digest, digest, opener.verb, opener.pins, opener.objectives, content.sketch
+    )
+    return OpenedTest(spec, split, digest, content.digest, opening)
 
 
 def predictions_on(spec: SweepSpec, state: Mapping[str, Tensor], split: Split) -> Predictions:

@@ -60,10 +60,19 @@ class Candidate:
         return not (self.name == SELMIX and row.name in BASELINES and BASELINES[row.name].by_policy_alone)
 
 
+def of_more_labels(row: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Rows that used labels which this one did not, and so do not oppose it, the best by score first."""
+    beyond = [each for each in candidates if not set(each.labels) <= set(row.labels)]
+    return sorted(beyond, key=_strength)
+
+
 def opponents_of(row: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Opponents of a row, the best by score first; at equal scores the cheaper one is the stronger opponent."""
-    able = [each for each in candidates if each.opposes(row)]
-    return sorted(able, key=lambda each: (-each.score, *each.cheapness))
+    return sorted((each for each in candidates if each.opposes(row)), key=_strength)
+
+
+def _strength(each: Candidate) -> tuple[float, int, int, int]:
+    return -each.score, *each.cheapness
 
 
 def selmix_candidate(

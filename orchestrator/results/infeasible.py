@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import yaml
 
 from orchestrator.messages import counted
+from orchestrator.results.candidates import in_order
 from orchestrator.results.replicate_means import mean_select
+from orchestrator.table import short
 
 if TYPE_CHECKING:
     from orchestrator.results.judge import Judge
@@ -24,7 +26,14 @@ def why_nothing_wins(judge: Judge) -> str:
     Args:
         judge: of the objective, whose runs are done.
     """
-    head = f"no feasible trial for {judge.objective}"
+    # A reference cannot win, whatever it meets.
+    others = {
+        record.name: record
+        for record in in_order(judge.folder.load_baselines(judge.objective))
+        if record.state == "FINISHED" and not record.reference
+    }
+    beside = f", and none of {counted(len(others), 'other row')}" if others else ""
+    head = f"no feasible trial for {judge.objective}{beside}"
     finals = {name: runs for name, runs in judge.finals().items() if runs}
     finished = {name: trial for name, trial in judge.trials.items() if trial.state == "FINISHED"}
     if not finished:
@@ -37,11 +46,13 @@ def why_nothing_wins(judge: Judge) -> str:
     figures = {name: mean_select(runs) for name, runs in finals.items()} or {
         name: trial.select for name, trial in finished.items()
     }
-    values = {name: {key: figure.value for key, figure in each.items()} for name, each in figures.items()}
     # By number where several miss by as much, so that the text depends on the records alone.
-    nearest = min(values, key=lambda name: (judge.rule.violation(values[name]), judge.trials[name].number))
+    order = sorted(figures, key=lambda name: judge.trials[name].number)
+    figures |= {name: record.select for name, record in others.items()}
+    values = {name: {key: figure.value for key, figure in each.items()} for name, each in figures.items()}
+    nearest = min([*order, *others], key=lambda name: judge.rule.violation(values[name]))
     bounds = [bound for bound in judge.rule.constraints if "search" in bound.where]
-    place = nearest.partition("/")[2] or nearest
+    place = short(nearest)
     over = f" (mean over {counted(len(finals[nearest]), 'fresh seed')})" if nearest in finals else ""
     stands = ", ".join(_standing(bound, values[nearest]) for bound in bounds)
     missed = [bound for bound in bounds if bound.violation(values[nearest]) > 0.0]

@@ -18,6 +18,7 @@ from orchestrator.results.candidates import (
     Candidate,
     baseline_candidates,
     in_order,
+    of_more_labels,
     opponents_of,
     selmix_candidate,
 )
@@ -33,6 +34,7 @@ from orchestrator.results.rows import (
     Choices,
     ChosenBy,
     FinalistRow,
+    MoreLabels,
     ObjectiveResult,
     Outcome,
     ReplicateMeans,
@@ -168,12 +170,13 @@ class Judge:
 
     def difference(self, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> Figure:
         """Paired difference ours - theirs on select with its interval, oriented so that higher is better."""
+        return self.paired(self.predictions.over(ours), self.predictions.over(theirs))
+
+    def paired(self, ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> Figure:
+        """Paired difference ours - theirs on whichever split, with its interval; higher is better."""
         from selmix.statistics.comparison import paired_difference
 
-        estimate = paired_difference(
-            self.rule.metric, self.predictions.over(ours), self.predictions.over(theirs), self.context
-        )
-        return Figure(**asdict(estimate))
+        return Figure(**asdict(paired_difference(self.rule.metric, ours, theirs, self.context)))
 
     def outcomes(
         self, others: Mapping[str, Sequence[TrialRecord]], reference: Sequence[TrialRecord]
@@ -189,39 +192,43 @@ class Judge:
         baselines = in_order(self.folder.load_baselines(self.objective))
         rows = {b.name: baseline_row(b) for b in baselines}
         feasible = any(t.feasible for t in self.trials.values())
-        if choice is None:
-            return ObjectiveResult(self.rule.metric, feasible, baselines=rows, bounds=self.bounds)
         finals, candidates = self.finals(), self.candidates(choice)
+        if not candidates:
+            return ObjectiveResult(self.rule.metric, feasible, baselines=rows, bounds=self.bounds)
         best, rungs = choose_across_rungs(candidates, self.margin, bool(self.bounds))
         (chosen_by,) = (each.chosen_by for each in rungs if each.rung == best.rung)
         verdict = self.verdict(best, candidates)
-        compare = None
-        if self.spec.compare:
+        compare, selmix, gain = None, None, None
+        if choice is not None:
+            # SelMix is the first of the candidates.
+            selmix = verdict if best is candidates[0] else self.verdict(candidates[0], candidates)
+            gain = self._search_gain(choice.winner, finals)
+        if self.spec.compare and choice is not None:
             (parameter,) = self.spec.compare
             compare = ArmComparison(self, self.spec.arms, self.trials, finals).table(parameter)
         return ObjectiveResult(
             metric=self.rule.metric,
             feasible=feasible,
-            winner=self._winner(best, self.trials[choice.winner], chosen_by),
-            tied=choice.tied,
-            leader=choice.leader,
+            winner=self._winner(best, None if choice is None else self.trials[choice.winner], chosen_by),
+            tied=[] if choice is None else choice.tied,
+            leader=None if choice is None else choice.leader,
             finalists=[self._finalist(name, finals[name]) for name in finals if finals[name]],
-            search_added=self._search_gain(choice.winner, finals),
+            search_added=gain,
             verdict=verdict,
             baselines=rows,
             front=[best.row],
             compare=compare,
-            # SelMix is the first of the candidates.
-            selmix=verdict if best is candidates[0] else self.verdict(candidates[0], candidates),
+            selmix=selmix,
             bounds=self.bounds,
             rungs=rungs,
+            more_labels=self.more_labels(best, candidates) if verdict is None else None,
         )
 
     def shipped(self, candidate: Candidate) -> Shipped:
         """The file of a row that ships, see :func:`orchestrator.results.shipped.shipped_file`."""
         return shipped_file(candidate.records, self.predictions, self.rule, self.context)
 
-    def _winner(self, row: Candidate, selmix: TrialRecord, chosen_by: ChosenBy) -> Winner:
+    def _winner(self, row: Candidate, selmix: TrialRecord | None, chosen_by: ChosenBy) -> Winner:
         from selmix.baselines import BASELINES
         from selmix.config import FinetuneConfig
         from selmix.statistics.intervals import all_intervals
@@ -231,7 +238,7 @@ class Judge:
         record, is_selmix = ships.record, row.name == SELMIX
         path = self.folder.weights_files(record.trial_id)[ships.file]
         # The settings of fine-tuned rows are those of the best SelMix trial, with uniform pairs or a correction.
-        config = dict(selmix.config) if row.rung == "finetune" else {}
+        config = dict(selmix.config) if selmix is not None and row.rung == "finetune" else {}
         if row.name in BASELINES and BASELINES[row.name].by_policy_alone:
             config["policy"] = "uniform"
         seeds = [run.seed for run in row.records] if is_selmix else record.seeds
@@ -239,7 +246,7 @@ class Judge:
             trial_id=record.trial_id, seed=seeds[ships.file] if not is_selmix and seeds else record.seed,
             round=record.round if is_selmix else None, steps=record.steps if is_selmix else None,
             checkpoint_digest=state_digest(load_weights(path)), config=config,
-            is_default=is_selmix and selmix.is_default, score=ships.score,
+            is_default=is_selmix and selmix is not None and selmix.is_default, score=ships.score,
             select={
                 key: Figure(**asdict(each)) for key, each in all_intervals(ships.predictions, self.context).items()
             },
@@ -283,8 +290,22 @@ class Judge:
         against = opponents[0]
         cheaper = RUNGS.index(against.rung) < RUNGS.index(row.rung) or against.cost_s < CHEAPER * row.cost_s
         return replace(
-            self.judged(ours, theirs, against.name), optimistic=True, against_is_cheaper=cheaper, row=row.row
-        )
+            self.judged(ours, theirs, against.name), optimistic=True, against_is_cheaper=cheaper, row=row.row,
+            more_labels=self.more_labels(row, candidates),
+        )  # fmt: skip
+
+    def more_labels(self, row: Candidate, candidates: Sequence[Candidate]) -> MoreLabels | None:
+        """Rows that used more labels than this one, and the best of them beside it on select; None without any.
+
+        Args:
+            row: that is judged.
+            candidates: all rows that may win.
+        """
+        beyond = of_more_labels(row, candidates)
+        if not beyond:
+            return None
+        gap = self.difference(row.records, beyond[0].records)
+        return MoreLabels([each.name for each in beyond], gap, beyond[0].score > row.score)
 
     def judged(
         self,

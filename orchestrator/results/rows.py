@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from orchestrator.documents import SCHEMA_VERSION, from_document
+from orchestrator.documents import SCHEMA_VERSION, Document, from_document
 from orchestrator.errors import PreflightError
 from orchestrator.files import read_json
 from orchestrator.records.folder import RunFolder
@@ -22,6 +22,9 @@ from orchestrator.records.types import (
     TrialRecord,
     TrialState,
 )
+from orchestrator.table import Unit, difference
+from selmix.metric_keys import class_rate_key
+from selmix.statistics.bounds import missed_by
 
 Outcome = Literal["better", "tied", "worse"]
 VerdictOutcome = Literal["better", "tied", "worse", "undecided"]
@@ -44,6 +47,11 @@ def said(outcome: VerdictOutcome) -> str:
 
 SELMIX = "selmix"
 """Approach of trials and replicates; that of a baseline is its name."""
+
+
+def approach_name(approach: str) -> str:
+    """Name of an approach on a screen."""
+    return "SelMix" if approach == SELMIX else approach
 
 
 @dataclass(frozen=True)
@@ -203,6 +211,40 @@ class SearchGain:
 
 
 @dataclass(frozen=True)
+class MoreLabels:
+    """Rows that used labels which the judged row did not: finished and feasible, but no opponents of it.
+
+    Attributes:
+        rows: their names, the best by score on select first.
+        difference: judged row minus the first of them, higher is better.
+        is_higher: True if that one is higher: by score on select, by value on test.
+    """
+
+    rows: list[str]
+    difference: Figure
+    is_higher: bool
+
+
+def beyond(more: MoreLabels | None, unit: Unit) -> str:
+    """Words behind a verdict on rows of more labels: the best of them where it is higher; empty without any.
+
+    Args:
+        more: rows of more labels than the judged one.
+        unit: of the metric.
+    """
+    if more is None:
+        return ""
+    if more.is_higher:
+        gap = f"{difference(more.difference, unit)}{unit.difference}"
+        # By score a row may be higher whose plain value is not.
+        how = "is higher" if more.difference.value < 0.0 else "has the higher score"
+        return f"; {approach_name(more.rows[0])}, of more labels, {how}: {gap}"
+    if len(more.rows) == 1:
+        return f"; the 1 row of more labels, {approach_name(more.rows[0])}, is not higher"
+    return f"; none of the {len(more.rows)} rows of more labels is higher"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """A row against its opponents: finished, feasible rows of other approaches with no more labels than its own.
 
@@ -226,6 +268,8 @@ class Verdict:
         samples_to_tie: samples per class with which two models without an observed difference would be tied, where
             that is out of reach; None where it is not.
         row: id of the row that is judged; None: the winner's.
+        more_labels: rows of more labels, which are no opponents; None where there are none, and in results of an
+            earlier version.
     """
 
     outcome: VerdictOutcome
@@ -243,6 +287,7 @@ class Verdict:
     samples_needed: int | None = None
     samples_to_tie: int | None = None
     row: str | None = None
+    more_labels: MoreLabels | None = None
 
 
 @dataclass(frozen=True)
@@ -354,16 +399,34 @@ class Bound:
     at_most: float | None
 
     def is_broken(self, value: float) -> bool:
-        """True if a value of the metric lies on the wrong side."""
-        return (self.at_least is not None and value < self.at_least) or (
-            self.at_most is not None and value > self.at_most
-        )
+        """True if a value of the metric lies on the wrong side, by more than the rounding of floats."""
+        return missed_by(value, self.at_least, self.at_most) > 0.0
 
     @property
     def shown(self) -> str:
         """The bound as a formula."""
         sign, bound = (">=", self.at_least) if self.at_least is not None else ("<=", self.at_most)
         return f"{self.metric} {sign} {bound:g}"
+
+
+def bounds_of_constraints(constraints: Sequence[Document], class_names: Sequence[str]) -> list[Bound]:
+    """Bounds of the search as a resolved sweep file has them, by the keys of their metrics.
+
+    Args:
+        constraints: entries of its section.
+        class_names: in the order of the labels.
+    """
+    return [bound_of(each, class_names) for each in constraints if "search" in each["in"]]
+
+
+def bound_of(constraint: Document, class_names: Sequence[str]) -> Bound:
+    """One entry of the section ``constraints``, by the key of its metric."""
+    # A sweep of before bounds on single classes has no key for them.
+    of_class, key = constraint.get("class"), constraint["metric"]
+    if of_class is not None:
+        name = class_names[of_class] if isinstance(of_class, int) else of_class
+        key = class_rate_key(key, list(class_names).index(name), name)
+    return Bound(key, constraint["at_least"], constraint["at_most"])
 
 
 @dataclass(frozen=True)
@@ -387,6 +450,7 @@ class ObjectiveResult:
         bounds: bounds that decide who may win.
         rungs: choice within each rung that has a row which may win; empty while it is undecided, and in results of an
             earlier version.
+        more_labels: rows of more labels than a winner that has no opponent; of one with a verdict they stand there.
     """
 
     metric: str | None = None
@@ -403,6 +467,7 @@ class ObjectiveResult:
     selmix: Verdict | None = None
     bounds: list[Bound] = field(default_factory=list)
     rungs: list[RungChoice] = field(default_factory=list)
+    more_labels: MoreLabels | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from orchestrator.build.selection import ranking_metric
 from orchestrator.clock import now_ms, utc_now
 from orchestrator.cluster.address import Cluster
 from orchestrator.errors import NoFeasibleTrial, SelmixError, TooManyFailures
@@ -32,6 +33,7 @@ from orchestrator.run.prepare import prepare_base, prepare_heads, shared_by_runs
 from orchestrator.run.recorder import Recorder
 from orchestrator.search.sources import Source
 from orchestrator.spec.schema import SweepSpec
+from orchestrator.table import unit_of
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.values import estimates, parent_tags, sweep_params, trial_tags
 from selmix.data.splits import SweepData
@@ -79,8 +81,9 @@ class Driver:
         artifacts = self.folder.store.root / "mlartifacts" / self.spec.name
         self.tracker = Tracker(launch.tracking, self.spec.name, state.sweep_id, artifacts, self.progress.warn)
         self.recorder = Recorder(
-            self.folder, self.tracker, self.progress, trial_tags(launch.data.digests), sweep_params(self.spec)
-        )
+            self.folder, self.tracker, self.progress, trial_tags(launch.data.digests), sweep_params(self.spec),
+            {name: unit_of(ranking_metric(self.spec, name)) for name in self.spec.objectives},
+        )  # fmt: skip
 
     def run(self) -> int:
         """Drive the sweep to its end, and return the exit code, which the state keeps for later launches."""
@@ -273,6 +276,11 @@ class Driver:
                 why_nothing_wins(Judge(self.folder, self.spec, name)) for name in missing
             )
             self.progress.warn(self.state.problem)
+        for name, result in results.objectives.items():
+            if result.winner is not None and not result.tied:
+                self.progress.warn(
+                    f"{name}: no trial can win; {result.winner.approach} is the best of the other rows"
+                )
         metrics, tags = _winners(results)
         self._end("FINISHED", metrics, tags)
         self._close()

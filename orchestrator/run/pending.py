@@ -25,7 +25,7 @@ from orchestrator.search.sources import ListSource, StudySource
 from orchestrator.search.space import default_point, distributions, grid, settings, trials_per_objective
 from orchestrator.search.study import ObjectiveStudy
 from orchestrator.spec.schema import SweepSpec
-from selmix.baselines import baselines_for
+from selmix.baselines import BASELINES, baselines_for
 from trainables.baseline import BaselineJob, BaselineReport
 
 
@@ -144,24 +144,25 @@ class PendingRuns:
         return ListSource(pending), len(replicates), len(replicates) - len(pending)
 
     def baselines(self) -> tuple[list[BaselineJob], int]:
-        """Pending baselines, to be compared with the winners, and how many there are in all."""
+        """Pending baselines, and how many there are in all; where no trial can win, those that need no such trial."""
         done = {r.trial_id for r in self.folder.load_baselines() if r.is_done}
         jobs, total = [], 0
         for objective, choice in decided(self.folder, self.spec).objectives.items():
-            # Without a winner there is nothing to compare a baseline with.
+            names, config, weights = baselines_for(self.prepared.data.num_groups), {}, []
             if choice is None:
-                continue
-            judge = Judge(self.folder, self.spec, objective)
-            winner = judge.trials[choice.winner]
-            weights = replicate_weights(self.folder, judge.finals()[winner.trial_id])
-            names = baselines_for(self.prepared.data.num_groups)
+                names = [name for name in names if not BASELINES[name].needs_winner]
+            else:
+                judge = Judge(self.folder, self.spec, objective)
+                winner = judge.trials[choice.winner]
+                config = winner.config
+                weights = replicate_weights(self.folder, judge.finals()[winner.trial_id])
             total += len(names)
             # The longest first, so that no long one runs by itself at the end.
             for name in reversed(names):
                 trial_id = baseline_id(objective, name)
                 if trial_id not in done:
                     jobs.append(BaselineJob(
-                        name, objective, winner.config, [self.folder.address_of(path) for path in weights],
+                        name, objective, config, [self.folder.address_of(path) for path in weights],
                         self.replicate_seeds, self.folder.address_of(self.folder.trial_folder(trial_id)),
                     ))  # fmt: skip
         return jobs, total

@@ -12,6 +12,7 @@ import tempfile
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
@@ -22,6 +23,7 @@ from orchestrator.records.folder import Round, RunFolder
 from orchestrator.records.logs import append_log
 from orchestrator.records.types import Figure, TrialRecord
 from orchestrator.run.outcome import RunOutcome
+from orchestrator.table import PERCENT, Unit, number
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.values import MAX_SCALARS
 from selmix.config import FinetuneConfig
@@ -71,6 +73,7 @@ class Recorder:
         progress: shown to the user.
         tags: of every MLflow run of the sweep.
         params: of every MLflow run of the sweep (``data.*``, ``model.*``, ...).
+        units: objective -> unit that its scores are shown in; percent where there is none.
     Attributes:
         problems: notes of exceptions that were not raised.
     """
@@ -82,8 +85,10 @@ class Recorder:
         progress: Progress,
         tags: Mapping[str, str],
         params: Mapping[str, Any],
+        units: Mapping[str, Unit] | None = None,
     ) -> None:
         self.folder, self.tracker, self.progress = folder, tracker, progress
+        self._units = dict(units or {})
         self.tags, self.params = dict(tags), dict(params)
         self.problems: list[str] = []
         self._live: dict[str, TrialRecord] = {}
@@ -187,7 +192,10 @@ class Recorder:
             return
         self._logged[trial_id] = row["round"]
         self.folder.append_round(trial_id, row)
-        self.note(trial_id, f"round {row['round']}, {row['steps']} steps, score {100 * row['score']:.2f}")
+        unit = self._units.get(record.objective, PERCENT)
+        # One decimal more than on screens: rounds differ by less than trials do.
+        score = number(row["score"], replace(unit, decimals=unit.decimals + 1))
+        self.note(trial_id, f"round {row['round']}, {row['steps']} steps, score {score}")
         self._log_rounds(trial_id, [row])
 
     @never_raises
@@ -337,7 +345,8 @@ class Recorder:
         self.folder.save_trial(record)
         self.sync(record, artifacts)
         self._live.pop(record.trial_id, None)
-        self.progress.ended(record.trial_id, record.state, record.score, record.cost_s)
+        unit = self._units.get(record.objective, PERCENT)
+        self.progress.ended(record.trial_id, record.state, record.score, record.cost_s, unit)
 
     # -- MLflow -------------------------------------------------------------------------------------------
 

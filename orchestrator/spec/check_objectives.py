@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from orchestrator.messages import closest
-from orchestrator.spec.sections import ConstraintSection
+from orchestrator.spec.sections import ConstraintSection, SelectionSection
 from orchestrator.spec.typed import Problem, TypedFile, placed
 from selmix.confusion import logit_gradient, smooth_rows
 from selmix.definitions import RATES_OF_A_CLASS
+from selmix.metric_keys import is_fraction
 from selmix.metrics import METRICS, MetricContext
 from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective, metric_of_objective
 from selmix.own_metrics import OwnFunction, own_function
+from selmix.statistics.verdict import COVERAGES, metric_range
 from selmix.user_code import is_reference, load_function
 
 # Size of the matrices that a user's objective is tried on where the data cannot be read yet.
 _CLASSES_WHERE_UNKNOWN = 10
 _DRAWS = 4
-COVERAGES = ("min_coverage", "min_head_tail_coverage")
 _ROUNDING = 1e-9  # of 1 / K in binary
 
 
@@ -174,13 +177,15 @@ def _bound_problems(typed: TypedFile, constraint: ConstraintSection) -> Iterable
     if len(bounds) != 1:
         yield "must have one of at_least and at_most"
     # A cost has the unit of its matrix, a function of the user's own any; every other metric is a fraction.
-    elif key != "cost" and not is_reference(key) and not 0 <= bounds[0] <= 1:
+    elif is_fraction(key) and not 0 <= bounds[0] <= 1:
         got = f"{bounds[0]:g}" if bounds[0] < 0 else f"{100 * bounds[0]:g} %"
         yield f"the bound on {key}, a fraction, must lie in [0, 1], or above 1 up to 100 in percent, got {got}"
     else:
         yield from _out_of_reach(typed, constraint)
     if is_reference(key):
         yield from _own_bound_problems(typed, constraint)
+    if not constraint.where:
+        yield "in must name method, search or both, got neither; leave the bound out to have none"
     if key not in METRICS:
         return
     yield from missing_definition(typed, key)
@@ -224,9 +229,92 @@ def _out_of_reach(typed: TypedFile, constraint: ConstraintSection) -> Iterable[s
             bound = f"at_most {ceiling:g}" if ceiling is not None else f"at_least {floor:g}"
             yield f"can never hold: metrics.cost_matrix has costs from {low:g} to {high:g}, got {bound}"
     for other in typed.constraints.values():
-        same = (other.metric, other.of_class) == (key, constraint.of_class)
-        if same and floor is not None and other.at_most is not None and other.at_most < floor:
-            yield f"can never hold: at_least {floor:g} beside at_most {other.at_most:g} on the same metric"
+        if len(other.bounds) == 1 and (text := _contradiction(constraint, other, typed.class_names)):
+            yield text
+
+
+NEVER_ABOVE: dict[str, tuple[str, ...]] = {
+    "worst_group_recall": ("min_recall",),
+    "min_recall": (
+        "recall", "min_head_tail_recall", "cvar_recall", "h_mean", "q_mean", "weighted_recall", "accuracy",
+        "many_shot_recall", "medium_shot_recall", "few_shot_recall",
+    ),
+    "min_head_tail_recall": ("mean_recall",),
+    "cvar_recall": ("mean_recall",),
+    "q_mean": ("mean_recall",),
+    "h_mean": ("g_mean",),
+    "g_mean": ("mean_recall",),
+    "min_precision": ("precision",),
+    "min_coverage": ("min_head_tail_coverage",),
+}  # fmt: skip
+"""Metric -> metrics that it never exceeds, whatever the counts: a minimum its members and their means, and so on."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A bound as one on a metric that is to be maximised: balanced_error at most x is mean_recall at least 1 - x."""
+
+    metric: str
+    of_class: str | int | None
+    floor: float | None
+    ceiling: float | None
+
+    @classmethod
+    def of(cls, constraint: ConstraintSection, class_names: Sequence[str] | None) -> _Side:
+        metric, floor, ceiling = constraint.metric, constraint.at_least, constraint.at_most
+        if metric == "balanced_error":
+            metric = "mean_recall"
+            floor, ceiling = (None if bound is None else 1.0 - bound for bound in (ceiling, floor))
+        of_class = constraint.of_class
+        # By name and by number it is the same class; one that does not exist is a problem of its own.
+        if of_class is not None and class_names is not None:
+            with contextlib.suppress(ValueError):
+                of_class = class_names[class_label(of_class, class_names)]
+        return cls(metric, of_class, floor, ceiling)
+
+
+def _contradiction(
+    floor: ConstraintSection, ceiling: ConstraintSection, class_names: Sequence[str] | None
+) -> str:
+    """Why the first bound, as a floor, can never hold beside the second, as a ceiling; empty where it can.
+
+    Args:
+        floor: one bound.
+        ceiling: another one, or the same.
+        class_names: in the order of the labels; None where they are not known.
+    """
+    low, high = _Side.of(floor, class_names), _Side.of(ceiling, class_names)
+    if low.floor is None or high.ceiling is None or high.ceiling >= low.floor - _ROUNDING:
+        return ""
+    same = (low.metric, low.of_class) == (high.metric, high.of_class)
+    if not same and high.metric not in _never_exceeded(low.metric):
+        return ""
+    head = f"can never hold: {_shown(floor)} beside {_shown(ceiling)} on"
+    if same and floor.metric == ceiling.metric:
+        return f"{head} the same metric"
+    of_class = "" if high.of_class is None else f" of {high.of_class}"
+    mirrored = "" if ceiling.metric == high.metric else f", which is 1 - {high.metric}"
+    if same:
+        return f"{head} {ceiling.metric}{of_class}, which is 1 - {floor.metric}"
+    never = f"{', and that' if mirrored else ', which'} {low.metric} never exceeds"
+    return f"{head} {ceiling.metric}{of_class}{mirrored}{never}"
+
+
+def _never_exceeded(metric: str) -> set[str]:
+    """All metrics that this one never exceeds."""
+    found: set[str] = set()
+    todo = [metric]
+    while todo:
+        new = [upper for upper in NEVER_ABOVE.get(todo.pop(), ()) if upper not in found]
+        found |= set(new)
+        todo += new
+    return found
+
+
+def _shown(constraint: ConstraintSection) -> str:
+    if constraint.at_least is not None:
+        return f"at_least {constraint.at_least:g}"
+    return f"at_most {constraint.at_most:g}"
 
 
 def _class_problems(typed: TypedFile, constraint: ConstraintSection) -> Iterable[str]:
@@ -262,8 +350,11 @@ def class_label(given: str | int, class_names: Sequence[str]) -> int:
 
 
 def selection_problems(typed: TypedFile) -> Iterable[Problem]:
-    """Rounds and trials are ranked by a metric of the select split."""
-    metric = None if typed.selection is None else typed.selection.metric
+    """Rounds and trials are ranked by a metric of the select split, up to a margin of its own scale."""
+    if typed.selection is None:
+        return
+    yield from ((("selection", "margin"), text) for text in _margin_problems(typed, typed.selection))
+    metric = typed.selection.metric
     if metric is None:
         return
     path = ("selection", "metric")
@@ -291,6 +382,28 @@ def scores_not_kept(metric: str) -> str:
         f"{metric} needs the scores of all classes, of which a sweep keeps the label and its confidence only; "
         f"`selmix evaluate TABLE --objective {metric}` computes it from a table"
     )
+
+
+def _margin_problems(typed: TypedFile, section: SelectionSection) -> Iterable[str]:
+    """A margin as wide as all values of the metric would make every row a tie, and the cheapest the winner."""
+    if section.margin is None or typed.metrics is None:
+        return
+    ranked = typed.objectives.values() if section.metric is None else [section.metric]
+    for name in ranked:
+        # Another name, or a function of the user's own, is a problem of its own place.
+        if name not in METRICS and name not in OBJECTIVES:
+            continue
+        metric = metric_of_objective(name)
+        full = metric_range(metric, typed.num_classes, typed.metrics.definitions)
+        # Of equal costs, which no model changes, any margin does; without a matrix they have no range.
+        if not full or section.margin < full:
+            continue
+        advice = "0.02 is 2 pp" if is_fraction(metric) else "it has the unit of metrics.cost_matrix"
+        yield (
+            f"must lie below the range of the metric, {metric} moves in a range of {full:g}, got {section.margin:g}; "
+            f"{advice}"
+        )
+        return
 
 
 def metric_hint(metric: str, valid: Iterable[str] = METRICS) -> str:

@@ -18,10 +18,10 @@ from pydantic import (
 )
 
 from selmix.definitions import DEFAULT_BETA, DEFAULT_CVAR_FRACTION, DEFAULT_HEAD_FRACTION, Definitions
+from selmix.metric_keys import is_fraction
 from selmix.models import ModelConfig
 from selmix.pretrain import PretrainSettings
 from selmix.pretrain.trainer import BATCH, EMA_DECAY, EPOCHS, LR, MIXUP_ALPHA, WEIGHT_DECAY
-from selmix.user_code import is_reference
 
 Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Number = StrictFloat  # takes whole numbers too, never a boolean
@@ -108,8 +108,7 @@ class ConstraintSection(Section):
     @classmethod
     def as_fraction(cls, value: float | None, info: ValidationInfo) -> float | None:
         """The bound as a fraction; that of a cost, or of a function of the user's own, as it is."""
-        metric = str(info.data.get("metric"))
-        if value is None or value <= 1 or metric == "cost" or is_reference(metric):
+        if value is None or value <= 1 or not is_fraction(str(info.data.get("metric"))):
             return value
         # Rounded, so that 14.3 and 0.143 are one number.
         return round(value / 100.0, 12)

@@ -9,7 +9,7 @@ from orchestrator.records.folder import RunFolder, list_sweeps
 from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
 from orchestrator.results.rows import ObjectiveResult, VerdictOutcome, load_results, said
-from orchestrator.table import Column, minute, percent, sentence, short, table
+from orchestrator.table import Column, minute, number, sentence, short, table, unit_of
 from orchestrator.verbs.show import RunCounts, run_counts
 
 
@@ -127,7 +127,8 @@ def _summary(objective: str, result: BriefResult) -> str:
         return f"{objective}: no feasible trial"
     # Under its own name an objective has its own metric alone.
     metric = "" if result.metric in (None, objective) else f", judged by {result.metric}:"
-    text = f"{objective}{metric} {percent(result.value)} % on select: {short(result.winner)}"
+    unit = unit_of(result.metric)
+    text = f"{objective}{metric} {number(result.value, unit)}{unit.value} on select: {short(result.winner)}"
     if result.verdict is not None:
         rule = ", by the earlier rule" if result.verdict.by_earlier_rule else ""
         text += f", {said(result.verdict.outcome)} {result.verdict.against}{rule}"

@@ -7,27 +7,35 @@ from typing import Any
 
 from orchestrator.documents import Document
 from orchestrator.messages import counted, preprocess_words
-from orchestrator.records.types import CrossFittedScore, Metrics
+from orchestrator.records.types import CrossFittedScore, Figure, Metrics
 from orchestrator.results.rows import (
     SELMIX,
     ArmResult,
     Bound,
     ComparisonTable,
+    MoreLabels,
     ObjectiveResult,
     Verdict,
     Winner,
+    approach_name,
+    beyond,
+    bound_of,
+    bounds_of_constraints,
 )
 from orchestrator.table import (
     Column,
     Interval,
+    Unit,
     difference,
     estimate,
     natural_width,
+    number,
     paragraph,
     percent,
     sentence,
     short,
     table,
+    unit_of,
 )
 from orchestrator.verbs.show import ShowDocument, TrialRow
 from orchestrator.verbs.winner_text import reasons, shipped_file
@@ -105,42 +113,51 @@ def answer(result: ObjectiveResult) -> str:
     if winner is None:
         return "nothing can win"
     name = row_name(winner)
+    unit = unit_of(result.metric)
     if verdict is None:
-        return f"the best row is {name}; there is no other of no more labels to compare it with"
-    gap, against = f"{difference(verdict.difference)} pp on select", _opponent(verdict.against)
+        best = f"the best row is {name}; there is no other of no more labels to compare it with"
+        return f"{best}{beyond(result.more_labels, unit)}"
+
+    def on_select(gap: Figure) -> str:
+        return f"{difference(gap, unit)}{unit.difference} on select"
+
+    gap, against = on_select(verdict.difference), approach_name(verdict.against)
     if verdict.margin is None:
         return _by_the_earlier_rule(verdict, name, gap)
+    higher = beyond(verdict.more_labels, unit)
     cheaper = ", which is cheaper" if verdict.against_is_cheaper else ""
     rest = [other for other in verdict.not_told_apart if other != verdict.against]
     if verdict.outcome == "better":
         small = ", by less than the margin" if verdict.within_margin else ""
-        return f"BETTER: {name} is better than every opponent{small}; the best of them is {against}: {gap}"
+        if not higher:
+            return (
+                f"BETTER: {name} is better than every opponent{small}; the best of them is {against}: {gap}"
+            )
+        rows = counted(len(verdict.differences), "row")
+        best = "" if len(verdict.differences) == 1 else "the best of them is "
+        return f"BETTER: {name} is better than the {rows} of as few labels{small} ({best}{against}: {gap}){higher}"
     if verdict.outcome == "worse":
         are = "is" if len(verdict.worse_than) == 1 else "are"
         nearest = verdict.worse_than[0]
-        gap = f"{difference(verdict.differences[nearest])} pp on select"
+        gap = on_select(verdict.differences[nearest])
         return (
             f"WORSE: {_opponents(verdict.worse_than)} {are} better than the chosen {name}: {name} minus "
-            f"{_opponent(nearest)} is {gap}"
+            f"{approach_name(nearest)} is {gap}{higher}"
         )
     if verdict.outcome == "tied":
         return (
             f"TIED: {name} and its best opponent, {against}{cheaper}, differ by less than the margin of "
-            f"{percent(verdict.margin)} pp: {gap}"
+            f"{number(verdict.margin, unit)}{unit.difference}: {gap}{higher}"
         )
     if verdict.against not in verdict.not_told_apart:
         nearest, *rest = verdict.not_told_apart
-        gap, against, cheaper = (
-            f"{difference(verdict.differences[nearest])} pp on select",
-            _opponent(nearest),
-            "",
-        )
+        gap, against, cheaper = on_select(verdict.differences[nearest]), approach_name(nearest), ""
     also = f" and {counted(len(rest), 'other')}" if rest else ""
     needed = ""
     if verdict.samples_needed is not None:
         more = f"about {_rounded(verdict.samples_needed):,} samples per class"
         needed = f"; {more} would tell, {verdict.samples} are there"
-    return f"CANNOT TELL: {name} is not told apart from {against}{cheaper}{also}: {gap}{needed}"
+    return f"CANNOT TELL: {name} is not told apart from {against}{cheaper}{also}: {gap}{needed}{higher}"
 
 
 def row_name(winner: Winner) -> str:
@@ -150,13 +167,8 @@ def row_name(winner: Winner) -> str:
     return f"SelMix {short(winner.row or winner.trial_id)}{' (the defaults)' if winner.is_default else ''}"
 
 
-def _opponent(name: str) -> str:
-    """Name of an opponent on the screen."""
-    return "SelMix" if name == SELMIX else name
-
-
 def _opponents(names: Sequence[str]) -> str:
-    return ", ".join(map(_opponent, names))
+    return ", ".join(map(approach_name, names))
 
 
 def _by_the_earlier_rule(verdict: Verdict, name: str, gap: str) -> str:
@@ -178,7 +190,7 @@ def _setting(document: ShowDocument, width: int | None) -> str:
     # The resolution of a recall: one sample of a class more or less is the smallest change.
     per_class = data["num_select"] // len(train)
     step = 100 / per_class
-    bounds = [_bound(constraint) for constraint in spec["constraints"]]
+    bounds = [bound_of(constraint, data["class_names"]).shown for constraint in spec["constraints"]]
     subject = f" subject to {', '.join(bounds)}" if bounds else ""
     lines = [
         ("objective", f"{', '.join(spec['objectives'])}{subject}{_ranking(spec)}"),
@@ -219,16 +231,6 @@ def _ranking(spec: Document) -> str:
     return "" if meaning is None else f"; trials are ranked by score, the {meaning} of the metric on select"
 
 
-def _bound(constraint: Document) -> str:
-    sign, bound = ">=", constraint["at_least"]
-    if bound is None:
-        sign, bound = "<=", constraint["at_most"]
-    # A sweep of before bounds on single classes has no key for them.
-    of_class = constraint.get("class")
-    subject = constraint["metric"] if of_class is None else f"{constraint['metric']} of {of_class}"
-    return f"{subject} {sign} {bound:g}"
-
-
 def _searched(spec: Document) -> list[str]:
     return [name for name, parameter in spec["parameters"].items() if "value" not in parameter]
 
@@ -244,11 +246,13 @@ def _undecided(document: ShowDocument, result: ObjectiveResult) -> str:
 def _objective(
     document: ShowDocument, objective: str, result: ObjectiveResult, winner: Winner, width: int | None
 ) -> str:
-    metric, bounds = result.metric or "", result.bounds or _bounds_of_spec(document.spec)
+    metric, constraints = result.metric or "", document.spec["constraints"]
+    # Results of before they were stored beside the rows have them in the sweep file alone.
+    bounds = result.bounds or bounds_of_constraints(constraints, document.data["class_names"])
     rows = _rows(result, winner, metric, bounds)
     lines = [
         objective,
-        *_results(f"{metric} on select, %", rows, [bound.shown for bound in bounds], width),
+        *_results(f"{metric} on select{unit_of(metric).heading}", rows, bounds, width),
         *([sentence(REFERENCE, width)] if any(row.reference for row in result.baselines.values()) else []),
         *([sentence(BROKEN, width)] if any(BREAKS in cell for row in rows for cell in row) else []),
         paragraph(
@@ -262,22 +266,13 @@ def _objective(
         lines.append(paragraph("", f"FOR COMPARISON ONLY: the winner used {used}", width))
     lines.append(paragraph("significance", _significance(result, winner), width))
     if result.selmix is not None and winner.approach != SELMIX:
-        lines.append(paragraph("SelMix", _selmix(result.selmix), width))
+        lines.append(paragraph("SelMix", _selmix(result.selmix, unit_of(metric)), width))
     lines.append(paragraph("search", _search(result), width))
     if result.compare is not None:
         seeds = document.spec["selection"]["replicates"]
         lines += ["", sentence(_caption(result.compare, seeds), width)]
         lines.append(_comparison(result.compare, metric, width))
     return "\n".join(lines)
-
-
-def _bounds_of_spec(spec: Document) -> list[Bound]:
-    """Bounds of the search as the sweep file has them, for results of before they were stored beside the rows."""
-    return [
-        Bound(each["metric"], each["at_least"], each["at_most"])
-        for each in spec["constraints"]
-        if "search" in each["in"] and each.get("class") is None
-    ]
 
 
 def _rows(
@@ -315,7 +310,7 @@ def _rows(
         score = float("-inf") if row.score is None else row.score
         cells = _row(
             shown, row.select, metric, row.score, row.labels, row.cost_per_run_s, bounds,
-            _cross_fitted(row.cross_fitted),
+            _cross_fitted(row.cross_fitted, unit_of(metric)),
         )  # fmt: skip
         if name == winner.approach:
             first = (f"winner {name}", *cells[1:])
@@ -335,32 +330,34 @@ def _row(
     bounds: Sequence[Bound],
     cross_fitted: str = "",
 ) -> tuple[str, ...]:
-    bounded = []
+    bounded, unit = [], unit_of(metric)
     for bound in bounds:
         figure = select.get(bound.metric)
         broken = figure is not None and bound.is_broken(figure.value)
-        bounded.append("" if figure is None else f"{percent(figure.value)}{BREAKS if broken else ''}")
+        shown = "" if figure is None else number(figure.value, unit_of(bound.metric))
+        bounded.append(f"{shown}{BREAKS if broken else ''}")
     return (
-        name, *_interval(select[metric]), "" if score is None else percent(score), cross_fitted, *bounded,
+        name, *_interval(select[metric], unit), "" if score is None else number(score, unit), cross_fitted, *bounded,
         "+".join(labels), f"{cost_s:.1f} s",
     )  # fmt: skip
 
 
-def _cross_fitted(found: CrossFittedScore | None) -> str:
+def _cross_fitted(found: CrossFittedScore | None, unit: Unit) -> str:
     """Cell of a cross-fitted score, in brackets where a bound rules it out; empty without one."""
     if found is None or found.score is None:
         return ""
-    return f"({percent(found.score)})" if found.violation else percent(found.score)
+    score = number(found.score, unit)
+    return f"({score})" if found.violation else score
 
 
 def _results(
-    title: str, rows: Sequence[tuple[str, ...]], bounds: Sequence[str], width: int | None
+    title: str, rows: Sequence[tuple[str, ...]], bounds: Sequence[Bound], width: int | None
 ) -> list[str]:
     """Table of all rows, with the labels by their initials where the terminal is too narrow for it.
 
     The column of cross-fitted scores is left out where it would break the names of the rows, or holds nothing.
     """
-    bounded = tuple(Column(f"{bound}, %", right=True) for bound in bounds)
+    bounded = tuple(Column(f"{bound.shown}{unit_of(bound.metric).heading}", right=True) for bound in bounds)
     columns = (Column(title), *FIRST_COLUMNS, CROSS_FITTED_COLUMN, *bounded, *LAST_COLUMNS)
     if any(row[4] for row in rows):
         legend = [
@@ -393,8 +390,9 @@ def _with_initials(rows: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...
     return short_rows, f"labels used: {', '.join(f'{initial} {label}' for label, initial in named.items())}"
 
 
-def _interval(estimate: Interval) -> tuple[str, str]:
-    return percent(estimate.value), f"[{percent(estimate.low)}, {percent(estimate.high)}]"
+def _interval(estimate: Interval, unit: Unit) -> tuple[str, str]:
+    low, high = number(estimate.low, unit), number(estimate.high, unit)
+    return number(estimate.value, unit), f"[{low}, {high}]"
 
 
 def _settings(spec: Document, config: Mapping[str, Any]) -> str:
@@ -409,18 +407,31 @@ def _plain(value: Any) -> str:
 
 def _significance(result: ObjectiveResult, winner: Winner) -> str:
     verdict = result.verdict
+    unit = unit_of(result.metric)
     if verdict is None:
-        return "there is no opponent: a finished row of another approach with no more labels"
+        none = "there is no opponent: a finished row of another approach with no more labels"
+        return f"{none}{_beyond(result.more_labels, winner, unit)}"
     gap = (
-        f"{row_name(winner)} minus {_opponent(verdict.against)}: {difference(verdict.difference)} pp, paired over the "
-        "same samples and seeds"
+        f"{row_name(winner)} minus {approach_name(verdict.against)}: {difference(verdict.difference, unit)}"
+        f"{unit.difference}, paired over the same samples and seeds"
     )
     optimistic = (
         "Optimistic: both were chosen on these samples. `selmix pin` evaluates the shipped files on test"
     )
     if verdict.margin is None:
         return f"{gap}; by the earlier rule, against one baseline and without a margin. {optimistic}"
-    return f"{gap}; {_against_all(verdict)}; margin {percent(verdict.margin)} pp{_tie(verdict)}. {optimistic}"
+    margin = f"margin {number(verdict.margin, unit)}{unit.difference}"
+    more = _beyond(verdict.more_labels, winner, unit)
+    return f"{gap}; {_against_all(verdict)}; {margin}{_tie(verdict)}{more}. {optimistic}"
+
+
+def _beyond(more: MoreLabels | None, winner: Winner, unit: Unit) -> str:
+    """List the rows of more labels with the difference from the best of them; empty without any."""
+    if more is None:
+        return ""
+    minus = f"{row_name(winner)} minus {approach_name(more.rows[0])}"
+    gap = f"{difference(more.difference, unit)}{unit.difference}"
+    return f"; of more labels, and no opponents: {_opponents(more.rows)} ({minus}: {gap})"
 
 
 def _tie(verdict: Verdict) -> str:
@@ -451,23 +462,26 @@ def _against_all(verdict: Verdict) -> str:
     return "; ".join(f"{words} {_opponents(names)}" for words, names in groups if names)
 
 
-def _selmix(verdict: Verdict) -> str:
+def _selmix(verdict: Verdict, unit: Unit) -> str:
     """State how the best SelMix row stands, where another row won."""
     return (
-        f"{short(verdict.row or '')} minus {_opponent(verdict.against)}: {difference(verdict.difference)} pp; "
-        f"{_against_all(verdict)}"
+        f"{short(verdict.row or '')} minus {approach_name(verdict.against)}: {difference(verdict.difference, unit)}"
+        f"{unit.difference}; {_against_all(verdict)}"
     )
 
 
 def _search(result: ObjectiveResult) -> str:
     gain = result.search_added
+    if not result.tied:
+        return "no trial can win: none finished within the bounds on all its fresh seeds"
     tied = ", ".join(short(name) for name in result.tied)
     if gain is None:
         return f"tied finalists: {tied}"
     meaning = "a significant gain" if gain.low > 0 else "no significant gain"
+    unit = unit_of(result.metric)
     return (
-        f"{meaning} over the defaults: {short(gain.trial_id)} minus the defaults is {difference(gain)} pp over fresh "
-        f"seeds; tied finalists: {tied}"
+        f"{meaning} over the defaults: {short(gain.trial_id)} minus the defaults is {difference(gain, unit)}"
+        f"{unit.difference} over fresh seeds; tied finalists: {tied}"
     )
 
 
@@ -483,11 +497,11 @@ def _caption(compare: ComparisonTable, seeds: int) -> str:
 
 def _comparison(compare: ComparisonTable, metric: str, width: int | None) -> str:
     """Two tables, each narrow enough for a terminal of 80 columns."""
-    minus = f"minus {compare.reference}, pp"
+    unit = unit_of(metric)
     columns = (
         Column(compare.parameter),
-        Column("%", right=True),
-        Column(minus, right=True),
+        Column(unit.value.strip() or "value", right=True),
+        Column(f"minus {compare.reference}{',' + unit.difference if unit.difference else ''}", right=True),
         Column("outcome"),
     )
     tuned = [
@@ -506,8 +520,9 @@ def _comparison(compare: ComparisonTable, metric: str, width: int | None) -> str
 def _arm(arm: ArmResult | None, metric: str) -> tuple[str, str, str]:
     if arm is None:
         return "", "", "no finished finalist"
-    gap = "" if arm.difference is None else difference(arm.difference)
-    return estimate(arm.select[metric]), gap, arm.outcome or ""
+    unit = unit_of(metric)
+    gap = "" if arm.difference is None else difference(arm.difference, unit)
+    return estimate(arm.select[metric], unit), gap, arm.outcome or ""
 
 
 def _cross_table(winners: Mapping[str, Winner], metrics: Sequence[str], width: int | None) -> str:

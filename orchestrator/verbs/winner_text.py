@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from orchestrator.messages import counted
 from orchestrator.records.types import BASELINE
 from orchestrator.results.rows import RUNGS, SELMIX, Bound, ObjectiveResult, RungChoice, Winner
-from orchestrator.table import estimate, percent, short
+from orchestrator.table import estimate, number, short, unit_of
 
 
 def shipped_file(winner: Winner, metric: str, bounds: Sequence[Bound]) -> str:
@@ -18,7 +18,7 @@ def shipped_file(winner: Winner, metric: str, bounds: Sequence[Bound]) -> str:
         metric: that decides it.
         bounds: of the search.
     """
-    own = estimate(winner.select[metric])
+    own = estimate(winner.select[metric], unit_of(metric))
     if winner.approach != SELMIX:
         if len(winner.replicates.seeds) < 2:
             return f"{winner.approach}, one model"
@@ -84,12 +84,15 @@ def _by_cross_fitting(result: ObjectiveResult, ours: str, theirs: str) -> str:
     # For the type checker: rows that were compared by this score have one.
     if our_fit is None or their_fit is None or our_fit.score is None or their_fit.score is None:
         raise AssertionError(f"{ours} and {theirs} were compared by cross-fitted scores")
-    against = f"{percent(their_fit.score)} of {_name_of(theirs)}"
+    unit = unit_of(result.metric)
+    against = f"{number(their_fit.score, unit)} of {_name_of(theirs)}"
     if their_fit.violation:
         against += ", which breaks a bound there"
     elif their_fit.score >= our_fit.score:
         against += ", which is dearer and ahead by less than the margin"
-    return f"by its cross-fitted score over feedback + select ({percent(our_fit.score)} against {against})"
+    return (
+        f"by its cross-fitted score over feedback + select ({number(our_fit.score, unit)} against {against})"
+    )
 
 
 def _score(result: ObjectiveResult, row: str) -> float:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from selmix.baselines.head_losses import equal_shares
-from selmix.baselines.head_path import FittedHead
+from selmix.baselines.head_losses import equal_shares, weighted_cross_entropy
+from selmix.baselines.head_path import FittedHead, HeadLoss, minimised, row_blocks
 
 TAUS = tuple(k / 10 for k in range(21))
 SMOOTH_HEAD, SMOOTH_TAIL = 0.3, 0.0  # eps of the largest and of the smallest class
@@ -34,14 +33,42 @@ def learned_scales(logits: Tensor, labels: Tensor) -> Tensor:
         labels: shape (n,).
     Source: learnable weight scaling, Kang et al., ICLR 2020.
     """
-    scales = torch.ones(logits.shape[1], dtype=torch.float64, device=logits.device, requires_grad=True)
     values, weights = logits.double(), equal_shares(labels)
+    loss = weighted_cross_entropy(labels, weights)
+    # The second derivative in one scale at the start: divided by its root, all scales curve about alike. A class whose
+    # scale changes nothing at the start may come back.
+    curvature = torch.zeros(values.shape[1], dtype=values.dtype, device=values.device)
+    for part in row_blocks(values):
+        shares = torch.softmax(values[part], dim=1)
+        curvature += weights[part] @ (shares * (1.0 - shares) * values[part].square())
+    root = curvature.clamp_min(1e-2 * curvature.max().clamp_min(1e-12)).sqrt()
+    moved = root.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [moved], max_iter=_ITERATIONS, tolerance_grad=1e-8, line_search_fn="strong_wolfe"
+    )
 
-    def loss() -> Tensor:
-        return (weights * F.cross_entropy(values * scales, labels, reduction="none")).sum()
+    @torch.no_grad()
+    def closure() -> Tensor:
+        value, by_scale = scaled_loss(values, loss, moved / root)
+        moved.grad = by_scale / root
+        return value
 
-    _minimise(loss, [scales])
-    return scales.detach()
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return (moved / root).detach()
+
+
+def scaled_loss(logits: Tensor, loss: HeadLoss, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of s_k (w_k z) and its gradient in the scales s, in closed form.
+
+    Args:
+        logits: w_k z, shape (n, K), float64.
+        loss: of the logits of all samples.
+        scales: s, shape (K,).
+    Returns:
+        Shapes () and (K,).
+    """
+    value, residuals = loss(logits * scales)
+    return value, torch.linalg.vecdot(residuals, logits, dim=0)
 
 
 def label_aware_targets(labels: Tensor, train_counts: Tensor) -> Tensor:
@@ -95,34 +122,12 @@ def smoothed_heads(
         decays: weight decays of the correction, in any order.
     """
     x, base = features.double(), weight.double()
-    targets = label_aware_targets(labels, train_counts.to(labels.device))
-    weights = equal_shares(labels)
-    scales = torch.ones(len(base), 1, dtype=x.dtype, device=x.device, requires_grad=True)
-    change = torch.zeros_like(base, requires_grad=True)
-    bias = torch.zeros(len(base), dtype=x.dtype, device=x.device, requires_grad=True)
+    shares = equal_shares(labels)
+    loss = weighted_cross_entropy(label_aware_targets(labels, train_counts.to(labels.device)), shares)
+    # Scales and correction are one matrix: at the minimum the correction has no part along the given weights, which the
+    # scales reach for nothing. So only the rest decays, and a large decay leaves the scaled classifier, not zeros.
+    free = base / base.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    fitted, bias = base, torch.zeros_like(base[:, 0])
     for decay in sorted(decays, reverse=True):
-        # The default binds this turn's decay. Only the correction decays: a large decay leaves the scaled classifier,
-        # not zeros.
-        def loss(decay: float = decay) -> Tensor:
-            logits = x @ (scales * base + change).T + bias
-            return (weights * F.cross_entropy(logits, targets, reduction="none")).sum() + (
-                0.5 * decay * change.square().sum()
-            )
-
-        _minimise(loss, [scales, change, bias])
-        yield FittedHead(decay, (scales * base + change).detach(), bias.detach().clone())
-
-
-def _minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
-    # Full batch with line search: deterministic, and no learning rate has to be tuned.
-    optimizer = torch.optim.LBFGS(
-        parameters, max_iter=_ITERATIONS, tolerance_grad=1e-8, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+        fitted, bias = minimised(x, loss, fitted, bias, decay, shares, free)
+        yield FittedHead(decay, fitted, bias)

@@ -13,12 +13,12 @@ from torch import Tensor
 from selmix.baselines.folds import content_folds, most_folds
 from selmix.baselines.frozen import frozen
 from selmix.baselines.head_path import FittedHead
-from selmix.baselines.last_layer import balanced_heads
+from selmix.baselines.last_layer import balanced_heads, shared_heads
 from selmix.baselines.post_hoc import bias_search
 from selmix.baselines.task import BaselineTask, HeldOut, Models, with_bias, with_head
 from selmix.data.splits import Split, join
 from selmix.metrics import Predictions
-from selmix.statistics.selection import Rank, rank
+from selmix.statistics.selection import rank
 
 
 def bias_search_on_both(task: BaselineTask) -> Models:
@@ -47,8 +47,10 @@ def bias_search_on_both(task: BaselineTask) -> Models:
 def last_layer_on_both(task: BaselineTask, decays: Sequence[float]) -> Models:
     """Classifier trained again, class-balanced, on train + feedback + select, with biases that are fitted out of fold.
 
-    Weight decay and biases of a model are fitted on predictions of heads that never saw the samples: for the model that
-    ships, heads without one fold; for the one that judges a fold, heads without that fold and one more.
+    The weight decay is chosen once for each judging fold, and once for the model that ships: of heads on train alone,
+    the one that ranks highest on feedback and select without that fold. Heads without the judging fold and one more,
+    on whose logits there the biases are fitted, have this decay and are not tuned again: the judging fold chose
+    nothing, and what another fold chose is one of a few decays, of heads that did not see it.
 
     Args:
         task: of the baseline.
@@ -60,40 +62,50 @@ def last_layer_on_both(task: BaselineTask, decays: Sequence[float]) -> Models:
     folds = most_folds(parts)
     fold_of = content_folds(parts, folds)
     place, flat = torch.cat(fold_of), frozen(task)
-    pool = join(flat.data.feedback, flat.data.select)
-    labels, groups = _labels(parts)
+    train, pool = flat.data.train, join(flat.data.feedback, flat.data.select)
+    (labels, groups), classes = _labels(parts), task.data.num_classes
+    on_train = [
+        (head.decay, _logits(head, pool))
+        for head in shared_heads(train.whole(), train.labels, classes, decays)
+    ]
+    fitted: dict[tuple[frozenset[int], float], FittedHead] = {}
 
-    def heads_without(*left_out: int) -> list[FittedHead]:
-        kept = ~torch.isin(place, torch.tensor(left_out, dtype=place.dtype))
-        split = join(flat.data.train, pool.take(kept))
-        return list(balanced_heads(split.whole(), split.labels, task.data.num_classes, decays))
+    def without(left_out: frozenset[int]) -> Tensor:
+        """Mask of the samples in other folds."""
+        return ~torch.isin(place, torch.tensor(sorted(left_out), dtype=place.dtype))
 
-    pairs = {frozenset({i, j}): heads_without(i, j) for i in range(folds) for j in range(i + 1, folds)} | {
-        frozenset({i}): heads_without(i) for i in range(folds)
-    }
+    def head_without(left_out: frozenset[int], decay: float) -> FittedHead:
+        # Two folds are left out for the sake of either.
+        if (left_out, decay) not in fitted:
+            split = join(train, pool.take(without(left_out)))
+            (fitted[left_out, decay],) = balanced_heads(split.whole(), split.labels, classes, (decay,))
+        return fitted[left_out, decay]
 
-    def tuned(judging: frozenset[int]) -> tuple[int, Tensor]:
-        """Place of the best decay, and biases, from the folds that do not judge."""
-        rest = ~torch.isin(place, torch.tensor(sorted(judging), dtype=place.dtype))
-        tried: list[tuple[Rank, Tensor]] = []
-        for index in range(len(decays)):
-            logits = torch.zeros(len(place), task.data.num_classes)
-            for fold in set(range(folds)) - judging:
-                held = place == fold
-                logits[held] = _logits(pairs[judging | {fold}][index], pool.take(held))
-            predictions = Predictions.from_logits(labels[rest], logits[rest], _at(groups, rest))
-            tried.append((rank(task.selection, predictions, task.context), logits))
+    def tuned(judging: frozenset[int]) -> tuple[FittedHead, Tensor]:
+        """Head and biases from all samples but those that judge."""
+        rest = without(judging)
+        ranks = [
+            rank(
+                task.selection,
+                Predictions.from_logits(labels[rest], logits[rest], _at(groups, rest)),
+                task.context,
+            )
+            for _, logits in on_train
+        ]
         # The first of equal ranks: the largest decay.
-        best = max(range(len(tried)), key=lambda index: (tried[index][0], -index))
-        return best, _biases(task, tried[best][1][rest], labels[rest], _at(groups, rest))
+        decay = on_train[max(range(len(ranks)), key=lambda index: (ranks[index], -index))][0]
+        logits = torch.zeros(len(place), classes)
+        for fold in sorted(set(range(folds)) - judging):
+            held = place == fold
+            logits[held] = _logits(head_without(judging | {fold}, decay), pool.take(held))
+        added = _biases(task, logits[rest], labels[rest], _at(groups, rest))
+        return head_without(judging, decay), added
 
     predictions = []
     for fold in range(folds):
-        index, added = tuned(frozenset({fold}))
-        logits = _logits(pairs[frozenset({fold})][index], pool) + added
-        predictions.append(_split(fold_of, fold, labels, logits, groups))
-    index, added = tuned(frozenset())
-    head = heads_without()[index]
+        head, added = tuned(frozenset({fold}))
+        predictions.append(_split(fold_of, fold, labels, _logits(head, pool) + added, groups))
+    head, added = tuned(frozenset())
     state = with_head(
         task.base.state, task.view(task.base.state), head.weight.float(), head.bias.float().cpu() + added
     )

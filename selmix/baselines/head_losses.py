@@ -25,11 +25,12 @@ def weighted_cross_entropy(targets: Tensor, sample_weights: Tensor) -> HeadLoss:
             rows = targets.unsqueeze(1)
             true, residuals = _true_and_probabilities(logits, rows, weights)
             return -(sample_weights * true).sum(), residuals.scatter_add_(1, rows, -weights)
+        value = torch.zeros((), dtype=logits.dtype, device=logits.device)
         for part in row_blocks(logits):
-            logits[part] -= logits[part].logsumexp(dim=1, keepdim=True)
-        value = -(weights * targets).mul_(logits).sum()
-        for part in row_blocks(logits):
-            logits[part].exp_().sub_(targets[part]).mul_(weights[part])
+            block = logits[part]
+            block -= block.logsumexp(dim=1, keepdim=True)
+            value -= sample_weights[part] @ torch.linalg.vecdot(targets[part], block)
+            block.exp_().sub_(targets[part]).mul_(weights[part])
         return value, logits
 
     return loss

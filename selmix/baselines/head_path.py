@@ -58,15 +58,55 @@ def head_path(
     weight = torch.zeros(num_classes, x.shape[1], dtype=x.dtype, device=x.device)
     bias = torch.zeros(num_classes, dtype=x.dtype, device=x.device)
     for decay in sorted(decays, reverse=True):
-        weight, bias = _minimised(z, loss, weight, bias, decay, sample_weights.to(x))
+        weight, bias = minimised(z, loss, weight, bias, decay, sample_weights.to(x))
         folded = weight / scale
         yield FittedHead(decay, folded, bias - folded @ mean)
 
 
-def _minimised(
-    z: Tensor, loss: HeadLoss, weight: Tensor, bias: Tensor, decay: float, sample_weights: Tensor
+def penalised(
+    features: Tensor, loss: HeadLoss, weight: Tensor, bias: Tensor, decay: float, free: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value of loss(W x + b) + decay / 2 ||W||^2 and its gradients in closed form.
+
+    Autograd would keep several matrices of the size of the logits.
+
+    Args:
+        features: x, shape (n, d).
+        loss: of the logits of all samples.
+        weight: W, shape (K, d).
+        bias: b, shape (K,).
+        decay: weight decay.
+        free: a direction of each class's weights that does not decay, of length 1 or 0, shape (K, d); None where all of
+            them decay.
+    Returns:
+        Value, shape (), and gradients in W and b, shapes (K, d) and (K,).
+    """
+    value, residuals = loss(torch.addmm(bias, features, weight.T))
+    decaying = weight if free is None else weight - (weight * free).sum(dim=1, keepdim=True) * free
+    by_weight = residuals.T @ features + decay * decaying
+    return value + 0.5 * decay * decaying.square().sum(), by_weight, residuals.sum(dim=0)
+
+
+def minimised(
+    z: Tensor,
+    loss: HeadLoss,
+    weight: Tensor,
+    bias: Tensor,
+    decay: float,
+    sample_weights: Tensor,
+    free: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """W and b of least loss(z W^T + b) + decay / 2 ||W||^2, from those given on."""
+    """W and b of least :func:`penalised` loss, from those given on; the mean of b is 0.
+
+    Args:
+        z: features, shape (n, d), float64.
+        loss: of the logits of all samples.
+        weight: W to begin with, shape (K, d).
+        bias: b to begin with, shape (K,).
+        decay: weight decay.
+        sample_weights: see :func:`head_path`.
+        free: see :func:`penalised`.
+    """
     # The second derivative in the head of class k is about c_k S + decay, with the curvature c_k of its logit and the
     # covariance S of the features, both at the start. Divided by its root, along the axes of S, all directions curve
     # alike. Where the start is certain of a class its curvature may come back: it is taken as a hundredth at least.
@@ -102,15 +142,12 @@ def _minimised(
         line_search_fn="strong_wolfe",
     )
 
-    # Gradients in closed form: autograd would keep several matrices of the size of the logits.
     @torch.no_grad()
     def closure() -> Tensor:
-        part, offset = head(moved)
-        value, residuals = loss(torch.addmm(offset, z, part.T))
-        by_bias = residuals.sum(dim=0)
-        by_weight = residuals.T @ z + decay * part - by_bias.unsqueeze(1) * centre
+        value, by_weight, by_bias = penalised(z, loss, *head(moved), decay, free)
+        by_weight = by_weight - by_bias.unsqueeze(1) * centre
         moved.grad = torch.cat([(by_weight @ axes) / root, (by_bias / bias_root).unsqueeze(1)], dim=1)
-        return value + 0.5 * decay * part.square().sum()
+        return value
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     weight, bias = head(moved.detach())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from selmix.baselines.head_losses import equal_shares, weighted_cross_entropy
 from selmix.baselines.head_path import FittedHead, head_path
+from selmix.baselines.shared_fits import SHARED_FITS
 from selmix.data.splits import Split, SweepData, join
 from selmix.groups import strata_of
 from selmix.metrics import MetricContext, Predictions
@@ -70,6 +71,20 @@ def balanced_heads(
     return head_path(features, weighted_cross_entropy(labels, shares), num_classes, decays, shares)
 
 
+def shared_heads(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    decays: Sequence[float],
+    strata: Tensor | None = None,
+) -> list[FittedHead]:
+    """:func:`balanced_heads`, fitted once in a process for all who need the same ones; arguments as there."""
+    tensors = [features, labels] if strata is None else [features, labels, strata]
+    return SHARED_FITS.path(
+        lambda: balanced_heads(features, labels, num_classes, decays, strata), tensors, (num_classes, *decays)
+    )
+
+
 def tuned_head(
     view: ClassifierView,
     split: Split,
@@ -117,7 +132,7 @@ def tuned_heads(
         strata = strata_of(split.labels, split.groups, data.num_groups)
     rank_of = _select_ranker(view, data)
     best: list[tuple[Rank, dict[str, Tensor], float]] = []
-    for fitted in balanced_heads(features, split.labels, data.num_classes, WEIGHT_DECAYS, strata):
+    for fitted in shared_heads(features, split.labels, data.num_classes, WEIGHT_DECAYS, strata):
         head = _as_head(fitted.weight, fitted.bias)
         reached = [(rank, head, fitted.decay) for rank in rank_of(head, selections)]
         # Of equal ranks the earlier head stays, that of the larger decay.

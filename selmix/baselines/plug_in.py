@@ -34,9 +34,12 @@ STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FOLDS = 5
 RESAMPLES = 200  # of the samples, for the bagged metric of the guard
 DRAWS = 32  # confusion matrices around the present one that a gradient is averaged over
+DRAWS_OF_HITS = 128  # the same where the diagonal is enough, of which a draw takes next to nothing
 _NUMBERS_AT_ONCE = 2**22  # bounds the memory of draws and probabilities
 _CALLS_AT_ONCE = 500  # of a function of the user's own that is differentiated by differences
+_NUMBERS_OF_A_PART = 2**16
 _CALIBRATION_STEPS = 100
+SETTLED = 20  # iterations in a row without another decision, after which a fit ends
 WITHOUT_HITS = frozenset({
     "recall_gap", "min_coverage", "min_head_tail_coverage", "equal_opportunity_gap", "equalized_odds_gap",
     "one_vs_rest_odds_gap", "demographic_parity_gap",
@@ -86,7 +89,9 @@ def plug_in_classifier(
         fits = dict(zip(ITERATIONS, _path(logits[~held], labels[~held], rule, context, rest), strict=True))
         for place, (step, iterations) in enumerate(choices):
             between = neutral.towards(fits[iterations], step)
-            predicted[place, held] = between.predict(logits[held])[0]
+            predicted[place, held] = _decided(
+                between.probabilities(logits[held]), between.matrix, between.offset
+            )
     bagged, near = _out_of_fold(predicted, labels, classes, rule, context, groups)
     step = min(choice[0] for choice, held in zip(choices, near.tolist(), strict=True) if held)
     places = [place for place, choice in enumerate(choices) if choice[0] == step and bool(near[place])]
@@ -156,17 +161,22 @@ def decision_matrix(gradient: Tensor) -> tuple[Tensor, Tensor]:
     classes = len(gradient)
     others = ~torch.eye(classes, dtype=torch.bool)
     rows, columns = torch.zeros(classes, 1).to(gradient), torch.zeros(1, classes).to(gradient)
-    # Least squares by turns; converges at the rate 1 / (K - 1)^2, and at once for two classes. Of recalls the gradient
-    # is diagonal, nothing is to be taken from it, and with many classes the turns would take longest of all.
+    # Least squares by turns; converges at the rate 1 / (K - 1)^2, and at once for two classes. From a diagonal matrix
+    # nothing is to be taken.
     for _ in range(40 if bool(gradient[others].any()) else 0):
         rows = ((gradient - columns) * others).sum(dim=1, keepdim=True) / (classes - 1)
         columns = ((gradient - rows) * others).sum(dim=0, keepdim=True) / (classes - 1)
     matrix = gradient - rows - columns
-    size = matrix.diagonal().mean()
-    # A gradient that does not reward hits on average is scaled by its size alone.
-    size = size if float(size) > 1e-12 else matrix.abs().mean().clamp_min(1e-12)
+    size = _size(matrix.diagonal(), matrix.abs().mean())
     offset = columns.flatten() - columns.mean()
     return matrix / size, offset / size
+
+
+def _size(diagonal: Tensor, magnitude: Tensor) -> Tensor:
+    """What a decision matrix is divided by."""
+    mean = diagonal.mean()
+    # A gradient that does not reward hits on average is scaled by its size alone.
+    return mean if float(mean) > 1e-12 else magnitude.clamp_min(1e-12)
 
 
 def stratified_folds(labels: Tensor, folds: int) -> Iterator[Tensor]:
@@ -190,25 +200,79 @@ def _path(
     scale, bias = vector_scaling(logits, labels)
     eta = torch.softmax(logits * scale + bias, dim=1)
     gradient = _BaggedGradient(labels, eta.shape[1], rule, context, groups)
-    predicted = eta.argmax(dim=1)
-    mean = torch.zeros(eta.shape[1], eta.shape[1], dtype=torch.float64)
-    counts = gradient.counts(predicted)
-    fits = []
+    average = _AveragedWeights(gradient) if gradient.is_diagonal else _AveragedMatrix(gradient)
+    predicted, settled = eta.argmax(dim=1), 0
+    fits: list[Correction] = []
     for iteration in range(1, ITERATIONS[-1] + 1):
-        present = gradient.counts(predicted)
-        counts = torch.lerp(counts, present, 2.0 / (iteration + 1.0))
-        mean = torch.lerp(mean, gradient.of_metric(counts), 2.0 / (iteration + 1.0))
-        # Not averaged: the mean of the iterations' decisions may meet a bound that none of them meets.
-        matrix, offset = decision_matrix(mean + gradient.of_bounds(present))
-        if iteration in ITERATIONS:
-            fits.append(Correction(scale, bias, matrix, offset))
-        # Weights alone are the usual case, and need no product of matrices.
+        matrix, offset = average.decisions(predicted, 2.0 / (iteration + 1.0))
+        before, predicted = predicted, _decided(eta, matrix, offset)
+        settled = settled + 1 if torch.equal(before, predicted) else 0
+        if iteration in ITERATIONS or settled == SETTLED:
+            fits.append(Correction(scale, bias, torch.diag(matrix) if matrix.ndim == 1 else matrix, offset))
+        if settled == SETTLED:
+            break
+    # Where the decisions have settled, further iterations would leave them.
+    return fits + fits[-1:] * (len(ITERATIONS) - len(fits))
+
+
+def _decided(eta: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
+    """Decisions argmax_j (eta M)_j + o_j, shape (n,).
+
+    Args:
+        eta: class probabilities, shape (n, K).
+        matrix: M, shape (K, K), or its diagonal, shape (K,), where it has nothing else.
+        offset: o, shape (K,).
+    """
+    # Weights alone are the usual case, and need no product of matrices.
+    if matrix.ndim == 2:
         diagonal = matrix.diagonal()
-        if float((matrix - torch.diag(diagonal)).abs().max()) < 1e-9:
-            predicted = (eta * diagonal + offset).argmax(dim=1)
-        else:
-            predicted = (eta @ matrix + offset).argmax(dim=1)
-    return fits
+        if float((matrix - torch.diag(diagonal)).abs().max()) >= 1e-9:
+            return (eta @ matrix + offset).argmax(dim=1)
+        matrix = diagonal
+    # In parts that fit a cache; numpy's search along a row is twice as fast as torch's at a thousand classes.
+    size = max(1, _NUMBERS_OF_A_PART // eta.shape[1])
+    parts = (eta[start : start + size] * matrix + offset for start in range(0, len(eta), size))
+    return torch.cat([torch.from_numpy(part.numpy().argmax(axis=1)) for part in parts])
+
+
+class _AveragedMatrix:
+    """Matrix and offsets that decide, from the gradient averaged over the iterations, of any metric."""
+
+    def __init__(self, gradient: _BaggedGradient) -> None:
+        self.gradient, self.counts = gradient, torch.zeros(0)
+        self.mean = torch.zeros(1)
+
+    def decisions(self, predicted: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+        """M, shape (K, K), and o, shape (K,), after one more iteration.
+
+        Args:
+            predicted: by the decisions as they are, shape (n,).
+            rate: weight of this iteration in the averages; 1.0 in the first one.
+        """
+        present = self.gradient.counts(predicted)
+        self.counts = present if rate == 1.0 else torch.lerp(self.counts, present, rate)
+        here = self.gradient.of_metric(self.counts)
+        self.mean = here if rate == 1.0 else torch.lerp(self.mean, here, rate)
+        # Not averaged: the mean of the iterations' decisions may meet a bound that none of them meets.
+        return decision_matrix(self.mean + self.gradient.of_bounds(present))
+
+
+class _AveragedWeights:
+    """As :class:`_AveragedMatrix`, of a metric of recalls without bounds: vectors of K numbers instead of matrices."""
+
+    def __init__(self, gradient: _BaggedGradient) -> None:
+        self.gradient, self.hits = gradient, torch.zeros(0)
+        self.mean = torch.zeros(1)
+
+    def decisions(self, predicted: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+        """Diagonal of M, shape (K,), and o, shape (K,), which are 0; arguments as there."""
+        present = self.gradient.hits(predicted)
+        self.hits = present if rate == 1.0 else torch.lerp(self.hits, present, rate)
+        here = self.gradient.of_hits(self.hits)
+        self.mean = here if rate == 1.0 else torch.lerp(self.mean, here, rate)
+        return self.mean / _size(self.mean, self.mean.abs().mean() / len(self.mean)), torch.zeros_like(
+            self.mean
+        )
 
 
 class _BaggedGradient:
@@ -246,6 +310,37 @@ class _BaggedGradient:
         hit = float((predicted == self.tally.labels).double().mean())
         # Without it a class that is never predicted has a precision, and a weight, of any size.
         return counts + torch.where(truth.unsqueeze(1) == classes, hit, (1.0 - hit) / (len(classes) - 1))
+
+    @property
+    def is_diagonal(self) -> bool:
+        """True if nothing but the recalls of the classes counts: the gradient is then of the hits alone."""
+        return self.metric.of_recalls is not None and not self.multipliers and not self.groups
+
+    def hits(self, predicted: Tensor) -> Tensor:
+        """Diagonal of :meth:`counts`, shape (K,)."""
+        labels, classes = self.tally.labels, self.tally.num_classes
+        hit = predicted == labels
+        return torch.bincount(labels[hit], minlength=classes).double() + hit.double().mean()
+
+    def of_hits(self, hits: Tensor) -> Tensor:
+        """Diagonal of :meth:`of_metric`, less what only depends on the row, at hits (K,), of a metric of recalls.
+
+        In a row that is drawn from a Dirichlet distribution the share of one cell has a beta distribution: two draws a
+        row in place of K.
+        """
+        if self.metric.of_recalls is None:
+            raise AssertionError(f"{self.metric.key} is no metric of recalls")
+        # The one more of `counts`, and the half count that dirichlet_rows spreads.
+        rows, spread = self.tally.row_counts + 1.0, 0.5 / len(hits)
+        concentration = torch.stack([hits + spread, rows - hits + spread * (len(hits) - 1)])
+        gamma = torch._standard_gamma(concentration.expand(DRAWS_OF_HITS, -1, -1), generator=self.generator)
+        drawn = (gamma[:, 0] / gamma.sum(dim=1)).requires_grad_(True)
+        with torch.enable_grad():
+            key, prior = self.metric.key, (rows / rows.sum()).expand_as(drawn)
+            values = self.metric.sign * self.metric.of_recalls(drawn, prior, self.context) / self._unit(key)
+            values = values + TIES * drawn.mean(dim=1) if key in WITHOUT_HITS else values
+            (gradient,) = torch.autograd.grad(values.sum(), drawn)
+        return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).mean(dim=0) / rows
 
     def of_metric(self, counts: Tensor) -> Tensor:
         """Gradient of the bagged metric at counts (S, K), by class (K, K)."""

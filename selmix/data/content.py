@@ -1,4 +1,4 @@
-"""Content digest: the identity of a set of samples, whatever their order and the size that they are read at."""
+"""Content of a split: the identity of its set of samples, whatever their order and the size that they are read at."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,28 +15,47 @@ from torch import Tensor
 from selmix.data.images import Inputs
 from selmix.data.preprocess import Preprocess
 from selmix.data.splits import Split, SweepData
+from selmix.sketch import Sketch
 from selmix.weights import bytes_digest
 
 
-def content_digest(split: Split) -> str:
-    """Digest ``sha256:...`` of the samples as a multiset of (bytes, label).
+@dataclass(frozen=True)
+class Content:
+    """Content of a split.
+
+    Attributes:
+        digest: digest ``sha256:...`` of the samples as a multiset of (bytes, label).
+        sketch: of the set of their bytes, whatever the labels: what was seen under another label was seen.
+    """
+
+    digest: str
+    sketch: Sketch
+
+
+def content_of(split: Split) -> Content:
+    """Content of the samples, each read once.
 
     Images in files count by the bytes of their files, so neither size nor normalisation matters; images in memory by
     their pixels, tensors by their values, each in the form that it is stored in. Groups are left out: they are
     attributes of the same samples.
 
     Args:
-        split: n samples; the memory beside them is 32 bytes each.
+        split: n samples; the memory beside them is 64 bytes each.
     Raises:
         OSError: a file cannot be read.
     """
-    labels = split.labels.tolist()
+    samples = list(sample_digests(split.inputs))
     tagged = [
         hashlib.sha256(sample + label.to_bytes(8, "little", signed=True)).digest()
-        for sample, label in zip(sample_digests(split.inputs), labels, strict=True)
+        for sample, label in zip(samples, split.labels.tolist(), strict=True)
     ]
     # Sorted digests of equal length: the same bytes for every order, and a repeated sample counts twice.
-    return bytes_digest(b"".join(sorted(tagged)))
+    return Content(bytes_digest(b"".join(sorted(tagged))), Sketch.of(samples))
+
+
+def content_digest(split: Split) -> str:
+    """Digest of :func:`content_of`."""
+    return content_of(split).digest
 
 
 def preprocess_digest(inputs: Inputs) -> str:

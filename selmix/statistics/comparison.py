@@ -8,12 +8,12 @@ from typing import Literal
 
 import torch
 
+from selmix.metric_keys import range_of
 from selmix.metrics import MetricContext, Predictions, metric_named
 from selmix.statistics.constructions import construction_of
 from selmix.statistics.intervals import Estimate
 from selmix.statistics.means import crossed_bounds
 from selmix.statistics.proportions import student_quantile
-from selmix.user_code import is_reference
 
 Outcome = Literal["better", "tied", "worse"]
 
@@ -78,7 +78,7 @@ def over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimat
 
 
 def mean_over_replicates(key: str, singles: Sequence[Estimate], level: float = 0.95) -> Estimate:
-    """:func:`over_replicates` of a metric; the interval of a fraction ends at 0 and 1, that of any other nowhere.
+    """:func:`over_replicates` of a metric; the interval of a metric with a known range ends where the range does.
 
     Args:
         key: of METRICS, of a class rate, or ``module:function``, whose range is not known.
@@ -86,12 +86,11 @@ def mean_over_replicates(key: str, singles: Sequence[Estimate], level: float = 0
         level: of the interval, in (0, 1).
     """
     mean = over_replicates(singles, level)
-    if is_reference(key):
+    limits = range_of(key)
+    if limits is None:
         return mean
-    # A cost is known by an interval that leaves [0, 1]; those of fractions end there.
-    if max(s.high for s in singles) > 1.0 or min(s.low for s in singles) < 0.0:
-        return mean
-    return Estimate(mean.value, max(0.0, mean.low), min(1.0, mean.high))
+    least, greatest = limits
+    return Estimate(mean.value, max(least, mean.low), min(greatest, mean.high))
 
 
 def outcome(difference: Estimate) -> Outcome:

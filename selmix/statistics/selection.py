@@ -11,6 +11,7 @@ from torch import Tensor
 from selmix.definitions import RATES_OF_A_CLASS, ClassRate, Definitions
 from selmix.groups import class_counts
 from selmix.metrics import Metric, MetricContext, Predictions, class_metric, metric_named
+from selmix.statistics.bounds import TOLERANCE, missed_by
 from selmix.statistics.intervals import counts_interval
 from selmix.statistics.resampling import dirichlet_rows, resample_rows
 from selmix.user_code import is_reference
@@ -87,14 +88,14 @@ class Constraint:
         return self.at_most if self.at_most is not None else float("nan")
 
     def violation(self, values: Mapping[str, float]) -> float:
-        """Amount by which the metric misses the bound, 0.0 where it holds."""
-        value = values[self.key]
-        return max(0.0, self.bound - value if self.at_least is not None else value - self.bound)
+        """Amount by which the metric misses the bound, 0.0 where it holds up to the rounding of floats."""
+        return missed_by(values[self.key], self.at_least, self.at_most)
 
     def violations(self, values: Tensor) -> Tensor:
         """:meth:`violation` of each of these values of the metric, any shape; 0.0 where the metric is not defined."""
         missed = self.bound - values if self.at_least is not None else values - self.bound
-        return missed.clamp_min(0.0).nan_to_num(nan=0.0)
+        # NaN exceeds nothing.
+        return torch.where(missed > TOLERANCE, missed, 0.0)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selmix.definitions import Definitions
+from selmix.metric_keys import is_fraction
 from selmix.metrics import metric_named
 from selmix.statistics.comparison import holm
 from selmix.statistics.intervals import Estimate
@@ -27,6 +28,8 @@ MARGIN = 0.02
 CALIBRATION_MARGIN = 0.01
 COVERAGE_MARGIN = 0.1
 """Margin of a coverage in units of 1 / K: 0.02 would exceed the range of a coverage from 50 classes on."""
+
+COVERAGES = ("min_coverage", "min_head_tail_coverage")
 
 DISCORDANT = 0.16
 """Share of the samples of a weak class that two models typically decide differently, one right and one wrong."""
@@ -50,13 +53,34 @@ def default_margin(key: str, num_classes: int, definitions: Definitions | None =
     metric = metric_named(key)
     if metric.of_predictions is not None:
         return CALIBRATION_MARGIN
-    if key in ("min_coverage", "min_head_tail_coverage"):
+    if key in COVERAGES:
         return COVERAGE_MARGIN / num_classes
+    scale = metric_range(key, num_classes, definitions)
+    return MARGIN if scale is None else MARGIN * scale
+
+
+def metric_range(
+    key: str, num_classes: int | None = None, definitions: Definitions | None = None
+) -> float | None:
+    """Width of the range in which a metric moves: 1 / K of coverages, that of the costs of ``cost``, else 1.
+
+    Args:
+        key: of METRICS.
+        num_classes: K; None where it is not known: a coverage is then taken to reach 1.
+        definitions: of the metrics, with the cost matrix.
+    Returns:
+        The width; None of the cost without a matrix.
+    """
+    # The coverages sum to 1, so the least of K, or of two group means, is 1 / K at most.
+    if key in COVERAGES and num_classes is not None:
+        return 1.0 / num_classes
+    if is_fraction(key):
+        return 1.0
     costs = None if definitions is None else definitions.cost_matrix
-    if key == "cost" and costs is not None:
-        entries = [cost for row in costs for cost in row]
-        return MARGIN * (max(entries) - min(entries))
-    return MARGIN
+    if key != "cost" or costs is None:
+        return None
+    entries = [cost for row in costs for cost in row]
+    return max(entries) - min(entries)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from benchmarks.thousand_classes import (
     Sampler,
     baselines,
+    code_within,
     descendants,
     events,
     main,
@@ -66,6 +69,13 @@ def test_memory_of_this_process_is_seen(tmp_path: Path) -> None:
     assert peaks.driver > 64
     assert peaks.total > 0.5 * peaks.driver
     assert peaks.cpu_s > 0
+
+
+def test_a_process_is_stopped_at_its_limit_and_not_before() -> None:
+    assert code_within(subprocess.Popen([sys.executable, "-c", "raise SystemExit(6)"]), 60.0) == 6
+    sleeping = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    assert code_within(sleeping, 0.1) is None
+    assert sleeping.poll() is not None
 
 
 @pytest.mark.slow

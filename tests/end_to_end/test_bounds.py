@@ -42,3 +42,40 @@ def test_a_bound_on_one_class_is_for_every_row(tmp_path: Path, monkeypatch: pyte
     assert max(map(len, narrow.splitlines())) <= 80
     marked = sum(line.startswith("  ") and " !  " in line for line in narrow.splitlines())
     assert marked == len(broken)
+
+
+@pytest.mark.usefixtures("few_baselines")
+def test_where_no_trial_meets_a_bound_a_row_that_does_is_the_winner(tmp_path: Path) -> None:
+    # Trials that stay where they began: at the base model, which never predicts the smallest class.
+    still = (
+        "parameters.start={value: given}",
+        "parameters.lr={value: 1e-9}",
+        "parameters.steps.value=5",
+        "pretrain.epochs=2",
+    )
+    bound = "constraints=[{metric: recall, class: gaussian5, at_least: 0.3, in: [search]}]"
+    runs = tmp_path / "runs"
+    done = launch(runs, *SMALL, *still, bound, "search.num_trials=1")
+    assert done.code == 0, done.err
+    assert "min_recall: no trial can win; " in done.err
+    document = show(runs)
+    (result,) = document["objectives"].values()
+    assert (document["state"], document["problem"], result["feasible"], result["tied"]) == (
+        "finished",
+        None,
+        False,
+        [],
+    )
+    approach = result["winner"]["approach"]
+    assert result["baselines"][approach]["select"]["recall/gaussian5"]["value"] >= 0.3
+    assert "uniform_mixup" not in result["baselines"]
+    assert {row["state"] for row in result["baselines"].values()} == {"FINISHED"}
+    text = here("show", "smoke", "--runs", runs).out
+    assert f"  winner {approach} " in text
+    assert "no trial can win: none finished within the bounds on all its fresh seeds" in text
+    assert here("pin", "smoke", "--name", "kept", "--runs", runs, cwd=tmp_path).code == 0
+    # Where no row at all meets it there is none.
+    bound = "constraints=[{metric: g_mean, at_least: 0.95, in: [search]}]"
+    done = launch(tmp_path / "none", *SMALL, *still, bound, "search.num_trials=1")
+    assert done.code == 6, done.err
+    assert "no feasible trial for min_recall, and none of " in done.err

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.progress import Progress
+from orchestrator.table import unit_of
 
 
 class Terminal(io.StringIO):
@@ -71,6 +72,21 @@ def test_the_live_line_has_counts_and_the_best_score_and_is_drawn_over(
     assert screen(stream) == ["search: 5 runs", "an event", ""]
     progress.interrupted()
     assert screen(stream)[-1].startswith("search: 4/5 done  0 running")
+
+
+def test_scores_of_a_cost_are_shown_in_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream, kept = Terminal(), list[str]()
+    progress = Progress(stream=stream)
+    progress.keep(kept.append)
+    progress.phase("search", 2)
+    progress.ended("a", "FINISHED", -0.521, 1.25, unit_of("cost"))
+    progress.ended("b", "FINISHED", -1.5, 1.25, unit_of("cost"))
+    assert kept[1:] == [
+        "    1/2 a  finished  score -0.521  1.2 s",
+        "    2/2 b  finished  score -1.500  1.2 s",
+    ]
+    assert screen(stream)[-1] == "search: 2/2 done  0 running  best score -0.521  about 0 s left"
 
 
 def test_a_live_line_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,18 +10,21 @@ from hypothesis import strategies as st
 
 from orchestrator.records.types import Figure
 from orchestrator.table import (
+    PERCENT,
     Column,
     difference,
     estimate,
     message,
     minute,
     natural_width,
+    number,
     paragraph,
     percent,
     sentence,
     short,
     table,
     terminal_width,
+    unit_of,
 )
 
 SIGNS = " /+,=_-"
@@ -170,3 +173,14 @@ def test_only_a_terminal_has_a_width_unless_the_user_states_one(monkeypatch: pyt
     assert terminal_width(Terminal()) == 72
     monkeypatch.setenv("COLUMNS", "7")
     assert terminal_width(Terminal()) == 40
+
+
+def test_values_are_shown_in_the_unit_of_their_metric() -> None:
+    figure = Figure(0.521, 0.4, 1.63)
+    recall, cost = unit_of("min_recall"), unit_of("cost")
+    assert (recall, unit_of("recall/dog"), unit_of(None)) == (PERCENT, PERCENT, PERCENT)
+    assert estimate(figure, recall) == estimate(figure) == "52.1 [40.0, 163.0]"
+    assert estimate(figure, cost) == "0.521 [0.400, 1.630]"
+    assert difference(Figure(-0.521, -1.0, 0.25), cost) == "-0.521 [-1.000, +0.250]"
+    assert (number(-12.5, cost), number(0.917, recall)) == ("-12.500", "91.7")
+    assert (recall.heading, cost.heading, cost.value, cost.difference) == (", %", "", "", "")

@@ -9,6 +9,7 @@ import torch
 
 from selmix.baselines import BASELINES, BaselineTask, tuned_head
 from selmix.baselines import last_layer as module
+from selmix.baselines.shared_fits import SharedFits
 from selmix.config import FinetuneConfig
 from selmix.data.splits import join
 from selmix.statistics.selection import SelectionRule
@@ -29,6 +30,8 @@ def test_every_objective_gets_the_head_that_it_gets_alone_to_the_bit(monkeypatch
     )  # type: ignore[arg-type]
     pool = join(data.train, data.feedback)  # type: ignore[union-attr]
     alone = {name: tuned_head(view, pool, data, rule)[0] for name, rule in RULES.items()}  # type: ignore[arg-type]
+    # Else it would find the paths of the heads above.
+    monkeypatch.setattr(module, "SHARED_FITS", SharedFits())
     paths = 0
     balanced_heads = module.balanced_heads
 

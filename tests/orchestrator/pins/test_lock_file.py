@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from orchestrator.pins.lock_file import (
 )
 from orchestrator.provenance import Environment
 from orchestrator.records.types import Figure
+from orchestrator.results.rows import MoreLabels, bounds_of_constraints
 
 METRICS = {"min_recall": Figure(0.8, 0.6, 0.9), "accuracy": Figure(0.9, 0.85, 0.95)}
 PIN = Pin(
@@ -196,6 +198,96 @@ def test_one_damaged_pin_hides_no_other(tmp_path: Path) -> None:
         "not the winner of its sweep",
     ]
     assert text[6].split()[:3] == ["größe", "s", "trial-000"]
+
+
+def listed(tmp_path: Path, **changes: Any) -> list[str]:
+    """Lines below a pin of this version with these changes."""
+    written(tmp_path, sealed(to_document(replace(PIN, **changes))))
+    (row,) = pins_document(tmp_path).pins
+    assert row.problem is None
+    return [line.strip() for line in pins_text(pins_document(tmp_path), None).splitlines()[2:]]
+
+
+FLOOR = {
+    "metric": "min_coverage",
+    "class": None,
+    "at_least": 0.12,
+    "at_most": None,
+    "in": ["method", "search"],
+}
+CEILING = {"metric": "cost", "class": None, "at_least": None, "at_most": 0.5, "in": ["search"]}
+OF_CLASS = {"metric": "recall", "class": 1, "at_least": 0.5, "at_most": None, "in": ["search"]}
+
+
+@pytest.mark.parametrize(
+    ("constraints", "values", "says"),
+    [
+        ([FLOOR], {"min_coverage": 0.0974}, ["breaks its bound on test: min_coverage 9.7 % (>= 12 %)"]),
+        ([FLOOR], {"min_coverage": 0.12}, []),
+        ([FLOOR], {"min_coverage": 0.12 - 1e-12}, []),
+        # As many decimals as it takes to see it.
+        ([FLOOR], {"min_coverage": 0.11996}, ["breaks its bound on test: min_coverage 11.996 % (>= 12 %)"]),
+        ([CEILING], {"cost": 0.5214}, ["breaks its bound on test: cost 0.521 (<= 0.5)"]),
+        ([OF_CLASS], {"recall/b": 0.4}, ["breaks its bound on test: recall/b 40.0 % (>= 50 %)"]),
+        ([{**OF_CLASS, "class": "b"}], {"recall/b": 0.4}, ["breaks its bound on test: recall/b 40.0 % (>= 50 %)"]),
+        (
+            [FLOOR, CEILING],
+            {"min_coverage": 0.1, "cost": 1.25},
+            ["breaks its bounds on test: min_coverage 10.0 % (>= 12 %), cost 1.250 (<= 0.5)"],
+        ),
+        # One that acts inside the method alone promises nothing.
+        ([{**FLOOR, "in": ["method"]}], {"min_coverage": 0.1}, []),
+    ],
+)  # fmt: skip
+def test_a_pin_that_breaks_its_bounds_on_test_says_so(
+    tmp_path: Path, constraints: list[Document], values: dict[str, float], says: list[str]
+) -> None:
+    test = METRICS | {key: Figure(value, value - 0.1, value + 0.1) for key, value in values.items()}
+    earlier = replace(PIN.protocol, constraints=constraints)
+    tied = "on test tied with untouched, by the earlier rule, +1.0 [-10.0, +20.0] pp"
+    assert listed(tmp_path, protocol=earlier, test=test) == [tied, *says]
+    # In pins of this version with the bounds of the objective.
+    bounds = bounds_of_constraints(constraints, ["a", "b"])
+    protocol = replace(earlier, constraints=[], bounds=bounds)
+    assert listed(tmp_path, protocol=protocol, test=test) == [tied, *says]
+
+
+def test_bounds_of_an_edited_pin_are_not_judged(tmp_path: Path) -> None:
+    edited = {**DOCUMENT, "protocol": {**DOCUMENT["protocol"], "constraints": [{"metric": 5}]}}
+    written(tmp_path, edited)
+    (row,) = pins_document(tmp_path).pins
+    assert (row.problem, row.edited, row.broken) == (None, ["protocol"], [])
+
+
+def test_a_pin_of_a_cost_is_listed_in_its_unit(tmp_path: Path) -> None:
+    cost = replace(PIN.protocol, selection={"metric": "cost"})
+    verdict = replace(
+        PIN.verdict, test=replace(PIN.verdict.test, difference=Figure(0.0125, -0.1, 0.2), margin=0.04)
+    )
+    test = {"cost": Figure(0.521, 0.4, 1.63)}
+    (line,) = listed(tmp_path, protocol=cost, test=test, verdict=verdict)
+    assert line == "on test tied with untouched, +0.013 [-0.100, +0.200]"
+    head, row, _ = pins_text(pins_document(tmp_path), None).splitlines()
+    assert head.split() == ["pin", "sweep", "trial", "metric", "test", "created"]
+    assert "  0.521 [0.400, 1.630]  " in row
+    # Beside it a fraction says that it is one.
+    written(tmp_path, DOCUMENT, "recall")
+    assert "  80.0 [60.0, 90.0] %  " in pins_text(pins_document(tmp_path), None)
+
+
+def test_rows_of_more_labels_stand_behind_the_verdict_of_a_pin(tmp_path: Path) -> None:
+    more = MoreLabels(["last_layer_post_hoc_both", "selmix"], Figure(-0.013, -0.074, 0.05), True)
+    higher = "; last_layer_post_hoc_both, of more labels, is higher: -1.3 [-7.4, +5.0] pp"
+    better = replace(PIN.verdict.test, outcome="better", margin=0.02, more_labels=more)
+    assert listed(tmp_path, verdict=PinnedVerdicts(None, better)) == [
+        f"on test better than untouched, +1.0 [-10.0, +20.0] pp{higher}"
+    ]
+    alone = PinnedVerdicts(None, None, more_labels=more)
+    assert listed(tmp_path, verdict=alone) == [f"on test without an opponent of no more labels{higher}"]
+    lower = replace(better, more_labels=replace(more, is_higher=False))
+    assert listed(tmp_path, verdict=PinnedVerdicts(None, lower)) == [
+        "on test better than untouched, +1.0 [-10.0, +20.0] pp; none of the 2 rows of more labels is higher"
+    ]
 
 
 def test_a_folder_without_pins_names_the_command_that_writes_one(tmp_path: Path) -> None:

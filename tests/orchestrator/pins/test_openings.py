@@ -16,7 +16,7 @@ from orchestrator.documents import Document
 from orchestrator.pins.lock_file import broken_sections, read_pin
 from orchestrator.pins.pin import _verdicts_on_test
 from orchestrator.records.types import Figure
-from orchestrator.results.rows import Verdict
+from orchestrator.results.rows import MoreLabels, Verdict
 from selmix.statistics.openings import level_of_opening
 from tests.command import Done, here
 from tests.fakes.in_process import launch
@@ -85,7 +85,7 @@ def test_pins_say_which_opening_of_test_they_were_measured_at(home: Path) -> Non
     for document in opened:
         assert document["test_opening"] == {
             "content_digest": ledger(home)[0]["content"], "openings_before": 0, "confirmatory": True, "note": None,
-            "declared_together": NAMES,
+            "declared_together": NAMES, "share_seen": 0.0,
         }  # fmt: skip
         assert document["digests"]["preprocess"].startswith("sha256:")
     verdicts = [document["verdict"]["test"] for document in opened]
@@ -107,7 +107,7 @@ def test_pins_say_which_opening_of_test_they_were_measured_at(home: Path) -> Non
         document = pinned(home, name)
         assert document["test_opening"] == {
             "content_digest": ledger(home)[0]["content"], "openings_before": before, "confirmatory": False,
-            "note": note, "declared_together": [name],
+            "note": note, "declared_together": [name], "share_seen": 1.0,
         }  # fmt: skip
         verdict = document["verdict"]["test"]
         assert verdict["level_corrected"] == level_of_opening(before)
@@ -164,10 +164,15 @@ class Side:
     z: float
     against: str | None = "untouched"
     shipped, opposing, on_test, opposing_runs = "our file", "their file", "our runs", "their runs"
+    beyond, beyond_test, beyond_runs = ("dearer",), "its file", "its runs"
 
     @property
     def judge(self) -> Any:
-        return SimpleNamespace(judged=self.judged)
+        return SimpleNamespace(judged=self.judged, paired=self.paired)
+
+    def paired(self, ours: str, theirs: str) -> Figure:
+        value = {(self.shipped, self.beyond_test): -0.5, (self.on_test, self.beyond_runs): 0.25}[ours, theirs]
+        return Figure(value, value - 1.0, value + 1.0)
 
     def judged(self, ours: str, theirs: str, against: str, split: str, level: float = 0.95) -> Verdict:
         assert (against, split) == (self.against, "test")
@@ -200,6 +205,10 @@ def verdicts(before: int, **sides: Side) -> dict[str, tuple[str, float | None]]:
         # What is not told apart is so at the level of the claim.
         assert (verdict.not_told_apart == []) == (verdict.outcome != "undecided")
         assert (verdict.optimistic, verdict.margin, verdict.samples) == (False, 0.02, 9)
+        # Rows of more labels stand beside both, file against file and means against means.
+        assert verdict.more_labels == MoreLabels(("dearer",), Figure(-0.5, -1.5, 0.5), True)  # type: ignore[arg-type]
+        assert procedure.more_labels is not None
+        assert (procedure.more_labels.difference.value, procedure.more_labels.is_higher) == (0.25, False)
         # The procedure stands beside it, and claims nothing of its own.
         assert (procedure.outcome, procedure.difference.value, procedure.level_corrected) == (
             "undecided",

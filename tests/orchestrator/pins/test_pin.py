@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator.build.selection import data_config
 from orchestrator.errors import NoFeasibleTrial, NotFound, PreflightError, SelmixError, UsageError
 from orchestrator.pins import test_split
-from orchestrator.pins.pin import PinRequest, pin_sweep
+from orchestrator.pins.lock_file import PinnedOpening
+from orchestrator.pins.pin import PinRequest, _pinned_opening, pin_sweep
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import Figure, SweepState, TrialRecord
 from orchestrator.results.rows import ObjectiveResult, ReplicateMeans, SweepResult, Winner
@@ -213,6 +215,31 @@ def test_openings_are_counted_by_the_content_of_test_over_sweeps(folder: RunFold
     opener = test_split.Opener("reproduce", ["kept"], ["min_recall"])
     assert test_split.open_test(smoke(), opener, None).opening is None
     assert opened_by(folder, smoke()) == 3
+
+
+def test_a_test_split_with_a_sample_fewer_was_seen_before(folder: RunFolder) -> None:
+    def opened(spec: SweepSpec, name: str) -> PinnedOpening:
+        opener = test_split.Opener("pin", [name], ["min_recall"])
+        return _pinned_opening(test_split.open_test(spec, opener, folder), [name])
+
+    def rows(spec: SweepSpec) -> set[bytes]:
+        return {row.numpy().tobytes() for row in data_config(spec).load_test().inputs}
+
+    first = opened(smoke("data.test=50"), "first")
+    assert (first.openings_before, first.confirmatory, first.note, first.share_seen) == (0, True, None, 0.0)
+    fewer = opened(smoke("data.test=49"), "fewer")
+    samples = rows(smoke("data.test=49"))
+    share = len(samples & rows(smoke("data.test=50"))) / len(samples)
+    assert 0.9 < share < 1.0
+    assert fewer.content_digest != first.content_digest
+    assert (fewer.openings_before, fewer.confirmatory, fewer.share_seen) == (1, False, share)
+    assert (
+        fewer.note == f"about {100 * share:.0f} % of these samples were seen 1 time before: not confirmatory"
+    )
+    again = opened(smoke("data.test=49"), "again")
+    assert (again.openings_before, again.share_seen) == (2, 1.0)
+    assert again.note == "test seen 2 times before: not confirmatory"
+    assert opened(smoke("data.test=50", "data.seed=1"), "other").confirmatory
 
 
 def test_an_opening_is_on_record_before_anything_is_evaluated(

@@ -85,6 +85,16 @@ def test_a_row_is_pinned_and_reproduced_to_the_bit(home: Path, name: str) -> Non
     # select.
     for part in ("test", "procedure"):
         judged_on_test = pin["verdict"][part]
+        # Rows of more labels than the pinned one stand beside it, without a vote.
+        more = (verdict or shown)["more_labels"]
+        on_test = (judged_on_test or pin["verdict"])["more_labels"]
+        assert (
+            (more is None) == (on_test is None) == (set(winner["labels"]) >= {"train", "feedback", "select"})
+        )
+        if more is not None:
+            assert on_test["rows"] == more["rows"]
+            assert on_test["is_higher"] == (on_test["difference"]["value"] < 0.0)
+            assert not set(more["rows"]) & set(verdict["differences"] if verdict else [])
         if verdict is None:
             assert judged_on_test is None
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from orchestrator.records.openings import FILE, RecordedOpening, openings_of, re
 from orchestrator.records.store import LocalStore, Store
 from orchestrator.records.synced_folder import SyncedStore
 from orchestrator.records.types import DataFacts, Opening, SweepState
+from selmix.sketch import Sketch
 from tests.command import ROOT
 from tests.fakes.servers import credentials
 
@@ -81,6 +83,7 @@ def test_sweeps_with_the_same_test_split_count_together(
     assert list(lines(store)[1].items()) == [
         ("content", "sha256:c"), ("test", "sha256:second"), ("time", again.time), ("sweep", "second"),
         ("sweep_id", "id-second"), ("verb", "pin"), ("pins", ["q"]), ("objectives", ["min_recall"]), ("t", 2),
+        ("samples", None), ("sketch", None), ("overlap", 1.0),
     ]  # fmt: skip
     # In the sweeps too, as before.
     assert (by(first), by(second), by(other)) == (["pin p"], ["pin q"], ["pin p"])
@@ -142,16 +145,10 @@ def test_openings_that_sweeps_have_on_record_count_once(runs: LocalStore) -> Non
     assert opened(mine).t == 4
     assert opened(before).t == 5
     assert [(line["sweep"], line["verb"], line["pins"], line["t"]) for line in lines(runs)] == [
-        ("before", "pin", ["old"], 1), ("before", "reproduce", ["old"], 2), ("mine", "pin", ["old"], 3),
+        ("before", "pin", ["old"], 1), ("mine", "pin", ["old"], 2), ("before", "reproduce", ["old"], 3),
         ("mine", "pin", ["p"], 4), ("before", "pin", ["p"], 5),
     ]  # fmt: skip
-    assert [opening.t for opening in openings_of(mine, mine.load_state())] == [
-        1,
-        3,
-        2,
-        4,
-        5,
-    ]  # in order of time
+    assert [opening.t for opening in openings_of(mine, mine.load_state())] == [1, 2, 3, 4, 5]
     # They stay in the records of the sweeps, as they were.
     assert before.load_state().test_openings[:2] == list(EARLIER)
 
@@ -228,3 +225,66 @@ def test_a_lock_that_is_not_let_go_is_answered_with_its_holder(
     ):
         pytest.fail("two hold one lock")
     assert [item.path for item in ours.objects.objects(".openings")] == []  # nothing of it stays
+
+
+def held(*samples: range) -> Sketch:
+    return Sketch.of(hashlib.sha256(str(k).encode()).digest() for each in samples for k in each)
+
+
+def opened_with(folder: RunFolder, content: str, samples: Sketch | None) -> tuple[int, float | None]:
+    """Number and overlap of an opening of these samples."""
+    line = record_opening(folder, content, f"test of {content}", "pin", [content], ["min_recall"], samples)
+    return line.t, line.overlap
+
+
+def test_other_samples_count_where_they_are_mostly_the_same(runs: LocalStore) -> None:
+    folder, reader = sweep(runs, "s"), sweep(runs, "reader", "test of b")
+    assert opened_with(folder, "a", held(range(500))) == (1, 0.0)
+    # One number of the split changed: 490 of the 500 samples, which were all seen.
+    assert opened_with(folder, "b", held(range(490))) == (2, 1.0)
+    # Half of them new: seen by both.
+    assert opened_with(folder, "c", held(range(400, 600))) == (3, 0.5)
+    # A tenth is a coincidence, more is not.
+    assert opened_with(folder, "d", held(range(590, 690))) == (1, 0.0)
+    assert opened_with(folder, "e", held(range(589, 690))) == (3, pytest.approx(100 / 101))
+    # None at all; and the same set again.
+    assert opened_with(folder, "f", held(range(1_000, 2_000))) == (1, 0.0)
+    assert opened_with(folder, "f", held(range(1_000, 2_000))) == (2, 1.0)
+    assert [line["samples"] for line in lines(runs)] == [500, 490, 200, 100, 101, 1_000, 1_000]
+    # A sweep that reads "b", of whose samples the openings of "a" and of "c" held some.
+    assert [line.by for line in openings_of(reader, reader.load_state())] == ["pin a", "pin b", "pin c"]
+
+
+def test_lines_without_a_sketch_count_by_their_digest(runs: LocalStore) -> None:
+    folder = sweep(runs, "s")
+    assert opened(folder, content="a").t == 1
+    document = {
+        key: value for key, value in lines(runs)[0].items() if key not in ("samples", "sketch", "overlap")
+    }
+    (runs.root / FILE).write_text(json.dumps(document) + "\n")  # as an earlier version wrote it
+    assert opened_with(folder, "b", held(range(500))) == (1, 0.0)
+    assert opened_with(folder, "a", held(range(500))) == (3, 1.0)
+    assert opened(folder, content="b").t == 2
+
+
+def test_a_deleted_record_is_made_again_in_order_of_time(runs: LocalStore) -> None:
+    late, early = sweep(runs, "a", openings=EARLIER[1:]), sweep(runs, "b", openings=EARLIER[:1])
+    assert opened(late).t == 3
+    assert [(line["sweep"], line["time"][:10], line["t"]) for line in lines(runs)[:2]] == [
+        ("b", "2026-01-01", 1), ("a", "2026-01-02", 2),
+    ]  # fmt: skip
+    (runs.root / FILE).unlink()
+    assert opened(early).t == 4
+    times = [line["time"] for line in lines(runs)]
+    assert times == sorted(times)
+
+
+def test_a_damaged_sketch_is_named_with_its_line(runs: LocalStore) -> None:
+    folder = sweep(runs, "s")
+    opened_with(folder, "a", held(range(20)))
+    path = runs.root / FILE
+    path.write_text(json.dumps(lines(runs)[0] | {"samples": 19}) + "\n")
+    with pytest.raises(
+        PreflightError, match=r"openings\.jsonl:1: .*sketch: must be the smallest hashes of 19"
+    ):
+        opened_with(folder, "a", held(range(20)))

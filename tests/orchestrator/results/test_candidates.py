@@ -6,7 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.records.types import CrossFittedScore, TrialRecord, baseline_id
-from orchestrator.results.candidates import Candidate, baseline_candidates, in_order, opponents_of
+from orchestrator.results.candidates import (
+    Candidate,
+    baseline_candidates,
+    in_order,
+    of_more_labels,
+    opponents_of,
+)
 from selmix.baselines import BASELINES
 
 
@@ -39,6 +45,20 @@ def test_opponents_have_no_more_labels_and_the_best_comes_first() -> None:
     assert opposing(others[0], SELMIX_ROW, others[1]) == []
     # A checkpoint's labels are not known: only its own descendants compare.
     assert opposing(candidate("selmix", labels="checkpoint feedback select"), others[0]) == []
+
+
+def test_rows_of_more_labels_are_those_that_used_a_split_which_the_row_did_not() -> None:
+    row, *others = (
+        candidate("post_hoc_logit_adjustment", 0.6, "train select"), candidate("untouched", 0.9, "train"),
+        candidate("balanced_head", 0.5, "train select"), candidate("post_hoc_bias_search", 0.4, "train feedback"),
+        candidate("last_layer_post_hoc_both", 0.7, "train feedback select"), SELMIX_ROW,
+        candidate("mislas_stage_two", 0.7, "train feedback select", steps=5),
+    )  # fmt: skip
+    assert [each.name for each in of_more_labels(row, [row, *others])] == [
+        "last_layer_post_hoc_both", "mislas_stage_two", "selmix", "post_hoc_bias_search",
+    ]  # fmt: skip
+    assert of_more_labels(SELMIX_ROW, [row, *others]) == []
+    assert not set(opposing(row, *others)) & {each.name for each in of_more_labels(row, [row, *others])}
 
 
 def test_at_equal_scores_the_cheaper_opponent_is_the_stronger_one() -> None:

@@ -68,6 +68,32 @@ def test_the_nearest_is_the_trial_that_misses_least_in_all(tmp_path: Path) -> No
     )
 
 
+def test_rows_beside_the_trials_are_counted_and_may_be_the_nearest(tmp_path: Path) -> None:
+    folder = sweep(tmp_path)
+    add(folder, 0, 0.2)
+
+    def row(name: str, coverage: float, **more: Any) -> None:
+        values = {"min_coverage": coverage, "balanced_error": 0.1, "accuracy": 0.5}
+        record = TrialRecord(f"min_recall/baseline/{name}", "min_recall", "baseline", 0, 0, state="FINISHED")
+        record.select, record.feasible = {key: Figure(v, v, v) for key, v in values.items()}, False
+        for key, value in more.items():
+            setattr(record, key, value)
+        folder.save_trial(record)
+
+    row("untouched", 0.1)
+    assert why(folder).startswith(
+        "no feasible trial for min_recall, and none of 1 other row: the nearest, trial-000, came to min_coverage 0.2 "
+    )
+    row("balanced_head", 0.35)
+    # One that failed, or that cannot win, is no row that was near.
+    row("plug_in", 0.39, state="FAILED")
+    row("retrained_logit_adjusted", 0.39, reference=True)
+    assert why(folder).startswith(
+        "no feasible trial for min_recall, and none of 2 other rows: the nearest, balanced_head, came to min_coverage "
+        "0.35 (bound >= 0.4, missed by 0.05)"
+    )
+
+
 def test_means_over_fresh_seeds_count_where_there_are_some(tmp_path: Path) -> None:
     folder = sweep(tmp_path)
     # Feasible on the seed of the search, and not on others.

@@ -26,6 +26,8 @@ from orchestrator.results.predictions import load_predictions
 from orchestrator.results.rows import Choice, Choices, ObjectiveResult, RungChoice
 from orchestrator.results.shipped import replicate_weights
 from orchestrator.spec.schema import SweepSpec
+from orchestrator.table import difference
+from orchestrator.verbs.show_text import answer
 from selmix.baselines import BASELINES
 from selmix.config import FinetuneConfig
 from selmix.weights import save_weights, state_digest
@@ -185,6 +187,48 @@ def test_a_mean_over_seeds_that_breaks_a_bound_cannot_win(tmp_path: Path) -> Non
     assert Judge(folder, spec(higher, *two_classes), "min_recall").choice() is None
 
 
+BOUNDED = (
+    "constraints=[{metric: min_coverage, at_least: 0.4}]", "data={name: gaussians, classes: 2}",
+    "model={name: linear_head}",
+)  # fmt: skip
+
+
+def covered(coverage: float) -> dict[str, Figure]:
+    return figures(10) | {"min_coverage": Figure(coverage, coverage, coverage)}
+
+
+def test_where_no_trial_is_feasible_a_row_that_meets_the_bound_wins(tmp_path: Path) -> None:
+    folder = sweep(tmp_path)
+    add(folder, 0, [20, 20], min_coverage=0.3)
+    oppose(folder, "untouched", 20, cost_s=0.0, feasible=False, select=covered(0.2))
+    oppose(folder, "post_hoc_bias_search", 6, select=covered(0.45))
+    oppose(folder, "last_layer_post_hoc", 12, select=covered(0.5))
+    oppose(folder, "retrained_logit_adjusted", 20, select=covered(0.5))
+    result = result_of(folder, *BOUNDED)
+    assert result.winner is not None
+    assert (result.winner.approach, result.winner.rung, result.winner.config) == (
+        "last_layer_post_hoc",
+        "head",
+        {},
+    )
+    assert result.verdict is not None
+    assert list(result.verdict.differences) == ["post_hoc_bias_search"]
+    # SelMix has a finalist that breaks the bound, and no row that can stand.
+    assert (result.selmix, result.leader, result.tied, result.search_added) == (None, None, [], None)
+    assert [row.trial_id for row in result.finalists] == ["min_recall/trial-000"]
+    assert result.front == ["min_recall/baseline/last_layer_post_hoc"]
+    assert judged(folder, spec(*BOUNDED)).undecided == []
+
+
+def test_where_no_row_at_all_is_feasible_none_wins(tmp_path: Path) -> None:
+    folder = sweep(tmp_path)
+    add(folder, 0, [20, 20], min_coverage=0.3)
+    oppose(folder, "untouched", 20, cost_s=0.0, feasible=False, select=covered(0.2))
+    oppose(folder, "retrained_logit_adjusted", 20, select=covered(0.5))  # a reference
+    assert judged(folder, spec(*BOUNDED)).undecided == ["min_recall"]
+    assert result_of(folder, *BOUNDED).winner is None
+
+
 # -- the winner among all rows ------------------------------------------------------------------------------
 
 
@@ -207,6 +251,55 @@ def test_a_sweep_whose_every_score_is_zero_has_a_result(tmp_path: Path) -> None:
     assert (result.selmix.against, result.selmix.row) == ("untouched", "min_recall/trial-000")
     assert result.selmix.difference.value == 0.0
     assert result.baselines["untouched"].score == 0.0
+
+
+def test_a_winner_of_few_labels_is_shown_beside_the_best_row_of_more(tmp_path: Path) -> None:
+    folder = sweep(tmp_path)
+    add(folder, 0, [16, 18])
+    oppose(folder, "untouched", 2, cost_s=0.0)
+    oppose(folder, "post_hoc_logit_adjustment", 18)
+    oppose(folder, "post_hoc_bias_search", 3)
+    oppose(folder, "last_layer_post_hoc_both", 19)
+    oppose(folder, "retrained_logit_adjusted", 20, cost_s=99.0)
+    oppose(folder, "mislas_stage_two", 20, feasible=False)
+    # Within the margin of the best the cheapest ships, whatever labels it used.
+    result = result_of(folder, "selection.margin=0.06")
+    assert (result.winner and result.winner.approach) == "post_hoc_logit_adjustment"
+    assert result.verdict is not None
+    assert (result.verdict.outcome, list(result.verdict.differences)) == ("better", ["untouched"])
+    more = result.verdict.more_labels
+    # Neither the reference, nor a row that breaks a bound.
+    assert more is not None
+    assert (more.rows, more.is_higher) == (
+        ["last_layer_post_hoc_both", "selmix", "post_hoc_bias_search"],
+        True,
+    )
+    assert more.difference == Judge(folder, spec(), "min_recall").difference(
+        [folder.load_trial("min_recall/baseline/post_hoc_logit_adjustment")],
+        [folder.load_trial("min_recall/baseline/last_layer_post_hoc_both")],
+    )
+    assert (more.difference.value, more.difference.low < -0.05) == (pytest.approx(-0.05), True)
+    assert result.more_labels is None
+    # SelMix used all labels that there are.
+    assert result.selmix is not None
+    assert result.selmix.more_labels is None
+    assert "every opponent" not in answer(result)
+    assert answer(result).endswith("pp on select); last_layer_post_hoc_both, of more labels, is higher: " + (
+        f"{difference(more.difference)} pp"
+    ))  # fmt: skip
+
+
+def test_an_untouched_winner_without_opponents_too(tmp_path: Path) -> None:
+    folder = sweep(tmp_path)
+    add(folder, 0, [3, 3])
+    oppose(folder, "untouched", 3, cost_s=0.0)
+    oppose(folder, "balanced_head", 2)
+    result = result_of(folder)
+    assert (result.winner and result.winner.approach, result.verdict) == ("untouched", None)
+    assert result.more_labels is not None
+    assert (result.more_labels.rows, result.more_labels.is_higher) == (["selmix", "balanced_head"], False)
+    assert result.more_labels.difference.value == 0.0
+    assert answer(result).endswith("; none of the 2 rows of more labels is higher")
 
 
 def test_a_clear_winner_beats_the_defaults_and_the_baselines(tmp_path: Path) -> None:

@@ -60,6 +60,6 @@ def test_half_widths_are_averaged_and_the_spread_between_seeds_is_added() -> Non
 def test_the_interval_of_a_fraction_ends_at_0_and_1_and_that_of_a_cost_does_not() -> None:
     fraction = mean_select([run(m=(0.2, 0.1, 0.3)), run(m=(0.8, 0.7, 0.9))])["m"]
     assert (fraction.low, fraction.high) == (0.0, 1.0)
-    cost = mean_select([run(m=(0.2, 0.1, 0.3)), run(m=(0.8, 0.7, 1.1))])["m"]
+    cost = mean_select([run(cost=(0.2, 0.1, 0.3)), run(cost=(0.8, 0.7, 0.9))])["cost"]
     assert cost.low < 0.0
     assert cost.high > 1.0

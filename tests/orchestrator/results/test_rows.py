@@ -25,6 +25,7 @@ from orchestrator.records.types import (
 from orchestrator.results.rows import (
     RUNGS,
     BaselineRow,
+    Bound,
     Choice,
     Choices,
     ChosenBy,
@@ -277,3 +278,15 @@ def test_the_cost_of_a_baseline_is_the_sum_over_its_seeds(seeds: list[int], per_
 def test_labels_of_the_base_model_are_not_known_of_a_checkpoint() -> None:
     assert base_labels(None) == base_labels(BaseFacts("d", 1.0, recipe="erm")) == ["train"]
     assert base_labels(BaseFacts("d", 0.0, checkpoint="w")) == ["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("bound", "met", "broken"),
+    [
+        (Bound("recall_gap", None, 0.35), 0.35000000000000003, 0.3501),
+        (Bound("min_recall", 0.3, None), 1.0 - 0.7, 0.2999),
+        (Bound("min_recall", 0.3, None), 0.29999999999999993, 0.2999),
+    ],
+)
+def test_a_bound_is_met_at_its_edge_whatever_the_last_digits(bound: Bound, met: float, broken: float) -> None:
+    assert (bound.is_broken(met), bound.is_broken(broken)) == (False, True)

@@ -227,6 +227,20 @@ def test_baselines_that_are_left_take_the_winner_s_settings_and_weights(tmp_path
     assert jobs[0].folder == str((home.folder.path / "baselines" / "min_recall" / jobs[0].name).absolute())
 
 
+def test_without_a_feasible_trial_the_baselines_that_need_none_are_left(tmp_path: Path) -> None:
+    home = decided(tmp_path, None)
+    jobs, total = home.baselines()
+    left = {job.name for job in jobs}
+    assert total == len(jobs) == len(left)
+    assert set(baselines_for(0)) - left == {
+        "uniform_mixup", "finetune_balanced", "finetune_logit_adjusted", "selmix_post_hoc",
+    }  # fmt: skip
+    assert {(str(job.config), *job.winner_weights, *job.seeds) for job in jobs} == {("{}", 1, 2)}
+    # One that runs seed by seed needs no weights of a winner for that.
+    (retrained,) = (job for job in jobs if job.name == "retrained_logit_adjusted")
+    assert [(part.winner_weights, part.seeds) for part in retrained.parts()] == [([], [1]), ([], [2])]
+
+
 def test_the_record_of_a_baseline_is_its_report_or_its_failure(tmp_path: Path) -> None:
     home = decided(tmp_path, "min_recall/trial-000")
     job = home.baselines()[0][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from orchestrator.build.data import load_data
 from orchestrator.cluster.address import Cluster
 from orchestrator.records.folder import RunFolder
+from orchestrator.records.object_store import ObjectStore
 from orchestrator.records.store import LocalStore
+from orchestrator.records.synced_folder import SyncedStore
 from orchestrator.run import prepare as module
 from orchestrator.run.prepare import prepare, shared_by_runs, staged
 from orchestrator.spec.checks import load_spec
@@ -19,6 +22,7 @@ from selmix.data.splits import SweepData
 from selmix.data.stored import bytes_of
 from selmix.weights import load_weights, save_weights, state_digest
 from tests.command import SMOKE
+from tests.fakes.servers import BUCKET, credentials, s3_server
 from trainables.heads import FittedHeads, HeadJob, fit_heads
 from trainables.shared import Shared
 from trainables.staged import StagedData
@@ -104,6 +108,32 @@ def test_heads_of_a_checkpoint_that_was_written_anew_are_fitted_anew(
     again = prepare(spec, data, other)
     assert again.base.digest != first.base.digest
     assert again.base.heads_cost_s is not None
+
+
+def test_heads_of_another_base_model_do_not_come_back_from_an_object_store(data: SweepData) -> None:
+    """On another machine, which has the heads of before in the store alone."""
+    address = f"s3://{BUCKET}/{secrets.token_hex(4)}"
+    with s3_server() as endpoint:
+
+        def folder() -> RunFolder:
+            made = RunFolder.at(SyncedStore(ObjectStore(address, credentials(endpoint))), "smoke")
+            made.create()
+            return made
+
+        first = prepare(spec_of(), data, folder())
+        there = folder()
+        kept = prepare(spec_of("pretrain.epochs=3"), data, there)
+        assert (kept.base.digest, kept.base.heads_cost_s) == (first.base.digest, None)
+        # The weights are lost, and a longer training gives others: the heads would not belong to them.
+        there.store.discard(there.base_weights)
+        third = folder()
+        other = prepare(spec_of("pretrain.epochs=3"), data, third)
+        assert other.base.digest != first.base.digest
+        assert other.base.heads_cost_s is not None
+        again = prepare(spec_of("pretrain.epochs=3"), data, folder())
+        assert again.base.heads_cost_s is None
+        for objective, base in other.bases.items():
+            assert state_digest(again.bases[objective].head) == state_digest(base.head)
 
 
 def test_what_a_checkpoint_has_seen_is_not_known(data: SweepData, folder: RunFolder) -> None:

@@ -16,6 +16,7 @@ from orchestrator.records.types import Figure, TrialRecord
 from orchestrator.run import recorder as module
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.recorder import OUTCOME_FILES, Recorder, _within_limit
+from orchestrator.table import unit_of
 from orchestrator.tracking.values import MAX_SCALARS
 
 TRIAL = "o/trial-000"
@@ -150,6 +151,13 @@ def test_a_round_goes_to_the_file_and_to_mlflow_once(sweep: Sweep) -> None:
     values = {"select/m": 0.5, "round": 0.0, "score": 0.5, "loss": 1.0}
     sweep.tracker.log_round.assert_called_once_with(TRIAL, 0, 5, values)
     assert "round 0, 0 steps, score 50.00" in sweep.log
+    # Of a cost in its unit, also in the line of the end.
+    sweep.recorder = Recorder(
+        sweep.folder, sweep.tracker, Progress(stream=sweep.stream), {}, {}, {"o": unit_of("cost")}
+    )
+    sweep.opened()
+    sweep.recorder.on_round(TRIAL, {"row": row(1), "cost_s": 1.0})
+    assert "round 1, 20 steps, score 0.5000" in sweep.log
 
 
 def test_at_every_instant_the_checkpoint_on_record_exists(

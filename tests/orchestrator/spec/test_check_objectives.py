@@ -17,9 +17,10 @@ from orchestrator.errors import SpecError
 from orchestrator.spec import check_objectives
 from orchestrator.spec.checks import check_spec
 from orchestrator.spec.sections import MetricsSection
+from orchestrator.spec.typed import typed_file
 from orchestrator.spec.yaml_file import parse_sweep_text
-from selmix.definitions import Definitions
-from selmix.metrics import MetricContext
+from selmix.definitions import RATES_OF_A_CLASS, ClassRate, Definitions
+from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions
 from selmix.objectives import ObjectiveContext
 
 SEEN: list[Any] = []
@@ -246,6 +247,15 @@ def bounded(bounds: str, data: str = GAUSSIANS, more: str = "") -> list[str]:
         "[{metric: recall, class: gaussian2, at_least: 50}]", "[{metric: precision, class: 4, at_least: 0.5}]",
         "[{metric: recall, class: 0, at_least: 0.6}, {metric: recall, class: 1, at_most: 0.5}]",
         "[{metric: g_mean, at_least: 0.4}, {metric: g_mean, at_most: 0.9, in: [search]}]",
+        "[{metric: recall, class: gaussian1, at_least: 0.5}, {metric: recall, class: 1, at_most: 0.5}]",
+        "[{metric: recall, class: 1, at_least: 0.6}, {metric: precision, class: 1, at_most: 0.5}]",
+        "[{metric: min_recall, at_least: 0.5}, {metric: recall, class: 1, at_most: 0.5}]",
+        "[{metric: min_recall, at_most: 0.5}, {metric: recall, class: 1, at_least: 0.6}]",
+        "[{metric: min_recall, at_least: 0.5}, {metric: mean_recall, at_most: 0.5}]",
+        "[{metric: min_recall, at_least: 0.6}, {metric: balanced_error, at_least: 0.4}]",
+        "[{metric: min_recall, at_most: 0.2}, {metric: mean_recall, at_least: 0.9}]",
+        "[{metric: mean_recall, at_most: 0.7}, {metric: balanced_error, at_most: 0.3}]",
+        "[{metric: min_precision, at_least: 0.5}, {metric: min_recall, at_most: 0.2}]",
     ],
 )  # fmt: skip
 def test_bounds_that_a_model_can_meet(bounds: str) -> None:
@@ -271,6 +281,39 @@ def test_bounds_that_a_model_can_meet(bounds: str) -> None:
             "[{metric: g_mean, at_least: 0.9}, {metric: g_mean, at_most: 0.4}]",
             "can never hold: at_least 0.9 beside at_most 0.4 on the same metric",
         ),
+        (
+            "[{metric: recall, class: gaussian1, at_least: 0.6}, {metric: recall, class: 1, at_most: 0.5}]",
+            "0: can never hold: at_least 0.6 beside at_most 0.5 on the same metric",
+        ),
+        (
+            "[{metric: recall, class: 1, at_most: 0.5}, {metric: min_recall, at_least: 0.6}]",
+            "1: can never hold: at_least 0.6 beside at_most 0.5 on recall of gaussian1, which min_recall never exceeds",
+        ),
+        (
+            "[{metric: min_precision, at_least: 0.6}, {metric: precision, class: gaussian0, at_most: 0.5}]",
+            "0: can never hold: at_least 0.6 beside at_most 0.5 on precision of gaussian0, which min_precision never ",
+        ),
+        (
+            "[{metric: min_recall, at_least: 0.6}, {metric: mean_recall, at_most: 0.5}]",
+            "0: can never hold: at_least 0.6 beside at_most 0.5 on mean_recall, which min_recall never exceeds",
+        ),
+        (
+            "[{metric: balanced_error, at_least: 0.5}, {metric: min_recall, at_least: 0.6}]",
+            "1: can never hold: at_least 0.6 beside at_least 0.5 on balanced_error, which is 1 - mean_recall, and that",
+        ),
+        (
+            "[{metric: mean_recall, at_most: 0.5}, {metric: balanced_error, at_most: 0.4}]",
+            "1: can never hold: at_most 0.4 beside at_most 0.5 on mean_recall, which is 1 - balanced_error",
+        ),
+        (
+            "[{metric: balanced_error, at_most: 0.2}, {metric: balanced_error, at_least: 0.4}]",
+            "0: can never hold: at_most 0.2 beside at_least 0.4 on the same metric",
+        ),
+        (
+            "[{metric: h_mean, at_least: 0.9}, {metric: balanced_error, at_least: 0.2}]",
+            "0: can never hold: at_least 0.9 beside at_least 0.2 on balanced_error, which is 1 - mean_recall, and that",
+        ),
+        ("[{metric: g_mean, at_least: 0.5, in: []}]", "in must name method, search or both, got neither; leave the bo"),
     ],
 )  # fmt: skip
 def test_bounds_that_no_model_can_meet_and_classes_that_do_not_exist(bounds: str, says: str) -> None:
@@ -310,3 +353,93 @@ def test_a_number_that_is_a_name_is_told_apart_from_a_label() -> None:
     assert check_objectives.class_label(0, names) == 0
     with pytest.raises(ValueError, match=r"label in \[0, 2\), got 7; write '7' for the class of that name"):
         check_objectives.class_label(7, names)
+
+
+def selected(selection: str, objectives: str = "[min_recall]", more: str = "") -> list[str]:
+    """Problems of ``selection`` and of the objectives, on data of two classes."""
+    data = "data: {name: gaussians, classes: 2}\nmodel: {name: linear_head}\n"
+    text = f"version: 1\nname: x\n{data}objectives: {objectives}\n"
+    try:
+        check_spec(parse_sweep_text(f"{text}selection: {selection}\n{more}", "f.yaml"))
+    except SpecError as error:
+        return [problem.partition(": ")[2] for problem in error.problems]
+    return []
+
+
+def test_a_metric_that_counts_do_not_determine_cannot_rank() -> None:
+    unranked = [key for key, metric in METRICS.items() if metric.of_predictions is not None]
+    assert "calibration_error" in unranked
+    for key in unranked:
+        (problem,) = selected(f"{{metric: {key}}}")
+        assert problem.startswith(f"selection.metric: {key} ")
+    (problem,) = selected("{metric: calibration_error}")
+    assert problem == (
+        "selection.metric: calibration_error is no metric of a confusion matrix and cannot rank; bound it, with in: "
+        "[search]"
+    )
+    assert (
+        selected("{}", more="constraints: [{metric: calibration_error, at_most: 0.1, in: [search]}]\n") == []
+    )
+    assert selected("{metric: balanced_error}") == []
+
+
+@pytest.mark.parametrize(
+    ("selection", "objectives", "says"),
+    [
+        ("{margin: 0.02}", "[min_recall]", ""),
+        ("{margin: 0.99}", "[min_recall]", ""),
+        ("{margin: 1}", "[min_recall]", "min_recall moves in a range of 1, got 1"),
+        ("{margin: 5}", "[min_recall]", "min_recall moves in a range of 1, got 5"),
+        ("{margin: 5}", "[mean_recall, min_recall]", "mean_recall moves in a range of 1, got 5"),
+        # The least of two coverages is 1 / 2 at most.
+        ("{margin: 0.4, metric: min_coverage}", "[min_recall]", ""),
+        ("{margin: 0.5, metric: min_coverage}", "[min_recall]", "min_coverage moves in a range of 0.5, got 0.5"),
+        ("{margin: 1.9, metric: cost}", "[min_recall]", ""),
+        ("{margin: 2, metric: cost}", "[min_recall]", "cost moves in a range of 2, got 2"),
+        ("{margin: 2}", "[min_recall, cost]", "min_recall moves in a range of 1, got 2"),
+        ("{margin: 2}", "[cost]", "cost moves in a range of 2, got 2"),
+    ],
+)  # fmt: skip
+def test_a_margin_lies_below_the_range_of_the_metric(selection: str, objectives: str, says: str) -> None:
+    problems = selected(selection, objectives, COSTS)
+    assert len(problems) == bool(says)
+    for problem in problems:
+        assert problem.startswith("selection.margin: must lie below the range of the metric, ")
+        assert says in problem
+        assert ("0.02 is 2 pp" in problem) == ("cost moves" not in problem)
+
+
+def test_where_the_classes_are_not_known_yet_a_margin_of_coverages_is_below_1() -> None:
+    head = "version: 1\nname: x\ndata: {name: parquet, path: nowhere.parquet}\nobjectives: [min_recall]\n"
+    for margin, count in ((0.9, 0), (1.5, 1)):
+        selection = f"selection: {{metric: min_coverage, margin: {margin}}}\n"
+        typed = typed_file(parse_sweep_text(head + selection, "f.yaml"))
+        assert typed.data is not None
+        assert typed.num_classes is None
+        assert len(list(check_objectives.selection_problems(typed))) == count
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_said_never_to_exceed_another_metric_does_not(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    classes, groups = 4, 2
+    cells = torch.randint(0, 6, (classes * groups, classes), generator=generator)
+    # Every cell has a sample, and some classes are hardly ever hit.
+    cells[
+        torch.arange(classes * groups), torch.randint(0, classes, (classes * groups,), generator=generator)
+    ] += 9
+    labels = torch.arange(classes * groups).repeat_interleave(cells.sum(dim=1))
+    predicted = torch.cat([torch.arange(classes).repeat_interleave(row) for row in cells])
+    made = Predictions(labels // groups, predicted, torch.ones(len(labels)), labels % groups)
+    rates = tuple(ClassRate(rate, label) for rate in RATES_OF_A_CLASS for label in range(classes))
+    known = Definitions(recall_weights=(0.1, 0.2, 3.0, 1.0), class_rates=rates)
+    values = evaluate_predictions(made, MetricContext(torch.tensor([300, 50, 40, 5]), known, groups))
+    compared = 0
+    for lower, uppers in check_objectives.NEVER_ABOVE.items():
+        for upper in uppers:
+            # Of a rate every class counts.
+            for key in [key for key in values if key == upper or key.startswith(f"{upper}/")]:
+                assert values[lower] <= values[key] + 1e-12, (lower, key)
+                compared += 1
+    assert compared == 24
+    assert values["balanced_error"] == pytest.approx(1.0 - values["mean_recall"])

@@ -215,7 +215,7 @@ def test_a_file_that_is_no_mapping(tmp_path: Path) -> None:
 
 def test_a_margin_is_a_positive_number_in_the_unit_of_the_metric() -> None:
     assert spec_of(MINIMAL).selection.margin is None
-    for margin in ("0.001", "1", "5.5"):
+    for margin in ("0.001", "0.5"):
         assert spec_of(MINIMAL, f"selection.margin={margin}").selection.margin == float(margin)
     for bad in ("0", "-0.02", "wide", "true"):
         (problem,) = problems_of(MINIMAL, f"selection.margin={bad}")

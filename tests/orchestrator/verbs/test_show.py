@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.records.types import Figure, SweepState, TrialRecord
-from orchestrator.results.rows import ObjectiveResult, ReplicateMeans, Verdict, Winner
+from orchestrator.results.rows import MoreLabels, ObjectiveResult, ReplicateMeans, Verdict, Winner
 from orchestrator.verbs.show import RunCounts, run_counts, trial_row
 from orchestrator.verbs.show_text import answer
 
@@ -66,6 +66,9 @@ def winner(**more: Any) -> Winner:
 
 HEAD = {"trial_id": "o/baseline/balanced_head", "row": "o/baseline/balanced_head", "approach": "balanced_head",
         "rung": "head", "replicate_of": None}  # fmt: skip
+
+
+UNTOUCHED = HEAD | {"approach": "untouched", "rung": "scores"}
 
 
 def result(verdict: Verdict | None, **more: Any) -> ObjectiveResult:
@@ -136,6 +139,57 @@ OTHERS = ["balanced_head", "untouched", "tau_normalisation"]
 )  # fmt: skip
 def test_the_first_line_is_the_verdict(made: Verdict | None, says: str) -> None:
     assert answer(result(made)) == says
+
+
+MORE = MoreLabels(["last_layer_post_hoc_both", "selmix"], Figure(-0.013, -0.074, 0.05), True)
+HIGHER = "; last_layer_post_hoc_both, of more labels, is higher: -1.3 [-7.4, +5.0] pp"
+ONE = {"balanced_head": Figure(0.03, 0.01, 0.05)}
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (
+            verdict("better", against="balanced_head", difference=ONE["balanced_head"], differences=ONE),
+            "BETTER: untouched is better than the 1 row of as few labels (balanced_head: +3.0 [+1.0, +5.0] pp on "
+            "select)",
+        ),
+        (
+            verdict("better", within_margin=True),
+            "BETTER: untouched is better than the 3 rows of as few labels, by less than the margin (the best of them "
+            f"is untouched: {GAP})",
+        ),
+        (
+            verdict("worse", worse_than=["untouched"]),
+            f"WORSE: untouched is better than the chosen untouched: untouched minus untouched is {GAP}",
+        ),
+        (
+            verdict("tied"),
+            f"TIED: untouched and its best opponent, untouched, differ by less than the margin of 2.0 pp: {GAP}",
+        ),
+        (
+            verdict("undecided", not_told_apart=["untouched"], samples_needed=48),
+            f"CANNOT TELL: untouched is not told apart from untouched: {GAP}; about 48 samples per class would tell, "
+            "24 are there",
+        ),
+        (None, "the best row is untouched; there is no other of no more labels to compare it with"),
+    ],
+)
+def test_the_first_line_names_a_higher_row_of_more_labels(made: Verdict | None, says: str) -> None:
+    def first_line(more: MoreLabels) -> str:
+        if made is None:
+            return answer(replace(result(None, **UNTOUCHED), more_labels=more))
+        return answer(result(replace(made, more_labels=more), **UNTOUCHED))
+
+    assert first_line(MORE) == f"{says}{HIGHER}"
+    assert (
+        first_line(replace(MORE, is_higher=False)) == f"{says}; none of the 2 rows of more labels is higher"
+    )
+    assert first_line(replace(MORE, rows=["selmix"], is_higher=False)) == (
+        f"{says}; the 1 row of more labels, SelMix, is not higher"
+    )
+    by_score = replace(MORE, difference=Figure(0.0, -0.02, 0.02))
+    assert first_line(by_score).endswith(", of more labels, has the higher score: +0.0 [-2.0, +2.0] pp")
 
 
 def test_a_winner_is_named_by_its_row() -> None:

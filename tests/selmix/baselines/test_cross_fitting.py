@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from selmix.baselines import BASELINES, BaselineTask, cross_fitted
-from selmix.baselines.catalogue import HEAD_DECAYS, Baseline
+from selmix.baselines import BASELINES, BaselineTask, cross_fitted, cross_fitting
+from selmix.baselines.catalogue import HEAD_DECAYS, HEAD_FOLDS, Baseline
 from selmix.baselines.cross_fitting import fit_out_of_fold
 from selmix.baselines.folds import content_folds
 from selmix.baselines.frozen import frozen
-from selmix.baselines.last_layer import balanced_heads
+from selmix.baselines.last_layer import balanced_logistic_regression
+from selmix.baselines.plug_in import stratified_folds
 from selmix.baselines.post_hoc import bias_search
 from selmix.baselines.task import HeldOut, Models, with_bias
 from selmix.data.splits import Split, join
@@ -82,9 +83,10 @@ def test_the_last_layer_on_both_ships_the_head_of_all_labels() -> None:
     task = small_task()
     pool = join(join(task.data.train, task.data.feedback), task.data.select)
     models = BASELINES["last_layer_post_hoc_both"].fit(task)
-    heads = {head.decay: head for head in balanced_heads(pool.whole(), pool.labels, 3, HEAD_DECAYS)}
-    head = heads[models.note["weight_decay"]]  # type: ignore[index]
-    assert torch.allclose(models.states[0]["head.weight"], head.weight.float(), atol=1e-6)
+    decay = models.note["weight_decay"]
+    assert isinstance(decay, float)
+    weight, _ = balanced_logistic_regression(pool.whole(), pool.labels, 3, decay)
+    assert torch.equal(models.states[0]["head.weight"], weight.float())
     assert models.note["judged"] == "out of fold"
     assert models.held_out is not None
     assert models.held_out.folds == 5
@@ -92,34 +94,54 @@ def test_the_last_layer_on_both_ships_the_head_of_all_labels() -> None:
 
 
 def test_the_last_layer_on_both_out_of_fold_by_hand() -> None:
-    """One judging fold: decay and biases from heads without it and one more, applied to the head without it."""
+    """One judging fold: the decay from heads on train, biases from heads without it and one more."""
     task = small_task()
     parts = (task.data.feedback, task.data.select)
     pool, place = join(*parts), torch.cat(content_folds(parts))
-    data = task.data
-
-    def heads(kept: Tensor) -> list[tuple[Tensor, Tensor]]:
-        split = join(data.train, pool.take(kept))
-        fitted = balanced_heads(split.whole(), split.labels, 3, HEAD_DECAYS)
-        return [(head.weight.float(), head.bias.float()) for head in fitted]
-
-    judging = 3
+    train, judging = task.data.train, 3
     rest = place != judging
-    tries = [torch.zeros(len(place), 3) for _ in HEAD_DECAYS]
+
+    def logits(split: Split, decay: float) -> Tensor:
+        weight, bias = balanced_logistic_regression(split.whole(), split.labels, 3, decay)
+        return pool.whole() @ weight.float().T + bias.float()
+
+    def score_of(values: Tensor) -> float:
+        return score(task.selection, Predictions.from_logits(pool.labels[rest], values[rest]), task.context)
+
+    decay = max(HEAD_DECAYS, key=lambda decay: (score_of(logits(train, decay)), decay))
+    out_of_fold = torch.zeros(len(place), 3)
     for fold in {0, 1, 2, 4}:
-        for index, (weight, bias) in enumerate(heads(rest & (place != fold))):
-            tries[index][place == fold] = (pool.whole() @ weight.T + bias)[place == fold]
-    scores = [
-        score(task.selection, Predictions.from_logits(pool.labels[rest], tried[rest]), task.context)
-        for tried in tries
-    ]
-    best = scores.index(max(scores))
-    added = bias_search(tries[best][rest], pool.labels[rest], "min_recall", task.context)
-    weight, bias = heads(rest)[best]
-    expected = (pool.whole() @ weight.T + bias + added).argmax(dim=1)
+        kept = rest & (place != fold)
+        out_of_fold[place == fold] = logits(join(train, pool.take(kept)), decay)[place == fold]
+    added = bias_search(out_of_fold[rest], pool.labels[rest], "min_recall", task.context)
+    expected = (logits(join(train, pool.take(rest)), decay) + added).argmax(dim=1)
     held_out = BASELINES["last_layer_post_hoc_both"].fit(task).held_out
     assert held_out is not None
     assert torch.equal(held_out.joined().predicted[~rest], expected[~rest])
+
+
+def test_biases_on_the_last_layer_are_fitted_with_its_own_decay_by_hand() -> None:
+    task = small_task()
+    train, feedback, select = task.data.train, task.data.feedback, task.data.select
+    base = BASELINES["last_layer_on_train_plus_feedback"].fit(task)
+    decay = base.note["weight_decay"]
+    assert isinstance(decay, float)
+    (head,) = base.states
+    folds = torch.zeros(len(feedback), 3)
+    for held in stratified_folds(feedback.labels, HEAD_FOLDS):
+        rest = join(train, feedback.take(~held))
+        weight, bias = balanced_logistic_regression(rest.whole(), rest.labels, 3, decay)
+        folds[held] = feedback.whole()[held] @ weight.float().T + bias.float()
+    inside = feedback.whole() @ head["head.weight"].T + head["head.bias"]
+    biases = {
+        name: bias_search(logits, feedback.labels, "min_recall", task.context)
+        for name, logits in (("in-sample", inside), ("out-of-fold", folds))
+    }
+    plain = select.whole() @ head["head.weight"].T + head["head.bias"]
+    best = max(biases, key=lambda name: task.score_logits(plain + biases[name]))
+    models = BASELINES["last_layer_post_hoc"].fit(task)
+    assert models.note == {"fitted": best}
+    assert torch.allclose(models.states[0]["head.bias"], head["head.bias"] + biases[best], atol=1e-5)
 
 
 @pytest.mark.parametrize("groups", [0, 2])
@@ -213,6 +235,40 @@ def test_no_score_but_a_reason() -> None:
     assert seen is not None
     assert (seen.score, seen.reason) == (None, "the base model was trained on feedback")
     assert cross_fitted(BASELINES["uniform_mixup"], task) is None
+
+
+def test_a_head_above_the_limit_is_not_cross_fitted_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = small_task()
+    # 85 training samples and 60 of feedback, 3 classes, 4 features.
+    size = (len(task.data.train) + 60) * 3 * 4
+    fitted = []
+
+    def fit(of: BaselineTask) -> Models:
+        fitted.append(len(of.data.feedback))
+        return Models((of.base.state,))
+
+    monkeypatch.setattr(cross_fitting, "MAX_SIZE", size - 1)
+    found = cross_fitted(Baseline(fit, "head"), task)
+    assert found is not None
+    assert (found.score, fitted) == (None, [])
+    samples = len(task.data.train) + 60
+    assert found.reason.startswith(
+        f"heads of {samples} samples x 3 classes x 4 features are not cross-fitted, which"
+    )
+    # What takes no head, and what was judged out of fold anyhow, has a score.
+    other = cross_fitted(Baseline(fit, "scores"), task)
+    assert other is not None
+    assert other.score is not None
+    row = BASELINES["last_layer_post_hoc_both"]
+    judged = cross_fitted(row, task, row(task))
+    assert judged is not None
+    assert judged.score is not None
+    fitted.clear()
+    monkeypatch.setattr(cross_fitting, "MAX_SIZE", size)
+    whole = cross_fitted(Baseline(fit, "head"), task)
+    assert whole is not None
+    assert whole.score is not None
+    assert len(fitted) == 5
 
 
 def test_a_fit_that_fails_on_fewer_samples_is_a_reason() -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,9 +15,12 @@ from selmix.baselines.decoupled import (
     TAUS,
     label_aware_targets,
     learned_scales,
+    scaled_loss,
     smoothed_head,
     tau_normalised,
 )
+from selmix.baselines.head_losses import equal_shares, weighted_cross_entropy
+from selmix.baselines.head_path import penalised
 
 
 def problem(seed: int, sizes: tuple[int, ...] = (30, 12, 6)) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,6 +115,76 @@ def test_stage_two_meets_the_conditions_of_its_minimum(seed: int, decay: float) 
     scaled = weight + gradient / decay  # what is left must be a multiple of the given weights, class by class
     along = (scaled * base).sum(dim=1, keepdim=True) / base.square().sum(dim=1, keepdim=True)
     assert (scaled - along * base).abs().max() < 1e-4 / decay
+
+
+def by_autograd(
+    features: Tensor, labels: Tensor, base: Tensor, counts: Tensor, decay: float
+) -> tuple[Tensor, Tensor]:
+    """Scales, correction and bias as the paper has them, each a parameter of its own; W and b."""
+    targets, shares = label_aware_targets(labels, counts), equal_shares(labels)
+    scales = torch.ones(len(base), 1, dtype=torch.float64, requires_grad=True)
+    change = torch.zeros_like(base, requires_grad=True)
+    bias = torch.zeros(len(base), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [scales, change, bias], max_iter=2000, tolerance_grad=1e-9, tolerance_change=1e-13,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = features @ (scales * base + change).T + bias
+        loss = (shares * F.cross_entropy(logits, targets, reduction="none")).sum()
+        loss = loss + 0.5 * decay * change.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return (scales * base + change).detach(), (bias - bias.mean()).detach()
+
+
+@pytest.mark.parametrize("decay", [1e-3, 1e-1])
+@pytest.mark.parametrize("seed", range(2))
+def test_stage_two_is_that_of_autograd(seed: int, decay: float) -> None:
+    features, labels, base = problem(seed)
+    counts = torch.tensor([300, 50, 5])
+    weight, bias = smoothed_head(features, labels, base, counts, decay)
+    expected, offset = by_autograd(features, labels, base, counts, decay)
+    assert torch.allclose(weight, expected, atol=1e-4)
+    assert torch.allclose(bias, offset, atol=1e-4)
+
+
+@pytest.mark.parametrize("with_free", [False, True])
+def test_gradients_of_a_penalised_head_are_those_of_autograd(with_free: bool) -> None:
+    features, labels, base = problem(1)
+    base[1] = 0.0  # a class without weights: all of it decays
+    shares, targets = equal_shares(labels), label_aware_targets(labels, torch.tensor([300, 50, 5]))
+    g = torch.Generator().manual_seed(2)
+    weight = torch.randn(3, 4, generator=g, dtype=torch.float64).requires_grad_()
+    bias = torch.randn(3, generator=g, dtype=torch.float64).requires_grad_()
+    free = base / base.norm(dim=1, keepdim=True).clamp_min(1e-12) if with_free else None
+    rest = weight
+    if free is not None:
+        projections = [torch.eye(4, dtype=torch.float64) - torch.outer(row, row) for row in free]
+        rest = torch.stack([p @ row for p, row in zip(projections, weight, strict=True)])
+    losses = F.cross_entropy(features @ weight.T + bias, targets, reduction="none")
+    expected = (shares * losses).sum() + 0.5 * 0.03 * rest.square().sum()
+    by_weight, by_bias = torch.autograd.grad(expected, (weight, bias))
+    found = penalised(
+        features, weighted_cross_entropy(targets, shares), weight.detach(), bias.detach(), 0.03, free
+    )
+    for got, truth in zip(found, (expected.detach(), by_weight, by_bias), strict=True):
+        assert torch.allclose(got, truth, rtol=0.0, atol=1e-10)
+
+
+def test_gradients_in_the_scales_are_those_of_autograd() -> None:
+    features, labels, weight = problem(2)
+    logits, shares = features @ weight.T, equal_shares(labels)
+    scales = torch.tensor([0.5, 2.0, -1.0], dtype=torch.float64, requires_grad=True)
+    expected = (shares * F.cross_entropy(logits * scales, labels, reduction="none")).sum()
+    (gradient,) = torch.autograd.grad(expected, scales)
+    value, found = scaled_loss(logits, weighted_cross_entropy(labels, shares), scales.detach())
+    assert float(value) == pytest.approx(float(expected.detach()), abs=1e-10)
+    assert torch.allclose(found, gradient, rtol=0.0, atol=1e-10)
 
 
 def test_a_large_decay_leaves_the_given_directions() -> None:

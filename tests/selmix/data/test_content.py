@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from selmix.data.content import content_digest, preprocess_digest
+from selmix.data.content import content_digest, content_of, preprocess_digest
 from selmix.data.files import ImageFolderConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.images import Images
@@ -123,3 +123,16 @@ def test_preprocessing_is_shape_and_normalisation_alone() -> None:
         torch.zeros(2, 3, 2, 2), torch.zeros(2, 12),
     ]  # fmt: skip
     assert len({digest, *map(preprocess_digest, others)}) == 5
+
+
+@KINDS
+def test_a_part_of_a_split_is_known_by_its_sketch_whatever_the_labels(made: Made, tmp_path: Path) -> None:
+    split = made(tmp_path)
+    part = split.take(torch.arange(len(split))[2:])
+    whole, fewer = content_of(split), content_of(part)
+    assert whole.digest == content_digest(split) != fewer.digest
+    assert fewer.sketch.share_in(whole.sketch) == 1.0
+    assert whole.sketch.share_in(fewer.sketch) == pytest.approx(1 - 2 / len(split))
+    relabelled = Split(split.inputs, split.labels.flip(0))
+    assert content_of(relabelled).sketch == whole.sketch
+    assert content_of(relabelled).digest != whole.digest

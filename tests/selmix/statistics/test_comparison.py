@@ -165,14 +165,28 @@ def test_seeds_add_students_t_to_the_mean_half_width(values: list[float], down: 
     assert over_replicates([one]).low == pytest.approx(one.low)
 
 
-def test_the_interval_of_a_fraction_ends_at_its_ends_and_that_of_a_cost_nowhere() -> None:
-    fractions = [Estimate(v, v - 0.05, v + 0.05) for v in (0.95, 0.05)]
-    assert (
-        mean_over_replicates("mean_recall", fractions).low,
-        mean_over_replicates("mean_recall", fractions).high,
-    ) == (0.0, 1.0)
-    costs = [Estimate(3.0, 2.0, 4.0), Estimate(0.5, 0.1, 0.9)]
-    assert mean_over_replicates("cost", costs) == over_replicates(costs)
+@pytest.mark.parametrize("key", ["min_recall", "recall_gap", "recall/dog"])
+def test_the_interval_of_a_fraction_ends_at_its_ends(key: str) -> None:
+    spread = [Estimate(v, v - 0.05, v + 0.05) for v in (0.95, 0.05)]
+    assert over_replicates(spread).low < 0.0
+    assert over_replicates(spread).high > 1.0
+    found = mean_over_replicates(key, spread)
+    assert (found.low, found.high) == (0.0, 1.0)
+    assert mean_over_replicates("mcc", spread).low == over_replicates(spread).low > -1.0
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [
+        [Estimate(3.0, 2.0, 4.0), Estimate(0.5, 0.1, 0.9)],
+        # Every single interval lies in [0, 1], and the mean's is that of a cost all the same.
+        [Estimate(0.9, 0.85, 0.95), Estimate(0.1, 0.05, 0.15)],
+        [Estimate(0.05, 0.01, 0.1), Estimate(-0.2, -0.3, -0.1)],
+    ],
+)
+def test_the_interval_of_a_cost_ends_nowhere(costs: list[Estimate]) -> None:
+    for key in ("cost", "own:utility"):
+        assert mean_over_replicates(key, costs) == over_replicates(costs)
     assert mean_over_replicates("cost", costs).low < 0.0
 
 

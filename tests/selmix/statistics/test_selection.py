@@ -175,6 +175,24 @@ def test_a_bound_is_missed_by_its_distance_and_met_at_its_edge(
     assert SelectionRule("m", constraints=(bound, bound)).violation({"m": value}) == pytest.approx(2 * missed)
 
 
+@pytest.mark.parametrize(
+    ("bound", "edge", "side"),
+    [
+        (Constraint("m", at_most=0.35), 0.35000000000000003, 1.0),
+        (Constraint("m", at_least=0.3), 1.0 - 0.7, -1.0),
+        (Constraint("m", at_least=0.3), 0.29999999999999993, -1.0),
+    ],
+)
+def test_the_last_digits_of_a_float_break_no_bound(bound: Constraint, edge: float, side: float) -> None:
+    for value in (edge, edge + side * 1e-10):
+        assert bound.violation({"m": value}) == 0.0
+        assert bound.violations(torch.tensor([value], dtype=torch.float64)).tolist() == [0.0]
+    # A sample more or less moves a value by more than this, whatever the size of the split.
+    clear = edge + side * 1e-8
+    assert bound.violation({"m": clear}) == pytest.approx(1e-8, rel=1e-3)
+    assert float(bound.violations(torch.tensor(clear, dtype=torch.float64))) == pytest.approx(1e-8, rel=1e-3)
+
+
 def test_places_of_a_bound() -> None:
     assert Constraint("m", at_least=0.1).where == ("method", "search")
     for where in ((), ("method", "nowhere")):
