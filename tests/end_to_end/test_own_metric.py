@@ -243,8 +243,9 @@ def test_a_function_travels_to_the_workers_of_ray(tmp_path: Path) -> None:
     shutil.copyfile(SMOKE, tmp_path / "files" / "sweep.yaml")
     (tmp_path / "elsewhere").mkdir()
     more = (
-        "objectives=['own_of_a_test:fbeta']", "selection.metric=null", "selection.margin=0.02", "selection.statistic=value",
-        "search.num_trials=1", "selection.replicates=1", "selection.finalists=1", "parameters.steps.value=20",
+        "objectives=['own_of_a_test:fbeta']", "selection.metric=null", "selection.margin=0.02",
+        "selection.statistic=value", "search.num_trials=1", "selection.replicates=1", "selection.finalists=1",
+        "parameters.steps.value=20",
     )  # fmt: skip
     file = tmp_path / "files" / "sweep.yaml"
     runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
