@@ -272,8 +272,8 @@ def construction_of(key: str) -> Construction:
     if not is_reference(key):
         return CONSTRUCTIONS[key]
     return Construction(
-        "Agresti and Coull's by the delta method, its bias taken out; none where the function is not smooth or its "
-        "bias exceeds the standard error",
+        "Agresti and Coull's by the delta method with Student's t, its bias taken out; none where the function is not "
+        "smooth or its bias exceeds the standard error",
         "normal on influence values, with two pseudo-samples, one each way; none where the function is not smooth",
         "a function of the matrix of which nothing else is known",
         of_counts=partial(own_bounds, key), influence=partial(own_influence, key),

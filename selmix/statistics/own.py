@@ -10,7 +10,7 @@ from torch import Tensor
 from selmix.metrics import MetricContext, Predictions
 from selmix.own_metrics import OwnFunction, own_function, tried_matrices
 from selmix.statistics.means import Influence, shrunk_rows
-from selmix.statistics.proportions import Bounds, normal_quantile
+from selmix.statistics.proportions import Bounds, normal_quantile, student_quantile
 from selmix.statistics.resampling import resample_rows
 
 DRAWS = 200  # of the matrix, for bias and spread
@@ -50,29 +50,45 @@ class _Local:
 def own_bounds(key: str, counts: Tensor, context: MetricContext, alpha: float) -> Bounds:
     """Limits of one model: those of Agresti and Coull, carried over by the delta method.
 
-    z^2 pseudo-samples in all, half of them hits, are spread over the rows; at these the value, less its bias, has
-    normal limits by the influence values. For the recall of one class this is the interval of Agresti and Coull. Where
-    influence values do not describe the function, or its bias exceeds the standard error, no limits are known: they are
-    the least and the largest value that it is seen to take.
+    z^2 pseudo-samples in all, half of them hits, are spread over the rows by what these can contribute; there the
+    value, less its bias, has limits by the influence values, with Student's t for z, since a few rows of few samples
+    may hold most of the variance (Satterthwaite). For one proportion this is the interval of Agresti and Coull but for
+    t. Where influence values do not describe the function, or its bias exceeds the standard error, no limits are known:
+    they are the least and the largest value that it is seen to take.
 
     Args:
         key: ``module:function``.
         counts: shape (K, K).
         context: of the metric.
         alpha: 1 - the joint level of both limits.
-    Source: Agresti and Coull, "Approximate is better than exact", The American Statistician, 1998.
+    Source: Agresti and Coull, "Approximate is better than exact", The American Statistician, 1998; Satterthwaite, "An
+    approximate distribution of estimates of variance components", Biometrics Bulletin, 1946.
     """
-    function, z = own_function(key), normal_quantile(alpha / 2.0)
-    near = with_pseudo_samples(counts, z**2 / len(counts))
+    function, rows = own_function(key), counts.sum(dim=1)
+    added = normal_quantile(alpha / 2.0) ** 2 * _contributions(function, counts, context)
+    near = with_pseudo_samples(counts, added)
     found = _around(function, counts, near, context)
     if not found.is_smooth:
         return range_of(function, counts, context)
-    rows = counts.sum(dim=1)
     # The pseudo-samples count as samples.
+    total = rows + added
     within = (near * found.gradient.square()).sum(dim=1) - (near * found.gradient).sum(dim=1).square()
-    variance = float((rows**2 / (rows + z**2 / len(counts)) * within.clamp_min(0.0)).sum())
-    centre, half = found.value - found.bias, z * variance**0.5
+    of_rows = rows**2 / total * within.clamp_min(0.0)
+    centre, variance = found.value - found.bias, float(of_rows.sum())
+    if variance == 0.0:
+        return centre, centre
+    freedom = variance**2 / float((of_rows**2 / (total - 1.0).clamp_min(1.0)).sum())
+    half = student_quantile(freedom, alpha) * variance**0.5
     return centre - half, centre + half
+
+
+def _contributions(function: OwnFunction, counts: Tensor, context: MetricContext) -> Tensor:
+    """Share of the variance that each row would have if its samples moved as far as they can, shape (K,), sum 1."""
+    rows = counts.sum(dim=1)
+    gradient = function.gradient(shrunk_rows(counts) * rows.unsqueeze(1), context)
+    most = rows * (gradient.amax(dim=1) - gradient.amin(dim=1)).square()
+    # A function that nothing moves has no such row.
+    return most / most.sum() if float(most.sum()) > 0 else torch.full_like(most, 1.0 / len(most))
 
 
 def own_influence(key: str, a: Predictions, b: Predictions, context: MetricContext) -> Influence:
@@ -101,12 +117,12 @@ def own_influence(key: str, a: Predictions, b: Predictions, context: MetricConte
     )
 
 
-def with_pseudo_samples(counts: Tensor, added: float) -> Tensor:
-    """Rows of shares with ``added`` pseudo-samples each, half of them hits, the others as the misses of all rows.
+def with_pseudo_samples(counts: Tensor, added: Tensor) -> Tensor:
+    """Rows of shares with ``added`` pseudo-samples, half of them hits, the others as the misses of all rows.
 
     Args:
         counts: shape (K, K), every row with a sample.
-        added: to each row.
+        added: to each row, shape (K,).
     Returns:
         Shape (K, K), rows sum to 1.
     """
@@ -116,7 +132,7 @@ def with_pseudo_samples(counts: Tensor, added: float) -> Tensor:
     shares.diagonal().zero_()
     shares = 0.5 * shares / shares.sum(dim=1, keepdim=True)
     shares.diagonal().fill_(0.5)
-    together = counts + added * shares
+    together = counts + added.unsqueeze(1) * shares
     return together / together.sum(dim=1, keepdim=True)
 
 

@@ -80,7 +80,7 @@ def mover_difference(values: tuple[float, float], limits: tuple[Bounds, Bounds])
     return low, a - b + math.hypot(max(high_a, a) - a, b - min(low_b, b))
 
 
-def student_quantile(freedom: int, alpha: float) -> float:
+def student_quantile(freedom: float, alpha: float) -> float:
     """Two-sided quantile of Student's t at level 1 - alpha."""
     from scipy.special import stdtrit
 

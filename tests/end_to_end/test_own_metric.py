@@ -243,13 +243,15 @@ def test_a_function_travels_to_the_workers_of_ray(tmp_path: Path) -> None:
     shutil.copyfile(SMOKE, tmp_path / "files" / "sweep.yaml")
     (tmp_path / "elsewhere").mkdir()
     more = (
-        "objectives=['own_of_a_test:fbeta']", "selection.metric='own_of_a_test:miss'", "selection.margin=0.02",
-        "search.num_trials=1", "selection.replicates=1", "selection.finalists=1", "parameters.steps.value=20",
+        "objectives=['own_of_a_test:fbeta']", "selection.metric=null", "selection.margin=0.02",
+        "selection.statistic=value", "search.num_trials=1", "selection.replicates=1", "selection.finalists=1",
+        "parameters.steps.value=20",
     )  # fmt: skip
     file = tmp_path / "files" / "sweep.yaml"
-    done = selmix("launch", file, *more, "--runs", tmp_path / "runs", cwd=tmp_path / "elsewhere")
+    runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    done = selmix("launch", file, *more, "--runs", runs, cwd=elsewhere, timeout=850)
     assert done.code == 0, done.err
-    folder = RunFolder.local(tmp_path / "runs", "smoke")
+    folder = RunFolder.local(runs, "smoke")
     rows = [*folder.load_trials(), *folder.load_baselines()]
     assert {row.state for row in rows} == {"FINISHED"}
-    assert all("own_of_a_test:miss" in row.select for row in rows)
+    assert all("own_of_a_test:fbeta" in row.select for row in rows)

@@ -16,7 +16,7 @@ from selmix.metrics import MetricContext, Predictions
 from selmix.statistics.comparison import mean_over_replicates, paired_difference
 from selmix.statistics.intervals import Estimate, counts_interval
 from selmix.statistics.own import own_bounds, own_influence, with_pseudo_samples
-from selmix.statistics.proportions import normal_quantile
+from selmix.statistics.proportions import normal_quantile, student_quantile
 from selmix.statistics.selection import score_of_counts
 from selmix.statistics.verdict import default_margin, is_minimum
 
@@ -70,7 +70,8 @@ def test_the_limits_of_a_proportion_are_those_of_agresti_and_coull(hits: int) ->
     n, z = 40, normal_quantile(0.025)
     counts = torch.tensor([[hits, 20 - hits], [20 - hits, hits]], dtype=torch.float64)
     near = (2 * hits + z**2 / 2) / (n + z**2)
-    half = z * (near * (1 - near) / (n + z**2)) ** 0.5
+    # Of two rows alike, each has half of the variance.
+    half = student_quantile(n + z**2 - 2, 0.05) * (near * (1 - near) / (n + z**2)) ** 0.5
     assert own_bounds("users_limits:accuracy", counts, CONTEXT, 0.05) == pytest.approx(
         (near - half, near + half), abs=1e-6
     )
@@ -128,7 +129,7 @@ def test_a_minimum_of_one_weak_class_is_smooth_there() -> None:
 
 def test_pseudo_samples_are_half_hits_and_half_where_misses_are() -> None:
     counts = torch.tensor([[8.0, 2.0, 0.0], [0.0, 10.0, 0.0], [0.0, 5.0, 5.0]], dtype=torch.float64)
-    near = with_pseudo_samples(counts, 2.0)
+    near = with_pseudo_samples(counts, torch.full((3,), 2.0, dtype=torch.float64))
     assert torch.allclose(near.sum(1), torch.ones(3, dtype=torch.float64))
     assert float(near[0, 0]) == pytest.approx(9.0 / 12.0)
     assert bool((near > 0).all())
@@ -151,6 +152,7 @@ def test_its_margin_must_be_set() -> None:
     "cell",
     [
         Cell("benchmarks.own:mcc", "single", 2, "24", "alike:0.95"),
+        Cell("benchmarks.own:fbeta", "single", 10, "5-100", "weak:0.5"),
         Cell("benchmarks.own:mcc", "paired", 10, "24", "alike:0.99"),
         Cell("benchmarks.own:fbeta", "single", 10, "24", "alike:0.95"),
         Cell("benchmarks.own:fbeta", "paired", 10, "24", "spread:0.5:0.98", correlation=0.5),
