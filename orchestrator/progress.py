@@ -115,7 +115,7 @@ class Progress:
         self._put(self._cleared() + message(printable(text), terminal_width(self._stream)) + "\n")
 
     def _cleared(self) -> str:
-        """What takes the live line away."""
+        """Text that takes the live line away."""
         drawn, self._drawn = self._drawn, 0
         return "\r" + " " * drawn + "\r" if drawn else ""
 

@@ -77,7 +77,7 @@ class StoredState:
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """What a file of weights holds.
+    """Contents of a file of weights.
 
     Attributes:
         path: of the file.
@@ -453,7 +453,7 @@ def _safetensors_file(path: Path, on_meta: bool) -> CheckpointFile:
 
 
 def carried_facts(path: Path) -> Mapping[str, Any]:
-    """What this package has written beside weights: ``class_names`` and ``preprocess``; {} in files of others.
+    """Facts that this package has written beside weights: ``class_names`` and ``preprocess``; {} in files of others.
 
     Only the header of a safetensors file is read.
     """

@@ -39,7 +39,7 @@ class OwnFunctionError(ValueError):
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a function is called.
+    """Form of the call of a function.
 
     Attributes:
         takes_numpy: True for arrays, False for tensors.

@@ -26,7 +26,7 @@ _IMAGE_KEYS = ("image_folder", "image_list")
 
 @dataclass(frozen=True)
 class PinnedInputs:
-    """What a pinned model takes, and how it answers; the methods are attributes of the loaded module.
+    """Inputs and answers of a pinned model; the methods are attributes of the loaded module.
 
     Attributes:
         model: the module.

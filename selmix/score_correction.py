@@ -68,7 +68,7 @@ class ScoreCorrection:
 
     @property
     def apply(self) -> str:
-        """How to apply it, in words."""
+        """Instruction for applying it."""
         if self.kind == "threshold":
             return f"predict {self.class_names[1]} where its score exceeds the threshold, else {self.class_names[0]}"
         of = "the logarithm of the score" if self.scores == "probabilities" else "the score"

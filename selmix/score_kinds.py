@@ -129,7 +129,7 @@ def _blocks(scores: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def tolerance(num_classes: int) -> float:
-    """What the sum of a row of probabilities may be off by: that of two decimals each, in [0.01, 0.05]."""
+    """Tolerance of the sum of a row of probabilities: that of two decimals each, in [0.01, 0.05]."""
     return min(0.05, max(0.01, 0.005 * num_classes)) + 1e-6
 
 

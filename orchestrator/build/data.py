@@ -44,7 +44,7 @@ def load_data(spec: SweepSpec) -> SweepData:
 
 
 def _advice(source: DataConfig, split: str, is_empty: bool) -> str:
-    """What to do about classes that a split lacks."""
+    """Advice about classes that a split lacks."""
     if getattr(source, "has_own_splits", False):
         if is_empty and split != "train":
             return f"the table names no {split}: give data.{split}, the samples per class to draw from train"

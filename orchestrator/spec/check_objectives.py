@@ -213,7 +213,7 @@ def _own_bound_problems(typed: TypedFile, constraint: ConstraintSection) -> Iter
 
 
 def _out_of_reach(typed: TypedFile, constraint: ConstraintSection) -> Iterable[str]:
-    """Why no model could meet a bound; nothing where one could, or where that cannot be known yet."""
+    """Reason why no model could meet a bound; nothing where one could, or where that cannot be known yet."""
     key, floor, ceiling = constraint.metric, constraint.at_least, constraint.at_most
     classes = typed.num_classes
     # The coverages sum to 1, so the least of K, or of two group means, is 1 / K at most.
@@ -276,7 +276,7 @@ class _Side:
 def _contradiction(
     floor: ConstraintSection, ceiling: ConstraintSection, class_names: Sequence[str] | None
 ) -> str:
-    """Why the first bound, as a floor, can never hold beside the second, as a ceiling; empty where it can.
+    """Reason why the first bound, as a floor, can never hold beside the second, as a ceiling; empty where it can.
 
     Args:
         floor: one bound.
@@ -377,7 +377,7 @@ def selection_problems(typed: TypedFile) -> Iterable[Problem]:
 
 
 def scores_not_kept(metric: str) -> str:
-    """Why a metric of the scores is none of a sweep."""
+    """Reason why a metric of the scores is none of a sweep."""
     return (
         f"{metric} needs the scores of all classes, of which a sweep keeps the label and its confidence only; "
         f"`selmix evaluate TABLE --objective {metric}` computes it from a table"

@@ -161,7 +161,7 @@ class EvaluateDocument:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of a table.
+    """Request about a table.
 
     Attributes:
         table: path of it.
@@ -582,7 +582,7 @@ def _weakest(document: EvaluateDocument) -> str:
 
 
 def _of_scores_lines(document: EvaluateDocument, width: int | None) -> list[str]:
-    """What the scores are; of a document of before nothing."""
+    """Kind of the scores, in words; nothing for a document of before."""
     if document.scores is None:
         return []
     cut = ""
@@ -614,7 +614,7 @@ def _post_hoc(document: EvaluateDocument) -> str:
 
 
 def _price(correction: Correction) -> str:
-    """What a correction does with the classes, and with the mean recall."""
+    """Effect of a correction on the classes, and on the mean recall."""
     if correction.constant_class is not None:
         does = f", by giving EVERY sample to class {correction.constant_class}"
     elif correction.emptied:

@@ -22,6 +22,7 @@ from orchestrator.results.rows import (
     bound_of,
     bounds_of_constraints,
 )
+from orchestrator.results.winner_text import reasons, shipped_file
 from orchestrator.table import (
     Column,
     Interval,
@@ -38,7 +39,6 @@ from orchestrator.table import (
     unit_of,
 )
 from orchestrator.verbs.show import ShowDocument, TrialRow
-from orchestrator.verbs.winner_text import reasons, shipped_file
 
 CROSS_METRICS = ("mean_recall", "min_recall", "g_mean", "h_mean", "accuracy", "min_coverage")
 """Metrics by which the winners of several objectives are compared, beside functions of the user's own."""
@@ -542,7 +542,7 @@ def _cross_table(winners: Mapping[str, Winner], metrics: Sequence[str], width: i
 
 
 def _test(document: ShowDocument, width: int | None) -> str:
-    """How often the test split was seen, as far as the runs folder knows; empty where it was not."""
+    """Number of times that the test split was seen, as far as the runs folder knows; empty where it was not."""
     if document.test_problem is not None:
         return paragraph("test", f"cannot tell how often it was seen: {document.test_problem}", width)
     if not document.test_seen:

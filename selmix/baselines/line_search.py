@@ -189,7 +189,7 @@ class BiasedLogits:
         return self._within(line, stops, tied)
 
     def _within(self, line: _Line, stops: Tensor, states: list[int]) -> float:
-        """Of the points at which as many of ``stops`` are passed, and no further hit is lost, the smallest change."""
+        """Smallest change of those at which as many of ``stops`` are passed, and no further hit is lost."""
         flips = _finite(line.flips)
         least = float(flips.min())
         matters = _finite(line.flips[(self.tally.labels == line.k) | (line.runner_up == self.tally.labels)])

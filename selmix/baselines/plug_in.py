@@ -173,7 +173,7 @@ def decision_matrix(gradient: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _size(diagonal: Tensor, magnitude: Tensor) -> Tensor:
-    """What a decision matrix is divided by."""
+    """Divisor of a decision matrix."""
     mean = diagonal.mean()
     # A gradient that does not reward hits on average is scaled by its size alone.
     return mean if float(mean) > 1e-12 else magnitude.clamp_min(1e-12)
@@ -400,7 +400,7 @@ class _BaggedGradient:
         return values - bound.bound if bound.at_least is not None else bound.bound - values
 
     def _unit(self, key: str) -> float:
-        """What a metric can reach: 1 / K for coverages, the range of a cost, else 1."""
+        """Reach of a metric: 1 / K for coverages, the range of a cost, else 1."""
         if key in ("min_coverage", "min_head_tail_coverage"):
             return 1.0 / self.tally.num_classes
         costs = self.context.definitions.cost_matrix

@@ -162,7 +162,7 @@ class Tally:
         return cells.view(self.num_rows, self.num_classes).double()
 
     def shortfall(self, predicted: Tensor) -> Tensor:
-        """What each class lacks of the rate that the metric wants to be equal, shape (K,); its bias is to rise by it.
+        """Amount that each class lacks of the rate that the metric wants to be equal, shape (K,), for its bias to rise by.
 
         The rate is the class's recall; its mean over head or tail; its least recall in a group; its precision, which
         a larger bias lowers; or its share of the predictions.
@@ -195,7 +195,7 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True)
 class _Margins:
-    """What predictions, c of them, are counted to; what is not counted is None.
+    """Counts of predictions, c of them; what is not counted is None.
 
     Attributes:
         rows: samples of each class, shape (K,).

@@ -110,7 +110,7 @@ def has_groups(config: DataConfig) -> bool:
 
 
 def notes_of(config: DataConfig) -> list[str]:
-    """What was done to read the data and to divide them, one line each; the files are read for it.
+    """Notes on what was done to read the data and to divide them, one line each; the files are read for it.
 
     Raises:
         ValueError: the data cannot be read.
@@ -119,7 +119,7 @@ def notes_of(config: DataConfig) -> list[str]:
 
 
 def doubts_of(config: DataConfig) -> list[str]:
-    """What a configuration itself finds doubtful in its data, one line each; raises as :func:`notes_of`."""
+    """Doubts of a configuration about its own data, one line each; raises as :func:`notes_of`."""
     return list(getattr(config, "data_warnings", ()))
 
 

@@ -34,7 +34,7 @@ class OfficialFiles:
 
     @property
     def advice(self) -> str:
-        """What is missing, and how to get it."""
+        """Advice on what is missing, and how to get it."""
         return (
             f"{self.folder}: must hold the files of {self.dataset}, there are none; get its official archive, "
             f"{' or '.join(self.archives)}, from the data set's home page and put it in {self.folder.parent}"
@@ -102,7 +102,7 @@ class PackagedFiles:
 
     @property
     def advice(self) -> str:
-        """What is missing, and how to get it."""
+        """Advice on what is missing, and how to get it."""
         return (
             f"{self.folder}: must hold the files of {self.dataset}, there is no "
             f"{', '.join(f'{name}[.gz]' for name in self._missing)}; install the package (apt-get install "

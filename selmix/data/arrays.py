@@ -106,7 +106,7 @@ class ArrayData(ParquetConfig):
 
     @property
     def notes(self) -> list[str]:
-        """What was done to divide the rows, one line each."""
+        """Notes on what was done to divide the rows, one line each."""
         return super().notes if self.inputs is None else list(self._division.notes)
 
     def _inputs(self) -> Inputs:

@@ -107,7 +107,7 @@ class ImageFolderConfig(Preprocess):
 
     @property
     def notes(self) -> list[str]:
-        """What was left out of the folder, and which folder is which split, one line each."""
+        """Notes on what was left out of the folder, and which folder is which split, one line each."""
         if self.listing == 1:
             return []
         top = Path(self.path)

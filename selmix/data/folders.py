@@ -134,7 +134,7 @@ def earlier_images(folder: Path) -> list[str]:
 
 
 def left_out(found: Sequence[FoundFiles], top: Path) -> list[str]:
-    """What finding images left out, one line each.
+    """Notes on what finding images left out, one line each.
 
     Args:
         found: of each folder.

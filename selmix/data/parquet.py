@@ -218,7 +218,7 @@ class ParquetConfig:
 
     @property
     def notes(self) -> list[str]:
-        """What was done to read the table and to divide it, one line each."""
+        """Notes on what was done to read the table and to divide it, one line each."""
         told = []
         if self._image is not None:
             told = [f"image: column {self._image} holds encoded images"]
@@ -232,7 +232,7 @@ class ParquetConfig:
 
     @property
     def data_warnings(self) -> list[str]:
-        """What is doubtful in the division, one line each."""
+        """Doubts about the division, one line each."""
         return [*self._unused_splits(), *self._division.warnings]
 
     def _unused_splits(self) -> list[str]:

@@ -524,7 +524,7 @@ class _Text:
             raise ValueError(f"{self.path}: must be {FORMS}: {error}") from error
 
     def _reason(self, names: Sequence[str], numeric: bool, arrow: str) -> ValueError:
-        """What is wrong, with its row: pyarrow names the column only."""
+        """Problem, with its row: pyarrow names the column only."""
         places = {name: self.names.index(name) for name in names} if numeric else {}
         try:
             with self._lines() as lines:

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.records.types import CrossFittedScore, Figure, baseline_id
 from orchestrator.results.rows import BaselineRow, Bound, FinalistRow, ObjectiveResult, RungChoice, Winner
-from orchestrator.verbs.winner_text import reasons, shipped_file
+from orchestrator.results.winner_text import reasons, shipped_file
 from tests.orchestrator.verbs.test_show import METRICS, winner
 
 SELMIX_ROW = "o/trial-007"
