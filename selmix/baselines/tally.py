@@ -162,7 +162,7 @@ class Tally:
         return cells.view(self.num_rows, self.num_classes).double()
 
     def shortfall(self, predicted: Tensor) -> Tensor:
-        """Amount that each class lacks of the rate that the metric wants to be equal, shape (K,), for its bias to rise by.
+        """Amount that each class lacks of the rate that the metric wants to be equal, shape (K,); its bias is to rise.
 
         The rate is the class's recall; its mean over head or tail; its least recall in a group; its precision, which
         a larger bias lowers; or its share of the predictions.
