@@ -22,6 +22,7 @@ from orchestrator.spec.sections import (
     Section,
     SelectionSection,
 )
+from selmix.definitions import DEFAULT_BETA
 
 
 class SweepSpec(Section):
@@ -87,6 +88,8 @@ class SweepSpec(Section):
                 del constraint["class"]
         if document["pretrain"]["checkpoint_key"] is None:
             del document["pretrain"]["checkpoint_key"]
+        if document["metrics"]["beta"] == DEFAULT_BETA:
+            del document["metrics"]["beta"]
         # Only the keys that the file has: they are the form of a parameter.
         for name, parameter in self.parameters.items():
             document["parameters"][name] = parameter.model_dump(mode="json", exclude_unset=True)

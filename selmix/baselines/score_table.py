@@ -14,7 +14,7 @@ from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predict
 from selmix.score_correction import decide
 from selmix.score_kinds import ScoreKind, kind_of, log_probabilities
 from selmix.statistics.comparison import Outcome, outcome, paired_difference
-from selmix.statistics.constructions import CONSTRUCTIONS
+from selmix.statistics.constructions import CONSTRUCTIONS, construction_of
 from selmix.statistics.intervals import Estimate, counts_interval, metric_interval
 from selmix.statistics.proportions import clopper_pearson
 
@@ -122,7 +122,7 @@ class Assessment:
             ValueError: a metric without one.
         """
         if self.interval is None:
-            raise ValueError(f"{self.metric} has no interval: {CONSTRUCTIONS[self.metric].why}")
+            raise ValueError(f"{self.metric} has no interval: {construction_of(self.metric).why}")
         return self.interval
 
     @property
@@ -246,7 +246,7 @@ def assess_predictions(
     definition = metric_named(metric)
     counts = checked_counts(predictions, names)
     interval = None
-    if CONSTRUCTIONS[metric].has_interval:
+    if construction_of(metric).has_interval:
         interval = metric_interval(metric, predictions, context)
     value = predictions.value(definition, context) if interval is None else interval.value
     half = None if interval is None else (interval.high - interval.low) / 2.0

@@ -170,7 +170,9 @@ def test_every_shipped_sweep_file_is_valid_and_explains_itself(called: Refused) 
     files = sorted((ROOT / "sweeps").rglob("*.yaml"))
     assert {file.name for file in files} >= {"digits_min_recall.yaml", "digits_objectives.yaml", "smoke.yaml"}
     for file in files:
-        assert called("validate", file, "--json").document["valid"]
+        done = called("validate", file, "--json")
+        # That the data of a recipe are not on this machine is the only thing to say of a shipped file.
+        assert done.document["valid"] if done.code == 0 else done.err.startswith("selmix: data"), done.err
         head = "".join(line for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
         assert "Question:" in head
         assert "Cost:" in head

@@ -114,8 +114,8 @@ def test_every_row_is_ranked_judged_and_shown_by_that_function(home: Path) -> No
         assert row.score == pytest.approx(figure.value, abs=0.05)
     listed = here("ls", cwd=home)
     value = result["winner"]["replicates"]["select"]["own_of_a_test:fbeta"]["value"]
-    assert f"own_of_a_test:fbeta {100 * value:.1f} % on select: " in listed.out
-    assert "own_of_a_test:fbeta on select, %" in here("show", "smoke", cwd=home).out
+    assert f"own_of_a_test:fbeta {value:.3f} on select: " in listed.out
+    assert "own_of_a_test:fbeta on select " in here("show", "smoke", cwd=home).out
 
 
 def test_record_and_pin_know_the_source(home: Path) -> None:

@@ -124,4 +124,4 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     checked = here("validate", "cifar10_lt_g_mean.yaml", cwd=tmp_path)
     assert checked.code == 4
     assert checked.err.startswith("selmix: data: ")
-    assert "selmix data prepare" in checked.err
+    assert "get its official archive" in checked.err

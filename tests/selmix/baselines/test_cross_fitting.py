@@ -253,7 +253,7 @@ def test_a_head_above_the_limit_is_not_cross_fitted_and_says_why(monkeypatch: py
     assert (found.score, fitted) == (None, [])
     samples = len(task.data.train) + 60
     assert found.reason.startswith(
-        f"heads of {samples} samples x 3 classes x 4 features are not cross-fitted, which"
+        f"heads of {samples} samples x 3 classes x 4 features are not cross-fitted"
     )
     # What takes no head, and what was judged out of fold anyhow, has a score.
     other = cross_fitted(Baseline(fit, "scores"), task)

@@ -186,7 +186,7 @@ def sweep_file(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("objectives: [own_parts:worst_two]\n", "needs selection.metric"),
+        ("objectives: [own_parts:worst_two]\n", "needs selection.margin"),
         ("objectives: [own_parts:infinite]\nselection: {metric: min_recall}\n", "finite gradient"),
         ("objectives: [own_parts:constant]\nselection: {metric: min_recall}\n", "scalar tensor that depends"),
         ("objectives: [own_parts:absent]\nselection: {metric: min_recall}\n", "has no function 'absent'"),
