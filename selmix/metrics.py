@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,6 +61,7 @@ __all__ = [
 ]  # fmt: skip
 
 CALIBRATION_BINS = 15
+_ROWS_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
@@ -319,11 +321,12 @@ def log_losses(predictions: Predictions) -> Tensor:
 def squared_errors(predictions: Predictions) -> Tensor:
     """Squared distance of each sample's probabilities from its label, halved for two classes; shape (n,), float64."""
     scores = log_probabilities_of(predictions)
-    total = torch.ones(len(scores), dtype=torch.float64)
-    # Class by class: the probabilities of a large table are never held at once.
-    for k in range(scores.shape[1]):
-        p = scores[:, k].double().exp()
-        total += p.square() - torch.where(predictions.labels == k, 2.0 * p, 0.0)
+    total = torch.empty(len(scores), dtype=torch.float64)
+    # In parts: the probabilities of a large table are never held at once.
+    for start in range(0, len(scores), _ROWS_AT_ONCE):
+        p = scores[start : start + _ROWS_AT_ONCE].double().exp()
+        labels = predictions.labels[start : start + _ROWS_AT_ONCE].unsqueeze(1)
+        total[start : start + len(p)] = p.square().sum(dim=1) - 2.0 * p.gather(1, labels).squeeze(1) + 1.0
     return total / 2.0 if scores.shape[1] == 2 else total
 
 
@@ -368,7 +371,8 @@ def placements(values: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
     """
     below, equal = (torch.empty(len(values), dtype=torch.float64) for _ in range(2))
     for side in (positive, ~positive):
-        others = values[~side].sort().values
+        # numpy's, which keeps no places beside the sorted values.
+        others = torch.from_numpy(np.sort(values[~side].numpy()))
         low, high = (
             torch.searchsorted(others, values[side].contiguous(), right=right) for right in (False, True)
         )

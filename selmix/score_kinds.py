@@ -6,6 +6,7 @@ Metrics and corrections are then the same on probabilities and on their logarith
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -98,20 +99,18 @@ def _whole_rows(scores: Tensor, kind: ScoreKind, numbers: str) -> ToldKind | Non
     Raises:
         RowError: most rows are probabilities, and one is not.
     """
-    sums = torch.cat([_sums(part, kind) for _, part in _blocks(scores)])
-    whole = _is_one(sums, scores.shape[1])
+    whole = torch.cat([_is_one(_sums(part, kind), part.shape[1]) for _, part in _blocks(scores)])
     count, total = int(whole.sum()), len(whole)
     if count == total:
         return ToldKind(kind, f"told by their rows, whose {numbers} sum to one")
     if 2 * count <= total:
         return None
-    never = torch.cat([(part == 0).any(dim=1) for _, part in _blocks(scores)])
-    wrong = ~whole & ~(never & (sums > 0) & (sums < 1))
     # Nearly all rows are no accident: taken for logits, every probability would be wrong.
-    if kind == "probabilities" and bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        is_sum = bool(sums[row].isfinite())
-        got = f"sums to {float(sums[row]):.4g}" if is_sum else "has a number outside [0, 1]"
+    for row in whole.logical_not().nonzero().flatten().tolist() if kind == "probabilities" else ():
+        one = float(_sums(scores[row : row + 1], kind))
+        if 0.0 < one < 1.0 and bool((scores[row] == 0).any()):
+            continue
+        got = "has a number outside [0, 1]" if math.isnan(one) else f"sums to {one:.4g}"
         raise RowError(
             row,
             f"{numbers} must sum to one as in {count} of {total} rows, this one {got}; mend it, or state what the "
@@ -178,12 +177,13 @@ def _check_stated(scores: Tensor, kind: ScoreKind) -> None:
             raise RowError(start + row, f"{kind} must lie {within}{whole}, got {numbers}{more}")
 
 
-def on_log_scale(scores: Tensor, kind: ScoreKind) -> Tensor:
+def on_log_scale(scores: Tensor, kind: ScoreKind, in_place: bool = False) -> Tensor:
     """Scores to which biases are added: the largest of a row is the prediction.
 
     Args:
         scores: shape (n, K), K > 1, of that kind; or (n, 1), the scores of the positive class of two.
         kind: of KINDS.
+        in_place: write over the scores, which a large table need not be held twice for.
     Returns:
         Shape (n, K), in the dtype of the scores; of one column (n, 2) with the log-odds in the second, float64.
     """
@@ -194,7 +194,7 @@ def on_log_scale(scores: Tensor, kind: ScoreKind) -> Tensor:
         return torch.stack([torch.where(sure, -torch.inf, 0.0), torch.where(sure, 0.0, odds)], dim=1)
     if kind == "logits":
         return scores
-    logs = torch.empty_like(scores)
+    logs = scores if in_place else torch.empty_like(scores)
     for start, part in _blocks(scores):
         of_part = _log(part) if kind == "probabilities" else part
         # Rows that sum to one but for their decimals stay as they are, and equal scores equal.

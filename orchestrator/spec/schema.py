@@ -88,6 +88,7 @@ class SweepSpec(Section):
                 del constraint["class"]
         if document["pretrain"]["checkpoint_key"] is None:
             del document["pretrain"]["checkpoint_key"]
+        # Likewise: what f_beta is by default.
         if document["metrics"]["beta"] == DEFAULT_BETA:
             del document["metrics"]["beta"]
         # Only the keys that the file has: they are the form of a parameter.

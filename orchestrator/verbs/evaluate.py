@@ -413,7 +413,8 @@ def _samples(
     from selmix.baselines.score_table import ScoredSamples
     from selmix.score_kinds import log_odds, on_log_scale
 
-    on_scale = on_log_scale(scores, kind)
+    # The table is not asked again what it held.
+    on_scale = on_log_scale(scores, kind, in_place=True)
     if threshold is None:
         return ScoredSamples(labels, on_scale, found.class_names, found.groups, kind)
     odds = log_odds(torch.tensor([threshold], dtype=torch.float64), kind)

@@ -85,12 +85,21 @@ def read_scores(path: Path, columns: Columns | None = None) -> ScoreTable:
     columns = columns or Columns()
     file = _open(path)
     try:
-        return _Reader(file, columns).table()
+        table = _Reader(file, columns).table()
+        _release()
+        return table
     except RowError as error:
         raise ValueError(f"{path}: {file.place(error.row)}: {error.text}") from error
     except ValueError as error:
         text = str(error)
         raise ValueError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+
+
+def _release() -> None:
+    """Give back what pyarrow keeps of the columns that were read: the tensors are all that is needed now."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
 
 
 def place_in(path: Path, row: int) -> str:

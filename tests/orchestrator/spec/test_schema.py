@@ -221,3 +221,10 @@ def test_a_margin_is_a_positive_number_in_the_unit_of_the_metric() -> None:
         (problem,) = problems_of(MINIMAL, f"selection.margin={bad}")
         assert "selection.margin" in problem
     assert "did you mean margin?" in problems_of(MINIMAL, "selection.margins=0.1")[0]
+
+
+def test_a_specification_says_no_more_than_one_of_before() -> None:
+    """Digests of sweeps stay what they were: beta stands in it where the file gives another one."""
+    assert "beta" not in spec_of(MINIMAL).resolved()["metrics"]
+    other = spec_of(MINIMAL + "metrics: {beta: 0.5}\n")
+    assert other.resolved()["metrics"]["beta"] == other.metrics.definitions.beta == 0.5
