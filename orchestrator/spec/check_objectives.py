@@ -13,7 +13,7 @@ from orchestrator.spec.sections import ConstraintSection, SelectionSection
 from orchestrator.spec.typed import Problem, TypedFile, placed
 from selmix.confusion import logit_gradient, smooth_rows
 from selmix.definitions import RATES_OF_A_CLASS
-from selmix.metric_keys import is_fraction
+from selmix.metric_keys import AGREEMENTS, ends_of, is_fraction
 from selmix.metrics import METRICS, MetricContext
 from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective, metric_of_objective
 from selmix.own_metrics import OwnFunction, own_function
@@ -176,10 +176,12 @@ def _bound_problems(typed: TypedFile, constraint: ConstraintSection) -> Iterable
         yield f"unknown metric {key!r}; {metric_hint(key, (*METRICS, *RATES_OF_A_CLASS))}"
     if len(bounds) != 1:
         yield "must have one of at_least and at_most"
-    # A cost has the unit of its matrix, a function of the user's own any; every other metric is a fraction.
     elif is_fraction(key) and not 0 <= bounds[0] <= 1:
         got = f"{bounds[0]:g}" if bounds[0] < 0 else f"{100 * bounds[0]:g} %"
         yield f"the bound on {key}, a fraction, must lie in [0, 1], or above 1 up to 100 in percent, got {got}"
+    elif not ends_of(key)[0] <= bounds[0] <= ends_of(key)[1]:
+        least, most = ends_of(key)
+        yield f"the bound on {key} must lie in [{least:g}, {most:g}], got {bounds[0]:g}"
     else:
         yield from _out_of_reach(typed, constraint)
     if is_reference(key):
@@ -399,6 +401,8 @@ def _margin_problems(typed: TypedFile, section: SelectionSection) -> Iterable[st
         if not full or section.margin < full:
             continue
         advice = "0.02 is 2 pp" if is_fraction(metric) else "it has the unit of metrics.cost_matrix"
+        if metric in AGREEMENTS:
+            advice = "it has the unit of the metric"
         yield (
             f"must lie below the range of the metric, {metric} moves in a range of {full:g}, got {section.margin:g}; "
             f"{advice}"

@@ -107,7 +107,7 @@ class ConstraintSection(Section):
     @field_validator("at_least", "at_most")
     @classmethod
     def as_fraction(cls, value: float | None, info: ValidationInfo) -> float | None:
-        """The bound as a fraction; that of a cost, or of a function of the user's own, as it is."""
+        """The bound as a fraction; that of a metric in its own unit, or of the user's own, as it is."""
         if value is None or value <= 1 or not is_fraction(str(info.data.get("metric"))):
             return value
         # Rounded, so that 14.3 and 0.143 are one number.

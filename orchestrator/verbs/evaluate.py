@@ -14,7 +14,17 @@ from orchestrator.errors import PreflightError, UsageError
 from orchestrator.messages import closest
 from orchestrator.records.types import Figure
 from orchestrator.results.rows import Outcome
-from orchestrator.table import Column, difference, estimate, paragraph, percent, sentence, table
+from orchestrator.table import (
+    Column,
+    difference,
+    estimate,
+    number,
+    paragraph,
+    percent,
+    sentence,
+    table,
+    unit_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +42,9 @@ if TYPE_CHECKING:
 MAX_CLASSES_SHOWN = 5
 NOT_TRIED = "too many classes for the search, or one sample of each"
 OF_SCORES = "the metric is one of the scores, which a correction of decisions leaves as they are"
-IN_NATS = ("log_loss",)
-"""Metrics that are no fractions."""
+NATS = " nats"
+GOAL = 0.05
+"""Half-width of an interval that counts as resolved, as :data:`selmix.baselines.score_table.GOAL`."""
 
 OF_MEAN_RECALL = ("mean_recall", "balanced_accuracy", "balanced_error")
 """Metrics of which the change of the mean recall says nothing new."""
@@ -60,7 +71,7 @@ class MetricRow:
 
     Attributes:
         metric: the metric.
-        value: its value; the log loss in nats, all others as fractions.
+        value: its value; a fraction, but for the log loss (nats), the Brier score, MCC and kappa.
         low: lower end of its 95 % interval; None where there is no interval.
         high: upper end of it; likewise.
         corrected: value under the correction that was given; None without one, or where it changes no decision.
@@ -557,23 +568,27 @@ def evaluation_text(document: EvaluateDocument, width: int | None) -> str:
 
 def _answer(document: EvaluateDocument) -> str:
     if document.value is not None:
-        return f"{estimate(document.value)} % (95 % interval)"
+        unit = unit_of(document.metric)
+        return f"{estimate(document.value, unit)}{unit.value} (95 % interval)"
     (row,) = document.metrics
-    return f"{_shown(row.metric, row.value)}{'' if row.metric in IN_NATS else ' %'} (no interval is known)"
+    return f"{_shown(row.metric, row.value)} (no interval is known)"
 
 
 def _shown(metric: str, value: float) -> str:
-    return f"{value:.3f} nats" if metric in IN_NATS else percent(value)
+    unit = unit_of(metric)
+    return f"{number(value, unit)}{unit.value}{NATS if metric == 'log_loss' else ''}"
 
 
 def _resolved(document: EvaluateDocument) -> str:
-    half = f"the interval is {percent(document.half_width or 0.0)} pp to a side"
+    unit = unit_of(document.metric)
+    goal = f"{unit.factor * GOAL:g}{unit.difference}"
+    half = f"the interval is {number(document.half_width or 0.0, unit)}{unit.difference} to a side"
     if document.is_resolved:
-        return f"yes: {half}, no more than 5 pp"
+        return f"yes: {half}, no more than {goal}"
     smallest = min(row.samples for row in document.classes)
     needed = document.samples_needed
     more = f"about {needed} per class would do" if needed else "more are needed"
-    return f"no: {half}, more than 5 pp, with {smallest} samples in the smallest class; {more}"
+    return f"no: {half}, more than {goal}, with {smallest} samples in the smallest class; {more}"
 
 
 def _weakest(document: EvaluateDocument) -> str:
@@ -608,8 +623,9 @@ def _post_hoc(document: EvaluateDocument) -> str:
     else:
         what = f"{what}, which costs no training,"
     of = f" {correction.metric} of" if document.metric is None else ""
-    gained = f"{difference(correction.difference)} pp: {correction.outcome}"
-    gives = f"{what} gives{of} {percent(correction.value)} %, {gained}"
+    unit = unit_of(correction.metric or document.metric)
+    gained = f"{difference(correction.difference, unit)}{unit.difference}: {correction.outcome}"
+    gives = f"{what} gives{of} {number(correction.value, unit)}{unit.value}, {gained}"
     saved = f"; written to {document.saved}" if document.saved is not None else ""
     return f"{gives}{_price(correction)}; {origin}{saved}"
 
@@ -633,15 +649,15 @@ def _price(correction: Correction) -> str:
 
 def _text_of_all(document: EvaluateDocument, samples: str, width: int | None) -> str:
     corrected = any(row.corrected is not None for row in document.metrics)
-    columns = [Column("metric"), Column("value, %", right=True), Column("95 % interval")]
+    columns = [Column("metric"), Column("value", right=True), Column("95 % interval")]
     if corrected:
         columns.append(Column("corrected", right=True))
     rows = []
     for row in document.metrics:
-        interval = "no interval"
+        interval, unit = "no interval", unit_of(row.metric)
         if row.low is not None and row.high is not None:
-            interval = f"[{percent(row.low)}, {percent(row.high)}]"
-        after = "" if row.corrected is None else percent(row.corrected)
+            interval = f"[{number(row.low, unit)}, {number(row.high, unit)}]"
+        after = "" if row.corrected is None else _shown(row.metric, row.corrected)
         rows.append([row.metric, _shown(row.metric, row.value), interval, *([after] if corrected else [])])
     needs: dict[str, list[str]] = {}
     for metric, need in document.left_out.items():

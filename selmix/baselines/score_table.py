@@ -10,6 +10,7 @@ from torch import Tensor
 
 from selmix.baselines.post_hoc import bias_search
 from selmix.groups import strata_of
+from selmix.metric_keys import ends_of
 from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions, metric_named
 from selmix.score_correction import decide
 from selmix.score_kinds import ScoreKind, kind_of, log_probabilities
@@ -84,7 +85,7 @@ class MetricValue:
     Attributes:
         key: a key of METRICS.
         value: of the samples.
-        interval: with its 95 % limits; None where there is no interval, or where it is all of [0, 1].
+        interval: with its 95 % limits; None where there is no interval, or where it is all of its range.
     """
 
     key: str
@@ -282,8 +283,9 @@ def all_metrics(
         if key in leave_out:
             continue
         interval = metric_interval(key, predictions, context) if CONSTRUCTIONS[key].has_interval else None
-        # All of [0, 1] says nothing.
-        if interval is not None and interval.low <= 0.0 and interval.high >= 1.0:
+        # An interval of all values, [0, 1] of a fraction, says nothing.
+        least, most = ends_of(key)
+        if interval is not None and interval.low <= least and interval.high >= most:
             interval = None
         found.append(MetricValue(key, value, interval))
     return found

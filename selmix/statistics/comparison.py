@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from selmix.metric_keys import range_of
+from selmix.metric_keys import ends_of
 from selmix.metrics import MetricContext, Predictions, metric_named
 from selmix.statistics.constructions import construction_of
 from selmix.statistics.intervals import Estimate
@@ -78,7 +78,7 @@ def over_replicates(singles: Sequence[Estimate], level: float = 0.95) -> Estimat
 
 
 def mean_over_replicates(key: str, singles: Sequence[Estimate], level: float = 0.95) -> Estimate:
-    """:func:`over_replicates` of a metric; the interval of a metric with a known range ends where the range does.
+    """:func:`over_replicates` of a metric; the interval ends where the values of the metric do.
 
     Args:
         key: of METRICS, of a class rate, or ``module:function``, whose range is not known.
@@ -86,11 +86,8 @@ def mean_over_replicates(key: str, singles: Sequence[Estimate], level: float = 0
         level: of the interval, in (0, 1).
     """
     mean = over_replicates(singles, level)
-    limits = range_of(key)
-    if limits is None:
-        return mean
-    least, greatest = limits
-    return Estimate(mean.value, max(least, mean.low), min(greatest, mean.high))
+    least, most = ends_of(key)
+    return Estimate(mean.value, max(least, mean.low), min(most, mean.high))
 
 
 def outcome(difference: Estimate) -> Outcome:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selmix.definitions import Definitions
-from selmix.metric_keys import is_fraction
+from selmix.metric_keys import AGREEMENTS, is_fraction
 from selmix.metrics import metric_named
 from selmix.statistics.comparison import holm
 from selmix.statistics.intervals import Estimate
@@ -64,6 +64,8 @@ def metric_range(
 ) -> float | None:
     """Width of the range in which a metric moves: 1 / K of coverages, that of the costs of ``cost``, else 1.
 
+    That of MCC and kappa is counted from chance.
+
     Args:
         key: of METRICS.
         num_classes: K; None where it is not known: a coverage is then taken to reach 1.
@@ -74,7 +76,7 @@ def metric_range(
     # The coverages sum to 1, so the least of K, or of two group means, is 1 / K at most.
     if key in COVERAGES and num_classes is not None:
         return 1.0 / num_classes
-    if is_fraction(key):
+    if is_fraction(key) or key in AGREEMENTS:
         return 1.0
     costs = None if definitions is None else definitions.cost_matrix
     if key != "cost" or costs is None:

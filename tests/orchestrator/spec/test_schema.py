@@ -141,6 +141,7 @@ def test_temperature_and_effective_pairs_set_the_same() -> None:
             "selection: {metric: calibration_error}",
             "is no metric of a confusion matrix and cannot rank; bound it",
         ),
+        ("constraints: [{metric: mcc, at_least: 60}]", "the bound on mcc must lie in [-1, 1], got 60"),
         ("metrics: {beta: 0}", "beta: must be a number > 0, got 0"),
         (
             "constraints: [{metric: recall_gap, at_most: 110}]",
