@@ -32,7 +32,6 @@ from orchestrator.table import (
     natural_width,
     number,
     paragraph,
-    percent,
     sentence,
     short,
     table,
@@ -532,7 +531,7 @@ def _cross_table(winners: Mapping[str, Winner], metrics: Sequence[str], width: i
         (
             objective,
             *(
-                percent(winner.replicates.select[m].value) if m in winner.replicates.select else ""
+                number(winner.replicates.select[m].value, unit_of(m)) if m in winner.replicates.select else ""
                 for m in metrics
             ),
         )

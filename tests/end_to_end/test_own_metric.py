@@ -114,8 +114,11 @@ def test_every_row_is_ranked_judged_and_shown_by_that_function(home: Path) -> No
         assert row.score == pytest.approx(figure.value, abs=0.05)
     listed = here("ls", cwd=home)
     value = result["winner"]["replicates"]["select"]["own_of_a_test:fbeta"]["value"]
+    # Its range is not known: no percent.
     assert f"own_of_a_test:fbeta {value:.3f} on select: " in listed.out
-    assert "own_of_a_test:fbeta on select " in here("show", "smoke", cwd=home).out
+    shown = here("show", "smoke", cwd=home).out
+    assert "own_of_a_test:fbeta on select  " in shown
+    assert f"{value:.3f}" in shown
 
 
 def test_record_and_pin_know_the_source(home: Path) -> None:
@@ -206,7 +209,7 @@ def test_a_metric_that_is_minimised_ranks_and_bounds_another_objective(tmp_path:
     assert all(score == pytest.approx(value - 1.0, abs=0.02) for score, value in scores.values())
     listed = here("ls", cwd=tmp_path).out
     means = result["winner"]["replicates"]["select"]["own_of_a_test:miss"]["value"]
-    assert f"mean_recall, judged by own_of_a_test:miss: {100 * means:.1f} % on select" in listed
+    assert f"mean_recall, judged by own_of_a_test:miss: {means:.3f} on select" in listed
 
 
 def test_evaluate_takes_a_function_of_ones_own(tmp_path: Path) -> None:
@@ -225,6 +228,9 @@ def test_evaluate_takes_a_function_of_ones_own(tmp_path: Path) -> None:
     assert done.document["metric"] == "own_of_a_test:fbeta"
     assert done.document["value"]["value"] == pytest.approx(fbeta(counts, 2.0))
     assert done.document["correction"]["value"] > 0
+    text = here("evaluate", "t.parquet", "--objective", "own_of_a_test:fbeta", cwd=tmp_path).out
+    assert text.startswith(f"own_of_a_test:fbeta {fbeta(counts, 2.0):.3f} [0.")
+    assert "to a side, more than 0.05, with 20 samples" in text
     for name, says in (
         ("nothing", "has no function 'nothing'"),
         ("floor", "fails on a 3 x 3 confusion matrix|one number"),

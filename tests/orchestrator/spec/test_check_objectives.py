@@ -99,6 +99,11 @@ def test_a_name_that_leads_nowhere_and_a_margin_to_judge_with() -> None:
     (problem,) = problems_of("good", "")
     assert problem.startswith("f.yaml:4: objectives.0: users_own:good needs selection.margin")
     assert problems_of("good", "selection: {margin: 0.02}\n") == []
+    (problem,) = problems_of("good", "selection: {margin: 2}\n")
+    assert (
+        "needs a selection.margin below its range, it moves from 0 to 1 between useless and perfect"
+        in problem
+    )
     # By another metric it is judged with that one's margin.
     assert problems_of("good", "selection: {metric: min_recall}\n") == []
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.size_study import Cell, misses
+from selmix.metric_keys import is_fraction, is_own
 from selmix.metrics import MetricContext, Predictions
 from selmix.statistics.comparison import mean_over_replicates, paired_difference
 from selmix.statistics.intervals import Estimate, counts_interval
@@ -146,6 +147,9 @@ def test_its_margin_must_be_set() -> None:
     with pytest.raises(ValueError, match="users_limits:macro_f1 has no margin of its own"):
         default_margin("users_limits:macro_f1", 10)
     assert not is_minimum("users_limits:least")
+    # A class may have a colon in its name.
+    assert [is_own(key) for key in ("users_limits:least", "recall/a:b", "min_recall")] == [True, False, False]
+    assert [is_fraction(key) for key in ("users_limits:least", "recall/a:b", "cost")] == [False, True, False]
 
 
 @pytest.mark.parametrize(
