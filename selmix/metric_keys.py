@@ -25,15 +25,16 @@ def is_fraction(key: str) -> bool:
 
     Neither a metric in units of its own nor a function of the user's own, ``module:function``.
     """
-    return key not in IN_OWN_UNITS and not _is_own(key)
+    return key not in IN_OWN_UNITS and not is_own(key)
 
 
 def ends_of(key: str) -> tuple[float, float]:
     """Least and largest value that a metric may have: (0, 1) of a fraction, infinite where there is none."""
-    return (-math.inf, math.inf) if _is_own(key) else _ENDS.get(key, (0.0, 1.0))
+    return (-math.inf, math.inf) if is_own(key) else _ENDS.get(key, (0.0, 1.0))
 
 
-def _is_own(key: str) -> bool:
+def is_own(key: str) -> bool:
+    """True if a key is a function of the user's own, ``module:function``."""
     # The name of a class, behind a slash, may hold a colon.
     return ":" in key.partition("/")[0]
 

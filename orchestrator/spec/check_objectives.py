@@ -17,6 +17,7 @@ from selmix.metric_keys import AGREEMENTS, ends_of, is_fraction
 from selmix.metrics import METRICS, MetricContext
 from selmix.objectives import OBJECTIVES, ObjectiveContext, bind_objective, metric_of_objective
 from selmix.own_metrics import OwnFunction, own_function
+from selmix.statistics.own import range_of
 from selmix.statistics.verdict import COVERAGES, metric_range
 from selmix.user_code import is_reference, load_function
 
@@ -93,8 +94,7 @@ def own_objective_problems(typed: TypedFile, reference: str) -> Iterable[str]:
             yield f"{reference} fails on a {classes} x {classes} confusion matrix: {reason}{advice}"
             return
     if typed.selection is not None and typed.selection.metric is None:
-        yield from own_metric_problems(typed, reference)
-        yield from _missing_margin(typed, reference)
+        yield from _judging_problems(typed, reference)
 
 
 def own_metric_problems(typed: TypedFile, reference: str) -> Iterable[str]:
@@ -123,8 +123,22 @@ def _problems_as_metric(typed: TypedFile, function: OwnFunction, classes: int) -
         yield str(error)
 
 
-def _missing_margin(typed: TypedFile, reference: str) -> Iterable[str]:
-    if typed.selection is not None and typed.selection.margin is None:
+def _judging_problems(typed: TypedFile, reference: str) -> Iterable[str]:
+    """Reasons why rows cannot be judged by ``module:function``: it is a metric, and has a margin within its range."""
+    problems = list(own_metric_problems(typed, reference))
+    yield from problems
+    if typed.selection is None or problems:
+        return
+    margin, classes = typed.selection.margin, _tried_classes(typed)
+    if margin is not None and classes is not None:
+        counts = torch.full((classes, classes), 3.0, dtype=torch.float64)
+        low, high = range_of(own_function(reference), counts, _metric_context(typed, classes))
+        if 0 < high - low <= margin:
+            yield (
+                f"{reference} needs a selection.margin below its range, it moves from {low:g} to {high:g} between "
+                f"useless and perfect predictions, got {margin:g}"
+            )
+    elif margin is None:
         yield (
             f"{reference} needs selection.margin, the difference of it that does not matter: the range of a function "
             "of your own is not known"
@@ -372,7 +386,7 @@ def selection_problems(typed: TypedFile) -> Iterable[Problem]:
     elif metric in METRICS:
         yield from ((path, text) for text in missing_definition(typed, metric))
     elif is_reference(metric):
-        texts = [*own_metric_problems(typed, metric), *_missing_margin(typed, metric)]
+        texts = list(_judging_problems(typed, metric))
         yield from ((path, text) for text in texts)
     else:
         yield path, f"must be a metric of the select split, got {metric!r}; {metric_hint(metric)}"

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selmix.definitions import Definitions
-from selmix.metric_keys import AGREEMENTS, is_fraction
+from selmix.metric_keys import AGREEMENTS, is_fraction, is_own
 from selmix.metrics import metric_named
 from selmix.statistics.comparison import holm
 from selmix.statistics.intervals import Estimate
 from selmix.statistics.proportions import normal_quantile
-from selmix.user_code import is_reference
 
 VerdictOutcome = Literal["better", "tied", "worse", "undecided"]
 
@@ -48,7 +47,7 @@ def default_margin(key: str, num_classes: int, definitions: Definitions | None =
     Raises:
         ValueError: a function of the user's own, whose range is not known.
     """
-    if is_reference(key):
+    if is_own(key):
         raise ValueError(f"{key} has no margin of its own: its range is not known; set selection.margin")
     metric = metric_named(key)
     if metric.of_predictions is not None:
@@ -71,7 +70,7 @@ def metric_range(
         num_classes: K; None where it is not known: a coverage is then taken to reach 1.
         definitions: of the metrics, with the cost matrix.
     Returns:
-        The width; None of the cost without a matrix.
+        The width; None of the cost without a matrix, and of a function of the user's own.
     """
     # The coverages sum to 1, so the least of K, or of two group means, is 1 / K at most.
     if key in COVERAGES and num_classes is not None:
@@ -195,4 +194,4 @@ def is_minimum(key: str) -> bool:
         key: of METRICS.
     """
     # A coverage is a share of all predictions.
-    return not is_reference(key) and metric_named(key).least_of is not None and "coverage" not in key
+    return not is_own(key) and metric_named(key).least_of is not None and "coverage" not in key
