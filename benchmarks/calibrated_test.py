@@ -129,7 +129,7 @@ def sorted_uniforms(classes: int, samples: int, draws: int, seed: int) -> Tensor
 
 @dataclass(frozen=True)
 class Hits:
-    """What the statistic needs of one or more samples.
+    """Recalls and joint hits that the statistic needs of one or more samples.
 
     Attributes:
         ours: recalls of ours, shape (B, K).
@@ -199,7 +199,7 @@ def common_level(ours: float, theirs: Tensor, samples: int, shift: float) -> flo
 
 @dataclass(frozen=True)
 class Dependence:
-    """What a null keeps of the observed dependence of the pairs.
+    """Dependence of the observed pairs that a null keeps.
 
     Attributes:
         share: of the Frechet bound of the covariance, all classes together, in [-1, 1]; or None.

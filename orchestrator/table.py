@@ -107,7 +107,7 @@ class Unit:
 
 PERCENT = Unit(" %", " pp", 100.0, 1)
 OWN = Unit("", "", 1.0, 3)
-"""Of a mean cost, which has the unit of its matrix."""
+"""Unit of a mean cost, which is that of its matrix, and of all that is no fraction."""
 
 
 def unit_of(metric: str | None) -> Unit:

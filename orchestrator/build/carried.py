@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself beside its weights, against the data that it is to be used on."""
+"""Facts that a checkpoint carries beside its weights, against the data that it is to be used on."""
 
 from __future__ import annotations
 

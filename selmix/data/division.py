@@ -13,7 +13,7 @@ from selmix.data.split_names import PARTS, renamed, spellings, split_named
 from selmix.data.wording import listed
 
 RARE = ("refuse", "drop", "pool")
-"""What is done with a class that has too few rows: an error, left out, or put into one class with its like."""
+"""Ways with a class that has too few rows: an error, left out, or put into one class with its like."""
 POOLED = "other"
 """Name of the class that rare ones are put into."""
 HELD = {"feedback": 20, "select": 24, "test": 50}

@@ -1,4 +1,4 @@
-"""What a user gives a finished model to look at, as the model's inputs: images of any kind, or rows of a table."""
+"""Inputs of a finished model from what a user gives: images of any kind, or rows of a table."""
 
 from __future__ import annotations
 

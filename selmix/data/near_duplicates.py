@@ -24,7 +24,7 @@ _SIDE = 18
 MAX_DISTANCE = 14
 """Bits of 144 that may differ: two unrelated images differ in half of them."""
 MIN_CORRELATION = 0.99
-"""Of the finer grids; it knows no brightness and no contrast."""
+"""Least correlation of the finer grids; it knows no brightness and no contrast."""
 # Brightnesses from 0 to 1: an image of one colour has no differences to compare.
 _MIN_DEVIATION = 0.004
 _LUMA = (0.299, 0.587, 0.114)

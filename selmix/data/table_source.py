@@ -1,4 +1,4 @@
-"""Where the rows of a table come from: Parquet files, or a table in memory."""
+"""Sources of the rows of a table: Parquet files, or a table in memory."""
 
 from __future__ import annotations
 
