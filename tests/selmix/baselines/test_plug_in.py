@@ -76,17 +76,19 @@ def test_costs_are_decided_by_the_matrix() -> None:
     assert found > value("cost", test.argmax(dim=1), truth, 4) + 0.05
 
 
-@pytest.mark.parametrize(("metric", "gain"), [("min_recall", 0.1), ("cvar_recall", 0.1), ("h_mean", 0.04)])
+@pytest.mark.parametrize(("metric", "gain"), [("min_recall", 0.15), ("cvar_recall", 0.12), ("h_mean", 0.04)])
 def test_four_classes_gain_on_new_samples(metric: str, gain: float) -> None:
     """On average: which step is within one standard error of the best differs from sample to sample."""
     test, truth = gaussians(20000, 4, seed=1)
     gains = []
-    for seed in (0, 2, 8):
+    # Seed 1 is that of the new samples.
+    seeds = (0, *range(2, 9))
+    for seed in seeds:
         logits, labels = gaussians(1000, 4, seed)
         fit = plug_in_classifier(logits, labels, SelectionRule(metric), context(4))
         plain = value(metric, test.argmax(dim=1), truth, 4)
         gains.append(value(metric, fit.correction.predict(test)[0], truth, 4) - plain)
-    assert sum(gains) / 3 > gain
+    assert sum(gains) / len(seeds) > gain
 
 
 def test_a_floor_on_coverage_is_met() -> None:
