@@ -59,18 +59,6 @@ def write(folder: Path, source: str = SOURCE) -> None:
 
 
 @pytest.fixture(scope="module")
-def four_baselines() -> Iterator[None]:
-    """One baseline of each rung that takes no longer than its model."""
-    from selmix.baselines import BASELINES
-
-    kept = ("untouched", "post_hoc_bias_search", "balanced_head", "uniform_mixup")
-    with pytest.MonkeyPatch.context() as patched:
-        for name in [name for name in BASELINES if name not in kept]:
-            patched.delitem(BASELINES, name)
-        yield
-
-
-@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder whose sweep lies, with its module, in a folder of its own; the sweep is pinned."""
     home = tmp_path_factory.mktemp("own")
