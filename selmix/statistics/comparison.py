@@ -13,6 +13,7 @@ from selmix.metrics import MetricContext, Predictions, metric_named
 from selmix.statistics.constructions import construction_of
 from selmix.statistics.intervals import Estimate
 from selmix.statistics.means import crossed_bounds
+from selmix.statistics.openings import holm_levels
 from selmix.statistics.proportions import student_quantile
 
 Outcome = Literal["better", "tied", "worse"]
@@ -150,44 +151,23 @@ def holm(
     level: float,
     two_sided: bool = True,
 ) -> dict[str, Outcome]:
-    """Outcomes of several comparisons that are all right with probability ``level``.
-
-    Holm's order is that of how clearly each difference leaves 0; once one does not, the rest are tied too.
+    """Outcomes of several comparisons that are all right with probability ``level``: Holm's step-down procedure.
 
     Args:
         names: of the comparisons.
         interval: (name, level) -> the paired difference with its interval at that level.
-        level: of all comparisons together.
-        two_sided: False where only a positive difference counts for the order.
-    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics, 1979.
+        level: of all comparisons together, in (0, 1).
+        two_sided: False where only a positive difference counts; any other one is then ``tied``.
+    Source: :func:`selmix.statistics.openings.holm_levels`.
     """
-    plain = {name: interval(name, level) for name in names}
+    found: dict[str, Outcome] = {}
 
-    def clearness(name: str) -> float:
-        return _clearness(_made_positive(plain[name]) if two_sided else plain[name])
+    def told_apart(name: str, at: float) -> bool:
+        found[name] = outcome(interval(name, at))
+        return found[name] == "better" or (two_sided and found[name] == "worse")
 
-    outcomes: dict[str, Outcome] = dict.fromkeys(plain, "tied")
-    order = sorted(plain, key=clearness, reverse=True)
-    for rank, name in enumerate(order):
-        # Step-down: the clearest must hold against all comparisons, the next against one fewer, and so on.
-        corrected = 1.0 - (1.0 - level) / (len(order) - rank)
-        outcomes[name] = outcome(interval(name, corrected))
-        if outcomes[name] == "tied":
-            break
-    return outcomes
-
-
-def _clearness(difference: Estimate) -> float:
-    """Difference in units of its lower margin: above 1 the interval leaves 0 out; without a margin it is certain."""
-    width = difference.value - difference.low
-    if width > 0:
-        return difference.value / width
-    return math.copysign(math.inf, difference.value) if difference.value else 0.0
-
-
-def _made_positive(difference: Estimate) -> Estimate:
-    """Difference with its sides exchanged where it is negative."""
-    return difference if difference.value >= 0 else _negated(difference)
+    decided = holm_levels(names, told_apart, level)
+    return {name: found[name] if two_sided or found[name] == "better" else "tied" for name in decided}
 
 
 def _pairs(
