@@ -88,7 +88,7 @@ def filed(run: Run) -> dict[str, float]:
         return {}
     labels, truth = second.state_dict()["labels"], second.samples.labels
     used = labels >= 0
-    shares = [float(used[truth == k].double().mean()) for k in truth.unique()]
+    shares = [float(used[truth == k].double().mean()) for k in set(truth.tolist())]
     right = float((labels[used] == truth[used]).double().mean()) if bool(used.any()) else 0.0
     return {"used": float(used.double().mean()), "right": right, "used_of_least": min(shares)}
 
@@ -201,7 +201,7 @@ def diverged_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def _mean(rows: Sequence[Row], key: str) -> float:
-    return statistics.mean(row[key] for row in rows)
+    return float(statistics.mean(row[key] for row in rows))
 
 
 def main() -> None:
@@ -224,7 +224,8 @@ def main() -> None:
     rows = rows_of(
         tasks(options.setting, options.objective, list(chosen.values()), options.seeds), options.rows
     )
-    lines, figures = filed_lines(rows) + diverged_lines(rows), {}
+    lines = filed_lines(rows) + diverged_lines(rows)
+    figures: dict[str, Any] = {}
     for name, axis in chosen.items():
         more, each = report(name, axis, rows)
         lines, figures = lines + more, figures | each

@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository's root, where `benchmarks` lies
 
@@ -70,14 +71,13 @@ def on_gaussians(seeds: list[int]) -> dict[str, float]:
         base = base_of(GAUSSIANS.model, data, seed, rule)
         task = BaselineTask(data, base, METRIC, rule, (seed,), GAUSSIANS.config, ())
         for says, search in searches.items():
-            catalogue.bias_search = search
-            for name in SEARCHED:
-                (state,) = BASELINES[name](task).states
-                found.setdefault(f"{name}, {says}", []).append(values(task, state, test)[METRIC])
+            with mock.patch.object(catalogue, "bias_search", search):
+                for name in SEARCHED:
+                    (state,) = BASELINES[name](task).states
+                    found.setdefault(f"{name}, {says}", []).append(values(task, state, test)[METRIC])
         for name in ("untouched", "plug_in"):
             (state,) = BASELINES[name](task).states
             found.setdefault(name, []).append(values(task, state, test)[METRIC])
-    catalogue.bias_search = post_hoc.bias_search
     return {name: statistics.mean(each) for name, each in found.items()}
 
 

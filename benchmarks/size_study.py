@@ -92,7 +92,8 @@ class Cell:
         shape, *numbers = self.truth.split(":")
         values, count = [float(number) for number in numbers], len(self.sizes)
         if shape == "spread":
-            return torch.linspace(*values, count, dtype=torch.float64)
+            low, high = values
+            return torch.linspace(low, high, count, dtype=torch.float64)
         # Of the calibration error the recalls follow from the confidences.
         weak = {"alike": count, "weak": 1, "weak5": min(5, count)}.get(shape, 0)
         recalls = torch.full((count,), 0.95, dtype=torch.float64)

@@ -281,9 +281,9 @@ def stages(folder: RunFolder, started: float, peaks: dict[str, Peaks]) -> dict[s
                 begins[name] = when.timestamp()
     ends = [*list(begins.values())[1:], time.time()]
     found = {}
-    for (name, begin), end in zip(begins.items(), ends, strict=True):
+    for (name, began), end in zip(begins.items(), ends, strict=True):
         peak = peaks.get(name, Peaks())
-        found[name] = {"s": end - begin, "cpu_s": peak.cpu_s, "driver_mb": peak.driver, "worker_mb": peak.worker,
+        found[name] = {"s": end - began, "cpu_s": peak.cpu_s, "driver_mb": peak.driver, "worker_mb": peak.worker,
                        "total_mb": peak.total}  # fmt: skip
     return found
 

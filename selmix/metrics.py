@@ -52,8 +52,8 @@ from selmix.metric_functions import (
     shot_recall,
     weighted_recall,
 )
+from selmix.metric_keys import is_own
 from selmix.own_metrics import own_function
-from selmix.user_code import is_reference
 
 __all__ = [
     "METRICS", "CountsMetric", "Metric", "MetricContext", "Predictions", "RecallsMetric", "calibration_error",
@@ -456,7 +456,7 @@ def metric_named(key: str, definitions: Definitions | None = None) -> Metric:
     """
     if key in METRICS:
         return METRICS[key]
-    if is_reference(key):
+    if is_own(key):
         return own_metric(key)
     rates = {each.key: each for each in definitions.class_rates} if definitions is not None else {}
     if key not in rates:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from selmix.groups import GROUP_RATES
+from selmix.metric_keys import is_own
 from selmix.metrics import METRICS, MetricContext, Predictions, calibration_bins_of_equal_width
 from selmix.statistics.calibration import calibration_bounds, calibration_difference, equal_width_bounds
 from selmix.statistics.curved_means import CURVES, curved_bounds, curved_difference
@@ -49,7 +50,6 @@ from selmix.statistics.worst_case import (
     recall_gap_bounds,
     worst_group_recall_bounds,
 )
-from selmix.user_code import is_reference
 
 OfCounts = Callable[[Tensor, MetricContext, float], Bounds]
 """Counts (K, K) or of cells (K A, K), context, alpha -> limits."""
@@ -269,7 +269,7 @@ def construction_of(key: str) -> Construction:
     Raises:
         KeyError: there is no such metric, or it is a proportion with exact limits.
     """
-    if not is_reference(key):
+    if not is_own(key):
         return CONSTRUCTIONS[key]
     return Construction(
         "Agresti and Coull's by the delta method with Student's t, its bias taken out; none where the function is not "

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from selmix.definitions import RATES_OF_A_CLASS, ClassRate, Definitions
 from selmix.groups import class_counts
+from selmix.metric_keys import is_own
 from selmix.metrics import Metric, MetricContext, Predictions, class_metric, metric_named
 from selmix.statistics.bounds import TOLERANCE, missed_by
 from selmix.statistics.intervals import counts_interval
 from selmix.statistics.resampling import dirichlet_rows, resample_rows
-from selmix.user_code import is_reference
 
 __all__ = [
     "RESAMPLES", "STATISTICS", "Constraint", "Rank", "SelectionRule", "counted_bounds", "dirichlet_rows", "rank",
@@ -126,7 +126,7 @@ class SelectionRule:
         # Each once, in the order of the bounds. The dataclass is frozen: a plain assignment would raise.
         rates = tuple(dict.fromkeys((*self.definitions.class_rates, *bounded)))
         named = (self.metric, *(bound.metric for bound in self.constraints))
-        own = (*self.definitions.own_metrics, *(name for name in named if is_reference(name)))
+        own = (*self.definitions.own_metrics, *(name for name in named if is_own(name)))
         known = replace(self.definitions, class_rates=rates, own_metrics=tuple(dict.fromkeys(own)))
         object.__setattr__(self, "definitions", known)
 

@@ -9,7 +9,9 @@ import torch
 
 from selmix.definitions import ClassRate, Definitions
 from selmix.metric_keys import AGREEMENTS, IN_OWN_UNITS, ends_of, is_fraction
-from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions
+from selmix.metrics import METRICS, MetricContext, Predictions, evaluate_predictions, metric_named
+from selmix.statistics.constructions import construction_of
+from selmix.statistics.selection import Constraint, SelectionRule
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -48,3 +50,14 @@ def test_a_function_of_the_users_own_has_units_and_ends_of_its_own() -> None:
         False, False, True, True,
     ]  # fmt: skip
     assert ends_of("own:f") == (-math.inf, math.inf)
+
+
+def test_a_colon_in_the_name_of_a_class_makes_no_function_of_it() -> None:
+    rate = ClassRate("recall", 1, "dog: small")
+    definitions = Definitions(class_rates=(rate,))
+    assert metric_named(rate.key, definitions).key == "recall/dog: small"
+    with pytest.raises(KeyError):
+        construction_of(rate.key)  # a proportion with exact limits, no function of the user's own
+    bound = Constraint("recall", at_least=0.5, label=1, class_name="dog: small")
+    rule = SelectionRule("min_recall", constraints=(bound,))
+    assert rule.definitions.own_metrics == ()
