@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 from selmix.files import expanded_path
+from selmix.rungs import RUNGS
 
 
 def _parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
@@ -145,6 +146,10 @@ def launch() -> argparse.ArgumentParser:
     parser.add_argument(
         "--in-process", action="store_true", help="run without Ray, one run after the other in this process: for a "
         "debugger, or a machine without Ray",
+    )  # fmt: skip
+    parser.add_argument(
+        "--until", choices=RUNGS, metavar="RUNG", help=f"end with this rung ({', '.join(RUNGS)}); launching again "
+        "without it goes on from there",
     )  # fmt: skip
     return parser
 

@@ -42,7 +42,7 @@ def _submit(options: argparse.Namespace) -> int:
 
     return submit_sweep(
         load_spec(options.file, options.overrides), options.file, options.overrides, options.runs_text,
-        job_server(options.address, os.environ), options.follow, options.quiet,
+        job_server(options.address, os.environ), options.follow, options.quiet, options.until,
     )  # fmt: skip
 
 
@@ -50,14 +50,16 @@ def _launch(options: argparse.Namespace) -> int:
     with heavy_imports():
         from orchestrator.cluster.address import Cluster, driver_address
         from orchestrator.cluster.ray_session import ray_environment
-        from orchestrator.run.launch import launch_sweep
+        from orchestrator.run.launch import launch_sweep, needs_ray
         from orchestrator.spec.checks import load_spec
 
     cluster = None if options.in_process else Cluster(driver_address(options.address, os.environ))
     # Set before the file is read: that imports the user's modules, and Ray reads its environment when it is imported.
     with contextlib.nullcontext() if cluster is None else ray_environment(cluster):
         spec = load_spec(options.file, options.overrides)
-        return launch_sweep(spec, options.file, options.runs, cluster, options.quiet)
+        if cluster is not None and cluster.is_private and not needs_ray(spec, options.runs, options.until):
+            cluster = None
+        return launch_sweep(spec, options.file, options.runs, cluster, options.quiet, options.until)
 
 
 def stop(options: argparse.Namespace) -> int:

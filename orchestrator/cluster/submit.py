@@ -26,6 +26,7 @@ from orchestrator.http_client import SERVERS
 from orchestrator.progress import Progress
 from orchestrator.provenance import SUBMISSION, Submission, git_state
 from orchestrator.spec.schema import SweepSpec
+from selmix.rungs import Rung
 
 POLL_S = 1.0
 UNDER_WAY_S = 180.0
@@ -43,8 +44,9 @@ OWN_SECRETS = (
 
 
 def submit_sweep(
-    spec: SweepSpec, file: Path, overrides: Sequence[str], runs: str, address: str, follow: bool, quiet: bool
-) -> int:
+    spec: SweepSpec, file: Path, overrides: Sequence[str], runs: str, address: str, follow: bool, quiet: bool,
+    until: Rung | None = None,
+) -> int:  # fmt: skip
     """Submit a sweep to the job server, and wait until its driver is under way or, with ``follow``, has ended.
 
     Args:
@@ -55,6 +57,7 @@ def submit_sweep(
         address: of the job server.
         follow: True to wait to the end of the sweep.
         quiet: True for warnings only.
+        until: rung to end with; None to climb all.
     Returns:
         0, or the driver's exit code where it ended meanwhile; 130 after Ctrl-C, which leaves the sweep running.
     Raises:
@@ -63,7 +66,14 @@ def submit_sweep(
     """
     progress = Progress(quiet)
     home = cluster_folder(runs)
-    arguments = ["launch", SWEEP_FILE, "--runs", home, *overrides]
+    arguments = [
+        "launch",
+        SWEEP_FILE,
+        "--runs",
+        home,
+        *overrides,
+        *([] if until is None else ["--until", until]),
+    ]
     # Secrets are refused before anything is sent.
     refuse_secrets(arguments)
     variables = job_variables(os.environ, progress)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from orchestrator.documents import Document, from_document, to_document
 from orchestrator.provenance import Environment
+from selmix.rungs import Rung
 
 TrialState = Literal["RUNNING", "FINISHED", "PRUNED", "FAILED", "INTERRUPTED", "KILLED"]
 Kind = Literal["trial", "replicate", "baseline"]
@@ -138,7 +139,7 @@ class TrialRecord:
     reference: bool = False
     seeds: list[int] = field(default_factory=list)
     note: dict[str, float | str] = field(default_factory=dict)
-    rung: Literal["scores", "head", "finetune", "retrain"] | None = None
+    rung: Rung | None = None
     correction: str | None = None
     cross_fitted: CrossFittedScore | None = None
 
@@ -360,6 +361,7 @@ class SweepState:
         unsent: writes that did not reach MLflow.
         planned_runs: trials and replicates, as far as they are known.
         objective_source: modules of the user's own that hold its functions of C; empty in records of earlier versions.
+        until: rung that the last launch ends with; None where it climbs all rungs of its file.
     """
 
     name: str
@@ -383,6 +385,7 @@ class SweepState:
     unsent: int = 0
     planned_runs: int = 0
     objective_source: list[OwnSource] = field(default_factory=list)
+    until: Rung | None = None
 
     def to_document(self) -> Document:
         """As JSON has it: ``{}`` stands for a value that is not known yet."""

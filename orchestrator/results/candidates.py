@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from orchestrator.records.types import CrossFittedScore, TrialRecord
 from orchestrator.results.replicate_means import mean_score, score_of
-from orchestrator.results.rows import RUNGS, SELMIX, Rung, baseline_row, rung_of
+from orchestrator.results.rows import SELMIX, baseline_row, rung_of
+from selmix.rungs import RUNGS, Rung
 
 
 @dataclass(frozen=True)

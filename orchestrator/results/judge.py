@@ -7,6 +7,7 @@ reader takes it from there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -27,7 +28,6 @@ from orchestrator.results.finalists import leader_and_winner
 from orchestrator.results.predictions import StoredPredictions
 from orchestrator.results.replicate_means import mean_score, mean_select
 from orchestrator.results.rows import (
-    RUNGS,
     SELMIX,
     Bound,
     Choice,
@@ -38,15 +38,19 @@ from orchestrator.results.rows import (
     ObjectiveResult,
     Outcome,
     ReplicateMeans,
+    RungStep,
     SearchGain,
     SweepResult,
     Verdict,
     Winner,
     base_labels,
     baseline_row,
+    rung_of,
 )
 from orchestrator.results.rungs import choose_across_rungs
 from orchestrator.results.shipped import Shipped, shipped_file
+from selmix.metric_keys import ends_of
+from selmix.rungs import RUNGS, Rung
 
 if TYPE_CHECKING:
     from orchestrator.spec.schema import SweepSpec
@@ -61,15 +65,26 @@ def decided(folder: RunFolder, spec: SweepSpec) -> Choices:
     return _decided(folder, spec, lambda objective: Judge(folder, spec, objective))
 
 
-def judged(folder: RunFolder, spec: SweepSpec) -> SweepResult:
-    """Result of a sweep whose runs and baselines are done."""
+def judged(folder: RunFolder, spec: SweepSpec, rungs: Sequence[Rung] = RUNGS) -> SweepResult:
+    """Result of a sweep whose runs and baselines are done.
+
+    Args:
+        folder: records of the sweep.
+        spec: specification of the sweep.
+        rungs: that have been climbed; without ``finetune`` among them, and in ``spec``, no trial is looked at.
+    """
+    reached = [rung for rung in spec.rungs if rung in rungs]
 
     @cache
     def judge_of(objective: str) -> Judge:
         return Judge(folder, spec, objective)
 
-    choices = _decided(folder, spec, judge_of).objectives
-    return SweepResult(objectives={name: judge_of(name).result(choices[name]) for name in spec.objectives})
+    # Before the search there is nothing to choose, and no choice may be stored that a later rung would be bound to.
+    searched = "finetune" in reached
+    choices = _decided(folder, spec, judge_of).objectives if searched else dict.fromkeys(spec.objectives)
+    return SweepResult(
+        objectives={name: judge_of(name).result(choices[name], reached) for name in spec.objectives}
+    )
 
 
 def _decided(folder: RunFolder, spec: SweepSpec, judge_of: Callable[[str], Judge]) -> Choices:
@@ -159,14 +174,15 @@ class Judge:
         values = {key: figure.value for key, figure in mean_select(runs).items()}
         return self.rule.violation(values) == 0.0
 
-    def candidates(self, choice: Choice | None) -> list[Candidate]:
-        """Rows that may win or oppose, in the order of the table; those that break a bound cannot."""
+    def candidates(self, choice: Choice | None, rungs: Sequence[Rung] = RUNGS) -> list[Candidate]:
+        """Rows of some rungs that may win or oppose, in the order of the table; those that break a bound cannot."""
         rows = []
         if choice is not None:
             trial, runs = self.trials[choice.winner], self.finals()[choice.winner]
             rows.append(selmix_candidate(trial, runs, self.base_labels))
         steps = rows[0].steps if rows else 0
-        return [*rows, *baseline_candidates(self.folder.load_baselines(self.objective), steps)]
+        others = baseline_candidates(self.folder.load_baselines(self.objective), steps)
+        return [*rows, *(each for each in others if each.rung in rungs)]
 
     def difference(self, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> Figure:
         """Paired difference ours - theirs on select with its interval, oriented so that higher is better."""
@@ -187,12 +203,53 @@ class Judge:
         predictions = {name: self.predictions.over(runs) for name, runs in others.items()}
         return outcomes_against(self.rule.metric, predictions, self.predictions.over(reference), self.context)
 
-    def result(self, choice: Choice | None) -> ObjectiveResult:
-        """Result of this objective, for a choice that was made before."""
+    def climb(self, candidates: Sequence[Candidate]) -> list[RungStep]:
+        """What each rung added over those below it, from the cheapest on.
+
+        Args:
+            candidates: rows that may win, at least one.
+        """
+        from selmix.metrics import metric_named
+
+        metric, bounded = metric_named(self.rule.metric, self.rule.definitions), bool(self.bounds)
+        by_row = {each.row: each for each in candidates}
+        steps: list[RungStep] = []
+        below: Candidate | None = None
+        for rung in dict.fromkeys(each.rung for each in sorted(candidates, key=lambda each: each.cheapness)):
+            reached = [each for each in candidates if RUNGS.index(each.rung) <= RUNGS.index(rung)]
+            wins, choices = choose_across_rungs(reached, self.margin, bounded)
+            best = by_row[choices[-1].best]
+            added = None if below is None else self.difference(best.records, below.records)
+            low, high = ends_of(self.rule.metric)
+            end, value = low if metric.minimise else high, mean_select(wins.records)[self.rule.metric].value
+            room = abs(end - value) if math.isfinite(end) else None
+            over = None if below is None else below.row
+            steps.append(RungStep(
+                rung, best.row, best.name, best.score, self._spent_s(rung), over, added, wins.row, room
+            ))  # fmt: skip
+            below = wins
+        return steps
+
+    def _spent_s(self, rung: Rung) -> float:
+        """Seconds of work of everything that a rung ran."""
+        baselines = self.folder.load_baselines(self.objective)
+        spent = sum(record.cost_s for record in baselines if (record.rung or rung_of(record.name)) == rung)
+        if rung == "finetune":
+            runs = [*self.trials.values(), *(run for each in self.replicates.values() for run in each)]
+            spent += sum(run.cost_s + run.lost_s for run in runs)
+        return spent
+
+    def result(self, choice: Choice | None, rungs: Sequence[Rung] = RUNGS) -> ObjectiveResult:
+        """Result of this objective.
+
+        Args:
+            choice: of the search, made before; None where no trial can win, or none was run.
+            rungs: that have been climbed.
+        """
         baselines = in_order(self.folder.load_baselines(self.objective))
         rows = {b.name: baseline_row(b) for b in baselines}
-        feasible = any(t.feasible for t in self.trials.values())
-        finals, candidates = self.finals(), self.candidates(choice)
+        feasible = any(t.feasible for t in self.trials.values()) if "finetune" in rungs else None
+        finals, candidates = self.finals(), self.candidates(choice, rungs)
         if not candidates:
             return ObjectiveResult(self.rule.metric, feasible, baselines=rows, bounds=self.bounds)
         best, rungs = choose_across_rungs(candidates, self.margin, bool(self.bounds))
@@ -222,6 +279,7 @@ class Judge:
             bounds=self.bounds,
             rungs=rungs,
             more_labels=self.more_labels(best, candidates) if verdict is None else None,
+            climb=self.climb(candidates),
         )
 
     def shipped(self, candidate: Candidate) -> Shipped:

@@ -24,14 +24,11 @@ from orchestrator.records.types import (
 )
 from orchestrator.table import Unit, difference
 from selmix.metric_keys import class_rate_key
+from selmix.rungs import Rung
 from selmix.statistics.bounds import missed_by
 
 Outcome = Literal["better", "tied", "worse"]
 VerdictOutcome = Literal["better", "tied", "worse", "undecided"]
-Rung = Literal["scores", "head", "finetune", "retrain"]
-RUNGS: tuple[Rung, ...] = ("scores", "head", "finetune", "retrain")
-"""Rungs from the cheapest on."""
-
 ChosenBy = Literal["cross_fitted", "select"]
 """Score that decides within a rung: over feedback + select, each fold judged by a fit on the others; on select."""
 
@@ -385,6 +382,34 @@ class RungChoice:
 
 
 @dataclass(frozen=True)
+class RungStep:
+    """What a rung added over the rungs below it.
+
+    Attributes:
+        rung: the rung.
+        best: id of its best row, by the score that compares its rows with each other.
+        approach: approach of that row.
+        score: its score on select.
+        spent_s: seconds of work of everything that the rung ran.
+        over: id of the row that would win without this rung and those above it; None at the lowest rung.
+        added: best row minus that one on select, paired, higher is better; None at the lowest rung. Optimistic, as both
+            were chosen on these samples.
+        wins: id of the row that wins with the rungs so far.
+        room: distance of that row's value from the best value that the metric can take; None where it has no end.
+    """
+
+    rung: Rung
+    best: str
+    approach: str
+    score: float
+    spent_s: float
+    over: str | None
+    added: Figure | None
+    wins: str
+    room: float | None
+
+
+@dataclass(frozen=True)
 class Bound:
     """A bound that decides who may win; one of the two numbers is set.
 
@@ -451,6 +476,7 @@ class ObjectiveResult:
         rungs: choice within each rung that has a row which may win; empty while it is undecided, and in results of an
             earlier version.
         more_labels: rows of more labels than a winner that has no opponent; of one with a verdict they stand there.
+        climb: what each rung added, from the cheapest on; empty likewise.
     """
 
     metric: str | None = None
@@ -468,6 +494,7 @@ class ObjectiveResult:
     bounds: list[Bound] = field(default_factory=list)
     rungs: list[RungChoice] = field(default_factory=list)
     more_labels: MoreLabels | None = None
+    climb: list[RungStep] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.messages import counted
-from orchestrator.records.types import CrossFittedScore
+from orchestrator.records.types import BASELINE, CrossFittedScore
 from orchestrator.results.candidates import Candidate
-from orchestrator.results.rows import RUNGS, ChosenBy, Rung, RungChoice
+from orchestrator.results.rows import ChosenBy, RungChoice, RungStep, approach_name
+from orchestrator.table import difference, number, short, unit_of
+from selmix.rungs import RUNGS, Rung
 
 CROSS_FITTED: ChosenBy = "cross_fitted"
 SELECT: ChosenBy = "select"
@@ -101,3 +103,34 @@ def _why_without_score(found: CrossFittedScore | None, bounded: bool) -> str:
         return found.reason
     # Only a record by an earlier version has a score without it.
     return "its score out of fold knows no bounds" if bounded and found.violation is None else ""
+
+
+def step_line(objective: str, metric: str, step: RungStep) -> str:
+    """State what a rung gave: its best row, what it added over the rungs below, and the room that is left.
+
+    Args:
+        objective: of the sweep.
+        metric: that decides it.
+        step: of the rung.
+    """
+    unit = unit_of(metric)
+    best = f"{objective}: rung {step.rung}: best {approach_name(step.approach)}, score {number(step.score, unit)}"
+    added = ""
+    if step.added is not None:
+        over = _shown(step.over or "")
+        added = f"; {over} below it: {difference(step.added, unit)}{unit.difference} on select"
+    wins = "" if step.wins == step.best else f"; {_shown(step.wins)} still wins"
+    room = "" if step.room is None else f"; room above {number(step.room, unit)}{unit.difference}"
+    # Where an added gain is known its half-width says what these samples can tell apart.
+    if step.room is not None and step.added is not None:
+        told = step.added.value - step.added.low
+        if told >= step.room:
+            room += ", less than these samples can tell apart: a dearer rung cannot show that it pays"
+        else:
+            room += f", of which less than about {number(told, unit)} is not told apart on these samples"
+    return f"{best}{added}{wins}; {step.spent_s:.1f} s of work{room}"
+
+
+def _shown(row: str) -> str:
+    name = short(row)
+    return name.removeprefix(f"{BASELINE}/") if name.startswith(f"{BASELINE}/") else f"SelMix {name}"

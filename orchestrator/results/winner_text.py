@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from orchestrator.messages import counted
 from orchestrator.records.types import BASELINE
-from orchestrator.results.rows import RUNGS, SELMIX, Bound, ObjectiveResult, RungChoice, Winner
+from orchestrator.results.rows import SELMIX, Bound, ObjectiveResult, RungChoice, Winner
 from orchestrator.table import estimate, number, short, unit_of
+from selmix.rungs import RUNGS
 
 
 def shipped_file(winner: Winner, metric: str, bounds: Sequence[Bound]) -> str:

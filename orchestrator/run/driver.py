@@ -26,6 +26,7 @@ from orchestrator.records.types import SweepState
 from orchestrator.results.infeasible import why_nothing_wins
 from orchestrator.results.judge import Judge, judged
 from orchestrator.results.rows import SweepResult, load_results, said
+from orchestrator.results.rungs import step_line
 from orchestrator.run.drain import Drain, Drained
 from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
@@ -37,6 +38,7 @@ from orchestrator.table import unit_of
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.values import estimates, parent_tags, sweep_params, trial_tags
 from selmix.data.splits import SweepData
+from selmix.rungs import RUNGS, Rung
 from trainables.heads import FittedHeads, HeadJob
 
 CANCELLED = "cancelled for good by selmix stop --cancel"
@@ -131,9 +133,8 @@ class Driver:
             self._prepare()
             with self._executor() as executor:
                 self._heads(executor)
-                self._search(executor)
-                self._replicate(executor)
-                self._baselines(executor)
+                for rungs in self._stages():
+                    self._climb(executor, rungs)
             if self.drain.is_requested():
                 raise Drained
         return self._finish()
@@ -210,6 +211,34 @@ class Driver:
             finally:
                 self.drain.at_once = True
 
+    @property
+    def _rungs(self) -> list[Rung]:
+        """Rungs that this launch climbs, from the cheapest on."""
+        until = self.state.until
+        return [r for r in self.spec.rungs if until is None or RUNGS.index(r) <= RUNGS.index(until)]
+
+    def _stages(self) -> list[list[Rung]]:
+        """Rungs that are climbed together, one stage after the other.
+
+        Nothing waits for the rung ``retrain``, a reference: its rows are made beside those of the rung below.
+        """
+        stages = [[rung] for rung in self._rungs]
+        return [*stages[:-2], stages[-2] + stages[-1]] if stages[-1] == ["retrain"] and stages[1:] else stages
+
+    def _climb(self, executor: Executor, rungs: list[Rung]) -> None:
+        """Run everything of some rungs that is pending, and say what they added."""
+        if "finetune" in rungs:
+            self._search(executor)
+            self._replicate(executor)
+        self._baselines(executor, rungs)
+        if self.drain.is_requested():
+            return
+        reached = self._rungs[: self._rungs.index(rungs[-1]) + 1]
+        for objective, result in judged(self.folder, self.spec, reached).objectives.items():
+            for step in result.climb:
+                if step.rung in rungs and result.metric is not None:
+                    self.progress.say(step_line(objective, result.metric, step))
+
     def _search(self, executor: Executor) -> None:
         max_failed = self.pending.max_failed
         source, total, done = self.pending.search(lambda: self.recorder.failed_trials <= max_failed)
@@ -252,12 +281,12 @@ class Driver:
                 "driver.log, and launch again to resume"
             )
 
-    def _baselines(self, executor: Executor) -> None:
+    def _baselines(self, executor: Executor, rungs: list[Rung]) -> None:
         if self.drain.is_requested():
             return
-        jobs, total = self.pending.baselines()
+        jobs, total = self.pending.baselines(rungs)
         if jobs:
-            self.progress.phase("baselines", total, total - len(jobs))
+            self.progress.phase(f"baselines of {' and '.join(rungs)}", total, total - len(jobs))
             for job, end in executor.fit(jobs):
                 self.recorder.add(self.pending.baseline_record(job, end))
 
@@ -266,7 +295,7 @@ class Driver:
         # A result that is sent again, perhaps one by an earlier rule, is not judged again.
         results = None if self.state.exit_code is None else load_results(self.folder)
         if results is None:
-            results = judged(self.folder, self.spec)
+            results = judged(self.folder, self.spec, self._rungs)
             self.folder.save(self.folder.results_path, results)
         missing = results.undecided
         self.state.state = "finished"
@@ -277,7 +306,7 @@ class Driver:
             )
             self.progress.warn(self.state.problem)
         for name, result in results.objectives.items():
-            if result.winner is not None and not result.tied:
+            if result.winner is not None and not result.tied and "finetune" in self._rungs:
                 self.progress.warn(
                     f"{name}: no trial can win; {result.winner.approach} is the best of the other rows"
                 )

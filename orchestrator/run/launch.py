@@ -21,7 +21,7 @@ from orchestrator.cluster.address import Cluster, check_reachable
 from orchestrator.cluster.code_package import sweep_package
 from orchestrator.cluster.doctor import check_cluster
 from orchestrator.cluster.ray_session import ray_environment
-from orchestrator.errors import UsageError
+from orchestrator.errors import TooManyFailures, UsageError
 from orchestrator.progress import Progress
 from orchestrator.provenance import Submission, submission
 from orchestrator.records.folder import RunFolder
@@ -33,14 +33,16 @@ from orchestrator.run.preflight import check_all, check_unchanged
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.tracking.address import recorded_address, tracking_of
 from selmix import METHOD
+from selmix.rungs import RUNGS, Rung
 
 if TYPE_CHECKING:
     from selmix.data.splits import SweepData
 
 
 def launch_sweep(
-    spec: SweepSpec, file: Path, store: Store, cluster: Cluster | None, quiet: bool = False
-) -> int:
+    spec: SweepSpec, file: Path, store: Store, cluster: Cluster | None, quiet: bool = False,
+    until: Rung | None = None,
+) -> int:  # fmt: skip
     """Run a sweep, or resume it.
 
     Args:
@@ -49,6 +51,7 @@ def launch_sweep(
         store: the runs folder.
         cluster: to run on; None to run in this process, without Ray.
         quiet: True for warnings only.
+        until: rung of the sweep to end with; a later launch goes on from there. None to climb all.
     Returns:
         Exit code: 0 finished; 4 drained because the lease was lost; 5 too many trials failed; 6 an objective has no
         feasible trial; 130 or 143 drained after a signal.
@@ -58,6 +61,10 @@ def launch_sweep(
     """
     progress = Progress(quiet)
     store.check_for_launch()
+    if until is not None and until not in spec.rungs:
+        raise UsageError(
+            f"launch: --until must be a rung of the sweep, {', '.join(spec.rungs)}, got {until}; see its key rungs"
+        )
     if cluster is None:
         _check_in_process(spec, store)
     folder = RunFolder.at(store, spec.name)
@@ -75,7 +82,7 @@ def launch_sweep(
         check_unchanged(folder, spec, tracking_of(store))
         _check_source(folder, spec)
         # A sweep that ended and has sent everything to MLflow needs neither data nor Ray.
-        if state.exit_code is not None and state.unsent == 0:
+        if state.exit_code is not None and state.unsent == 0 and not _goes_on(state, spec, until):
             progress.say(f"{spec.name} is {state.state}; to see it: selmix show {spec.name}")
             return state.exit_code
     runs_elsewhere = cluster is not None and not cluster.is_private
@@ -99,7 +106,7 @@ def launch_sweep(
         # Another driver may have changed the folder before the lease was taken.
         folder.refresh()
         progress.keep(partial(append_log, folder, folder.log_path))
-        state = open_folder(folder, spec, file, tracking)
+        state = open_folder(folder, spec, file, tracking, until)
         state.cluster = _facts(cluster, submitted)
         where = "in this process" if cluster is None else str(cluster)
         holder = lease.holder
@@ -139,6 +146,19 @@ def _check_source(folder: RunFolder, spec: SweepSpec) -> None:
         )
 
 
+def needs_ray(spec: SweepSpec, store: Store, until: Rung | None) -> bool:
+    """False if a launch on this machine alone has nothing to run side by side: a correction or a head takes seconds.
+
+    Args:
+        spec: specification of the sweep.
+        store: the runs folder.
+        until: rung to end with; None to climb all.
+    """
+    climbed = [r for r in spec.rungs if until is None or RUNGS.index(r) <= RUNGS.index(until)]
+    only_cheap = all(rung in ("scores", "head") for rung in climbed)
+    return not only_cheap or spec.resources.workers > 1 or store.filesystem() is not None
+
+
 def _check_in_process(spec: SweepSpec, store: Store) -> None:
     """Check that a sweep needs no Ray.
 
@@ -170,7 +190,17 @@ def is_launched(folder: RunFolder) -> bool:
     return folder.state_path.is_file() and bool(folder.load_spec())
 
 
-def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, tracking: str) -> SweepState:
+def _goes_on(state: SweepState, spec: SweepSpec, until: Rung | None) -> bool:
+    """True if a launch climbs further than the one that ended the sweep."""
+    if state.until is None or state.exit_code is None or state.exit_code == TooManyFailures.exit_code:
+        return False
+    last = spec.rungs[-1] if until is None else until
+    return RUNGS.index(last) > RUNGS.index(state.until)
+
+
+def open_folder(
+    folder: RunFolder, spec: SweepSpec, file: Path, tracking: str, until: Rung | None = None
+) -> SweepState:
     """Open the folder of a sweep that resumes, or make that of a new one, with its file and its identity.
 
     Args:
@@ -178,12 +208,17 @@ def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, tracking: str) -
         spec: specification of the sweep.
         file: the sweep file.
         tracking: address of MLflow.
+        until: rung to end with; None to climb all.
     Returns:
         The state of the sweep.
     """
     if is_launched(folder):
         state = folder.load_state()
         state.state, state.problem = "running", None
+        if _goes_on(state, spec, until):
+            state.exit_code, state.ended, state.until = None, None, until
+        elif state.exit_code is None:
+            state.until = until
     else:
         folder.create()
         folder.save_file(file)
@@ -191,7 +226,7 @@ def open_folder(folder: RunFolder, spec: SweepSpec, file: Path, tracking: str) -
         state = SweepState(
             name=spec.name, sweep_id=new_sweep_id(), created=utc_now(),
             tracking_uri=recorded_address(tracking, folder.store.root), file_digest=spec.digest(), method=METHOD,
-            objective_source=keep_sources(folder, own_modules(functions_in(spec.resolved()))),
+            objective_source=keep_sources(folder, own_modules(functions_in(spec.resolved()))), until=until,
         )  # fmt: skip
     # The state is written last: a folder without it counts as not launched, and is made again.
     folder.save_state(state)

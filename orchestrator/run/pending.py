@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +26,7 @@ from orchestrator.search.space import default_point, distributions, grid, settin
 from orchestrator.search.study import ObjectiveStudy
 from orchestrator.spec.schema import SweepSpec
 from selmix.baselines import BASELINES, baselines_for
+from selmix.rungs import Rung
 from trainables.baseline import BaselineJob, BaselineReport
 
 
@@ -50,7 +51,9 @@ class PendingRuns:
 
     @property
     def num_trials(self) -> int:
-        """Number of trials of all objectives and arms."""
+        """Number of trials of all objectives and arms; none where the rung of the search is left out."""
+        if not self.spec.searches:
+            return 0
         return trials_per_objective(self.spec) * len(self.spec.objectives) * len(self.spec.arms)
 
     @property
@@ -143,12 +146,21 @@ class PendingRuns:
         pending = [self._resumable(record) for record in replicates if not record.is_done]
         return ListSource(pending), len(replicates), len(replicates) - len(pending)
 
-    def baselines(self) -> tuple[list[BaselineJob], int]:
-        """Pending baselines, and how many there are in all; where no trial can win, those that need no such trial."""
+    def baselines(self, rungs: Collection[Rung]) -> tuple[list[BaselineJob], int]:
+        """Pending baselines of some rungs, and how many there are in all.
+
+        Those that take the settings of the best SelMix trial are left out where no trial can win.
+
+        Args:
+            rungs: the rungs; with the rung ``finetune`` among them the search must be done.
+        """
         done = {r.trial_id for r in self.folder.load_baselines() if r.is_done}
         jobs, total = [], 0
-        for objective, choice in decided(self.folder, self.spec).objectives.items():
-            names, config, weights = baselines_for(self.prepared.data.num_groups), {}, []
+        # Decided, and stored, once the trials are there: never before.
+        choices = decided(self.folder, self.spec).objectives if "finetune" in rungs else {}
+        for objective in self.spec.objectives:
+            names = [n for n in baselines_for(self.prepared.data.num_groups) if BASELINES[n].rung in rungs]
+            choice, config, weights = choices.get(objective), {}, []
             if choice is None:
                 names = [name for name in names if not BASELINES[name].needs_winner]
             else:

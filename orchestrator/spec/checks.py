@@ -22,6 +22,7 @@ from orchestrator.spec.typed import Problem, TypedFile, typed_file
 from orchestrator.spec.yaml_file import SweepFile, apply_overrides, read_sweep_file
 from selmix.models import MODELS
 from selmix.pretrain import RECIPES
+from selmix.rungs import RUNGS
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -107,6 +108,21 @@ def pretrain_problems(typed: TypedFile) -> Iterable[Problem]:
         )
 
 
+def rung_problems(typed: TypedFile) -> Iterable[Problem]:
+    """Rungs stand in their order, and what belongs to the search needs the rung of the search."""
+    rungs = typed.rungs
+    in_order = tuple(rung for rung in RUNGS if rung in rungs)
+    if rungs != in_order:
+        yield (
+            ("rungs",),
+            f"must name each rung once, in this order: {', '.join(in_order)}, got {', '.join(rungs)}",
+        )
+    elif rungs == ("retrain",):
+        yield ("rungs",), "must name more than retrain, which is a reference and cannot win"
+    if "finetune" not in rungs and typed.compare:
+        yield ("compare",), "compares trials of the rung finetune, which rungs does not name; add it there"
+
+
 def search_problems(typed: TypedFile) -> Iterable[Problem]:
     """A grid needs lists."""
     if typed.search is not None and typed.search.method == "grid":
@@ -144,6 +160,7 @@ CHECKS: tuple[Callable[[TypedFile], Iterable[Problem]], ...] = (
     pretrain_problems,
     parameter_problems,
     compare_problems,
+    rung_problems,
     batch_problems,
     constraint_problems,
     selection_problems,

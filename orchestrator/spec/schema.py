@@ -23,6 +23,7 @@ from orchestrator.spec.sections import (
     SelectionSection,
 )
 from selmix.definitions import DEFAULT_BETA
+from selmix.rungs import RUNGS, Rung
 
 
 class SweepSpec(Section):
@@ -35,6 +36,7 @@ class SweepSpec(Section):
         model: the network.
         pretrain: origin of the base model.
         objectives: at least one; each is searched and judged by itself.
+        rungs: which approaches are tried, from the cheapest on; the search belongs to ``finetune``.
         constraints: bounds on metrics.
         metrics: definitions of the metrics with parameters.
         parameters: fixed and searched settings by name.
@@ -50,6 +52,7 @@ class SweepSpec(Section):
     model: ModelSection = ModelSection()
     pretrain: PretrainSection = PretrainSection()
     objectives: tuple[StrictStr, ...] = Field(min_length=1)
+    rungs: tuple[Rung, ...] = Field(default=RUNGS, min_length=1)
     constraints: tuple[ConstraintSection, ...] = ()
     metrics: MetricsSection = MetricsSection()
     parameters: dict[str, ParameterSection] = Field(default_factory=dict)
@@ -88,6 +91,9 @@ class SweepSpec(Section):
                 del constraint["class"]
         if document["pretrain"]["checkpoint_key"] is None:
             del document["pretrain"]["checkpoint_key"]
+        # Likewise: all rungs.
+        if tuple(document["rungs"]) == RUNGS:
+            del document["rungs"]
         # Likewise: what f_beta is by default.
         if document["metrics"]["beta"] == DEFAULT_BETA:
             del document["metrics"]["beta"]
@@ -121,6 +127,11 @@ class SweepSpec(Section):
         return {
             f"{name}={value}": {name: value} for name, values in self.compare.items() for value in values
         } or {"": {}}
+
+    @property
+    def searches(self) -> bool:
+        """True if trials are searched: the rung ``finetune`` is among the rungs."""
+        return "finetune" in self.rungs
 
     @property
     def recipe(self) -> str | None:

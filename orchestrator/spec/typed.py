@@ -29,6 +29,7 @@ from orchestrator.spec.sections import (
 )
 from orchestrator.spec.yaml_file import KeyPath, SweepFile
 from selmix.data import DATA, FIELD_OF_KEY, DataConfig, as_fields, build_data_config
+from selmix.rungs import RUNGS, Rung
 
 Problem = tuple[KeyPath, str]
 """A place in the file, and a message: what must hold, what was got, what to do."""
@@ -77,6 +78,7 @@ class TypedFile:
         search: section.
         selection: section.
         resources: section.
+        rungs: from the cheapest on, in the order of the file.
         objectives: place in the list -> name.
         constraints: place in the list -> constraint.
         parameters: name -> parameter.
@@ -93,6 +95,7 @@ class TypedFile:
     search: SearchSection | None = None
     selection: SelectionSection | None = None
     resources: ResourceSection | None = None
+    rungs: tuple[Rung, ...] = RUNGS
     objectives: dict[int, str] = field(default_factory=dict)
     constraints: dict[int, ConstraintSection] = field(default_factory=dict)
     parameters: dict[str, ParameterSection] = field(default_factory=dict)
@@ -162,7 +165,7 @@ def typed_file(file: SweepFile) -> TypedFile:
             # pydantic keeps limits such as min_length beside the type of a field.
             annotation = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
             section = _validated(typed, path, annotation, value)
-            if isinstance(section, BaseModel):
+            if isinstance(section, BaseModel) or (name == "rungs" and section is not None):
                 setattr(typed, name, section)
     return typed
 

@@ -13,12 +13,13 @@ from orchestrator.credentials import masked
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.messages import preprocess_words
 from orchestrator.records.store import Store
+from orchestrator.run.launch import needs_ray
 from orchestrator.run.preflight import check_all
 from orchestrator.search.space import default_point, settings, trials_per_objective
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.table import paragraph, sentence
 from orchestrator.verbs.plan_probe import Probe, measure, memory_warnings
-from selmix.baselines import baselines_for
+from selmix.baselines import BASELINES, baselines_for
 from selmix.baselines.catalogue import FINETUNE_FOLDS
 
 START_S = 12.0
@@ -92,15 +93,16 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
     # Of an ablation the first value: that of trial 0.
     probe = measure(spec, data, settings(spec, default_point(spec), next(iter(spec.arms.values()))))
     (cpus, gpus), objectives, seeds = local_resources(), len(spec.objectives), spec.selection.replicates
-    per_study, studies = trials_per_objective(spec), objectives * len(spec.arms)
+    per_study, studies = trials_per_objective(spec) if spec.searches else 0, objectives * len(spec.arms)
     trials = per_study * studies
     # The defaults are run again beside the best, if they are not among them: one more than `finalists`, at most.
     replicates = min(spec.selection.finalists + 1, per_study) * seeds * studies
-    baselines = objectives * len(baselines_for(data.num_groups))
+    baselines = objectives * sum(BASELINES[n].rung in spec.rungs for n in baselines_for(data.num_groups))
     concurrent = _concurrent(spec, cpus, gpus)
     trials_s = (trials + replicates) * (probe.trial_s + RUN_OVERHEAD_S) / concurrent
     # The other baselines only fit a head or biases.
-    baselines_s = objectives * seeds * (FITTED_AGAIN * probe.one_worker_trial_s + probe.pretrain_s)
+    again_s = FITTED_AGAIN * probe.one_worker_trial_s if spec.searches else 0.0
+    baselines_s = objectives * seeds * (again_s + ("retrain" in spec.rungs) * probe.pretrain_s)
     # Baselines run on one worker each, so that several fit in the place of one trial.
     baselines_s /= concurrent * spec.resources.workers
     models = trials + replicates + baselines * seeds
@@ -115,7 +117,7 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
         at_once=concurrent,
         resources=PlannedResources(cpus, gpus, spec.resources.workers),
         probe=probe,
-        estimated_s=START_S + probe.pretrain_s + trials_s + baselines_s,
+        estimated_s=START_S * needs_ray(spec, store, None) + probe.pretrain_s + trials_s + baselines_s,
         estimated_bytes=models * probe.weights_bytes + (trials + replicates) * probe.table_bytes,
         free_bytes=shutil.disk_usage(existing).free,
         tracking_uri=masked(address),

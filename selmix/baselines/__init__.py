@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from selmix.baselines.catalogue import BASELINES, Baseline, Rung, baselines_for
+from selmix.baselines.catalogue import BASELINES, Baseline, baselines_for
 from selmix.baselines.cross_fitting import CrossFitted, cross_fitted
 from selmix.baselines.last_layer import tuned_head
 from selmix.baselines.task import BaselineResult, BaselineTask, HeldOut, joined
 
 __all__ = [
-    "BASELINES", "Baseline", "BaselineResult", "BaselineTask", "CrossFitted", "HeldOut", "Rung", "baselines_for",
+    "BASELINES", "Baseline", "BaselineResult", "BaselineTask", "CrossFitted", "HeldOut", "baselines_for",
     "cross_fitted", "joined", "tuned_head",
 ]  # fmt: skip

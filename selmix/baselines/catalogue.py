@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +35,7 @@ from selmix.groups import strata_of
 from selmix.model import head_state, predict
 from selmix.pretrain import pretrain
 from selmix.run.run import finetune, training_pool
+from selmix.rungs import Rung
 from selmix.statistics.selection import Rank
 from selmix.weights import State
 
@@ -43,10 +43,6 @@ HEAD_FOLDS = 5
 FINETUNE_FOLDS = 3  # fewer than for a head: each fold is a whole fine-tuning
 HEAD_DECAYS = (1e-3, 1e-2, 1e-1)
 GML_TAUS = (0.0, 0.5, 1.0)
-
-Rung = Literal["scores", "head", "finetune", "retrain"]
-"""Part of the model that an approach changes, from cheap to expensive: its logits, a head on frozen features, the whole
-network, all of it from scratch."""
 
 
 @dataclass(frozen=True)

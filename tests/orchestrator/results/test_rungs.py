@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from orchestrator.records.types import CrossFittedScore
 from orchestrator.results.candidates import Candidate
-from orchestrator.results.rows import RUNGS, Rung, RungChoice
+from orchestrator.results.rows import RungChoice
 from orchestrator.results.rungs import choose_across_rungs
+from selmix.rungs import RUNGS, Rung
 
 MARGIN = 0.02
 
