@@ -16,11 +16,11 @@ from selmix.baselines import (
     BaselineResult,
     BaselineTask,
     CrossFitted,
-    Rung,
     cross_fitted,
     joined,
 )
 from selmix.config import FinetuneConfig
+from selmix.rungs import Rung
 from selmix.statistics.comparison import mean_over_replicates
 from selmix.statistics.intervals import Estimate, all_intervals
 from selmix.weights import load_weights, save_weights, state_digest

@@ -20,7 +20,6 @@ from orchestrator.records.types import Figure, Metrics, OwnSource, Settings
 from orchestrator.results.rows import (
     Bound,
     MoreLabels,
-    Rung,
     VerdictOutcome,
     beyond,
     bounds_of_constraints,
@@ -38,6 +37,7 @@ from orchestrator.table import (
     table,
     unit_of,
 )
+from selmix.rungs import Rung
 
 REQUIRED = (
     "schema_version", "name", "created", "sweep", "objective", "trial_id", "is_winner", "seed", "round", "config",

@@ -252,8 +252,8 @@ class Judge:
         finals, candidates = self.finals(), self.candidates(choice, rungs)
         if not candidates:
             return ObjectiveResult(self.rule.metric, feasible, baselines=rows, bounds=self.bounds)
-        best, rungs = choose_across_rungs(candidates, self.margin, bool(self.bounds))
-        (chosen_by,) = (each.chosen_by for each in rungs if each.rung == best.rung)
+        best, within = choose_across_rungs(candidates, self.margin, bool(self.bounds))
+        (chosen_by,) = (each.chosen_by for each in within if each.rung == best.rung)
         verdict = self.verdict(best, candidates)
         compare, selmix, gain = None, None, None
         if choice is not None:
@@ -277,7 +277,7 @@ class Judge:
             compare=compare,
             selmix=selmix,
             bounds=self.bounds,
-            rungs=rungs,
+            rungs=within,
             more_labels=self.more_labels(best, candidates) if verdict is None else None,
             climb=self.climb(candidates),
         )

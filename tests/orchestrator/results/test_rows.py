@@ -23,7 +23,6 @@ from orchestrator.records.types import (
     baseline_id,
 )
 from orchestrator.results.rows import (
-    RUNGS,
     BaselineRow,
     Bound,
     Choice,
@@ -34,6 +33,7 @@ from orchestrator.results.rows import (
     ObjectiveResult,
     ReplicateMeans,
     RungChoice,
+    RungStep,
     SweepResult,
     Verdict,
     VerdictOutcome,
@@ -46,6 +46,7 @@ from orchestrator.results.rows import (
 )
 from selmix.baselines import BASELINES
 from selmix.config import FinetuneConfig
+from selmix.rungs import RUNGS
 
 few = settings(max_examples=30, deadline=None, derandomize=True)
 numbers, texts = st.floats(allow_nan=False), st.text(max_size=6)
@@ -85,6 +86,13 @@ results = st.builds(
     rungs=st.lists(
         st.builds(
             RungChoice, st.sampled_from(RUNGS), st.sampled_from(get_args(ChosenBy)), names, texts, texts, texts
+        ),
+        max_size=2,
+    ),
+    climb=st.lists(
+        st.builds(
+            RungStep, st.sampled_from(RUNGS), texts, texts, numbers, numbers, st.none() | texts,
+            st.none() | st.builds(Figure, numbers, numbers, numbers), texts, st.none() | numbers,
         ),
         max_size=2,
     ),

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.records.types import CrossFittedScore
+from orchestrator.records.types import CrossFittedScore, Figure
 from orchestrator.results.candidates import Candidate
-from orchestrator.results.rows import RungChoice
-from orchestrator.results.rungs import choose_across_rungs
+from orchestrator.results.rows import RungChoice, RungStep
+from orchestrator.results.rungs import choose_across_rungs, step_line
 from selmix.rungs import RUNGS, Rung
 
 MARGIN = 0.02
@@ -227,3 +227,26 @@ def test_without_cross_fitted_scores_it_is_the_cheapest_within_the_margin_of_the
     best = max(each.score for each in rows)
     near = [each for each in rows if each.score >= best - margin / 8]
     assert choose_across_rungs(rows, margin / 8, bounded)[0] == min(near, key=lambda each: each.cheapness)
+
+
+def test_the_line_of_a_rung_says_what_it_added_and_whether_the_next_can_show_anything() -> None:
+    lowest = RungStep(
+        "scores", "o/baseline/plug_in", "plug_in", 0.5, 1.25, None, None, "o/baseline/plug_in", 0.45
+    )
+    assert step_line("o", "min_recall", lowest) == (
+        "o: rung scores: best plug_in, score 50.0; 1.2 s of work; room above 45.0 pp"
+    )
+    head = replace(
+        lowest, rung="head", best="o/baseline/balanced_head", approach="balanced_head", over=lowest.best,
+        added=Figure(0.04, -0.06, 0.13), wins="o/baseline/balanced_head",
+    )  # fmt: skip
+    assert step_line("o", "min_recall", head) == (
+        "o: rung head: best balanced_head, score 50.0; plug_in below it: +4.0 [-6.0, +13.0] pp on select; "
+        "1.2 s of work; room above 45.0 pp, of which less than about 10.0 is not told apart on these samples"
+    )
+    full = replace(head, wins=lowest.best, room=0.08)
+    assert step_line("o", "min_recall", full).endswith(
+        "; plug_in still wins; 1.2 s of work; room above 8.0 pp, less than these samples can tell apart: a dearer rung "
+        "cannot show that it pays"
+    )
+    assert step_line("o", "own:gain", replace(lowest, room=None)).endswith("1.2 s of work")

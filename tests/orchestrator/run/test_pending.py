@@ -24,7 +24,8 @@ from orchestrator.results.rows import Choice, Choices
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.pending import PendingRuns
 from orchestrator.spec.checks import load_spec
-from selmix.baselines import CrossFitted, baselines_for
+from selmix.baselines import BASELINES, CrossFitted, baselines_for
+from selmix.rungs import RUNGS
 from selmix.statistics.intervals import Estimate
 from selmix.statistics.selection import Constraint, SelectionRule
 from tests.command import SMOKE
@@ -216,7 +217,7 @@ def test_baselines_that_are_left_take_the_winner_s_settings_and_weights(tmp_path
     for name, state in ((names[0], "FINISHED"), (names[1], "RUNNING"), (names[2], "FAILED")):
         baseline = TrialRecord(f"min_recall/baseline/{name}", "min_recall", "baseline", 0, 0, state=state)  # type: ignore[arg-type]
         home.folder.save_trial(baseline)
-    jobs, total = home.baselines()
+    jobs, total = home.baselines(RUNGS)
     assert total == len(names)
     assert [job.name for job in jobs] == [names[k] for k in reversed(range(len(names))) if k not in {0, 2}]
     winner = home.folder.load_trial("min_recall/trial-000")
@@ -229,7 +230,7 @@ def test_baselines_that_are_left_take_the_winner_s_settings_and_weights(tmp_path
 
 def test_without_a_feasible_trial_the_baselines_that_need_none_are_left(tmp_path: Path) -> None:
     home = decided(tmp_path, None)
-    jobs, total = home.baselines()
+    jobs, total = home.baselines(RUNGS)
     left = {job.name for job in jobs}
     assert total == len(jobs) == len(left)
     assert set(baselines_for(0)) - left == {
@@ -241,9 +242,20 @@ def test_without_a_feasible_trial_the_baselines_that_need_none_are_left(tmp_path
     assert [(part.winner_weights, part.seeds) for part in retrained.parts()] == [([], [1]), ([], [2])]
 
 
+def test_the_cheap_rungs_wait_for_no_search_and_decide_nothing(tmp_path: Path) -> None:
+    home = decided(tmp_path, None)
+    home.folder.choices_path.unlink()
+    jobs, total = home.baselines(["scores", "head"])
+    assert {job.name for job in jobs} == {
+        n for n in baselines_for(0) if BASELINES[n].rung in ("scores", "head")
+    }
+    assert total == len(jobs)
+    assert not home.folder.choices_path.is_file()
+
+
 def test_the_record_of_a_baseline_is_its_report_or_its_failure(tmp_path: Path) -> None:
     home = decided(tmp_path, "min_recall/trial-000")
-    job = home.baselines()[0][0]
+    job = home.baselines(RUNGS)[0][0]
     failed = home.baseline_record(job, RunOutcome("failed", "ValueError: no"))
     assert (failed.trial_id, failed.kind, failed.state, failed.error, failed.select) == (
         f"min_recall/baseline/{job.name}", "baseline", "FAILED", "ValueError: no", {},

@@ -14,6 +14,7 @@ from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.typed import typed_file
 from orchestrator.spec.yaml_file import apply_overrides, parse_sweep_text
 from selmix.models import ModelConfig
+from selmix.rungs import RUNGS
 
 HEAD = "version: 1\nname: x\ndata: {name: digits}\nobjectives: [min_recall]\n"
 
@@ -28,6 +29,7 @@ CASES: dict[Any, tuple[str, str]] = {
     checks.pretrain_problems: ("pretrain:\n  recipe: emr", "6: pretrain.recipe: .*did you mean erm"),
     check_parameters.parameter_problems: ("parameters:\n  lr: {value: 0}", "6: parameters.lr.value: must be a number"),
     check_parameters.compare_problems: ("compare:\n  lr: [0.1]", "6: compare.lr: must be a list of two or more"),
+    checks.rung_problems: ("rungs: [head, scores]", "5: rungs: must name each rung once, in this order: scores, head"),
     check_parameters.batch_problems: ("resources:\n  workers: 3", "6: resources.workers: workers x accumulate must"),
     checks.search_problems: ("search: {method: grid}\nparameters: {lr: {min: 1, max: 2}}", "6: parameters.lr: method"),
     checks.resource_problems: ("resources:\n  max_gpus: 0.5\n  gpu: 1", "6: resources.max_gpus: must hold one trial"),
@@ -191,3 +193,16 @@ def test_a_counted_parameter_needs_a_whole_step(kind: str, q: float) -> None:
         f"{HEAD}parameters: {{top_k: {{distribution: {kind}, min: 1, max: 10, q: {q}}}}}\n"
     )
     assert problem == f"f.yaml:5: parameters.top_k.q: must be a whole number, as top_k is one, got {q}"
+
+
+def test_rungs_are_named_in_order_and_the_search_needs_its_own() -> None:
+    assert checked(HEAD).rungs == RUNGS
+    # All of them are what a file of before meant: its digest stays.
+    assert checked(HEAD + "rungs: [scores, head, finetune, retrain]\n").digest() == checked(HEAD).digest()
+    assert checked(HEAD + "rungs: [scores, head]\n").digest() != checked(HEAD).digest()
+    (problem,) = problems_of(HEAD + "rungs: [retrain]\n")
+    assert "must name more than retrain" in problem
+    (problem,) = problems_of(HEAD + "rungs: [scores]\ncompare: {lr: [0.1, 0.2]}\n")
+    assert "compare: compares trials of the rung finetune" in problem
+    (problem,) = problems_of(HEAD + "rungs: [socres]\n")
+    assert "rungs.0: must be one of scores, head, finetune, retrain, got 'socres'" in problem
