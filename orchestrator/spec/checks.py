@@ -117,6 +117,8 @@ def rung_problems(typed: TypedFile) -> Iterable[Problem]:
             ("rungs",),
             f"must name each rung once, in this order: {', '.join(in_order)}, got {', '.join(rungs)}",
         )
+    elif not rungs:
+        yield ("rungs",), f"must name at least one of {', '.join(RUNGS)}, got none; leave the key out for all"
     elif rungs == ("retrain",):
         yield ("rungs",), "must name more than retrain, which is a reference and cannot win"
     if "finetune" not in rungs and typed.compare:

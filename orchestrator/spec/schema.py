@@ -52,7 +52,7 @@ class SweepSpec(Section):
     model: ModelSection = ModelSection()
     pretrain: PretrainSection = PretrainSection()
     objectives: tuple[StrictStr, ...] = Field(min_length=1)
-    rungs: tuple[Rung, ...] = Field(default=RUNGS, min_length=1)
+    rungs: tuple[Rung, ...] = RUNGS
     constraints: tuple[ConstraintSection, ...] = ()
     metrics: MetricsSection = MetricsSection()
     parameters: dict[str, ParameterSection] = Field(default_factory=dict)

@@ -200,6 +200,8 @@ def test_rungs_are_named_in_order_and_the_search_needs_its_own() -> None:
     # All of them are what a file of before meant: its digest stays.
     assert checked(HEAD + "rungs: [scores, head, finetune, retrain]\n").digest() == checked(HEAD).digest()
     assert checked(HEAD + "rungs: [scores, head]\n").digest() != checked(HEAD).digest()
+    (problem,) = problems_of(HEAD + "rungs: []\n")
+    assert "rungs: must name at least one of scores, head, finetune, retrain, got none" in problem
     (problem,) = problems_of(HEAD + "rungs: [retrain]\n")
     assert "must name more than retrain" in problem
     (problem,) = problems_of(HEAD + "rungs: [scores]\ncompare: {lr: [0.1, 0.2]}\n")
