@@ -59,6 +59,14 @@ class RunPaths:
         """The balanced head; its weight decay is tuned for the objective's own metric."""
         return self.path / "base" / f"head-{objective}.safetensors"
 
+    def screen_path(self, objective: str) -> Path:
+        """Record of the screen of an objective."""
+        return self.path / "screen" / f"{objective}.json"
+
+    def screen_table_path(self, objective: str) -> Path:
+        """The screened configurations, a row each."""
+        return self.path / "screen" / f"{objective}.parquet"
+
     @property
     def source_path(self) -> Path:
         """Source of the user's own functions of C, as it was at the first launch."""

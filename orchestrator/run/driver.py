@@ -32,12 +32,14 @@ from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
 from orchestrator.run.prepare import prepare_base, prepare_heads, shared_by_runs
 from orchestrator.run.recorder import Recorder
+from orchestrator.search.screen import screen_objective, screened_line
 from orchestrator.search.sources import Source
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.table import unit_of
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.values import estimates, parent_tags, sweep_params, trial_tags
 from selmix.data.splits import SweepData
+from selmix.metrics import MetricContext
 from selmix.rungs import RUNGS, Rung
 from trainables.heads import FittedHeads, HeadJob
 
@@ -227,6 +229,8 @@ class Driver:
 
     def _climb(self, executor: Executor, rungs: list[Rung]) -> None:
         """Run everything of some rungs that is pending, and say what they added."""
+        if "head" in rungs and self.spec.screen is not None:
+            self._screen(executor)
         if "finetune" in rungs:
             self._search(executor)
             self._replicate(executor)
@@ -238,6 +242,26 @@ class Driver:
             for step in result.climb:
                 if step.rung in rungs and result.metric is not None:
                     self.progress.say(step_line(objective, result.metric, step))
+
+    def _screen(self, executor: Executor) -> None:
+        """Screen the objectives that have no screen yet: one that was cut off is run anew."""
+        data = self.prepared.data
+        for objective, rule in self.prepared.rules.items():
+            if (
+                self.drain.is_requested()
+                or self.spec.screen is None
+                or self.pending.screen(objective) is not None
+            ):
+                continue
+            self.progress.say(
+                f"{objective}: screening {self.spec.screen.num_configs} configurations of the head"
+            )
+            context = MetricContext(data.train_counts.cpu(), rule.definitions, data.num_groups)
+            # In this process nothing looks for a drain meanwhile.
+            self.drain.at_once = self.launch.cluster is None
+            record = screen_objective(self.spec, self.folder, objective, rule, context, executor.screen)
+            self.drain.at_once = False
+            self.progress.say(f"{objective}: {screened_line(record, unit_of(rule.metric))}")
 
     def _search(self, executor: Executor) -> None:
         max_failed = self.pending.max_failed
@@ -346,6 +370,9 @@ class Driver:
             self.state.ended = utc_now() if self.state.exit_code is not None else None
         # Only a sweep that was judged has metrics, and a result to go with them.
         files = [self.folder.results_path, self.folder.file_path] if metrics is not None else []
+        if metrics is not None and self.spec.screen is not None:
+            tables = [self.folder.screen_table_path(name) for name in self.spec.objectives]
+            files += [self.folder.store.current(table) for table in tables if table.is_file()]
         all_tags = {**(tags or {}), "selmix.state": self.state.state}
         self.tracker.finish_sweep(status, now_ms(), metrics or {}, all_tags, files)
 

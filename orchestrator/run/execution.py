@@ -15,6 +15,7 @@ from orchestrator.run.recorder import Recorder
 from orchestrator.search.sources import Source
 from trainables.baseline import BaselineJob, BaselineReport
 from trainables.heads import FittedHeads, HeadJob
+from trainables.screen import ScreenJob, ScreenPart
 from trainables.shared import Shared
 
 MAX_LOSSES = 3
@@ -60,6 +61,9 @@ class Executor(Protocol):
             Drained: the sweep drains.
             PreflightError: there is too little memory for it, or its worker is lost again and again.
         """
+
+    def screen(self, job: ScreenJob) -> ScreenPart:
+        """Run a part of a screen with the resources of one worker; raises as :meth:`heads`."""
 
     def exclusive(self) -> WorkerResources | None:
         """Resources of a worker that has no neighbours; None where it has none, or can get no more."""

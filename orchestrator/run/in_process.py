@@ -12,6 +12,7 @@ from orchestrator.run.outcome import RunOutcome
 from trainables.baseline import BaselineJob, BaselineReport, fit_baseline, write_baseline
 from trainables.heads import FittedHeads, HeadJob, fit_heads
 from trainables.host import RunHost
+from trainables.screen import ScreenJob, ScreenPart, screen_part
 from trainables.shared import Shared
 
 
@@ -31,6 +32,11 @@ class InProcessExecutor:
         """Fit heads; an error is the launch's own, and a signal ends it at once."""
         with torch_threads(self.shared.threads):
             return fit_heads(self.shared, job, self.shared.gpu)
+
+    def screen(self, job: ScreenJob) -> ScreenPart:
+        """Run a part of a screen; likewise."""
+        with torch_threads(self.shared.threads):
+            return screen_part(self.shared, job, self.shared.gpu)
 
     def exclusive(self) -> WorkerResources | None:
         """None: one run at a time has no neighbours."""

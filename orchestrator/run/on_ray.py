@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import tune
@@ -30,7 +30,11 @@ from trainables.failures import NoGpu
 from trainables.finetune import FinetuneTrainable
 from trainables.heads import FittedHeads, HeadJob, fit_heads
 from trainables.ranks import RankPlan
+from trainables.screen import ScreenJob, ScreenPart, screen_part
 from trainables.shared import Shared
+
+J = TypeVar("J")
+T = TypeVar("T")
 
 
 class RayExecutor:
@@ -64,12 +68,22 @@ class RayExecutor:
         self._baseline_limit = ConcurrencyLimit(self._one_worker, None, cluster, report)
 
     def heads(self, job: HeadJob) -> FittedHeads:
-        """Fit heads as a task that takes one worker's resources, whatever a trial takes.
+        """Fit heads as a task of its own."""
+        return self._task(
+            fit_heads, job, "balanced heads of the base model: one worker must be able to fit them"
+        )
+
+    def screen(self, job: ScreenJob) -> ScreenPart:
+        """Run a part of a screen as a task of its own."""
+        return self._task(screen_part, job, f"screen of {job.objective}: one worker must be able to run it")
+
+    def _task(self, work: Callable[[Shared, J, float], T], job: J, must: str) -> T:
+        """Run something once, as a task that takes one worker's resources, whatever a trial takes.
 
         As a baseline it is run again elsewhere where its worker or node is lost, and once more, exclusively, where it
         runs out of memory.
         """
-        task, stored = ray.remote(fit_heads), ray.put(self.shared)
+        task, stored = ray.remote(work), ray.put(self.shared)
         takes: WorkerResources | None = {"cpu": self._resources.cpu, "gpu": self._resources.gpu}
         first, outcome = True, RunOutcome("stopped")
         while takes is not None:
@@ -80,8 +94,8 @@ class RayExecutor:
                     ray.cancel(reference, force=True)
                     raise Drained
             try:
-                fitted: FittedHeads = ray.get(reference)
-                return fitted
+                done: T = ray.get(reference)
+                return done
             except ray.exceptions.RayError as error:
                 # A task that dies in a drain was killed with it.
                 if self._draining():
@@ -93,9 +107,8 @@ class RayExecutor:
             again = first and outcome.kind == "out_of_memory"
             first, takes = False, _exclusive(self._one_worker) if again else None
         raise PreflightError(
-            "balanced heads of the base model: one worker must be able to fit them, with resources.cpu "
-            f"{self._resources.cpu:g} and resources.gpu {self._resources.gpu:g}, got: {outcome.reason}; change the "
-            "resources or the nodes, then launch again"
+            f"{must}, with resources.cpu {self._resources.cpu:g} and resources.gpu {self._resources.gpu:g}, got: "
+            f"{outcome.reason}; change the resources or the nodes, then launch again"
         )
 
     def exclusive(self) -> WorkerResources | None:

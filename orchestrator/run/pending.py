@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.build.selection import acting_objective
 from orchestrator.records.folder import RunFolder
+from orchestrator.records.screen import ScreenRecord
 from orchestrator.records.types import (
     CrossFittedScore,
     Figure,
@@ -74,14 +75,25 @@ class PendingRuns:
         studies = {
             study: ObjectiveStudy(
                 self.folder.journal_path, study, spec.search.method, spec.search.seed, distributions(spec),
-                default_point(spec), grid(spec),
+                self._first_points(objective), grid(spec),
             )
-            for study in self._studies
+            for study, (objective, _) in self._studies.items()
         }  # fmt: skip
         records = {r.trial_id: r for r in self.folder.load_trials() if r.kind == "trial"}
         unfinished = self._reconcile(studies, records)
         source = StudySource(studies, trials_per_objective(spec), unfinished, self.new_trial, may_begin)
         return source, self.num_trials, sum(record.is_done for record in records.values())
+
+    def _first_points(self, objective: str) -> list[dict[str, Any]]:
+        """Points that the search of an objective begins with: the defaults, then what a screen promoted."""
+        first = default_point(self.spec)
+        screen = self.screen(objective)
+        promoted = [] if screen is None else [dict(each.point) for each in screen.promoted]
+        return [first, *(point for point in promoted if point != first)]
+
+    def screen(self, objective: str) -> ScreenRecord | None:
+        """Record of the screen of an objective; None before it is done, or where there is none."""
+        return self.folder.load(self.folder.screen_path(objective), ScreenRecord)
 
     @property
     def _studies(self) -> dict[str, tuple[str, str]]:
@@ -159,7 +171,10 @@ class PendingRuns:
         # Decided, and stored, once the trials are there: never before.
         choices = decided(self.folder, self.spec).objectives if "finetune" in rungs else {}
         for objective in self.spec.objectives:
-            names = [n for n in baselines_for(self.prepared.data.num_groups) if BASELINES[n].rung in rungs]
+            screen = self.screen(objective)
+            best = None if screen is None or not screen.promoted else screen.promoted[0]
+            names = baselines_for(self.prepared.data.num_groups, screened=best is not None)
+            names = [name for name in names if BASELINES[name].rung in rungs]
             choice, config, weights = choices.get(objective), {}, []
             if choice is None:
                 names = [name for name in names if not BASELINES[name].needs_winner]
@@ -173,8 +188,9 @@ class PendingRuns:
             for name in reversed(names):
                 trial_id = baseline_id(objective, name)
                 if trial_id not in done:
+                    own = best.config if best is not None and BASELINES[name].of_screen else config
                     jobs.append(BaselineJob(
-                        name, objective, config, [self.folder.address_of(path) for path in weights],
+                        name, objective, own, [self.folder.address_of(path) for path in weights],
                         self.replicate_seeds, self.folder.address_of(self.folder.trial_folder(trial_id)),
                     ))  # fmt: skip
         return jobs, total
@@ -202,6 +218,10 @@ class PendingRuns:
             setattr(record, key, getattr(end, key))
         if end.cross_fitted is not None:
             record.cross_fitted = CrossFittedScore(**asdict(end.cross_fitted))
+        if BASELINES[job.name].of_screen and (screen := self.screen(job.objective)) is not None:
+            # Its settings are the screen's choice, and so is the score that chooses within the rung.
+            record.config, record.cross_fitted = job.config, screen.choice
+            record.cost_s += screen.cost_s
         return record
 
     def _resumable(self, record: TrialRecord) -> TrialRecord:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class ObjectiveStudy:
         method: ``tpe``, ``random`` or ``grid``.
         seed: of the sampler.
         distributions: the searched parameters.
-        first: the point of trial 0.
+        first: points of the first trials, trial 0's at least.
         grid: the points of ``grid`` in order; None for the other methods.
     """
 
@@ -40,7 +40,7 @@ class ObjectiveStudy:
         method: str,
         seed: int,
         distributions: Mapping[str, BaseDistribution],
-        first: Mapping[str, Any],
+        first: Sequence[Mapping[str, Any]],
         grid: list[dict[str, Any]] | None = None,
     ) -> None:
         # Optuna reports every study that it opens on stderr, where the live line is.
@@ -51,7 +51,11 @@ class ObjectiveStudy:
             storage=self._storage, study_name=objective, direction="maximize", load_if_exists=True
         )
         self._method, self._seed = method, seed
-        self._distributions, self._first, self._grid = dict(distributions), dict(first), grid
+        self._distributions, self._first, self._grid = (
+            dict(distributions),
+            [dict(each) for each in first],
+            grid,
+        )
 
     def trials(self) -> list[FrozenTrial]:
         """Every trial of the journal, by number."""
@@ -100,7 +104,7 @@ class ObjectiveStudy:
     def _fixed_point(self, number: int) -> dict[str, Any] | None:
         if self._grid is not None:
             return self._grid[number]
-        return self._first if number == 0 else None
+        return self._first[number] if number < len(self._first) else None
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         # SeedSequence mixes the two: a sum would give the study of the next seed the same points, shifted by one.

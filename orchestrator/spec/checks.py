@@ -18,6 +18,7 @@ from orchestrator.spec.check_objectives import (
 )
 from orchestrator.spec.check_parameters import batch_problems, compare_problems, parameter_problems
 from orchestrator.spec.schema import SweepSpec, as_tuples
+from orchestrator.spec.sections import OF_THE_NETWORK
 from orchestrator.spec.typed import Problem, TypedFile, typed_file
 from orchestrator.spec.yaml_file import SweepFile, apply_overrides, read_sweep_file
 from selmix.models import MODELS
@@ -125,6 +126,44 @@ def rung_problems(typed: TypedFile) -> Iterable[Problem]:
         yield ("compare",), "compares trials of the rung finetune, which rungs does not name; add it there"
 
 
+def screen_problems(typed: TypedFile) -> Iterable[Problem]:
+    """A screen has a rung to stand on, something to vary, and a search that takes what it promotes."""
+    section = typed.screen
+    if section is None:
+        return
+    if "head" not in typed.rungs:
+        yield (
+            ("screen",),
+            "screens the rung head, which rungs does not name; add it there, or leave screen out",
+        )
+        return
+    if typed.compare:
+        yield (
+            ("screen",),
+            "cannot stand beside compare, whose values have a search each; leave one of the two out",
+        )
+        return
+    searched = [name for name, each in typed.parameters.items() if each is not None and not each.is_fixed]
+    if not set(searched) - OF_THE_NETWORK:
+        has = f"got {', '.join(searched)}" if searched else "got no searched parameter"
+        yield (
+            ("screen",),
+            f"must have a searched parameter that acts on a head, as lr or effective_pairs, {has}",
+        )
+        return
+    if section.promote > section.num_configs:
+        yield (
+            ("screen", "promote"),
+            f"must be at most num_configs {section.num_configs}, got {section.promote}",
+        )
+    trials = None if typed.search is None else typed.search.num_trials
+    if "finetune" in typed.rungs and trials is not None and section.promote >= trials:
+        yield (
+            ("screen", "promote"),
+            f"must be less than search.num_trials {trials}, whose first trial is the defaults, got {section.promote}",
+        )
+
+
 def search_problems(typed: TypedFile) -> Iterable[Problem]:
     """A grid needs lists."""
     if typed.search is not None and typed.search.method == "grid":
@@ -163,6 +202,7 @@ CHECKS: tuple[Callable[[TypedFile], Iterable[Problem]], ...] = (
     parameter_problems,
     compare_problems,
     rung_problems,
+    screen_problems,
     batch_problems,
     constraint_problems,
     selection_problems,

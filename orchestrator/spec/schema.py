@@ -18,6 +18,7 @@ from orchestrator.spec.sections import (
     ParameterSection,
     PretrainSection,
     ResourceSection,
+    ScreenSection,
     SearchSection,
     Section,
     SelectionSection,
@@ -41,6 +42,7 @@ class SweepSpec(Section):
         metrics: definitions of the metrics with parameters.
         parameters: fixed and searched settings by name.
         compare: setting -> the values that are compared; empty where nothing is.
+        screen: of heads on frozen features; None for none.
         search: method and size of the search.
         selection: ranking of rounds and trials.
         resources: of a trial, and of the sweep.
@@ -57,6 +59,7 @@ class SweepSpec(Section):
     metrics: MetricsSection = MetricsSection()
     parameters: dict[str, ParameterSection] = Field(default_factory=dict)
     compare: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    screen: ScreenSection | None = None
     search: SearchSection = SearchSection()
     selection: SelectionSection = SelectionSection()
     resources: ResourceSection = ResourceSection()
@@ -91,6 +94,8 @@ class SweepSpec(Section):
                 del constraint["class"]
         if document["pretrain"]["checkpoint_key"] is None:
             del document["pretrain"]["checkpoint_key"]
+        if document["screen"] is None:
+            del document["screen"]
         # Likewise: all rungs.
         if tuple(document["rungs"]) == RUNGS:
             del document["rungs"]

@@ -198,6 +198,29 @@ class SearchSection(Section):
     max_failed: Annotated[Number, Field(ge=0, le=1)] = 0.2
 
 
+OF_THE_NETWORK = frozenset({
+    "mixup_layer", "backbone_lr_scale", "second", "pseudo_threshold", "pseudo_every", "augment", "precision",
+    "channels_last", "accumulate", "diagnose",
+})  # fmt: skip
+"""Settings that a head on frozen features does not have: a screen leaves them at the defaults' point."""
+
+
+class ScreenSection(Section):
+    """Screen of the rung ``head``: many configurations on frozen features at once.
+
+    Attributes:
+        num_configs: configurations of each objective; the first one is the defaults.
+        promote: the best of them, which the search begins with.
+        generations: batches that the configurations are chosen in: the first at random, later ones from the results.
+        folds: of the cross-fitted score that ranks them.
+    """
+
+    num_configs: Annotated[StrictInt, Field(ge=2)] = 256
+    promote: Count = 4
+    generations: Count = 1
+    folds: Annotated[StrictInt, Field(ge=2)] = 5
+
+
 class SelectionSection(Section):
     """Ranking of rounds and trials on the select split.
 

@@ -24,6 +24,7 @@ from orchestrator.spec.sections import (
     ParameterSection,
     PretrainSection,
     ResourceSection,
+    ScreenSection,
     SearchSection,
     SelectionSection,
 )
@@ -35,7 +36,7 @@ Problem = tuple[KeyPath, str]
 """A place in the file, and a message: what must hold, what was got, what to do."""
 
 LATER: dict[KeyPath, tuple[str, ...]] = {
-    (): ("budget", "early_stopping", "screen", "deterministic"),
+    (): ("budget", "early_stopping", "deterministic"),
     ("selection",): ("metrics",),
     ("parameters", "*"): ("when",),
 }
@@ -75,6 +76,7 @@ class TypedFile:
         model: section.
         pretrain: section.
         metrics: section.
+        screen: section.
         search: section.
         selection: section.
         resources: section.
@@ -92,6 +94,7 @@ class TypedFile:
     model: ModelSection | None = None
     pretrain: PretrainSection | None = None
     metrics: MetricsSection | None = None
+    screen: ScreenSection | None = None
     search: SearchSection | None = None
     selection: SelectionSection | None = None
     resources: ResourceSection | None = None

@@ -97,7 +97,9 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
     trials = per_study * studies
     # The defaults are run again beside the best, if they are not among them: one more than `finalists`, at most.
     replicates = min(spec.selection.finalists + 1, per_study) * seeds * studies
-    baselines = objectives * sum(BASELINES[n].rung in spec.rungs for n in baselines_for(data.num_groups))
+    baselines = objectives * sum(
+        BASELINES[n].rung in spec.rungs for n in baselines_for(data.num_groups, spec.screen is not None)
+    )
     concurrent = _concurrent(spec, cpus, gpus)
     trials_s = (trials + replicates) * (probe.trial_s + RUN_OVERHEAD_S) / concurrent
     # The other baselines only fit a head or biases.

@@ -13,6 +13,7 @@ from torch import Tensor
 from selmix.baselines.decoupled import TAUS as NORM_TAUS
 from selmix.baselines.decoupled import learned_scales, smoothed_heads, tau_normalised
 from selmix.baselines.fitted_on_both import bias_search_on_both, last_layer_on_both
+from selmix.baselines.frozen import frozen_features
 from selmix.baselines.group_dro import group_dro_head
 from selmix.baselines.group_thresholds import group_thresholds
 from selmix.baselines.head_losses import (
@@ -62,6 +63,7 @@ class Baseline:
         contains_winner: True if it builds on the winner: shown, but never an opponent of it.
         by_policy_alone: True if it differs from the winner in the pair policy alone: likewise.
         of_groups: True if it needs data with a group attribute.
+        of_screen: True if its settings are those of the best configuration of a screen, which must be done.
     """
 
     fit: Callable[[BaselineTask], Models]
@@ -74,6 +76,7 @@ class Baseline:
     contains_winner: bool = False
     by_policy_alone: bool = False
     of_groups: bool = False
+    of_screen: bool = False
 
     @property
     def needs_winner(self) -> bool:
@@ -292,6 +295,21 @@ def last_layer_post_hoc_both(task: BaselineTask) -> Models:
     return last_layer_on_both(task, HEAD_DECAYS)
 
 
+def selmix_head(task: BaselineTask) -> Models:
+    """SelMix on frozen features with the settings of the best screened configuration, on the replicate seeds.
+
+    The single fine-tuner makes these models: a screen only ranks.
+    """
+    view = task.view(task.base.state)
+    data, base = frozen_features(task.data, task.base, view)
+    flat = dataclasses.replace(task, data=data, base=base, winner_states=())
+    states = []
+    for seed in task.seeds:
+        head = _finetuned(flat, task.winner_config, seed)
+        states.append(with_head(task.base.state, view, head["head.weight"], head["head.bias"]))
+    return Models(tuple(states))
+
+
 def uniform_mixup(task: BaselineTask) -> Models:
     """Fine-tuning with the winner's settings and uniform pairs, on the replicate seeds."""
     config = dataclasses.replace(task.winner_config, policy="uniform")
@@ -375,6 +393,7 @@ BASELINES: dict[str, Baseline] = {
     "group_dro_last_layer": Baseline(group_dro_last_layer, "head", BOTH, of_groups=True),
     "last_layer_post_hoc": Baseline(last_layer_post_hoc, "head", BOTH, correction="biases"),
     "last_layer_post_hoc_both": Baseline(last_layer_post_hoc_both, "head", BOTH, correction="biases"),
+    "selmix_head": Baseline(selmix_head, "head", BOTH, by_seed=True, of_screen=True),
     "uniform_mixup": Baseline(uniform_mixup, "finetune", BOTH, by_seed=True, by_policy_alone=True),
     "finetune_balanced": Baseline(finetune_balanced, "finetune", BOTH, by_seed=True),
     "finetune_logit_adjusted": Baseline(finetune_logit_adjusted, "finetune", BOTH, by_seed=True),
@@ -388,9 +407,17 @@ BASELINES: dict[str, Baseline] = {
 }  # fmt: skip
 
 
-def baselines_for(num_groups: int) -> list[str]:
-    """Names of the baselines that data with so many groups allow, in the order of BASELINES."""
-    return [name for name, baseline in BASELINES.items() if num_groups or not baseline.of_groups]
+def baselines_for(num_groups: int, screened: bool = False) -> list[str]:
+    """Names of the baselines that are fitted, in the order of BASELINES.
+
+    Args:
+        num_groups: of the data; with 0 those of groups are left out.
+        screened: True if there is a screen, whose best configuration is one of them.
+    """
+    return [
+        name for name, baseline in BASELINES.items()
+        if (num_groups or not baseline.of_groups) and (screened or not baseline.of_screen)
+    ]  # fmt: skip
 
 
 def _groups_of(task: BaselineTask, split: Split) -> Tensor:

@@ -111,16 +111,17 @@ class HeldOut:
         for place, parts in zip(fold_of, zip(*predictions, strict=True), strict=True):
             # Stable, so that the samples of a fold keep their order.
             order = torch.argsort(place, stable=True)
-            ordered.append(_concatenated(parts).take(torch.argsort(order)))
+            ordered.append(concatenated(parts).take(torch.argsort(order)))
         feedback, select = ordered
         return cls(feedback, select, len(predictions))
 
     def joined(self) -> Predictions:
         """Predictions on feedback, then on select."""
-        return _concatenated((self.feedback, self.select))
+        return concatenated((self.feedback, self.select))
 
 
-def _concatenated(parts: Sequence[Predictions]) -> Predictions:
+def concatenated(parts: Sequence[Predictions]) -> Predictions:
+    """Join predictions on several splits into those on all their samples, without the probabilities of all classes."""
     groups = [part.groups for part in parts if part.groups is not None]
     return Predictions(
         torch.cat([part.labels for part in parts]),

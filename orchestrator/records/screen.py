@@ -1,0 +1,51 @@
+"""Record of a screen: what was screened, what was promoted, and how good the choice is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.documents import SCHEMA_VERSION
+from orchestrator.records.types import CrossFittedScore, Settings
+
+
+@dataclass(frozen=True)
+class PromotedConfig:
+    """A promoted configuration.
+
+    Attributes:
+        id: ``OBJECTIVE/screen/0042``; the row of the table is that of its number.
+        point: searched parameter -> value, of the trial that it begins as.
+        config: flat settings of the screened run.
+        score: on select.
+        cross_fitted: its score over feedback and select, out of fold; None where there is none.
+    """
+
+    id: str
+    point: Settings
+    config: Settings
+    score: float
+    cross_fitted: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScreenRecord:
+    """Content of ``screen/OBJECTIVE.json``; the configurations lie in ``screen/OBJECTIVE.parquet``.
+
+    Attributes:
+        schema_version: version of the document.
+        objective: of the sweep.
+        num_configs: configurations that were screened.
+        ended: number of configurations by the reason why they ended.
+        promoted: the best, kept apart from each other, the best first.
+        choice: score over feedback and select of the choice itself: each fold is judged by the configuration that the
+            other folds choose.
+        cost_s: seconds of work.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    objective: str
+    num_configs: int
+    ended: dict[str, int]
+    promoted: list[PromotedConfig]
+    choice: CrossFittedScore
+    cost_s: float

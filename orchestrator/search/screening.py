@@ -1,0 +1,79 @@
+"""Points of a screen, generation by generation, and the configurations that they stand for on frozen features."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState
+
+from orchestrator.search.space import default_point, distributions, settings
+from orchestrator.spec.schema import SweepSpec
+from orchestrator.spec.sections import OF_THE_NETWORK
+from selmix.config import FinetuneConfig
+
+# Beside the sweep's seed and a number of a trial, so that no generation repeats the stream of a trial.
+_SCREEN = 0x5C12EE17
+
+
+def screened(spec: SweepSpec) -> dict[str, BaseDistribution]:
+    """Searched parameters that act on a head, by name."""
+    return {name: each for name, each in distributions(spec).items() if name not in OF_THE_NETWORK}
+
+
+def sizes(num_configs: int, generations: int) -> list[int]:
+    """Configurations of each generation: as even as can be, the larger ones first."""
+    generations = min(generations, num_configs)
+    least, more = divmod(num_configs, generations)
+    return [least + (number < more) for number in range(generations)]
+
+
+def next_points(
+    spec: SweepSpec, count: int, told: Sequence[tuple[Mapping[str, Any], float | None, float]]
+) -> list[dict[str, Any]]:
+    """The points of the next generation; the defaults are the first point of the first one.
+
+    The first generation is drawn at random, later ones by TPE from all results so far, with the points of the same
+    generation taken for bad meanwhile, so that they keep apart.
+
+    Args:
+        spec: of the sweep.
+        count: points.
+        told: points so far, each with its score, None where it failed, and by how much it misses the bounds.
+    """
+    space, first = screened(spec), default_point(spec)
+    seed = int(np.random.SeedSequence([spec.search.seed, _SCREEN, len(told)]).generate_state(1)[0])
+    sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if told:
+            sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for point, score, violation in told:
+            study.add_trial(optuna.trial.create_trial(
+                state=TrialState.FAIL if score is None else TrialState.COMPLETE, value=score,
+                params={name: point[name] for name in space}, distributions=space,
+                constraints={"violation": violation},
+            ))  # fmt: skip
+        asked = [] if told else [dict(first)]
+        asked += [first | study.ask(space).params for _ in range(count - len(asked))]
+    return asked
+
+
+def on_features(spec: SweepSpec, point: Mapping[str, Any]) -> FinetuneConfig:
+    """Settings of a point on frozen features.
+
+    Args:
+        spec: of the sweep.
+        point: searched parameter -> value.
+    """
+    return replace(
+        settings(spec, point), mixup_layer="features", second="labelled", augment="none", precision="float32",
+        channels_last=False, accumulate=1, diagnose=False,
+    )  # fmt: skip
