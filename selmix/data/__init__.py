@@ -15,6 +15,7 @@ from selmix.data.files import ImageFolderConfig, ImageListConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.parquet import ParquetConfig
 from selmix.data.preprocess import Preprocess
+from selmix.data.shipped import FashionSmallConfig
 from selmix.data.splits import Split, SweepData
 from selmix.data.stl10 import StlConfig
 from selmix.files import with_paths_expanded
@@ -73,6 +74,7 @@ DATA: dict[str, type[Any]] = {
     "cifar": CifarConfig,
     "stl10": StlConfig,
     "fashion_mnist": FashionMnistConfig,
+    "fashion_small": FashionSmallConfig,
     "image_folder": ImageFolderConfig,
     "image_list": ImageListConfig,
 }
