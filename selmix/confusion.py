@@ -87,8 +87,31 @@ def smooth_rows(counts: Tensor, amount: float = 1.0, labels: Tensor | None = Non
     if not amount > 0:
         raise ValueError(f"row smoothing must be > 0 counts per row, got {amount}")
     counts, rows = counts.double(), _row_sums(counts)
+    return shrunk_rows(counts, rows, amount, own_classes(counts, labels))
+
+
+def own_classes(counts: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Mask of the column of each stratum's own class, shape (S, K), bool.
+
+    Args:
+        counts: shape (S, K); its shape and device are read.
+        labels: class of each stratum, shape (S,); None if strata are classes.
+    """
     own = torch.arange(len(counts)) if labels is None else labels
-    is_own = torch.nn.functional.one_hot(own.to(counts.device), counts.shape[1]).bool()
+    return torch.nn.functional.one_hot(own.to(counts.device), counts.shape[1]).bool()
+
+
+def shrunk_rows(counts: Tensor, rows: Tensor, amount: float | Tensor, is_own: Tensor) -> Tensor:
+    """Formula of :func:`smooth_rows`, which can be mapped over many matrices (``torch.vmap``) as it checks nothing.
+
+    Args:
+        counts: shape (S, K), float64.
+        rows: sums of its rows, all > 0, shape (S, 1).
+        amount: counts to add to each row, > 0.
+        is_own: mask of :func:`own_classes`, shape (S, K).
+    Returns:
+        Shape (S, K), float64.
+    """
     recall = (counts[is_own].sum() / counts.sum()).clamp(_LEAST_RECALL, _MOST_RECALL)
     # The columns of the errors of all rows; a row's own class is none of its errors.
     errors = counts.masked_fill(is_own, 0.0).sum(dim=0).expand_as(counts).masked_fill(is_own, 0.0)

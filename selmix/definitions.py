@@ -124,18 +124,19 @@ def cvar_weights(values: Tensor, fraction: float) -> Tensor:
     """Weights with which :func:`cvar_of_recalls` averages the recalls; equal recalls share theirs equally.
 
     Args:
-        values: recalls, shape (S,).
+        values: recalls, shape (..., S).
         fraction: share of the recalls to average, in (0, 1].
     Returns:
-        Shape (S,), >= 0, sums to 1, detached.
+        Shape (..., S), >= 0, each sums to 1, detached.
     """
-    amount = max(1.0, fraction * len(values))
-    level: Tensor
-    counts: Tensor
-    _, level, counts = torch.unique(values.detach(), return_inverse=True, return_counts=True)
-    # In the dtype of the values: a float minus a tensor of integers is float32.
-    ties = counts.to(values.dtype)
+    amount = max(1.0, fraction * values.shape[-1])
+    held = values.detach().contiguous()
+    ordered = held.sort(dim=-1).values
+    # Places of the first recall of a level and of the one after its last. In the dtype of the values: a float minus a
+    # tensor of integers is float32.
+    below = torch.searchsorted(ordered, held).to(values.dtype)
+    ties = torch.searchsorted(ordered, held, right=True).to(values.dtype) - below
     # What is left of the amount after all lower levels, divided among the recalls of a level.
-    left = (amount - (ties.cumsum(dim=0) - ties)).clamp_min(0.0)
+    left = (amount - below).clamp_min(0.0)
     shares: Tensor = torch.minimum(left, ties) / ties
-    return shares[level] / amount
+    return shares / amount

@@ -18,7 +18,9 @@ from torch import Tensor
 _BOUND_SHARPNESS = 20.0
 _BOUND_STEP = 0.5
 _BOUND_SCALE = 0.05
-_BOUND_LEAST, _BOUND_START, _BOUND_MOST = 0.01, 1.0, 20.0
+_BOUND_LEAST, _BOUND_MOST = 0.01, 20.0
+BOUND_START = 1.0
+"""Lambda of every bound before the first round."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,27 @@ def worst_case_multipliers(
         Shape (G,), >= 0, sums to 1, detached.
     Source: SelMix (arXiv:2403.18301), the min-recall objective.
     """
-    exponent = -settings.lr * values.detach()
+    return exponentiated_gradient(values, settings.lr, settings.decay, previous)
+
+
+def exponentiated_gradient(
+    values: Tensor, lr: float | Tensor, decay: float | Tensor, previous: Tensor | None = None
+) -> Tensor:
+    """Formula of :func:`worst_case_multipliers`, for any number of vectors at once, each with its own settings.
+
+    Args:
+        values: shape (..., G).
+        lr: eta, a number or shape (..., 1).
+        decay: beta, a number or shape (..., 1).
+        previous: multipliers of the last round, shape (..., G); None for uniform ones.
+    Returns:
+        Shape (..., G), each >= 0 with sum 1, detached.
+    """
+    exponent = -lr * values.detach()
     # A multiplier that has underflowed to 0 has the logarithm -inf and could never grow again.
-    if previous is not None and settings.decay > 0:
-        exponent = exponent + settings.decay * previous.clamp_min(torch.finfo(previous.dtype).tiny).log()
-    return torch.softmax(exponent, dim=0)
+    if previous is not None:
+        exponent = exponent + decay * previous.clamp_min(torch.finfo(previous.dtype).tiny).log()
+    return torch.softmax(exponent, dim=-1)
 
 
 def constraint_multipliers(values: Tensor, floor: Tensor | float, settings: MultiplierSettings) -> Tensor:
@@ -71,9 +89,25 @@ def constraint_multipliers(values: Tensor, floor: Tensor | float, settings: Mult
         Shape (G,), in [0, lambda_max), detached.
     Source: SelMix (arXiv:2403.18301), the coverage-constrained objectives.
     """
-    slack = (values.detach() - floor) / settings.temperature
+    return missed_floors(values, floor, settings.temperature, settings.maximum)
+
+
+def missed_floors(
+    values: Tensor, floor: Tensor | float, temperature: float | Tensor, maximum: float | Tensor
+) -> Tensor:
+    """Formula of :func:`constraint_multipliers`, for any number of vectors at once, each with its own settings.
+
+    Args:
+        values: shape (..., G).
+        floor: value that each must reach.
+        temperature: tau, a number or shape (..., 1).
+        maximum: lambda_max, a number or shape (..., 1).
+    Returns:
+        Shape (..., G), detached.
+    """
+    slack = (values.detach() - floor) / temperature
     # Clamped first, so that the exponential cannot overflow; expm1 keeps its digits where 1 - exp would cancel.
-    return (settings.maximum * -torch.expm1(slack.clamp(max=0.0))).clamp_min(0.0)
+    return (maximum * -torch.expm1(slack.clamp(max=0.0))).clamp_min(0.0)
 
 
 class WorstCaseState:
@@ -104,11 +138,11 @@ def bound_weights(slacks: Tensor) -> Tensor:
     into its minimum.
 
     Args:
-        slacks: in units of the metric, negative where the bound is missed, shape (G,).
+        slacks: in units of the metric, negative where the bound is missed, shape (..., G).
     Returns:
-        Shape (G,), >= 0, sums to 1, detached.
+        Shape (..., G), >= 0, each sums to 1, detached.
     """
-    return torch.softmax(-_BOUND_SHARPNESS * slacks.detach(), dim=0)
+    return torch.softmax(-_BOUND_SHARPNESS * slacks.detach(), dim=-1)
 
 
 class BoundState:
@@ -123,7 +157,7 @@ class BoundState:
     """
 
     def __init__(self, number: int) -> None:
-        self.values = [_BOUND_START] * number
+        self.values = [BOUND_START] * number
 
     def update(self, slacks: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Compute the multipliers of this round.
@@ -135,7 +169,7 @@ class BoundState:
         """
         weights = [bound_weights(each) for each in slacks]
         means = [float(w @ each.detach()) for w, each in zip(weights, slacks, strict=True)]
-        self.values = [_moved(value, mean) for value, mean in zip(self.values, means, strict=True)]
+        self.values = [moved_bound(value, mean) for value, mean in zip(self.values, means, strict=True)]
         return tuple(value * w for value, w in zip(self.values, weights, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
@@ -147,6 +181,12 @@ class BoundState:
         self.values = list(state["values"])
 
 
-def _moved(value: float, slack: float) -> float:
+def moved_bound(value: float, slack: float) -> float:
+    """Lambda of a bound after a round.
+
+    Args:
+        value: Lambda before it.
+        slack: S of the round, in units of the metric.
+    """
     step = min(max(slack / _BOUND_SCALE, -1.0), 1.0)
     return min(max(value * math.exp(-_BOUND_STEP * step), _BOUND_LEAST), _BOUND_MOST)

@@ -68,7 +68,7 @@ class ObjectiveContext:
 
 
 Parts = tuple[Tensor, Tensor | None]
-"""Values, shape (n,), and groups of them, shape (G, n), whose rows hold 1 / |g|; None if each value is a group."""
+"""Values, shape (..., n), and groups of them, shape (G, n), whose rows hold 1 / |g|; None if each value is a group."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class Objective:
     Attributes:
         metric: key of METRICS that the objective is judged by; psi is that metric's formula, negated if less is
             better.
-        worst_of: C and context -> the values that the metric is the minimum of. psi is then sum_i m_i value_i with m
+        worst_of: C (..., S, K) and context -> the values that the metric is the minimum of. psi is then sum_i m_i value_i with m
             on the simplex and held constant: the Lagrangian of the minimum. None if the formula itself is
             differentiated.
         coverage: key of the coverage metric that psi is subject to; None if psi is unconstrained.
-        weights: C and context -> weights of the strata's recalls, if psi is their mean with weights that C decides
+        weights: C (..., S, K) and context -> weights of the strata's recalls, if psi is their mean with weights that C decides
             (CVaR: its worst set). A run takes them from unsmoothed counts and holds them constant; None for any other.
     """
 
@@ -152,7 +152,7 @@ def stratum_recalls(confusion: Tensor, context: ObjectiveContext) -> Parts:
 
 def head_tail_recalls(confusion: Tensor, context: ObjectiveContext) -> Parts:
     """Recall of each stratum, and head and tail as groups of strata: a stratum is in the group of its class."""
-    groups = head_and_tail(confusion, context.for_metrics(confusion.shape[1]))
+    groups = head_and_tail(confusion, context.for_metrics(confusion.shape[-1]))
     if context.labels is not None:
         # The rows are averages over classes: as averages over strata they need other weights.
         members = (groups > 0).to(groups)[:, context.labels.to(groups.device)]
@@ -161,7 +161,7 @@ def head_tail_recalls(confusion: Tensor, context: ObjectiveContext) -> Parts:
 
 
 def worst_share(confusion: Tensor, context: ObjectiveContext) -> Tensor:
-    """Weights of the strata in the CVaR of their recalls, shape (S,)."""
+    """Weights of the strata in the CVaR of their recalls, shape (..., S)."""
     return cvar_weights(recalls(confusion, context.labels), context.definitions.cvar_fraction)
 
 
@@ -174,7 +174,7 @@ def coverage_floor(confusion: Tensor, context: ObjectiveContext) -> float:
     """Coverage that each class must reach: the context's floor, or alpha / K."""
     if context.floor is not None:
         return context.floor
-    return context.settings.coverage_level / confusion.shape[1]
+    return context.settings.coverage_level / confusion.shape[-1]
 
 
 def coverage_multipliers(confusion: Tensor, context: ObjectiveContext, by_group: bool) -> Tensor:

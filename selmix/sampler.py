@@ -73,9 +73,21 @@ class PairSampler:
         pairs = torch.searchsorted(cumulative, uniform[0] * cumulative[-1], right=True)
         # The product may round up to the whole sum, which lies beyond the last pair.
         pairs = torch.minimum(pairs, self._last)
+        return self.samples(pairs, uniform[1], uniform[2])
+
+    def samples(self, pairs: Tensor, first: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples of given pairs of strata, one uniformly from each stratum.
+
+        Args:
+            pairs: pair (i, j) of strata as i S + j, any shape.
+            first: uniform numbers in [0, 1), of the same shape.
+            partner: likewise.
+        Returns:
+            Indices of the first and of the partner samples, of the same shape, int64.
+        """
         rows = torch.div(pairs, self._num_strata, rounding_mode="floor")
         columns = pairs % self._num_strata
-        return self._first.pick(rows, uniform[1]), self._partners.pick(columns, uniform[2])
+        return self._first.pick(rows, first), self._partners.pick(columns, partner)
 
 
 class _StratumIndex:

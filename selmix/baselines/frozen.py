@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from selmix.baselines.task import BaselineTask
-from selmix.data.splits import Split
-from selmix.model import head_state, predict
+from selmix.data.splits import Split, SweepData
+from selmix.model import ClassifierView, head_state, predict
 from selmix.models import ModelConfig
+from selmix.run.start_model import Base
 
 
 def frozen(task: BaselineTask) -> BaselineTask:
@@ -16,18 +17,27 @@ def frozen(task: BaselineTask) -> BaselineTask:
     A baseline of the rungs ``scores`` and ``head`` gives the same logits on both, up to rounding. The winner, which is
     no linear model of these features, is left out.
     """
-    view = task.view(task.base.state)
+    data, base = frozen_features(task.data, task.base, task.view(task.base.state))
+    return replace(task, data=data, base=base, winner_states=())
+
+
+def frozen_features(data: SweepData, base: Base, view: ClassifierView) -> tuple[SweepData, Base]:
+    """Data of a model's features, and a base model that is its classifier alone.
+
+    Args:
+        data: splits; unlabelled samples are left out.
+        base: whose ``head``, for ``start: balanced_head``, is kept.
+        view: of the base model with its weights, on the device of the data.
+    Returns:
+        Splits whose inputs have the shape (n, d), float32, and a base of the model ``linear_head``.
+    """
 
     def features(split: Split) -> Split:
         return Split(predict(view, split.inputs)[0].float(), split.labels, split.groups)
 
-    data = replace(
-        task.data,
-        train=features(task.data.train),
-        feedback=features(task.data.feedback),
-        select=features(task.data.select),
+    flat = replace(
+        data, train=features(data.train), feedback=features(data.feedback), select=features(data.select),
         unlabelled=None,
-    )
+    )  # fmt: skip
     head = {f"head.{name}": tensor.float().cpu() for name, tensor in head_state(view).items()}
-    base = replace(task.base, model=ModelConfig("linear_head"), state=head)
-    return replace(task, data=data, base=base, winner_states=())
+    return flat, replace(base, model=ModelConfig("linear_head"), state=head)
