@@ -1,0 +1,235 @@
+"""Judging of rounds on select: each row keeps its best one, by the rule that ranks the rounds of a single run.
+
+The bootstrap mean of one round costs a thousand resamples. Most rounds need none: a fast estimate, from resamples that
+all rounds of all rows share, tells how far two rounds lie apart, and only where that is too close to tell is the score
+itself computed, which then decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from selmix.data.splits import Split
+from selmix.metrics import MetricContext, Predictions, metric_named
+from selmix.screen.decisions import Decisions, confusions
+from selmix.statistics.selection import (
+    RESAMPLES,
+    SelectionRule,
+    score_of_counts,
+    violations,
+)
+from selmix.user_code import is_reference
+
+_FAST_RESAMPLES = 250
+# Standard errors that two estimates must lie apart to be told apart without the score: an error in 10^9 comparisons.
+_APART = 6.0
+_NUMBERS_AT_ONCE = 2**24
+
+
+@dataclass
+class Judged:
+    """A round of a row, as it was judged.
+
+    Attributes:
+        round: its number; 0 is the start.
+        steps: SGD steps done at its end.
+        violation: sum of what the bounds of the search are missed by.
+        counts: confusion counts that the metric of the rule needs, on the CPU.
+        fast: values of the metric of the shared resamples, higher is better, shape (R,); None where there are none.
+        known_score: the score, once it was computed.
+    """
+
+    round: int
+    steps: int
+    violation: float
+    counts: Tensor
+    fast: Tensor | None = None
+    known_score: float | None = None
+
+    @property
+    def feasible(self) -> bool:
+        return self.violation == 0.0
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judge of rounds by a rule on a split.
+
+    Attributes:
+        split: labels and groups of select, on the CPU.
+        rule: metric, statistic and bounds.
+        context: of the metrics, on the CPU.
+    """
+
+    split: Split
+    rule: SelectionRule
+    context: MetricContext
+    _scores: dict[bytes, float] = field(default_factory=dict)
+    _resamples: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.context.train_counts)
+
+    @property
+    def needs_confidence(self) -> bool:
+        """True if a bound of the search is on a metric of the confidences."""
+        return any(
+            bound.definition.of_predictions is not None
+            for bound in self.rule.constraints
+            if "search" in bound.where
+        )
+
+    @property
+    def of_groups(self) -> bool:
+        """True if the metric of the rule is one of (class, group) cells."""
+        return metric_named(self.rule.metric, self.rule.definitions).of_cells is not None
+
+    def judge(self, decisions: Decisions, rounds: Sequence[int], steps: Sequence[int]) -> list[Judged]:
+        """Judge one round of each of p rows.
+
+        Args:
+            decisions: on the split, all finite.
+            rounds: number of each row's round.
+            steps: SGD steps done at its end.
+        """
+        predicted = decisions.predicted.cpu()
+        classes, groups = self.num_classes, self.context.num_groups
+        by_class = confusions(self.split.labels, predicted, classes, classes)
+        counts = by_class
+        if self.split.groups is not None and groups:
+            strata = self.split.labels * groups + self.split.groups
+            counts = confusions(strata, predicted, classes * groups, classes)
+        missed = violations(self.rule.constraints, counts.double(), self.context)
+        missed = missed + self._missed_by_confidence(predicted, decisions.confidence)
+        ranked = counts if self.of_groups else by_class
+        fast = self._fast_values(predicted, ranked)
+        return [
+            Judged(number, done, float(violation), matrix, None if fast is None else fast[place])
+            for place, (number, done, violation, matrix) in enumerate(
+                zip(rounds, steps, missed.tolist(), ranked, strict=True)
+            )
+        ]
+
+    def _missed_by_confidence(self, predicted: Tensor, confidence: Tensor | None) -> Tensor:
+        total = torch.zeros(len(predicted), dtype=torch.float64)
+        if confidence is None:
+            return total
+        bounds = [
+            bound
+            for bound in self.rule.constraints
+            if "search" in bound.where and bound.definition.of_predictions is not None
+        ]
+        for place, (classes, certain) in enumerate(zip(predicted, confidence.cpu(), strict=True)):
+            predictions = Predictions(self.split.labels, classes, certain, self.split.groups)
+            values = {bound.key: predictions.value(bound.definition, self.context) for bound in bounds}
+            total[place] = sum(bound.violation(values) for bound in bounds)
+        return total
+
+    def score(self, judged: Judged) -> float:
+        """Score of a round, computed once for equal counts."""
+        if judged.known_score is None:
+            key = judged.counts.numpy().tobytes()
+            if key not in self._scores:
+                self._scores[key] = score_of_counts(
+                    self.rule.metric, judged.counts, self.context, self.rule.statistic, seed=self.rule.seed
+                )
+            judged.known_score = self._scores[key]
+        return judged.known_score
+
+    def is_better(self, new: Judged, old: Judged | None) -> bool:
+        """True if a round ranks above an earlier one: feasible ones first, by score; then the least violation."""
+        if old is None:
+            return True
+        if new.feasible != old.feasible:
+            return new.feasible
+        if not new.feasible:
+            return new.violation < old.violation
+        gap = self._gap(new, old)
+        return self.score(new) > self.score(old) if gap is None else gap > 0
+
+    def _gap(self, new: Judged, old: Judged) -> float | None:
+        """Difference of two rounds where their estimates tell it from 0; None where only the score can tell."""
+        if new.fast is None or old.fast is None:
+            return None
+        paired, resamples = new.fast - old.fast, len(new.fast)
+        # Of the estimates, which share their resamples, and of the two scores, which do not.
+        spread = float(paired.var()) / resamples + float(new.fast.var() + old.fast.var()) / RESAMPLES
+        gap = float(paired.mean())
+        return gap if abs(gap) > _APART * math.sqrt(spread) and spread > 0 else None
+
+    def rank(self, judged: Judged) -> tuple[bool, float]:
+        """Sort key of a row's best round among rows."""
+        return (judged.feasible, self.score(judged) if judged.feasible else -judged.violation)
+
+    def value(self, judged: Judged) -> float:
+        """The metric itself of a round."""
+        return float(metric_named(self.rule.metric, self.rule.definitions).of(judged.counts, self.context))
+
+    def _fast_values(self, predicted: Tensor, counts: Tensor) -> Tensor | None:
+        """The metric of the shared resamples of each row, higher is better, shape (p, R)."""
+        metric = metric_named(self.rule.metric, self.rule.definitions)
+        # The other statistics cost no resamples, and functions of the user's own are called on one matrix at a time.
+        if self.rule.statistic != "bagged" or is_reference(self.rule.metric):
+            return None
+        rows, (strata, classes) = len(predicted), counts.shape[1:]
+        of_recalls = metric.of_recalls is not None
+        size = max(_FAST_RESAMPLES * strata, predicted.shape[1]) * (1 if of_recalls else classes)
+        at_once = max(1, _NUMBERS_AT_ONCE // size)
+        found = []
+        for begin in range(0, rows, at_once):
+            some = predicted[begin : begin + at_once]
+            if of_recalls and metric.of_recalls is not None:
+                sums = counts[0].sum(dim=1).double()
+                hits = self._resampled((some == self.split.labels).float().unsqueeze(2), strata).squeeze(3)
+                found.append(metric.of_recalls(hits / sums, sums / sums.sum(), self.context))
+            else:
+                onehot = torch.nn.functional.one_hot(some, classes).float()
+                found.append(metric.of(self._resampled(onehot, strata), self.context))
+        return metric.sign * torch.cat(found)
+
+    def _resampled(self, columns: Tensor, strata: int) -> Tensor:
+        """Sums of columns over the resampled samples of each stratum.
+
+        Args:
+            columns: shape (p, n, c).
+            strata: S.
+        Returns:
+            Shape (p, R, S, c), float64.
+        """
+        rows, _, width = columns.shape
+        sums = torch.zeros(rows, _FAST_RESAMPLES, strata, width, dtype=torch.float64)
+        for stratum, (samples, weights) in enumerate(self._draws(strata)):
+            if len(samples):
+                # (R, n_s) @ (n_s, p c)
+                held = columns[:, samples].transpose(0, 1).reshape(len(samples), rows * width)
+                sums[:, :, stratum] = (weights @ held).view(-1, rows, width).transpose(0, 1).double()
+        return sums
+
+    def _draws(self, strata: int) -> list[tuple[Tensor, Tensor]]:
+        """Samples of each stratum, and how often each resample has them, shape (R, n_s); drawn once."""
+        groups = self.context.num_groups
+        of_cells = strata > self.num_classes
+        of = self.split.labels
+        if of_cells and self.split.groups is not None:
+            of = of * groups + self.split.groups
+        if "weights" not in self._resamples:
+            generator = torch.Generator().manual_seed(self.rule.seed)
+            order = torch.argsort(of, stable=True)
+            self._resamples["order"] = order
+            sizes = torch.bincount(of, minlength=strata)
+            self._resamples["sizes"] = sizes
+            parts = []
+            for size in sizes.tolist():
+                drawn = torch.randint(max(size, 1), (_FAST_RESAMPLES, size), generator=generator)
+                ones = torch.ones(drawn.shape)
+                parts.append(torch.zeros(_FAST_RESAMPLES, size).scatter_add_(1, drawn, ones))
+            self._resamples["weights"] = torch.cat(parts, dim=1)
+        sizes_of = self._resamples["sizes"].tolist()
+        orders = torch.split(self._resamples["order"], sizes_of)
+        return list(zip(orders, torch.split(self._resamples["weights"], sizes_of, dim=1), strict=True))

@@ -1,0 +1,445 @@
+"""A screen: hundreds of configurations of the method on frozen features in one program, ranked, the best promoted."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from selmix.baselines.frozen import frozen_features
+from selmix.config import FinetuneConfig
+from selmix.data.splits import SweepData
+from selmix.objectives import AnyObjective
+from selmix.run.start_model import Base
+from selmix.screen.batch import Batch, Head, Row, Setting
+from selmix.screen.cross_fit import CrossFit, cross_fit
+from selmix.screen.promotion import DISTANCE, parameter_distances, promoted
+from selmix.statistics.selection import Rank, SelectionRule
+from selmix.weights import load_checkpoint_into
+
+MEMORY = 2 * 2**30
+"""Bytes that the tensors of a screen take at most, where nothing else is said."""
+
+# Bytes of what is built on the way, whatever the number of rows: ten matrices of pairs, logits and mixed features.
+_SCRATCH = 2**30
+_HALVED = "halving"
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Successive halving inside the batch.
+
+    At each of the fractions of its steps a row waits for the others; of the rows that still run then, the better part
+    by their best score on select so far stays, and the rest ends with the reason ``halving``.
+
+    Attributes:
+        fractions: shares of the steps, rising, each in (0, 1).
+        keep: share of the running rows that stays, in (0, 1); at least one does.
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    fractions: tuple[float, ...]
+    keep: float = 0.5
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip(self.fractions, self.fractions[1:], strict=False))
+        if not rising or not all(0 < fraction < 1 for fraction in self.fractions):
+            raise ValueError(f"fractions: must rise within (0, 1), got {list(self.fractions)}")
+        if not 0 < self.keep < 1:
+            raise ValueError(f"keep: must lie in (0, 1), got {self.keep}")
+
+
+@dataclass(frozen=True)
+class ScreenProgress:
+    """Progress of a screen, after a round of a batch.
+
+    Attributes:
+        stage: ``screen``, or ``fold 1/5`` and so on.
+        steps: SGD steps of all configurations that are done or will not be taken, in this stage.
+        total: SGD steps of all configurations together.
+        running: configurations that have not ended.
+        best: highest rank so far, feasibility and score; None before the first.
+    """
+
+    stage: str
+    steps: int
+    total: int
+    running: int
+    best: tuple[bool, float] | None
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A configuration of a screen, as it ended.
+
+    Attributes:
+        id: its number as four digits or more.
+        config: the settings.
+        seed: of its draws.
+        value: the metric of the rule on select at its best round; None if no round was judged.
+        score: the selection score of that round (bagged, where the rule says nothing else); higher is better.
+        violation: sum of what the bounds of the search are missed by there.
+        cross_fitted: score over feedback and select by runs without the judging fold; None where there is none.
+        cross_fitted_violation: likewise.
+        rounds: rounds done.
+        steps: SGD steps done.
+        best_round: number of the best round; 0 if the start won.
+        best_steps: SGD steps done at its end.
+        stop_reason: as of :class:`selmix.run.run.Run`, or ``halving``, or ``error: ...`` of an objective that had no
+            value.
+        seconds: its share of the time of the screen, without cross-fitting.
+        promoted: place among the promoted ones, from 0; None for the others.
+        head: of the best round, on the CPU; None if there is none.
+    """
+
+    id: str
+    config: FinetuneConfig
+    seed: int
+    value: float | None
+    score: float | None
+    violation: float | None
+    cross_fitted: float | None
+    cross_fitted_violation: float | None
+    rounds: int
+    steps: int
+    best_round: int | None
+    best_steps: int | None
+    stop_reason: str
+    seconds: float
+    promoted: int | None
+    head: Head | None
+
+    @property
+    def rank(self) -> Rank | None:
+        """Rank on select; None if no round was judged."""
+        return None if self.score is None or self.violation is None else (-self.violation, self.score)
+
+    @property
+    def cross_fitted_rank(self) -> Rank | None:
+        """Cross-fitted rank; None where there is none."""
+        if self.cross_fitted is None or self.cross_fitted_violation is None:
+            return None
+        return -self.cross_fitted_violation, self.cross_fitted
+
+
+@dataclass(frozen=True)
+class ScreenResult:
+    """Result of a screen.
+
+    Attributes:
+        rows: the configurations, in their order.
+        promoted: numbers of the promoted ones, the best first.
+        not_cross_fitted: why there are no cross-fitted scores; empty where there are.
+        seconds: of all, cross-fitting too.
+    """
+
+    rows: tuple[Screened, ...]
+    promoted: tuple[int, ...]
+    not_cross_fitted: str
+    seconds: float
+
+    def table(self) -> Any:
+        """The rows as a pyarrow table: ``id``, ``seed``, every setting under its name, then the results."""
+        # Imported here: the method itself needs torch and numpy only.
+        import pyarrow as pa
+
+        settings = [row.config.flat() for row in self.rows]
+        columns: dict[str, list[Any]] = {"id": [row.id for row in self.rows]}
+        columns["seed"] = [row.seed for row in self.rows]
+        columns |= {name: [each[name] for each in settings] for name in settings[0]}
+        results = (
+            "value", "score", "violation", "cross_fitted", "cross_fitted_violation", "rounds", "steps", "best_round",
+            "best_steps", "stop_reason", "seconds", "promoted",
+        )  # fmt: skip
+        numbers = {"rounds", "steps", "best_round", "best_steps", "promoted"}
+        arrays = {name: pa.array(values) for name, values in columns.items()}
+        for name in results:
+            kind = pa.int64() if name in numbers else pa.string() if name == "stop_reason" else pa.float64()
+            # The type is given because pyarrow cannot infer it where every row has None.
+            arrays[name] = pa.array([getattr(row, name) for row in self.rows], kind)
+        return pa.table(arrays)
+
+
+def screen(
+    data: SweepData,
+    base: Base,
+    objective: AnyObjective,
+    configs: Sequence[FinetuneConfig],
+    seeds: Sequence[int],
+    selection: SelectionRule,
+    *,
+    promote: int = 0,
+    folds: int = 0,
+    distance: float = DISTANCE,
+    halving: Halving | None = None,
+    memory: int = MEMORY,
+    callback: Callable[[ScreenProgress], None] | None = None,
+) -> ScreenResult:
+    """Run many configurations of the method on frozen features at once, rank them, and choose the best.
+
+    A row of the screen is the run of :func:`selmix.run.run.finetune` of the same configuration and seed on a linear
+    head over the same features, up to rounding: its draws are the same numbers of the same generator. Settings of the
+    backbone, of memory formats and of the diagnosis have no part in it.
+
+    Args:
+        data: train, feedback and select, on the device to compute on.
+        base: the start models. Features are computed first unless it is a ``linear_head`` over vectors already.
+        objective: a name of OBJECTIVES or a callable, the same for all.
+        configs: the configurations.
+        seeds: seed of each.
+        selection: how rounds and configurations are ranked, and the constraints.
+        promote: number of configurations to promote: the best by cross-fitted score (by the score on select where there
+            is none), kept apart by :func:`selmix.screen.promotion.promoted`. Those that failed or were halved away are
+            left out.
+        folds: F, for cross-fitted scores over feedback and select of all that were not halved away; 0 for none. It
+            costs F more screens of these.
+        distance: least distance of two promoted configurations.
+        halving: successive halving on select; None for none.
+        memory: bytes for all tensors; configurations run in batches that fit (:func:`bytes_of_row`).
+        callback: called after every round of a batch; what it raises ends the screen.
+    Raises:
+        ValueError: settings that a frozen backbone cannot have (all of them are listed), numbers of seeds or folds that
+            do not fit, a budget that is too small, or whatever the single run refuses.
+    """
+    started = time.perf_counter()
+    _check(configs, seeds, folds, promote)
+    data, base = _on_features(data, base)
+
+    def runs(
+        data: SweepData, base: Base, numbers: Sequence[int], stage: str, halving: Halving | None
+    ) -> tuple[list[Row], list[Head | None], Setting]:
+        setting = Setting(data, base, objective, selection)
+        rows = [setting.row(number, configs[number], seeds[number]) for number in numbers]
+        return rows, _run(setting, rows, halving, memory, stage, callback), setting
+
+    rows, heads, setting = runs(data, base, range(len(configs)), "screen", halving)
+    failed = [row for row in rows if row.failed and row.best is None]
+    if len(failed) == len(rows):
+        raise ValueError(
+            f"every configuration failed before a round could be judged, the first one by {failed[0].stop_reason}"
+        )
+    standing = [row.number for row in rows if not row.failed and row.stop_reason != _HALVED]
+    fitted = CrossFit(())
+    if folds and standing:
+        fitted = cross_fit(
+            data, base, [configs[number] for number in standing], selection, folds,
+            lambda rest, without, stage: runs(rest, without, standing, stage, None)[1],
+        )  # fmt: skip
+    ranks = dict(zip(standing, fitted.ranks, strict=False))
+    screened = [
+        _screened(row, seeds[row.number], head, setting, ranks.get(row.number))
+        for row, head in zip(rows, heads, strict=True)
+    ]
+    chosen = _promoted([screened[number] for number in standing], configs, objective, promote, distance)
+    places = {number: place for place, number in enumerate(chosen)}
+    return ScreenResult(
+        tuple(replace(row, promoted=places.get(number)) for number, row in enumerate(screened)), tuple(chosen),
+        fitted.reason, time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def refused(config: FinetuneConfig) -> list[str]:
+    """List the settings of a configuration that a frozen backbone cannot have, one text each."""
+    problems = []
+    if config.mixes and config.mixup_layer != "features":
+        problems.append(f"mixup_layer: must be features, got {config.mixup_layer!r}")
+    if config.mixes and config.second != "labelled":
+        problems.append(f"second: must be labelled, got {config.second!r}")
+    if config.augment != "none":
+        problems.append(f"augment: must be none, got {config.augment!r}")
+    if config.precision != "float32":
+        problems.append(f"precision: must be float32, got {config.precision!r}")
+    return problems
+
+
+def _check(configs: Sequence[FinetuneConfig], seeds: Sequence[int], folds: int, promote: int) -> None:
+    if not configs or len(configs) != len(seeds):
+        raise ValueError(
+            f"a screen needs at least one configuration and a seed for each, got {len(configs)} and {len(seeds)}"
+        )
+    if folds < 0 or folds == 1:
+        raise ValueError(f"folds: must be 0 or at least 2, got {folds}")
+    if promote < 0:
+        raise ValueError(f"promote: must be >= 0, got {promote}")
+    problems = [
+        f"configuration {number:04d}: {problem}"
+        for number, config in enumerate(configs)
+        for problem in refused(config)
+    ]
+    if problems:
+        shown = problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)
+        raise ValueError(
+            "a screen trains heads on frozen features, where some settings have no meaning; leave them to full runs:\n"
+            + "\n".join(shown)
+        )
+
+
+def _on_features(data: SweepData, base: Base) -> tuple[SweepData, Base]:
+    if base.model.name == "linear_head" and isinstance(data.train.inputs, Tensor):
+        flat = {
+            name: replace(getattr(data, name), inputs=getattr(data, name).inputs.flatten(1))
+            for name in ("train", "feedback", "select")
+        }
+        return replace(data, **flat), base
+    model = base.model.build(data.input_shape, data.num_classes)
+    load_checkpoint_into(model, base.state)
+    return frozen_features(data, base, base.model.view(model.to(data.train.inputs.device)))
+
+
+# -- running ----------------------------------------------------------------------------------------------
+
+
+def bytes_of_row(setting: Setting, config: FinetuneConfig, heads: int = 1) -> int:
+    """Bytes that a configuration takes while its batch runs, and its head at the end.
+
+    With W of K d + K numbers in float32: W and its best, a copy of each while a round runs, the two of momentum where
+    there is some, and the head that is kept; the averaged confusion of S K numbers in float64, twice; the class of
+    every held-out sample; and of every sample of a round two indices, coefficient, label and logarithm, twice.
+
+    Args:
+        setting: of the screen.
+        config: the configuration.
+        heads: heads that are kept at the end, of 4 (K d + K) bytes each.
+    """
+    classes, dim = setting.num_classes, setting.dim
+    head = 4 * classes * (dim + 1)
+    longest = config.refresh_every * config.refresh_growth ** _rounds_of(config)
+    drawn = 2 * 32 * config.batch_size * min(math.ceil(longest), config.steps)
+    held_out = 8 * (len(setting.feedback) + len(setting.select))
+    return head * (4 + 4 * (config.momentum > 0) + heads) + 16 * setting.num_strata * classes + held_out + drawn
+
+
+def _rounds_of(config: FinetuneConfig) -> int:
+    """Rounds of a run that ends with its steps, less one."""
+    done, number = 0, 0
+    while done < config.steps:
+        done += max(1, round(config.refresh_every * config.refresh_growth**number))
+        number += 1
+    return number - 1
+
+
+def _batches(setting: Setting, rows: Sequence[Row], memory: int, together: bool) -> list[list[Row]]:
+    """Rows by batch, as many in each as fit the budget.
+
+    Raises:
+        ValueError: not one row fits, or not all where all must be held together.
+    """
+    features = setting.features.nbytes + setting.select.nbytes
+    pairs = 80 * setting.num_strata * max(setting.num_strata, setting.num_classes)
+    free = memory - features - max(pairs, min(_SCRATCH, memory // 4))
+    batches: list[list[Row]] = [[]]
+    used = 0
+    for row in rows:
+        needed = bytes_of_row(setting, row.config)
+        if needed > free:
+            raise ValueError(
+                f"memory: must hold the features and one configuration, {(memory - free + needed) / 1e9:.2f} GB, got "
+                f"{memory / 1e9:.2f} GB; give the screen more"
+            )
+        if batches[-1] and used + needed > free:
+            batches.append([])
+            used = 0
+        batches[-1].append(row)
+        used += needed
+    if together and len(batches) > 1:
+        whole = memory - free + sum(bytes_of_row(setting, row.config) for row in rows)
+        raise ValueError(
+            f"memory: halving compares all configurations and holds them at once, {whole / 1e9:.2f} GB, got "
+            f"{memory / 1e9:.2f} GB; give the screen more, screen fewer, or leave halving out"
+        )
+    return batches
+
+
+def _run(
+    setting: Setting,
+    rows: Sequence[Row],
+    halving: Halving | None,
+    memory: int,
+    stage: str,
+    callback: Callable[[ScreenProgress], None] | None,
+) -> list[Head | None]:
+    """Run rows to their ends; returns the best head of each, in their order."""
+    total = sum(row.config.steps for row in rows)
+    best: list[tuple[bool, float]] = []
+
+    def report() -> None:
+        if callback is None:
+            return
+        running = [row for row in rows if row.stop_reason is None]
+        left = sum(row.config.steps - row.steps_done for row in running)
+        ranks = [setting.judge.rank(row.best) for row in rows if row.best is not None]
+        best[:] = [max(ranks)] if ranks else []
+        callback(ScreenProgress(stage, total - left, total, len(running), best[0] if best else None))
+
+    heads: dict[int, Head | None] = {}
+    for part in _batches(setting, rows, memory, halving is not None):
+        batch = Batch(setting, part)
+        for fraction in (*(halving.fractions if halving is not None else ()), 1.0):
+            batch.advance(fraction, report)
+            if halving is not None and fraction < 1.0:
+                _halve(setting, part, halving.keep)
+        for place, row in enumerate(part):
+            heads[row.number] = None if row.best is None else batch.best_head(place)
+    return [heads[row.number] for row in rows]
+
+
+def _halve(setting: Setting, rows: Sequence[Row], keep: float) -> None:
+    """End the worse part of the rows that still run."""
+    running = [row for row in rows if row.stop_reason is None and row.best is not None]
+    # Stable: of equal ranks the earlier configuration stays.
+    order = sorted(
+        running, key=lambda row: setting.judge.rank(row.best) if row.best is not None else (False, 0.0), reverse=True
+    )  # fmt: skip
+    for row in order[max(1, math.ceil(keep * len(order))) :]:
+        row.stop_reason = _HALVED
+
+
+# -- the result -------------------------------------------------------------------------------------------
+
+
+def _screened(row: Row, seed: int, head: Head | None, setting: Setting, fitted: Rank | None) -> Screened:
+    best = row.best
+    return Screened(
+        id=f"{row.number:04d}",
+        config=row.config,
+        seed=seed,
+        value=None if best is None else setting.judge.value(best),
+        score=None if best is None else setting.judge.score(best),
+        violation=None if best is None else best.violation,
+        cross_fitted=None if fitted is None else fitted[1],
+        cross_fitted_violation=None if fitted is None else -fitted[0],
+        rounds=row.round_number,
+        steps=row.steps_done,
+        best_round=None if best is None else best.round,
+        best_steps=None if best is None else best.steps,
+        stop_reason=row.stop_reason or "",
+        seconds=row.seconds,
+        promoted=None,
+        head=head,
+    )
+
+
+def _promoted(
+    rows: Sequence[Screened],
+    configs: Sequence[FinetuneConfig],
+    objective: AnyObjective,
+    count: int,
+    least: float,
+) -> list[int]:
+    """Numbers of the promoted among the rows that may be."""
+    if not count:
+        return []
+    # Cross-fitted ranks are compared with each other only: where there are some, rows without one come last.
+    ranked = [row for row in rows if row.cross_fitted_rank is not None]
+    ranked.sort(key=lambda row: row.cross_fitted_rank or (-math.inf, -math.inf), reverse=True)
+    others = [row for row in rows if row.cross_fitted_rank is None and row.rank is not None]
+    others.sort(key=lambda row: row.rank or (-math.inf, -math.inf), reverse=True)
+    name = objective if isinstance(objective, str) else ""
+    return promoted(
+        [int(row.id) for row in (*ranked, *others)], parameter_distances(configs, name), count, least
+    )
