@@ -16,14 +16,13 @@ from torch import Tensor
 from selmix.config import FinetuneConfig
 from selmix.data.splits import Split, SweepData
 from selmix.groups import strata_of
-from selmix.loss_weights import stratum_weights
 from selmix.metrics import MetricContext
 from selmix.objectives import AnyObjective
 from selmix.run.run import inside_the_method
 from selmix.run.start_model import Base
 from selmix.schedules import scheduled
 from selmix.screen.decisions import confusions, decide
-from selmix.screen.draws import Pool, Stretch, cumulative, drawn_pairs, pair_numbers, sample_numbers
+from selmix.screen.draws import Draw, Pool, draw_stretches
 from selmix.screen.feedback import Held, Memories, gain_matrices
 from selmix.screen.judging import Judge, Judged
 from selmix.screen.policies import PolicyRow, policies_of_round
@@ -289,8 +288,7 @@ class Batch:
             inputs.append(PolicyRow(row.config, pool, row.round_number, row.progress))
         policies, drawn = policies_of_round(inputs, gain)
         expected = (policies * gain).sum(dim=(1, 2)).tolist()
-        sums, last = cumulative(policies)
-        tasks = []
+        drawing: list[int] = []
         for at, (place, has_pair) in enumerate(zip(places, drawn.tolist(), strict=True)):
             row = self.rows[place]
             if row.stop_reason is not None:
@@ -300,8 +298,18 @@ class Batch:
             elif inputs[at].targeted and self._on_plateau(row, expected[at]):
                 reasons[place] = "gain_plateau"
             else:
-                tasks.append(self._task(place, inputs[at].pool, policies[at], sums[at], last[at]))
-        return tasks
+                drawing.append(at)
+        rows = [self.rows[places[at]] for at in drawing]
+        draws = [
+            Draw(row.config, row.generator, inputs[at].pool, row.round_length())
+            for at, row in zip(drawing, rows, strict=True)
+        ]
+        return [
+            Task(places[at], row.config, stretch, row.rates(draw.steps))
+            for at, row, draw, stretch in zip(
+                drawing, rows, draws, draw_stretches(draws, policies[drawing]), strict=True
+            )
+        ]
 
     def _gains(self, places: Sequence[int], weight: Tensor, bias: Tensor, counts: Tensor) -> Tensor:
         """G of the rows whose policy reads it, shape (p, S, S); zeros for the others, and for rows that end here."""
@@ -331,20 +339,6 @@ class Batch:
         row.largest_gain = max(row.largest_gain, expected)
         share = row.config.gain_plateau
         return share is not None and expected < share * row.largest_gain
-
-    def _task(self, place: int, pool: Pool, policy: Tensor, sums: Tensor, last: Tensor) -> Task:
-        row = self.rows[place]
-        config, steps = row.config, row.round_length()
-        # The seed of dropout and the like, of which a frozen backbone has none: drawn all the same, as in a single run.
-        torch.randint(2**62, (), generator=row.generator)
-        if config.pair_policy.mixes:
-            numbers, coefficients = pair_numbers(row.generator, steps, config.batch_size, config.mixes)
-            stretch = drawn_pairs(config, pool, sums, last, numbers, coefficients)
-        else:
-            weights = stratum_weights(policy, pool.counts)[pool.strata]
-            drawn = sample_numbers(row.generator, steps, config.batch_size, pool.size).to(weights.device)
-            stretch = Stretch(drawn, weights=weights[drawn].float())
-        return Task(place, config, stretch, row.rates(steps))
 
     # -- judgement ----------------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ def decide(features: Tensor, weight: Tensor, bias: Tensor, with_confidence: bool
     # Some heads on all samples, or one head on some of them where even its logits are many.
     heads = max(1, numbers // (classes * samples))
     part = max(1, numbers // classes)
+    bounded = bool(_bounded(features, weight, bias).all())
     for begin in range(0, rows, heads):
         held = slice(begin, begin + heads)
         w, b = weight[held], bias[held].unsqueeze(2)
@@ -58,21 +59,20 @@ def decide(features: Tensor, weight: Tensor, bias: Tensor, with_confidence: bool
         for start in range(0, samples, part):
             some = slice(start, start + part)
             logits = (w.flatten(0, 1) @ features[some].T).view(len(w), classes, -1).add_(b)
-            good &= _finite(logits)
             highest, chosen = logits.max(dim=1)
             predicted[held, some] = chosen
+            if not bounded:
+                good &= torch.isfinite(logits).flatten(1).all(dim=1)
             if confidence is not None:
                 confidence[held, some] = 1.0 / (logits - highest.unsqueeze(1)).exp_().sum(dim=1)
         finite[held] = good
     return Decisions(predicted, finite, confidence)
 
 
-def _finite(logits: Tensor) -> Tensor:
-    # A sum is finite only if all its terms are; where it is not, it may have overflowed all the same.
-    finite = torch.isfinite(logits.sum(dim=(1, 2)))
-    for row in torch.nonzero(~finite).flatten().tolist():
-        finite[row] = torch.isfinite(logits[row]).all()
-    return finite
+def _bounded(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """True for heads whose logits must be finite by the size of their numbers, shape (p,); NaN is not bounded."""
+    largest = features.abs().sum(dim=1).amax() * weight.abs().amax(dim=(1, 2)) + bias.abs().amax(dim=1)
+    return largest < 1e37
 
 
 def confusions(strata: Tensor, predicted: Tensor, num_strata: int, num_classes: int) -> Tensor:
