@@ -78,12 +78,13 @@ class Objective:
     Attributes:
         metric: key of METRICS that the objective is judged by; psi is that metric's formula, negated if less is
             better.
-        worst_of: C (..., S, K) and context -> the values that the metric is the minimum of. psi is then sum_i m_i value_i with m
-            on the simplex and held constant: the Lagrangian of the minimum. None if the formula itself is
-            differentiated.
+        worst_of: C (..., S, K) and context -> the values that the metric is the minimum of. psi is then
+            sum_i m_i value_i with m on the simplex and held constant: the Lagrangian of the minimum. None if the
+            formula itself is differentiated.
         coverage: key of the coverage metric that psi is subject to; None if psi is unconstrained.
-        weights: C (..., S, K) and context -> weights of the strata's recalls, if psi is their mean with weights that C decides
-            (CVaR: its worst set). A run takes them from unsmoothed counts and holds them constant; None for any other.
+        weights: C (..., S, K) and context -> weights of the strata's recalls, if psi is their mean with weights that C
+            decides (CVaR: its worst set). A run takes them from unsmoothed counts and holds them constant; None for any
+            other.
     """
 
     metric: str

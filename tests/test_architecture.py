@@ -27,7 +27,13 @@ CONFINED = {
     "optuna": ("orchestrator/search/",),
     "sklearn": ("selmix/data/digits.py",),
     "safetensors": ("selmix/weights.py", "selmix/checkpoints.py"),
-    "pyarrow": ("selmix/data/", "selmix/run/", "selmix/screen/", "trainables/remote.py", "orchestrator/records/"),
+    "pyarrow": (
+        "selmix/data/",
+        "selmix/run/",
+        "selmix/screen/",
+        "trainables/remote.py",
+        "orchestrator/records/",
+    ),
     "scipy": ("selmix/statistics/", "selmix/gain_fidelity.py", "selmix/baselines/linear_post.py"),
     "torchvision": ("selmix/data/", "selmix/models/"),
 }

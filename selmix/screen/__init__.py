@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from selmix.screen.batch import Head
-from selmix.screen.screening import Halving, Screened, ScreenProgress, ScreenResult, screen
+from selmix.screen.result import Screened, ScreenResult
+from selmix.screen.screening import Halving, ScreenProgress, screen
 
 __all__ = ["Halving", "Head", "ScreenProgress", "ScreenResult", "Screened", "screen"]

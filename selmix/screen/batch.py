@@ -23,7 +23,7 @@ from selmix.run.start_model import Base
 from selmix.schedules import scheduled
 from selmix.screen.decisions import confusions, decide
 from selmix.screen.draws import Draw, Pool, draw_stretches
-from selmix.screen.feedback import Held, Memories, gain_matrices
+from selmix.screen.feedback import Memories, gain_matrices
 from selmix.screen.judging import Judge, Judged
 from selmix.screen.policies import PolicyRow, policies_of_round
 from selmix.screen.training import Heads, Task, train
@@ -198,7 +198,10 @@ class Batch:
         weight, bias = torch.stack([s.weight for s in starts]), torch.stack([s.bias for s in starts])
         moves = any(row.config.momentum > 0 for row in self.rows)
         self.heads = Heads(
-            weight, bias, torch.zeros_like(weight) if moves else None, torch.zeros_like(bias) if moves else None
+            weight,
+            bias,
+            torch.zeros_like(weight) if moves else None,
+            torch.zeros_like(bias) if moves else None,
         )
         self.best_weight, self.best_bias = weight.clone(), bias.clone()
         self._memories = Memories(
@@ -240,10 +243,12 @@ class Batch:
         weight, bias = self.heads.weight[index], self.heads.bias[index]
         decisions = decide(setting.feedback, weight, bias)
         finite = decisions.finite.tolist()
-        good = [at for at, fine in enumerate(finite) if fine]
-        for at, fine in enumerate(finite):
+        for place, fine in zip(places, finite, strict=True):
             if not fine:
-                self.rows[places[at]].stop_reason = "nonfinite:logits"
+                self.rows[place].stop_reason = "nonfinite:logits"
+        good = [at for at, fine in enumerate(finite) if fine]
+        if not good:
+            return
         counts = confusions(
             setting.feedback_strata, decisions.predicted[good], setting.num_strata, setting.num_classes
         )
@@ -254,7 +259,7 @@ class Batch:
             some = good[begin : begin + size]
             chosen = [places[at] for at in some]
             tasks += self._tasks(chosen, weight[some], bias[some], counts[begin : begin + size], reasons)
-        judged = [place for place in (places[at] for at in good) if self.rows[place].stop_reason is None]
+        judged = [places[at] for at in good if self.rows[places[at]].stop_reason is None]
         if tasks:
             losses = train(self.heads, setting.features, setting.labels, tasks)
             for task, loss in zip(tasks, torch.isfinite(losses).tolist(), strict=True):
@@ -319,7 +324,6 @@ class Batch:
         if not targeted:
             return gain
         rows = [places[at] for at in targeted]
-        held: Held
         smoothed, held = self._memories.update(rows, counts[targeted])
         gradients, problems = self._memories.gradients(smoothed, held)
         configs = [self.rows[place].config for place in rows]
@@ -356,6 +360,8 @@ class Batch:
             if not fine:
                 self.rows[place].stop_reason = "nonfinite:select logits"
         good = [at for at, fine in enumerate(finite) if fine]
+        if not good:
+            return
         rows = [self.rows[places[at]] for at in good]
         judged = judge.judge(
             decisions.take(good), [row.round_number for row in rows], [row.steps_done for row in rows]

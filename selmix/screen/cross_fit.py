@@ -1,4 +1,4 @@
-"""Cross-fitted scores of screened configurations: every sample of feedback and select judged by runs without its fold."""
+"""Cross-fitted scores of screened configurations: every held-out sample is judged by runs without its fold."""
 
 from __future__ import annotations
 

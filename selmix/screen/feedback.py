@@ -1,6 +1,6 @@
 """Estimates of many rows on the feedback split: averaged confusions, multipliers, gradients and gains.
 
-The formulas are those of the single fine-tuner, mapped over the rows; functions of the user's own are called row by row.
+The formulas are those of the single fine-tuner, mapped over the rows; a function of the user's own is called for each.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class Memories:
         self._counts[index] = averaged
         smoothed, measured = self._smoothed(rows, averaged)
         held = Held(
-            self._multipliers(rows, index, measured), self._coverage(rows, measured), self._bound(rows, measured)
+            self._multipliers(rows, index, measured),
+            self._coverage(rows, measured),
+            self._bound(rows, measured),
         )
         self._seen[index] = True
         return smoothed, held
@@ -231,7 +233,8 @@ class Memories:
         return smoothed * (slopes - mean), problems
 
     def _gradients_one_by_one(self, smoothed: Tensor, held: Held) -> tuple[Tensor, list[str | None]]:
-        gradients, problems = torch.zeros_like(smoothed), []
+        gradients = torch.zeros_like(smoothed)
+        problems: list[str | None] = []
         for place, matrix in enumerate(smoothed):
             try:
                 objective = self._bound_objective(held.context(self.context, place))
@@ -282,7 +285,9 @@ def gain_matrices(
     a_label = a[:, :, index]
     own = a_label.diagonal(dim1=1, dim2=2).unsqueeze(2)
     # The published code's label term reads the prototype of i alone, not the mixed one.
-    released = gradients.new_tensor([float(c.gain_formula == "released_code") for c in configs]).view(-1, 1, 1)
+    released = gradients.new_tensor([float(c.gain_formula == "released_code") for c in configs]).view(
+        -1, 1, 1
+    )
     gain += torch.where(released > 0, own, lam * own + (1.0 - lam) * a_label.transpose(1, 2))
     # Logits hundreds apart are for the single one, which looks at the pairs one by one.
     for row in torch.nonzero(underflown).flatten().tolist():

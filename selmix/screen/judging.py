@@ -7,9 +7,11 @@ itself computed, which then decides.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -70,7 +72,6 @@ class Judge:
     rule: SelectionRule
     context: MetricContext
     _scores: dict[bytes, float] = field(default_factory=dict)
-    _resamples: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -134,7 +135,8 @@ class Judge:
     def score(self, judged: Judged) -> float:
         """Score of a round, computed once for equal counts."""
         if judged.known_score is None:
-            key = judged.counts.numpy().tobytes()
+            # A digest, as a thousand classes have a million counts.
+            key = hashlib.sha256(judged.counts.numpy().tobytes()).digest()
             if key not in self._scores:
                 self._scores[key] = score_of_counts(
                     self.rule.metric, judged.counts, self.context, self.rule.statistic, seed=self.rule.seed
@@ -204,32 +206,27 @@ class Judge:
         """
         rows, _, width = columns.shape
         sums = torch.zeros(rows, _FAST_RESAMPLES, strata, width, dtype=torch.float64)
-        for stratum, (samples, weights) in enumerate(self._draws(strata)):
-            if len(samples):
-                # (R, n_s) @ (n_s, p c)
-                held = columns[:, samples].transpose(0, 1).reshape(len(samples), rows * width)
-                sums[:, :, stratum] = (weights @ held).view(-1, rows, width).transpose(0, 1).double()
+        for stratum, (samples, weights) in enumerate(self._shared):
+            # (R, n_s) @ (n_s, p c)
+            held = columns[:, samples].transpose(0, 1).reshape(len(samples), rows * width)
+            sums[:, :, stratum] = (weights @ held).view(-1, rows, width).transpose(0, 1).double()
         return sums
 
-    def _draws(self, strata: int) -> list[tuple[Tensor, Tensor]]:
-        """Samples of each stratum, and how often each resample has them, shape (R, n_s); drawn once."""
-        groups = self.context.num_groups
-        of_cells = strata > self.num_classes
-        of = self.split.labels
-        if of_cells and self.split.groups is not None:
-            of = of * groups + self.split.groups
-        if "weights" not in self._resamples:
-            generator = torch.Generator().manual_seed(self.rule.seed)
-            order = torch.argsort(of, stable=True)
-            self._resamples["order"] = order
-            sizes = torch.bincount(of, minlength=strata)
-            self._resamples["sizes"] = sizes
-            parts = []
-            for size in sizes.tolist():
-                drawn = torch.randint(max(size, 1), (_FAST_RESAMPLES, size), generator=generator)
-                ones = torch.ones(drawn.shape)
-                parts.append(torch.zeros(_FAST_RESAMPLES, size).scatter_add_(1, drawn, ones))
-            self._resamples["weights"] = torch.cat(parts, dim=1)
-        sizes_of = self._resamples["sizes"].tolist()
-        orders = torch.split(self._resamples["order"], sizes_of)
-        return list(zip(orders, torch.split(self._resamples["weights"], sizes_of, dim=1), strict=True))
+    @cached_property
+    def _shared(self) -> list[tuple[Tensor, Tensor]]:
+        """Samples of each stratum of the metric, and how often each resample has them, shape (R, n_s)."""
+        strata = self.split.labels
+        number = self.num_classes
+        if self.of_groups and self.split.groups is not None:
+            strata = strata * self.context.num_groups + self.split.groups
+            number *= self.context.num_groups
+        generator = torch.Generator().manual_seed(self.rule.seed)
+        found = []
+        for stratum in range(number):
+            samples = torch.nonzero(strata == stratum).flatten()
+            size = len(samples)
+            drawn = torch.randint(max(size, 1), (_FAST_RESAMPLES, size), generator=generator)
+            found.append(
+                (samples, torch.zeros(_FAST_RESAMPLES, size).scatter_add_(1, drawn, torch.ones(drawn.shape)))
+            )
+        return found

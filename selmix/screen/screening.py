@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
@@ -17,8 +16,10 @@ from selmix.objectives import AnyObjective
 from selmix.run.start_model import Base
 from selmix.screen.batch import Batch, Head, Row, Setting
 from selmix.screen.cross_fit import CrossFit, cross_fit
+from selmix.screen.judging import Judge
 from selmix.screen.promotion import DISTANCE, parameter_distances, promoted
-from selmix.statistics.selection import Rank, SelectionRule
+from selmix.screen.result import Screened, ScreenResult, screened
+from selmix.statistics.selection import SelectionRule
 from selmix.weights import load_checkpoint_into
 
 MEMORY = 2 * 2**30
@@ -63,7 +64,7 @@ class ScreenProgress:
         steps: SGD steps of all configurations that are done or will not be taken, in this stage.
         total: SGD steps of all configurations together.
         running: configurations that have not ended.
-        best: highest rank so far, feasibility and score; None before the first.
+        best: highest rank, feasibility and score, of those that have ended; None before the first.
     """
 
     stage: str
@@ -71,98 +72,6 @@ class ScreenProgress:
     total: int
     running: int
     best: tuple[bool, float] | None
-
-
-@dataclass(frozen=True)
-class Screened:
-    """A configuration of a screen, as it ended.
-
-    Attributes:
-        id: its number as four digits or more.
-        config: the settings.
-        seed: of its draws.
-        value: the metric of the rule on select at its best round; None if no round was judged.
-        score: the selection score of that round (bagged, where the rule says nothing else); higher is better.
-        violation: sum of what the bounds of the search are missed by there.
-        cross_fitted: score over feedback and select by runs without the judging fold; None where there is none.
-        cross_fitted_violation: likewise.
-        rounds: rounds done.
-        steps: SGD steps done.
-        best_round: number of the best round; 0 if the start won.
-        best_steps: SGD steps done at its end.
-        stop_reason: as of :class:`selmix.run.run.Run`, or ``halving``, or ``error: ...`` of an objective that had no
-            value.
-        seconds: its share of the time of the screen, without cross-fitting.
-        promoted: place among the promoted ones, from 0; None for the others.
-        head: of the best round, on the CPU; None if there is none.
-    """
-
-    id: str
-    config: FinetuneConfig
-    seed: int
-    value: float | None
-    score: float | None
-    violation: float | None
-    cross_fitted: float | None
-    cross_fitted_violation: float | None
-    rounds: int
-    steps: int
-    best_round: int | None
-    best_steps: int | None
-    stop_reason: str
-    seconds: float
-    promoted: int | None
-    head: Head | None
-
-    @property
-    def rank(self) -> Rank | None:
-        """Rank on select; None if no round was judged."""
-        return None if self.score is None or self.violation is None else (-self.violation, self.score)
-
-    @property
-    def cross_fitted_rank(self) -> Rank | None:
-        """Cross-fitted rank; None where there is none."""
-        if self.cross_fitted is None or self.cross_fitted_violation is None:
-            return None
-        return -self.cross_fitted_violation, self.cross_fitted
-
-
-@dataclass(frozen=True)
-class ScreenResult:
-    """Result of a screen.
-
-    Attributes:
-        rows: the configurations, in their order.
-        promoted: numbers of the promoted ones, the best first.
-        not_cross_fitted: why there are no cross-fitted scores; empty where there are.
-        seconds: of all, cross-fitting too.
-    """
-
-    rows: tuple[Screened, ...]
-    promoted: tuple[int, ...]
-    not_cross_fitted: str
-    seconds: float
-
-    def table(self) -> Any:
-        """The rows as a pyarrow table: ``id``, ``seed``, every setting under its name, then the results."""
-        # Imported here: the method itself needs torch and numpy only.
-        import pyarrow as pa
-
-        settings = [row.config.flat() for row in self.rows]
-        columns: dict[str, list[Any]] = {"id": [row.id for row in self.rows]}
-        columns["seed"] = [row.seed for row in self.rows]
-        columns |= {name: [each[name] for each in settings] for name in settings[0]}
-        results = (
-            "value", "score", "violation", "cross_fitted", "cross_fitted_violation", "rounds", "steps", "best_round",
-            "best_steps", "stop_reason", "seconds", "promoted",
-        )  # fmt: skip
-        numbers = {"rounds", "steps", "best_round", "best_steps", "promoted"}
-        arrays = {name: pa.array(values) for name, values in columns.items()}
-        for name in results:
-            kind = pa.int64() if name in numbers else pa.string() if name == "stop_reason" else pa.float64()
-            # The type is given because pyarrow cannot infer it where every row has None.
-            arrays[name] = pa.array([getattr(row, name) for row in self.rows], kind)
-        return pa.table(arrays)
 
 
 def screen(
@@ -212,12 +121,12 @@ def screen(
 
     def runs(
         data: SweepData, base: Base, numbers: Sequence[int], stage: str, halving: Halving | None
-    ) -> tuple[list[Row], list[Head | None], Setting]:
+    ) -> tuple[list[Row], list[Head | None], Judge]:
         setting = Setting(data, base, objective, selection)
         rows = [setting.row(number, configs[number], seeds[number]) for number in numbers]
-        return rows, _run(setting, rows, halving, memory, stage, callback), setting
+        return rows, _run(setting, rows, halving, memory, stage, callback), setting.judge
 
-    rows, heads, setting = runs(data, base, range(len(configs)), "screen", halving)
+    rows, heads, judge = runs(data, base, range(len(configs)), "screen", halving)
     failed = [row for row in rows if row.failed and row.best is None]
     if len(failed) == len(rows):
         raise ValueError(
@@ -231,14 +140,14 @@ def screen(
             lambda rest, without, stage: runs(rest, without, standing, stage, None)[1],
         )  # fmt: skip
     ranks = dict(zip(standing, fitted.ranks, strict=False))
-    screened = [
-        _screened(row, seeds[row.number], head, setting, ranks.get(row.number))
+    rows_of = [
+        screened(row, seeds[row.number], head, judge, ranks.get(row.number))
         for row, head in zip(rows, heads, strict=True)
     ]
-    chosen = _promoted([screened[number] for number in standing], configs, objective, promote, distance)
+    chosen = _promoted([rows_of[number] for number in standing], configs, objective, promote, distance)
     places = {number: place for place, number in enumerate(chosen)}
     return ScreenResult(
-        tuple(replace(row, promoted=places.get(number)) for number, row in enumerate(screened)), tuple(chosen),
+        tuple(replace(row, promoted=places.get(number)) for number, row in enumerate(rows_of)), tuple(chosen),
         fitted.reason, time.perf_counter() - started,
     )  # fmt: skip
 
@@ -298,8 +207,9 @@ def bytes_of_row(setting: Setting, config: FinetuneConfig, heads: int = 1) -> in
     """Bytes that a configuration takes while its batch runs, and its head at the end.
 
     With W of K d + K numbers in float32: W and its best, a copy of each while a round runs, the two of momentum where
-    there is some, and the head that is kept; the averaged confusion of S K numbers in float64, twice; the class of
-    every held-out sample; and of every sample of a round two indices, coefficient, label and logarithm, twice.
+    there is some, and the head that is kept; the averaged confusion of S K numbers in float64, twice, and the counts of
+    two rounds on select; the class of every held-out sample; and of every sample of a round two indices, coefficient,
+    label and logarithm, twice.
 
     Args:
         setting: of the screen.
@@ -311,7 +221,9 @@ def bytes_of_row(setting: Setting, config: FinetuneConfig, heads: int = 1) -> in
     longest = config.refresh_every * config.refresh_growth ** _rounds_of(config)
     drawn = 2 * 32 * config.batch_size * min(math.ceil(longest), config.steps)
     held_out = 8 * (len(setting.feedback) + len(setting.select))
-    return head * (4 + 4 * (config.momentum > 0) + heads) + 16 * setting.num_strata * classes + held_out + drawn
+    return (
+        head * (4 + 4 * (config.momentum > 0) + heads) + 32 * setting.num_strata * classes + held_out + drawn
+    )
 
 
 def _rounds_of(config: FinetuneConfig) -> int:
@@ -365,16 +277,15 @@ def _run(
 ) -> list[Head | None]:
     """Run rows to their ends; returns the best head of each, in their order."""
     total = sum(row.config.steps for row in rows)
-    best: list[tuple[bool, float]] = []
 
     def report() -> None:
         if callback is None:
             return
         running = [row for row in rows if row.stop_reason is None]
         left = sum(row.config.steps - row.steps_done for row in running)
-        ranks = [setting.judge.rank(row.best) for row in rows if row.best is not None]
-        best[:] = [max(ranks)] if ranks else []
-        callback(ScreenProgress(stage, total - left, total, len(running), best[0] if best else None))
+        # Of those that still run most scores are not known, and need never be.
+        ranks = [setting.judge.rank(row.best) for row in rows if row.best is not None and row.stop_reason]
+        callback(ScreenProgress(stage, total - left, total, len(running), max(ranks, default=None)))
 
     heads: dict[int, Head | None] = {}
     for part in _batches(setting, rows, memory, halving is not None):
@@ -397,31 +308,6 @@ def _halve(setting: Setting, rows: Sequence[Row], keep: float) -> None:
     )  # fmt: skip
     for row in order[max(1, math.ceil(keep * len(order))) :]:
         row.stop_reason = _HALVED
-
-
-# -- the result -------------------------------------------------------------------------------------------
-
-
-def _screened(row: Row, seed: int, head: Head | None, setting: Setting, fitted: Rank | None) -> Screened:
-    best = row.best
-    return Screened(
-        id=f"{row.number:04d}",
-        config=row.config,
-        seed=seed,
-        value=None if best is None else setting.judge.value(best),
-        score=None if best is None else setting.judge.score(best),
-        violation=None if best is None else best.violation,
-        cross_fitted=None if fitted is None else fitted[1],
-        cross_fitted_violation=None if fitted is None else -fitted[0],
-        rounds=row.round_number,
-        steps=row.steps_done,
-        best_round=None if best is None else best.round,
-        best_steps=None if best is None else best.steps,
-        stop_reason=row.stop_reason or "",
-        seconds=row.seconds,
-        promoted=None,
-        head=head,
-    )
 
 
 def _promoted(

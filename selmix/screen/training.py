@@ -114,9 +114,11 @@ class _Block:
         if self.mixes:
             self.other = self._stacked([_known(task.stretch.other) for task in tasks])
             self.coefficients = self._stacked([_known(task.stretch.coefficients) for task in tasks])
-        self.rates = torch.zeros(self.steps, len(tasks), 1, 1, device=device)
+        # Filled on the CPU: to another device it goes at once.
+        rates = torch.zeros(self.steps, len(tasks), 1, 1)
         for place, task in enumerate(tasks):
-            self.rates[: lengths[place], place, 0, 0] = torch.tensor(task.rates, device=device)
+            rates[: lengths[place], place, 0, 0] = torch.tensor(task.rates)
+        self.rates = rates.to(device)
         self.scales = self._scales(tasks)
         self.momentum = _column([task.config.momentum for task in tasks], device)
         decays = [task.config.weight_decay for task in tasks]
@@ -124,7 +126,7 @@ class _Block:
         self.lengths = torch.tensor(lengths, device=device)
 
     def _scales(self, tasks: Sequence[Task]) -> Tensor:
-        """Weight of each sample in the mean loss of its batch, shape (n, p, 1, B), or (1, 1, 1, B) where all are 1 / B."""
+        """Weight of each sample in the mean loss of its batch, shape (n, p, 1, B); (1, 1, 1, B) where all are 1 / B."""
         if all(task.stretch.weights is None for task in tasks):
             return torch.full((1, 1, 1, self.batch_size), 1.0 / self.batch_size, device=self.features.device)
         weights = [
@@ -137,7 +139,10 @@ class _Block:
 
     def _stacked(self, parts: Sequence[Tensor]) -> Tensor:
         """Steps of all rows, shape (n, p, B): step by step, so that a step's numbers lie together."""
-        padded = [F.pad(part, (0, 0, 0, self.steps - len(part))) for part in parts]
+        padded = [
+            part if len(part) == self.steps else F.pad(part, (0, 0, 0, self.steps - len(part)))
+            for part in parts
+        ]
         return torch.stack(padded, dim=1)
 
     def run(self) -> Tensor:
