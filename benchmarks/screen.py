@@ -53,7 +53,7 @@ def world(
     """
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(classes, dim, generator=generator) * (SEPARATION * (10 / dim) ** 0.5)
-    spreads = torch.linspace(*SPREADS, classes)[torch.randperm(classes, generator=generator)]
+    spreads = torch.linspace(SPREADS[0], SPREADS[1], classes)[torch.randperm(classes, generator=generator)]
     tail = [max(1, round(train * imbalance ** (-k / (classes - 1)))) for k in range(classes)]
 
     def split(sizes: list[int]) -> Split:
@@ -68,7 +68,8 @@ def world(
 
 def base_of(data: SweepData) -> Base:
     """A base model whose head is the class means of the training features, scaled down."""
-    means = torch.stack([data.train.inputs[data.train.labels == k].mean(0) for k in range(data.num_classes)])
+    features, labels = data.train.whole(), data.train.labels
+    means = torch.stack([features[labels == k].mean(0) for k in range(data.num_classes)])
     weight = means / data.input_shape[0] ** 0.5
     bias = -0.5 * (weight * means).sum(dim=1)
     head = {"weight": weight, "bias": bias}
@@ -112,7 +113,8 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         screen(data, base, options.objective, short, [0], rule)
         finetune(data, base, options.objective, short[0], 0, rule)
     before = peak_gb()
-    profile = cProfile.Profile()
+    # Of CPU time, as the clock counts what else the machine does.
+    profile = cProfile.Profile(time.process_time)
     clock, cpu = time.perf_counter(), time.process_time()
     if options.profile:
         profile.enable()

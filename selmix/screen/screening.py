@@ -84,6 +84,7 @@ def screen(
     *,
     promote: int = 0,
     folds: int = 0,
+    cross_fit_best: int | None = None,
     distance: float = DISTANCE,
     halving: Halving | None = None,
     memory: int = MEMORY,
@@ -105,8 +106,9 @@ def screen(
         promote: number of configurations to promote: the best by cross-fitted score (by the score on select where there
             is none), kept apart by :func:`selmix.screen.promotion.promoted`. Those that failed or were halved away are
             left out.
-        folds: F, for cross-fitted scores over feedback and select of all that were not halved away; 0 for none. It
-            costs F more screens of these.
+        folds: F, for cross-fitted scores over feedback and select; 0 for none. They cost F more screens.
+        cross_fit_best: number of configurations, the best on select, that are cross-fitted; None for all that neither
+            failed nor were halved away. The others are promoted only where these do not suffice.
         distance: least distance of two promoted configurations.
         halving: successive halving on select; None for none.
         memory: bytes for all tensors; configurations run in batches that fit (:func:`bytes_of_row`).
@@ -116,7 +118,7 @@ def screen(
             do not fit, a budget that is too small, or whatever the single run refuses.
     """
     started = time.perf_counter()
-    _check(configs, seeds, folds, promote)
+    _check(configs, seeds, folds, promote, cross_fit_best)
     data, base = _on_features(data, base)
 
     def runs(
@@ -134,12 +136,13 @@ def screen(
         )
     standing = [row.number for row in rows if not row.failed and row.stop_reason != _HALVED]
     fitted = CrossFit(())
-    if folds and standing:
+    judged = _best(rows, judge, standing, cross_fit_best)
+    if folds and judged:
         fitted = cross_fit(
-            data, base, [configs[number] for number in standing], selection, folds,
-            lambda rest, without, stage: runs(rest, without, standing, stage, None)[1],
+            data, base, [configs[number] for number in judged], selection, folds,
+            lambda rest, without, stage: runs(rest, without, judged, stage, None)[1],
         )  # fmt: skip
-    ranks = dict(zip(standing, fitted.ranks, strict=False))
+    ranks = dict(zip(judged, fitted.ranks, strict=False))
     rows_of = [
         screened(row, seeds[row.number], head, judge, ranks.get(row.number))
         for row, head in zip(rows, heads, strict=True)
@@ -166,7 +169,9 @@ def refused(config: FinetuneConfig) -> list[str]:
     return problems
 
 
-def _check(configs: Sequence[FinetuneConfig], seeds: Sequence[int], folds: int, promote: int) -> None:
+def _check(
+    configs: Sequence[FinetuneConfig], seeds: Sequence[int], folds: int, promote: int, cross_fit_best: int | None
+) -> None:  # fmt: skip
     if not configs or len(configs) != len(seeds):
         raise ValueError(
             f"a screen needs at least one configuration and a seed for each, got {len(configs)} and {len(seeds)}"
@@ -175,6 +180,8 @@ def _check(configs: Sequence[FinetuneConfig], seeds: Sequence[int], folds: int, 
         raise ValueError(f"folds: must be 0 or at least 2, got {folds}")
     if promote < 0:
         raise ValueError(f"promote: must be >= 0, got {promote}")
+    if cross_fit_best is not None and cross_fit_best < 1:
+        raise ValueError(f"cross_fit_best: must be >= 1, or None for all, got {cross_fit_best}")
     problems = [
         f"configuration {number:04d}: {problem}"
         for number, config in enumerate(configs)
@@ -310,6 +317,16 @@ def _halve(setting: Setting, rows: Sequence[Row], keep: float) -> None:
         row.stop_reason = _HALVED
 
 
+def _best(rows: Sequence[Row], judge: Judge, numbers: Sequence[int], count: int | None) -> list[int]:
+    """The best of some rows on select, in their order; all of them where no count is given."""
+    if count is None or count >= len(numbers):
+        return list(numbers)
+    held = {number: best for number in numbers if (best := rows[number].best) is not None}
+    # Stable: of equal ranks the earlier configuration stays.
+    order = sorted(held, key=lambda number: judge.rank(held[number]), reverse=True)
+    return sorted(order[:count])
+
+
 def _promoted(
     rows: Sequence[Screened],
     configs: Sequence[FinetuneConfig],
@@ -320,12 +337,13 @@ def _promoted(
     """Numbers of the promoted among the rows that may be."""
     if not count:
         return []
-    # Cross-fitted ranks are compared with each other only: where there are some, rows without one come last.
-    ranked = [row for row in rows if row.cross_fitted_rank is not None]
-    ranked.sort(key=lambda row: row.cross_fitted_rank or (-math.inf, -math.inf), reverse=True)
-    others = [row for row in rows if row.cross_fitted_rank is None and row.rank is not None]
-    others.sort(key=lambda row: row.rank or (-math.inf, -math.inf), reverse=True)
-    name = objective if isinstance(objective, str) else ""
-    return promoted(
-        [int(row.id) for row in (*ranked, *others)], parameter_distances(configs, name), count, least
+    last = (-math.inf, -math.inf)
+    # Cross-fitted ranks are compared with each other only: where there are some, rows without one come last. Of equal
+    # ones the better on select comes first.
+    order = sorted(
+        (row for row in rows if row.rank is not None),
+        key=lambda row: (row.cross_fitted_rank or last, row.rank or last),
+        reverse=True,
     )
+    name = objective if isinstance(objective, str) else ""
+    return promoted([int(row.id) for row in order], parameter_distances(configs, name), count, least)

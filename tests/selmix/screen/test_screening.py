@@ -131,6 +131,28 @@ def test_cross_fitted_scores_are_those_of_runs_without_the_fold() -> None:
     assert result.not_cross_fitted == ""
 
 
+def test_the_best_on_select_alone_are_cross_fitted_and_come_first() -> None:
+    data, base = world()
+    result = screen(
+        data,
+        base,
+        "min_recall",
+        CONFIGS[:4],
+        SEEDS[:4],
+        RULE,
+        folds=2,
+        cross_fit_best=2,
+        promote=3,
+        distance=0.0,
+    )
+    order = sorted(range(4), key=lambda number: -(result.rows[number].score or 0.0))
+    fitted = [int(row.id) for row in result.rows if row.cross_fitted is not None]
+    assert fitted == sorted(order[:2])
+    assert result.promoted == (
+        *sorted(order[:2], key=lambda number: -(result.rows[number].cross_fitted or 0.0)), order[2]
+    )  # fmt: skip
+
+
 def test_what_cannot_be_cross_fitted_says_why() -> None:
     data, base = world()
     seen = replace(base, labels=("train", "select"))
@@ -185,6 +207,8 @@ def test_bad_arguments_are_one_error() -> None:
         screen(data, base, "min_recall", CONFIGS[:1], [0, 1], RULE)
     with pytest.raises(ValueError, match="folds: must be 0 or at least 2, got 1"):
         screen(data, base, "min_recall", CONFIGS[:1], [0], RULE, folds=1)
+    with pytest.raises(ValueError, match="cross_fit_best: must be >= 1, or None for all, got 0"):
+        screen(data, base, "min_recall", CONFIGS[:1], [0], RULE, folds=2, cross_fit_best=0)
     with pytest.raises(ValueError, match="memory: must hold the features and one configuration"):
         screen(data, base, "min_recall", CONFIGS[:1], [0], RULE, memory=1000)
     with pytest.raises(ValueError, match="fractions: must rise"):
