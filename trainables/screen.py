@@ -24,12 +24,14 @@ class ScreenJob:
         configs: flat settings, each with what a frozen backbone has.
         seed: of the draws of each.
         folds: of the cross-fitted score.
+        cross_fit_best: configurations, the best on select, that get one.
     """
 
     objective: str
     configs: Sequence[dict[str, Any]]
     seed: int
     folds: int
+    cross_fit_best: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def screen_part(shared: Shared, job: ScreenJob, gpu: float) -> ScreenPart:
     found = screen(
         shared.on_device(), shared.bases[job.objective], objective,
         [FinetuneConfig(**config) for config in job.configs], [job.seed] * len(job.configs),
-        shared.rules[job.objective], folds=job.folds,
+        shared.rules[job.objective], folds=job.folds, cross_fit_best=job.cross_fit_best,
     )  # fmt: skip
     held_out = found.held_out
     first = next((each for each in held_out if each is not None), None)

@@ -28,6 +28,14 @@ RunPart = Callable[[ScreenJob], ScreenPart]
 """Function that runs a part of a screen somewhere: in this process, or on a worker."""
 
 
+CROSS_FITTED = 32
+"""Configurations of a generation that are cross-fitted at least; of more than 256 it is an eighth.
+
+All of them would cost as many screens as there are folds. Which ones these are select decides, also in the folds that
+then judge them: their runs are made anew without the fold, but not this choice of an eighth.
+"""
+
+
 def screen_objective(
     spec: SweepSpec, folder: RunFolder, objective: str, rule: SelectionRule, context: MetricContext, run: RunPart
 ) -> ScreenRecord:  # fmt: skip
@@ -52,7 +60,9 @@ def screen_objective(
         told = [(point, *_told(result)) for point, result in zip(points, results, strict=True)]
         fresh = next_points(spec, count, told)
         configs = [on_features(spec, point).flat() for point in fresh]
-        part = run(ScreenJob(objective, configs, spec.search.seed, section.folds))
+        part = run(ScreenJob(
+            objective, configs, spec.search.seed, section.folds, max(CROSS_FITTED, len(configs) // 8)
+        ))  # fmt: skip
         points, results = points + fresh, [*results, *part.results]
         held_out += _predictions(part)
         fold_of, reason, cost_s = part.fold_of, part.reason, cost_s + part.seconds
@@ -85,9 +95,7 @@ def screen_objective(
 
 
 def _told(result: dict[str, Any]) -> tuple[float | None, float]:
-    """Score and violation that the next generation is chosen by: out of fold where there are such."""
-    if result["cross_fitted"] is not None:
-        return result["cross_fitted"], result["cross_fitted_violation"] or 0.0
+    """Score on select and violation, by which the next generation is chosen: all have these."""
     return result["score"], result["violation"] or 0.0
 
 
@@ -106,7 +114,9 @@ def _promoted(
     """Numbers of the promoted: feasible ones first, by the score out of fold, those without one after them."""
 
     def key(number: int) -> tuple[bool, float, float, int]:
-        score, violation = _told(results[number])
+        score, violation = results[number]["cross_fitted"], results[number]["cross_fitted_violation"] or 0.0
+        if score is None:
+            score, violation = _told(results[number])
         return (
             results[number]["cross_fitted"] is not None, -violation, -math.inf if score is None else score, -number
         )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from selmix.baselines.cross_fitting import MAX_SIZE
 from selmix.baselines.folds import content_folds
@@ -30,10 +31,14 @@ class CrossFit:
         ranks: minus the violation of the search's bounds, then the score, of each configuration; None where a run of a
             fold had no round to judge.
         reason: why there are no ranks at all; empty where there are.
+        predictions: of each configuration on feedback, then on select; likewise.
+        fold_of: fold of each of these samples, shape (n,); None where there are no ranks at all.
     """
 
     ranks: tuple[Rank | None, ...]
     reason: str = ""
+    predictions: tuple[Predictions | None, ...] = ()
+    fold_of: Tensor | None = None
 
 
 def cross_fit(
@@ -81,12 +86,12 @@ def cross_fit(
         for found, head in zip(predictions, heads, strict=True):
             found.append(None if head is None else [_predictions(head, part) for part in parts])
     context = MetricContext(data.train_counts.cpu(), selection.definitions, data.num_groups)
-    ranks = []
+    judged: list[Predictions | None] = []
     for found in predictions:
         whole = [parts for parts in found if parts is not None]
-        judged = HeldOut.of_folds(fold_of, whole).joined() if len(whole) == folds else None
-        ranks.append(None if judged is None else rank(selection, judged, context))
-    return CrossFit(tuple(ranks))
+        judged.append(HeldOut.of_folds(fold_of, whole).joined() if len(whole) == folds else None)
+    ranks = tuple(None if each is None else rank(selection, each, context) for each in judged)
+    return CrossFit(ranks, "", tuple(judged), torch.cat(list(fold_of)))
 
 
 def _base_without(data: SweepData, base: Base, selection: SelectionRule) -> Base:

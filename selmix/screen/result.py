@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from selmix.config import FinetuneConfig
+from selmix.metrics import Predictions
 from selmix.screen.batch import Head, Row
 from selmix.screen.judging import Judge
 from selmix.statistics.selection import Rank
@@ -74,12 +77,17 @@ class ScreenResult:
         promoted: numbers of the promoted ones, the best first.
         not_cross_fitted: why there are no cross-fitted scores; empty where there are.
         seconds: of all, cross-fitting too.
+        held_out: predictions of each configuration on feedback and select, by runs without the judging fold; None of
+            those without a cross-fitted score.
+        fold_of: fold of each of these samples, shape (n,); None where nothing was cross-fitted.
     """
 
     rows: tuple[Screened, ...]
     promoted: tuple[int, ...]
     not_cross_fitted: str
     seconds: float
+    held_out: tuple[Predictions | None, ...] = ()
+    fold_of: Tensor | None = None
 
     def table(self) -> Any:
         """The rows as a pyarrow table: ``id``, ``seed``, every setting under its name, then the results."""

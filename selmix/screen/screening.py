@@ -143,6 +143,7 @@ def screen(
             lambda rest, without, stage: runs(rest, without, judged, stage, None)[1],
         )  # fmt: skip
     ranks = dict(zip(judged, fitted.ranks, strict=False))
+    held_out = dict(zip(judged, fitted.predictions, strict=False))
     rows_of = [
         screened(row, seeds[row.number], head, judge, ranks.get(row.number))
         for row, head in zip(rows, heads, strict=True)
@@ -151,7 +152,8 @@ def screen(
     places = {number: place for place, number in enumerate(chosen)}
     return ScreenResult(
         tuple(replace(row, promoted=places.get(number)) for number, row in enumerate(rows_of)), tuple(chosen),
-        fitted.reason, time.perf_counter() - started,
+        fitted.reason, time.perf_counter() - started, tuple(held_out.get(each) for each in range(len(configs))),
+        fitted.fold_of,
     )  # fmt: skip
 
 
