@@ -91,6 +91,8 @@ class Protocol:
             data are no table. Pins of earlier versions lack it.
         bounds: bounds that decided who may win, those that an objective brings with it among them; None in pins of
             earlier versions, whose constraints have all but these.
+        group_names: names of the groups, in their order; None where the data have none, and in pins of earlier
+            versions.
     """
 
     data: Document
@@ -108,6 +110,7 @@ class Protocol:
     preprocess: Document | None = None
     columns: str | list[str] | None = None
     bounds: list[Bound] | None = None
+    group_names: list[str] | None = None
 
     @property
     def bounds_of_search(self) -> list[Bound]:
@@ -241,7 +244,7 @@ class Registered:
         tracking_uri: address of MLflow, without credentials.
         run_id: run of the trial.
         model: name of the registered model.
-        version: version of that model.
+        version: version of that model; empty where MLflow did not take it.
         alias: alias of that version.
     """
 

@@ -522,6 +522,7 @@ def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
         preprocess=None if (steps := steps_of(test.split.inputs)) is None else steps.as_keys(),
         columns=columns if columns is None or isinstance(columns, str) else list(columns),
         bounds=judge.bounds,
+        group_names=list(getattr(source, "group_names", ())) or None,
     )
 
 
