@@ -27,9 +27,17 @@ CONFINED = {
     "optuna": ("orchestrator/search/",),
     "sklearn": ("selmix/data/digits.py",),
     "safetensors": ("selmix/weights.py", "selmix/checkpoints.py"),
-    "pyarrow": ("selmix/data/", "selmix/run/", "trainables/remote.py", "orchestrator/records/"),
+    "pyarrow": (
+        "selmix/data/",
+        "selmix/run/",
+        "selmix/serving/",
+        "trainables/remote.py",
+        "orchestrator/records/",
+    ),
     "scipy": ("selmix/statistics/", "selmix/gain_fidelity.py", "selmix/baselines/linear_post.py"),
     "torchvision": ("selmix/data/", "selmix/models/"),
+    "onnx": ("selmix/serving/export.py",),
+    "onnxruntime": ("selmix/serving/export.py",),
 }
 """Library -> where it may be imported, by the beginning of the path."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from orchestrator.cli.imports import heavy_imports
 from orchestrator.cli.output import emit, err, out
 
 
@@ -15,6 +16,8 @@ def pin(options: argparse.Namespace) -> int:
         out(str(written.path))
         if written.note is not None:
             err(f"selmix: {written.path.stem}: {written.note}")
+        if written.problem is not None:
+            err(f"selmix: {written.path.stem}: {written.problem}")
     return 0
 
 
@@ -22,6 +25,36 @@ def pins(options: argparse.Namespace) -> int:
     from orchestrator.pins.lock_file import pins_document, pins_text
 
     emit(options, pins_document(options.pins), pins_text)
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    with heavy_imports():
+        from orchestrator.pins.predict import (
+            PredictRequest,
+            RowCounter,
+            predict_rows,
+            predict_text,
+            problem_lines,
+        )
+
+    request = PredictRequest(
+        options.pin, options.source, options.out, options.input or (), options.group, options.keep, options.root,
+        options.batch_size, options.device,
+    )  # fmt: skip
+    with RowCounter(options.quiet) as counter:
+        document = predict_rows(options.pins, request, counter.show)
+    emit(options, document, predict_text)
+    for line in problem_lines(document):
+        err(f"selmix: {line}")
+    return document.exit_code
+
+
+def export(options: argparse.Namespace) -> int:
+    with heavy_imports():
+        from orchestrator.pins.export import export_pin, export_text
+
+    emit(options, export_pin(options.pins, options.pin, options.format, options.out), export_text)
     return 0
 
 

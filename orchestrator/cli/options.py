@@ -286,6 +286,57 @@ def reproduce() -> argparse.ArgumentParser:
     return parser
 
 
+def predict() -> argparse.ArgumentParser:
+    parser = _with_json(_with_pins(_parser(
+        "predict", "Write the labels and probabilities that a pinned model gives for a table (Parquet, CSV, TSV; "
+        "features, or images in it or beside it), a folder of images, an image, or a list of images (.txt). Images get "
+        "the pin's own preprocessing, corrections are applied. The rows stay in their order, with all columns that are "
+        "no inputs before the predictions; a row that cannot be predicted is named, its prediction stays empty, and "
+        "the exit code is 4.",
+        "  $ selmix predict digits photos/ --out predictions.csv\n"
+        "  $ selmix predict digits new.parquet --out predictions.parquet --keep id")))  # fmt: skip
+    parser.add_argument("pin", metavar="PIN", help="name of the pin, or path of its file")
+    parser.add_argument("source", type=_path, metavar="TABLE", help="table, folder, image or list")
+    parser.add_argument(
+        "-o", "--out", type=_path, required=True, metavar="FILE", help="file to write: .parquet or .csv"
+    )
+    parser.add_argument(
+        "--input", type=_listed, metavar="A,B,C", help="column of the images or vectors, or columns of numbers, or a "
+        "pattern such as 'f*' (default: those that the pin was fitted on)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--group", metavar="COLUMN", help="column of the groups, where the correction is by group (default: the pin's)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep", type=_listed, metavar="A,B,C", help="columns to hand on (default: all that are no inputs)"
+    )
+    parser.add_argument(
+        "--root", type=_path, metavar="FOLDER", help="folder of the paths in a list (default: the list's own)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="rows at once (default: 64 images, or some 16 MB of features)",
+    )
+    parser.add_argument("--device", default="cpu", help="device of torch: cpu, cuda, ... (default: cpu)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    return parser
+
+
+def export() -> argparse.ArgumentParser:
+    parser = _with_json(_with_pins(_parser(
+        "export", "Write a pinned model in a format of others, with a description beside it (FILE.json): ONNX; a "
+        "program of torch.export (pt2); or its weights (safetensors). Normalisation and corrections are inside the "
+        "first two, which take any batch and give logits, probabilities and labels. What was written is loaded again "
+        "and compared with the model; where both differ, nothing is kept and the exit code is 4.",
+        "  $ selmix export digits --format onnx\n  digits.onnx\n  digits.onnx.json")))  # fmt: skip
+    parser.add_argument("pin", metavar="PIN", help="name of the pin, or path of its file")
+    parser.add_argument("--format", choices=["onnx", "pt2", "safetensors"], required=True, help="of the file")
+    parser.add_argument("-o", "--out", type=_path, metavar="FILE", help="file to write (default: PIN.FORMAT)")
+    return parser
+
+
 def evaluate() -> argparse.ArgumentParser:
     parser = _with_json(_parser(
         "evaluate",
@@ -374,6 +425,10 @@ def _names(text: str) -> tuple[str, ...]:
             f"{text}: must be text in UTF-8, one name per line: {error}"
         ) from None
     return tuple(line.strip() for line in lines if line.strip())
+
+
+def _listed(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -323,6 +323,27 @@ def pin_path(pins: Path, name: str) -> Path:
     return pins / f"{name}.yaml"
 
 
+def found_pin(pins: Path, name: str) -> Path:
+    """Path of a pin that is there, by its name in a folder or by its own path.
+
+    Args:
+        pins: folder of the pins.
+        name: name, or path of the file.
+    Raises:
+        NotFound: there is no such pin.
+    """
+    given = Path(name)
+    if given.suffix == ".yaml" and given.is_file():
+        return given
+    path = pin_path(pins, name)
+    if not path.is_file():
+        known = sorted(file.stem for file in pins.glob("*.yaml"))
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
+        raise NotFound(f"{path}: no such pin; {hint}")
+    return path
+
+
 def weights_beside(path: Path) -> Path:
     """Path of the weights of a pin."""
     return path.with_suffix(".safetensors")
@@ -400,12 +421,7 @@ def read_pin(pins: Path, name: str) -> Document:
         NotFound: there is no such pin.
         PreflightError: the file cannot be read or is no pin.
     """
-    path = pin_path(pins, name)
-    if not path.is_file():
-        known = sorted(file.stem for file in pins.glob("*.yaml"))
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
-        raise NotFound(f"{path}: no such pin; {hint}")
+    path = found_pin(pins, name)
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     # ValueError: bytes that are no text, and dates that are none.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -36,6 +34,7 @@ from orchestrator.pins.lock_file import (
     write_pin,
 )
 from orchestrator.pins.portable import portable
+from orchestrator.pins.registered import not_registered, register
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
@@ -91,10 +90,12 @@ class WrittenPin:
     Attributes:
         path: of the pin.
         note: what is to be said of its opening of test; None for a first one.
+        problem: why its model is not registered in MLflow; None where it is.
     """
 
     path: Path
     note: str | None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -197,15 +198,26 @@ def pin_sweep(store: Store, pins: Path, request: PinRequest) -> list[WrittenPin]
             write_sources(beside, sources, ADVICE)
         else:
             document.pop("objective_source")
+        run_id, alias = str(pick.target.record.mlflow_run_id), _alias(pick.name)
+        # Complete before MLflow is asked: test was opened for it, and a server that is away must not lose it.
         document["mlflow"] = to_document(
-            _register(address, store.root, document, pick.target.record, pick.weights)
+            Registered(recorded_address(address, store.root), run_id, test.spec.name, "", alias)
         )
         document["created"] = utc_now()
         # Weights first, the pin last: a pin that exists is complete.
         with writing(pick.path, ADVICE), written_aside(weights_beside(pick.path)) as aside:
             shutil.copyfile(pick.weights, aside)
         write_pin(pick.path, sealed(document))
-        written.append(WrittenPin(pick.path, opening.note))
+        problem = None
+        try:
+            registered = register(address, store.root, document, run_id, alias, weights_beside(pick.path))
+        # A boundary: whatever MLflow, a disk or the model's own code says, the pin stands.
+        except Exception as error:
+            problem = not_registered(error, address)
+        else:
+            document["mlflow"] = to_document(registered)
+            write_pin(pick.path, sealed(document))
+        written.append(WrittenPin(pick.path, opening.note, problem))
     return written
 
 
@@ -605,20 +617,3 @@ def _pinned(verdict: Verdict) -> PinnedVerdict:
         verdict.within_margin, verdict.differences, verdict.not_told_apart, verdict.worse_than, verdict.samples,
         verdict.samples_needed, more_labels=verdict.more_labels,
     )  # fmt: skip
-
-
-def _register(address: str, runs: Path, document: Document, trial: TrialRecord, weights: Path) -> Registered:
-    """Register the model in MLflow: weights and settings as plain files, under the name of the pin as alias."""
-    from orchestrator.tracking.client import register_model
-
-    sweep, name = document["sweep"]["name"], document["name"]
-    alias = _alias(name)
-    tags = {"selmix.weights_digest": document["digests"]["weights"], "selmix.pin": name}
-    kept = ("objective", "trial_id", "seed", "round", "config", "protocol", "digests")
-    run_id = str(trial.mlflow_run_id)
-    with tempfile.TemporaryDirectory(prefix="selmix-pin-") as scratch:
-        files = [Path(scratch) / "weights.safetensors", Path(scratch) / "settings.json"]
-        shutil.copyfile(weights, files[0])
-        files[1].write_text(json.dumps({key: document[key] for key in kept}, indent=1))
-        version = register_model(address, run_id, sweep, alias, files, tags)
-    return Registered(recorded_address(address, runs), run_id, sweep, version, alias)

@@ -50,7 +50,9 @@ class TextTable:
             with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as lines:
                 header = next(iter(lines), "")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path}: must be text in UTF-8: {error.reason}; save it as UTF-8") from error
+            raise ValueError(
+                f"{self.path}: must be text in UTF-8: {error.reason}; save it as UTF-8"
+            ) from error
         except (OSError, EOFError) as error:
             raise ValueError(f"{self.path}: must be a CSV or TSV file: {error}") from error
         delimiter = delimiter_of(header)

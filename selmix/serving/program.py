@@ -25,6 +25,15 @@ class PinnedProgram(nn.Module):
         by_group: True if it takes a second input, the place of each sample's group.
     """
 
+    white: Tensor
+    mean: Tensor
+    std: Tensor
+    scale: Tensor
+    bias: Tensor
+    matrix: Tensor
+    offset: Tensor
+    group_offset: Tensor
+
     def __init__(self, pinned: PinnedInputs) -> None:
         super().__init__()
         self.network = pinned.model
@@ -52,12 +61,14 @@ class PinnedProgram(nn.Module):
             return logits, probabilities, probabilities.argmax(dim=1)
         probabilities = torch.softmax(logits * self.scale + self.bias, dim=1)
         scores = probabilities @ self.matrix + self.offset
-        if group is not None:
+        if self.by_group:
+            if group is None:
+                raise ValueError("this model's correction is by group: give the group of every sample")
             scores = scores + self.group_offset[group]
         return logits, probabilities, scores.argmax(dim=1)
 
 
-def examples(pinned: PinnedInputs, sizes: tuple[int, ...] = (2, 1, 7)) -> Iterator[tuple[Tensor, ...]]:
+def examples(pinned: PinnedInputs, sizes: tuple[int, ...] = (2, 1, 29)) -> Iterator[tuple[Tensor, ...]]:
     """Batches of a program's inputs, drawn at random, always the same ones.
 
     Args:

@@ -329,8 +329,8 @@ def table_rows(
         width = _stated_width(source, columns)
         if width is not None and width != math.prod(pinned.input_shape):
             raise ValueError(
-                f"{source.path}: {_named(columns)} must have {math.prod(pinned.input_shape)} numbers, as the model takes, "
-                f"got {width}"
+                f"{source.path}: {_named(columns)} must have {math.prod(pinned.input_shape)} numbers, as the model "
+                f"takes, got {width}"
             )
     if at_once is None:
         numbers = max(1, _NUMBERS_AT_ONCE // max(1, math.prod(pinned.input_shape)))

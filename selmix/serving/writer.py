@@ -45,7 +45,10 @@ class PredictionWriter:
                 "keep with --keep"
             )
         kinds = [pa.string(), *[pa.float32()] * len(class_names)]
-        before = [(name, _plain(kind) if as_csv else kind) for name, kind in zip(kept.names, kept.types, strict=True)]
+        before = [
+            (name, _plain(kind) if as_csv else kind)
+            for name, kind in zip(kept.names, kept.types, strict=True)
+        ]
         self._schema = pa.schema([*before, *zip(self._names, kinds, strict=True)])
         self._path = path
         self._waiting: list[Any] = []
@@ -56,7 +59,9 @@ class PredictionWriter:
         from pyarrow import csv as pacsv
 
         self._file: Any = (
-            pacsv.CSVWriter(self._path, self._schema) if self._as_csv else pq.ParquetWriter(self._path, self._schema)
+            pacsv.CSVWriter(self._path, self._schema)
+            if self._as_csv
+            else pq.ParquetWriter(self._path, self._schema)
         )
         return self
 
