@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,12 +86,8 @@ def check_installed(form: Format) -> None:
     """
     if form != "onnx":
         return
-    missing = []
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            __import__(name)
-        except ImportError:
-            missing.append(name)
+    # Looked up, not imported: they take seconds, which the refusal need not wait for.
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise MissingOnnx(f"--format onnx needs {', '.join(missing)}; install with {INSTALL}")
 

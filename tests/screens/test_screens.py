@@ -20,7 +20,9 @@ from orchestrator.cli import options
 from orchestrator.cli.main import VERBS, help_page
 from orchestrator.cluster.doctor import DoctorDocument, doctor_text
 from orchestrator.documents import from_document
+from orchestrator.pins.export import ExportDocument, export_text
 from orchestrator.pins.lock_file import PinsDocument, pins_text
+from orchestrator.pins.predict import PredictDocument, predict_text
 from orchestrator.pins.reproduce import ReproduceDocument, reproduction_text
 from orchestrator.progress import Progress
 from orchestrator.verbs.data import DataDocument, data_text
@@ -50,6 +52,8 @@ SCREENS: dict[str, tuple[type[Any], Callable[[Any, int | None], str]]] = {
     "show": (ShowDocument, show_text),
     "pins": (PinsDocument, pins_text),
     "reproduce": (ReproduceDocument, reproduction_text),
+    "predict": (PredictDocument, predict_text),
+    "export": (ExportDocument, export_text),
 }
 """Verb -> its document and its text; the stored documents are named VERB or VERB_CASE."""
 
