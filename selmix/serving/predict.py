@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from selmix.corrections import predict
@@ -34,17 +34,13 @@ class PredictedBatch:
     labels: Tensor
     probabilities: Tensor
 
-    def columns(self, class_names: tuple[str, ...]) -> tuple[Any, list[Any]]:
-        """Arrow arrays of all rows: the predicted classes by name, and the K probabilities; missing in bad rows."""
-        import pyarrow as pa
-
-        size, good = self.rows.size, np.asarray(self.rows.good, dtype=np.int64)
-        missing = np.ones(size, bool)
-        missing[good] = False
-        places, wide = np.zeros(size, np.int64), np.zeros((size, len(class_names)), np.float32)
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Places of the predicted classes of all rows, -1 in bad ones, and the probabilities, shape (n, K)."""
+        good = np.asarray(self.rows.good, dtype=np.int64)
+        places = np.full(self.rows.size, -1, np.int64)
+        wide = np.zeros((self.rows.size, self.probabilities.shape[1]), np.float32)
         places[good], wide[good] = self.labels.numpy(), self.probabilities.float().numpy()
-        names = pa.array(class_names, pa.string()).take(pa.array(places, mask=missing))
-        return names, [pa.array(np.ascontiguousarray(column), mask=missing) for column in wide.T]
+        return places, wide
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def write_predictions(
     bad: list[BadRow] = []
     with PredictionWriter(path, as_csv, rows.kept_schema, pinned.class_names) as writer:
         for batch in predictions(pinned, rows):
-            writer.write(batch.rows.kept, *batch.columns(pinned.class_names))
+            writer.write(batch.rows.kept, *batch.arrays())
             total += batch.rows.size
             bad_rows += len(batch.rows.bad)
             bad += batch.rows.bad[: MAX_NAMED - len(bad)]

@@ -138,27 +138,30 @@ class TableRows:
 
         groups, bad = self._groups(rows)
         try:
-            inputs: list[Tensor | None] = list(self._inputs(rows))
+            inputs = self._inputs(rows)
+            readable = list(range(rows.num_rows))
         # Once more one by one, for the rows that can be read, and the names of those that cannot.
         except ValueError:
-            inputs = []
+            each = []
+            readable = []
             for place in range(rows.num_rows):
                 try:
-                    inputs.append(self._inputs(rows.one(place))[0])
+                    each.append(self._inputs(rows.one(place)))
+                    readable.append(place)
                 except ValueError as error:
-                    inputs.append(None)
                     bad.setdefault(place, str(error))
-        good = [place for place, each in enumerate(inputs) if each is not None and place not in bad]
-        whole = [each for place, each in enumerate(inputs) if each is not None and place not in bad]
+            inputs = torch.cat(each) if each else torch.empty(0, *self.pinned.input_shape)
+        good = [place for place in readable if place not in bad]
+        # Not copied where all are good: the common case, of megabytes.
+        if len(good) < len(readable):
+            inputs = inputs[[k for k, place in enumerate(readable) if place not in bad]]
         columns = [_kept_column(rows.batch.column(name)) for name in self.kept]
         schema = self.kept_schema
         kept = pa.RecordBatch.from_arrays(
             [column.cast(kind) for column, kind in zip(columns, schema.types, strict=True)], schema=schema
         )
         return RowBatch(
-            rows.start, rows.num_rows, good,
-            torch.stack(whole) if whole else torch.empty(0, *self.pinned.input_shape),
-            None if groups is None else groups[good],
+            rows.start, rows.num_rows, good, inputs, None if groups is None else groups[good],
             [BadRow(rows.start + place, problem) for place, problem in sorted(bad.items())], kept,
         )  # fmt: skip
 

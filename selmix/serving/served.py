@@ -11,7 +11,7 @@ from selmix.data.arrays import MemoryTable
 from selmix.pinned import PinnedInputs, pinned_of
 from selmix.serving.predict import predictions
 from selmix.serving.rows import table_rows
-from selmix.serving.writer import output_columns
+from selmix.serving.writer import output_columns, prediction_columns
 
 WEIGHTS, SETTINGS = "weights.safetensors", "settings.json"
 """Files of the folder."""
@@ -48,10 +48,8 @@ class ServedModel:
             # Nobody reads a log beside an answer: a row without a prediction must not pass for one.
             if batch.rows.bad:
                 raise ValueError(batch.rows.bad[0].problem)
-            names, columns = batch.columns(self.pinned.class_names)
-            parts.append(
-                pa.RecordBatch.from_arrays([names, *columns], names=output_columns(self.pinned.class_names))
-            )
+            columns = prediction_columns(*batch.arrays(), self.pinned.class_names)
+            parts.append(pa.RecordBatch.from_arrays(columns, names=output_columns(self.pinned.class_names)))
         if not parts:
             raise ValueError("input: must have rows, got none")
         return pa.Table.from_batches(parts).to_pandas()

@@ -7,6 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 PREDICTED = "predicted"
 """Column of the predicted classes, by name."""
 
@@ -14,8 +17,8 @@ PREFIX = "probability_"
 """Beginning of the names of the columns with the probability of one class."""
 
 SUFFIXES = (".parquet", ".pq", ".csv")
-# Cells of a row group: a file of many small ones is slow to read.
-_CELLS_AT_ONCE = 1 << 20
+# Numbers of a row group: a file of many small ones is slow to read.
+_NUMBERS_AT_ONCE, _BATCHES_AT_ONCE = 1 << 20, 32
 
 
 def output_columns(class_names: Sequence[str]) -> list[str]:
@@ -50,9 +53,14 @@ class PredictionWriter:
             for name, kind in zip(kept.names, kept.types, strict=True)
         ]
         self._schema = pa.schema([*before, *zip(self._names, kinds, strict=True)])
-        self._path = path
-        self._waiting: list[Any] = []
-        self._cells = 0
+        self._path, self._classes = path, list(class_names)
+        # Held once and filled again and again: small arrays that outlive a batch would lie in the holes that its inputs
+        # leave, and the next batch's would not fit there any more.
+        rows = max(1, _NUMBERS_AT_ONCE // (len(self._classes) + 1))
+        self._places = np.zeros(rows, np.int64)
+        self._wide = np.zeros((rows, len(self._classes)), np.float32)
+        self._kept: list[Any] = []
+        self._filled = 0
 
     def __enter__(self) -> Self:
         import pyarrow.parquet as pq
@@ -72,29 +80,52 @@ class PredictionWriter:
             self._flush()
         self._file.close()
 
-    def write(self, kept: Any, predicted: Any, probabilities: Any) -> None:
+    def write(self, kept: Any, places: NDArray[np.int64], probabilities: NDArray[np.float32]) -> None:
         """Add rows.
 
         Args:
             kept: Arrow record batch of m rows.
-            predicted: Arrow array of m texts; missing in rows that could not be predicted.
-            probabilities: K Arrow arrays of m numbers each, missing in the same rows.
+            places: of the predicted classes, shape (m,); -1 in rows that could not be predicted.
+            probabilities: shape (m, K); not read in these rows.
         """
-        import pyarrow as pa
-
-        columns = [column.cast(field.type) for column, field in zip(kept.columns, self._schema, strict=False)]
-        batch = pa.RecordBatch.from_arrays([*columns, predicted, *probabilities], schema=self._schema)
-        self._waiting.append(batch)
-        self._cells += batch.num_rows * batch.num_columns
-        if self._cells >= _CELLS_AT_ONCE:
-            self._flush()
+        done = 0
+        while done < len(places):
+            take = min(len(places) - done, len(self._places) - self._filled)
+            rows = slice(self._filled, self._filled + take)
+            self._places[rows] = places[done : done + take]
+            self._wide[rows] = probabilities[done : done + take]
+            self._kept.append(kept.slice(done, take))
+            self._filled, done = self._filled + take, done + take
+            if self._filled == len(self._places) or len(self._kept) == _BATCHES_AT_ONCE:
+                self._flush()
 
     def _flush(self) -> None:
         import pyarrow as pa
 
-        if self._waiting:
-            self._file.write_table(pa.Table.from_batches(self._waiting).combine_chunks())
-        self._waiting, self._cells = [], 0
+        if not self._filled:
+            return
+        kept = pa.Table.from_batches(self._kept)
+        columns = [column.cast(field.type) for column, field in zip(kept.columns, self._schema, strict=False)]
+        columns += prediction_columns(self._places[: self._filled], self._wide[: self._filled], self._classes)
+        self._file.write_table(pa.Table.from_arrays(columns, schema=self._schema).combine_chunks())
+        self._kept, self._filled = [], 0
+
+
+def prediction_columns(
+    places: NDArray[np.int64], probabilities: NDArray[np.float32], class_names: Sequence[str]
+) -> list[Any]:
+    """Arrow arrays of predictions: the class by name, then the probability of each.
+
+    Args:
+        places: of the predicted classes, shape (m,); -1 in rows that could not be predicted, where all are missing.
+        probabilities: shape (m, K).
+        class_names: K texts.
+    """
+    import pyarrow as pa
+
+    missing = places < 0
+    names = pa.array(list(class_names), pa.string()).take(pa.array(places, mask=missing))
+    return [names, *(pa.array(np.ascontiguousarray(column), mask=missing) for column in probabilities.T)]
 
 
 def _plain(kind: Any) -> Any:

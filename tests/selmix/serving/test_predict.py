@@ -252,7 +252,7 @@ def test_the_folder_that_mlflow_loads_is_a_model(tmp_path: Path) -> None:
 
 
 HELD = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from selmix.pinned import load_pinned
 from selmix.serving.predict import write_predictions
@@ -261,7 +261,8 @@ home = Path(sys.argv[1])
 model = load_pinned(home / "w.yaml")
 def used(name):
     done = write_predictions(model, open_rows(home / name, model), home / "o.parquet", False)
-    return done.rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # Not by getrusage, whose peak is that of the process that started this one, too.
+    return done.rows, int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 print(*used("small.parquet"), *used(sys.argv[2]))
 """
 
@@ -269,7 +270,7 @@ print(*used("small.parquet"), *used(sys.argv[2]))
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_a_table_of_any_length_takes_the_memory_of_a_batch(ending: str, tmp_path: Path) -> None:
-    """800 MB in one row group, or 500 MB of text: no more than 150 MB above what a small table takes."""
+    """400 MB in one row group, or 100 MB of text: no more than 100 MB above what a small table takes."""
     wide = 512
     columns = [f"f{k}" for k in range(wide)] if ending == "csv" else "features"
     pinned(tmp_path / "w.yaml", (wide,), "linear_head", data={"name": "parquet"}, columns="features")
@@ -280,7 +281,7 @@ def test_a_table_of_any_length_takes_the_memory_of_a_batch(ending: str, tmp_path
         return pa.table({"features": pa.FixedSizeListArray.from_arrays(flat, wide)})
 
     pq.write_table(table(5000), tmp_path / "small.parquet")
-    name, rows = f"large.{ending}", 400_000 if ending == "parquet" else 100_000
+    name, rows = f"large.{ending}", 200_000 if ending == "parquet" else 20_000
     if ending == "parquet":
         with pq.ParquetWriter(tmp_path / name, table(1).schema) as writer:
             writer.write_table(table(rows), row_group_size=rows)
@@ -299,4 +300,4 @@ def test_a_table_of_any_length_takes_the_memory_of_a_batch(ending: str, tmp_path
     )  # fmt: skip
     few, before, many, after = map(int, done.stdout.split())
     assert (few, many) == (5000, rows)
-    assert after - before < 150, f"{before} MB, then {after} MB"
+    assert after - before < 100, f"{before} MB, then {after} MB"
