@@ -34,6 +34,7 @@ class PinnedInputs:
         input_shape: of one sample, without the batch.
         steps: preprocessing of images; None where the data were no images, or none that are decoded.
         columns: of a table: of the features or images; None where the data were no table.
+        class_names: K texts.
     """
 
     model: nn.Module
@@ -41,6 +42,7 @@ class PinnedInputs:
     input_shape: tuple[int, ...]
     steps: Preprocess | None
     columns: str | tuple[str, ...] | None
+    class_names: tuple[str, ...] = ()
 
     def preprocess(self, images: Picture | Sequence[Picture]) -> Tensor:
         """Preprocess images as those of the pin's data were.
@@ -133,31 +135,46 @@ def load_pin(path: str | Path) -> nn.Module:
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(document, dict) or not {"protocol", "digests"} <= document.keys():
         raise ValueError(f"{path}: must be a pin written by `selmix pin`, with the keys protocol and digests")
+    return as_module(pinned_of(document, path.with_suffix(".safetensors"), str(path)))
+
+
+def as_module(inputs: PinnedInputs) -> nn.Module:
+    """The module of a model with what :func:`load_pin` promises of it."""
+    model = inputs.model
+    # The errors to ignore: nn.Module's __setattr__ is typed for tensors and modules.
+    model.class_names = inputs.class_names  # type: ignore[assignment]
+    model.correction = inputs.correction  # type: ignore[assignment]
+    model.preprocess = inputs.preprocess  # type: ignore[assignment]
+    model.predict = inputs.predict  # type: ignore[assignment]
+    return model
+
+
+def pinned_of(document: Mapping[str, Any], weights: Path, where: str) -> PinnedInputs:
+    """Build a pinned model from the keys of its pin and its weights, in evaluation mode, on the CPU.
+
+    Args:
+        document: with ``protocol`` and ``digests``, as a pin has them.
+        weights: file of its weights.
+        where: the document, for messages.
+    Raises:
+        ValueError: keys are missing, or the weights have another digest than the document's.
+    """
     protocol, digests = document["protocol"], document["digests"]
     lacking = [f"protocol.{key}" for key in ("class_names", "model", "input_shape") if key not in protocol]
     lacking += [] if "weights" in digests else ["digests.weights"]
     if lacking:
-        raise ValueError(f"{path}: must be a whole pin, it lacks {', '.join(lacking)}")
+        raise ValueError(f"{where}: must be a whole pin, it lacks {', '.join(lacking)}")
     names = tuple(str(name) for name in protocol["class_names"])
-    state = load_weights(path.with_suffix(".safetensors"))
+    state = load_weights(weights)
     # Checked before they are used: weights that were replaced or edited are not those of the pin.
     digest = state_digest(state)
     if digest != digests["weights"]:
-        raise ValueError(
-            f"{path.with_suffix('.safetensors')}: must have digest {digests['weights']}, got {digest}"
-        )
-    model = ModelConfig(**protocol["model"]).build(tuple(protocol["input_shape"]), len(names))
-    weights, correction = split_correction(state)
-    load_checkpoint_into(model, weights)
-    inputs = PinnedInputs(
-        model, correction, tuple(protocol["input_shape"]), _steps(protocol), _columns(protocol)
-    )
-    # The errors to ignore: nn.Module's __setattr__ is typed for tensors and modules.
-    model.class_names = names  # type: ignore[assignment]
-    model.correction = correction  # type: ignore[assignment]
-    model.preprocess = inputs.preprocess  # type: ignore[assignment]
-    model.predict = inputs.predict  # type: ignore[assignment]
-    return model.eval()
+        raise ValueError(f"{weights}: must have digest {digests['weights']}, got {digest}")
+    shape = tuple(protocol["input_shape"])
+    model = ModelConfig(**protocol["model"]).build(shape, len(names))
+    network, correction = split_correction(state)
+    load_checkpoint_into(model, network)
+    return PinnedInputs(model.eval(), correction, shape, _steps(protocol), _columns(protocol), names)
 
 
 def _steps(protocol: Mapping[str, Any]) -> Preprocess | None:

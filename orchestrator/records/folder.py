@@ -254,7 +254,8 @@ class RunFolder(RunPaths):
         import numpy
 
         content, path = io.BytesIO(), self.test_predictions_path(trial_id, index)
-        numpy.savez_compressed(content, **dict(arrays))
+        named: dict[str, Any] = dict(arrays)
+        numpy.savez_compressed(content, **named)
         write_atomically(path, content.getvalue())
         self.store.publish(path)
 

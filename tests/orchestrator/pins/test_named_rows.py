@@ -168,7 +168,8 @@ def test_a_row_of_files_that_are_used_together_says_so_and_is_not_recommended(ho
     assert judged_anew.winner.row != row
     assert row not in [each for choice in judged_anew.rungs for each in (*choice.rows, choice.leader)]
     assert said == (
-        f"selmix: --row: {row} cannot be pinned: a pin holds one model, and this row is 2 files that are used together\n"
+        f"selmix: --row: {row} cannot be pinned: a pin holds one model, and this row is 2 files that are used "
+        "together\n"
     )
 
 

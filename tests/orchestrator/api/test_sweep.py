@@ -1,0 +1,232 @@
+"""Sweeps from a file, a dictionary and arrays: the errors of the command line, and nothing left of what is refused."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import orchestrator
+from orchestrator import (
+    NoFeasibleTrial,
+    NotFound,
+    PreflightError,
+    SelmixError,
+    SpecError,
+    Sweep,
+    TooManyFailures,
+    UsageError,
+)
+from orchestrator.build.selection import data_config
+from orchestrator.run import launch as run_launch
+from orchestrator.run.driver import Driver
+from orchestrator.signals import Stopped
+from selmix.data import from_arrays
+from tests.command import ROOT, SMOKE, environment, here
+from tests.orchestrator.api.conftest import Notebook
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # matters of MLflow's, on a store that begins empty
+
+SPEC = {
+    "name": "s",
+    "objectives": ["min_recall"],
+    "data": {"name": "gaussians"},
+    "model": {"name": "linear_head"},
+}
+ON_ARRAYS = {key: value for key, value in SPEC.items() if key != "data"}
+LABELS = np.repeat([0, 1], 120)
+FEATURES = np.random.default_rng(0).normal(size=(240, 3)).astype("float32")
+
+
+def test_importing_is_cheap_and_what_it_gives_is_documented() -> None:
+    code = (
+        "import sys, orchestrator; from orchestrator import Sweep, open_sweep; "
+        "print([m for m in ('torch', 'ray', 'mlflow', 'optuna', 'pyarrow', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(), cwd=ROOT
+    )
+    assert done.stdout == "[]\n"
+    page = (ROOT / "docs" / "python_api.md").read_text()
+    assert [name for name in orchestrator.__all__ if f"`{name}" not in page] == []
+    assert set(orchestrator.__all__) == set(dir(orchestrator))
+    with pytest.raises(AttributeError, match="has no attribute 'Sweeps'"):
+        _ = orchestrator.Sweeps
+    errors = [
+        kind
+        for kind in vars(orchestrator).values()
+        if isinstance(kind, type) and issubclass(kind, SelmixError)
+    ]
+    assert {kind.exit_code for kind in errors} == {1, 2, 3, 4, 5, 6, 7, 8}
+    assert [kind for kind in errors if f"| `{kind.__name__}` | {kind.exit_code} |" not in page] == []
+
+
+def test_a_file_has_the_errors_of_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("version: 1\nname: bad\ndata: {name: digits, sise: 3}\nobjectives: [min_recal]\n")
+    with pytest.raises(SpecError) as bad:
+        Sweep.from_file(path).validate()
+    done = here("validate", path)
+    assert (done.code, done.err) == (bad.value.exit_code, f"selmix: {bad.value}\n")
+    assert Sweep.from_file(path).problems() == bad.value.problems
+    assert len(bad.value.problems) == 2
+    with pytest.raises(SpecError, match="must be a readable sweep file"):
+        Sweep.from_file(tmp_path / "none.yaml").validate()
+    with pytest.raises(UsageError, match="an override must be KEY=VALUE"):
+        Sweep.from_file(SMOKE, "what").validate()
+    assert Sweep.from_file(SMOKE, "what").problems() != []
+
+
+def test_a_file_is_validated_as_the_command_line_does() -> None:
+    valid = Sweep.from_file(SMOKE, "name=other").validate()
+    assert valid.as_dict() == here("validate", SMOKE, "name=other", "--json").document
+    assert repr(valid).splitlines()[0] == here("validate", SMOKE, "name=other").out.strip()
+    assert Sweep.from_file(SMOKE).problems() == []
+    assert Sweep.from_file(SMOKE, "name=other").name == "other"
+
+
+def test_problems_of_a_dictionary_stand_on_no_line() -> None:
+    bad = Sweep.from_dict(SPEC | {"objectives": ["min_recal"], "search": {"num_trials": "many"}})
+    problems = bad.problems()
+    assert len(problems) == 2
+    assert problems[0].startswith(
+        "spec: objectives.0: unknown objective 'min_recal'; did you mean min_recall?"
+    )
+    assert problems[1].startswith("spec: search.num_trials: must be a whole number")
+    (unknown,) = Sweep.from_dict(SPEC | {"serach": {}}).problems()
+    assert unknown.startswith("spec: serach: ")
+    (nan,) = Sweep.from_dict(SPEC | {"parameters": {"lr": {"value": float("nan")}}}).problems()
+    assert nan.startswith("spec: parameters.lr.value: must be a finite number")
+
+
+def test_a_dictionary_means_what_its_file_does(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "version: 1\nname: s\ndata: {name: gaussians}\nmodel: {name: linear_head}\nobjectives: [min_recall]\n"
+    )
+    assert Sweep.from_dict(SPEC).spec == Sweep.from_file(tmp_path / "s.yaml").spec
+    assert Sweep.from_dict(SPEC, "search.num_trials=3").spec.search.num_trials == 3
+
+
+def test_a_plan_writes_nothing(tmp_path: Path) -> None:
+    spec = SPEC | {"parameters": {"steps": {"value": 20}}, "pretrain": {"epochs": 1}}
+    plan = Sweep.from_dict(spec, runs=tmp_path / "runs").plan()
+    assert plan.document.sweep == "s"
+    assert repr(plan).startswith("s: about ")
+    assert not (tmp_path / "runs" / "s").exists()
+    with pytest.raises(NotFound):
+        Sweep.from_dict(spec, runs=tmp_path / "runs").show()
+
+
+def test_arrays_that_cannot_be_data() -> None:
+    with pytest.raises(PreflightError, match=r"^data: .*2 labels") as bad:
+        Sweep.from_arrays(ON_ARRAYS, FEATURES[:2], [0, 1], groups=["a"])
+    assert bad.value.exit_code == 4
+    with pytest.raises(PreflightError, match="feature vectors of shape"):
+        Sweep.from_arrays(ON_ARRAYS, np.zeros((4, 2, 2, 2), "float32"), [0, 1, 0, 1])
+    with pytest.raises(PreflightError, match="must be a data frame"):
+        Sweep.from_frame(ON_ARRAYS, [[1, 2]])
+    with pytest.raises(UsageError, match="data: must be left out"):
+        Sweep.from_arrays(SPEC, FEATURES, LABELS)
+    (unknown,) = Sweep.from_arrays(ON_ARRAYS, FEATURES, LABELS, feedbak=3).problems()
+    assert unknown.startswith("spec: data.feedbak: ")
+
+
+def test_arrays_and_frames_are_the_data_that_the_method_takes() -> None:
+    keys: dict[str, Any] = {"feedback": 10, "select": 20, "test": 30}
+    ours = data_config((sweep := Sweep.from_arrays(ON_ARRAYS, FEATURES, LABELS, **keys)).spec).load()
+    assert ours.digests == from_arrays(FEATURES, LABELS, **keys).digests
+    frame = pd.DataFrame(FEATURES, columns=["f0", "f1", "f2"]).assign(y=LABELS)
+    of_frame = Sweep.from_frame(ON_ARRAYS, frame, label="y", features="f*", **keys)
+    assert data_config(of_frame.spec).load().digests == ours.digests
+    assert sweep.problems() == of_frame.problems() == []
+
+
+def test_square_images_keep_their_size() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (240, 8, 8, 3), dtype="uint8")
+    keys: dict[str, Any] = {"feedback": 10, "select": 20, "test": 30}
+    spec = ON_ARRAYS | {"model": {"name": "small_cnn"}}
+    kept = data_config((sweep := Sweep.from_arrays(spec, images, LABELS, **keys)).spec).load()
+    assert sweep.problems() == []
+    plain = from_arrays(images, LABELS, **keys)
+    assert torch.equal(kept.train.labels, plain.train.labels)
+    assert torch.allclose(kept.train.whole(), plain.train.whole())
+    bigger = Sweep.from_arrays(spec, images, LABELS, size=16, **keys).validate().document.preprocess
+    assert bigger is not None
+    assert bigger["size"] == 16
+
+
+def test_the_same_arrays_resume_and_others_are_refused(notebook: Notebook, tmp_path: Path) -> None:
+    shutil.copytree(notebook.home / "runs", tmp_path / "runs")
+    question, names = notebook.names["question"], notebook.names["names"]
+    keys = {"class_names": names, "feedback": 20, "select": 48, "test": 50, "runs": notebook.home / "runs"}
+    features, labels = notebook.names["features"], notebook.names["labels"]
+    before = sorted(path for path in (notebook.home / "runs").rglob("*") if path.is_file())
+    again = Sweep.from_arrays(question, features, labels, **keys).launch(in_process=True)
+    assert again.state == "finished"
+    other = features.copy()
+    other[0, 0] += 1
+    with pytest.raises(UsageError, match=r"launched with another file; changed: data\.path"):
+        Sweep.from_arrays(question, other, labels, **keys).launch(in_process=True)
+    assert sorted(path for path in (notebook.home / "runs").rglob("*") if path.is_file()) == before
+    # The file that is kept beside the result is the sweep's own.
+    done = here("launch", "runs/from_arrays/sweep.yaml", "--in-process", cwd=notebook.home)
+    assert (done.code, done.out) == (0, "")
+
+
+def test_a_refused_launch_leaves_nothing(tmp_path: Path) -> None:
+    sweep = Sweep.from_arrays(
+        ON_ARRAYS | {"resources": {"workers": 2}}, FEATURES, LABELS, feedback=10, select=20, test=30,
+        runs=tmp_path / "runs",
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=r"--in-process: runs have one worker, got resources\.workers 2"):
+        sweep.launch(in_process=True)
+    assert not (tmp_path / "runs" / "s").exists()
+    with pytest.raises(UsageError, match="in_process runs the sweep without a cluster"):
+        sweep.launch(in_process=True, address="10.0.0.1:6379")
+
+
+def test_a_launch_in_another_thread_is_refused() -> None:
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            Sweep.from_dict(SPEC).launch(in_process=True)
+        except SelmixError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert [type(error) for error in caught] == [UsageError]
+    assert str(caught[0]).startswith("launch: must be called in the main thread")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(4, PreflightError), (5, TooManyFailures), (6, NoFeasibleTrial), (130, Stopped), (143, Stopped)],
+)
+def test_the_exit_codes_of_a_launch_are_errors(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[BaseException]
+) -> None:
+    monkeypatch.setattr(run_launch, "launch_sweep", lambda *_, **__: code)
+    sweep = Sweep.from_dict(SPEC | {"name": "from_arrays"}, runs=notebook.home / "runs")
+    with pytest.raises(kind) as caught:
+        sweep.launch(in_process=True)
+    assert caught.value.exit_code == code  # type: ignore[attr-defined]
+    assert isinstance(caught.value, KeyboardInterrupt) == (code > 100)
+
+
+def test_a_drain_that_hangs_does_not_end_a_notebook() -> None:
+    driver = object.__new__(Driver)
+    driver.launch = type("Launch", (), {"may_exit": False})()
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the signal may take a moment
+        driver._leave()
+        threading.Event().wait(5)
