@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import (
     NoFeasibleTrial,
     NotFound,
-    NotReproduced,
     PreflightError,
     SelmixError,
     SpecError,
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.api.sweep import Sweep
 
 __all__ = [
-    "NoFeasibleTrial", "NotFound", "NotReproduced", "OpenedSweep", "PreflightError", "SelmixError", "SpecError",
+    "NoFeasibleTrial", "NotFound", "OpenedSweep", "PreflightError", "SelmixError", "SpecError",
     "Sweep", "TooManyFailures", "UsageError", "open_sweep",
 ]  # fmt: skip
 

@@ -267,7 +267,9 @@ def pin() -> argparse.ArgumentParser:
         "or selmix), a trial (trial-003), or an id of `show --json`; marked as not the winner where it is not",
     )  # fmt: skip
     parser.add_argument(
-        "--trial", metavar="ID", help="pin this trial itself, also before the sweep is finished"
+        "--trial",
+        metavar="ID",
+        help="pin this trial itself, marked as not the winner, also before the sweep is finished",
     )
     parser.add_argument("--force", action="store_true", help="replace a pin of that name")
     return parser

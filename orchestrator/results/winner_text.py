@@ -130,8 +130,8 @@ def recommended_row(result: ObjectiveResult) -> tuple[str | None, str]:
     if verdict is None or verdict.margin is None:
         return None, ""
     if verdict.outcome == "worse":
-        return verdict.worse_than[0], f"{approach_name(verdict.worse_than[0])}, which is better"
+        return verdict.worse_than[0], f"{approach_name(verdict.worse_than[0])} instead, which is better"
     named = verdict.outcome == "tied" or verdict.against in verdict.not_told_apart
     if verdict.outcome in ("tied", "undecided") and named and verdict.against_is_cheaper:
-        return verdict.against, f"{approach_name(verdict.against)}, which is cheaper"
+        return verdict.against, f"{approach_name(verdict.against)} instead, which is cheaper"
     return None, ""

@@ -566,7 +566,7 @@ def _next(document: ShowDocument, width: int | None) -> str:
                 "evaluate the winner and its opponents on test, keep the model",
             ),
             *(
-                (f"selmix pin {name}{of} --row {row} --name NAME", f"the same of {purpose}, in its place")
+                (f"selmix pin {name}{of} --row {row} --name NAME", purpose)
                 for objective in winners
                 for of in [f" --objective {objective}" if which else ""]
                 for row, purpose in [recommended_row(document.objectives[objective])]

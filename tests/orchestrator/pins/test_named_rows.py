@@ -180,7 +180,7 @@ def test_what_the_first_line_speaks_for_is_pinned_by_the_command_below(home: Pat
     assert cheaper is not None
     (command,) = [line.strip() for line in text.splitlines() if "--row" in line]
     command, _, purpose = command.partition(": ")
-    assert purpose == f"the same of {cheaper[1]}, which is cheaper, in its place"
+    assert purpose == f"{cheaper[1]} instead, which is cheaper"
     words = command.replace("NAME", "advised").split()[1:]
     assert here(*words, "--force", cwd=home).code == 0
     assert read_pin(home / "pins", "advised")["row"]["approach"] == cheaper[1]
