@@ -37,7 +37,7 @@ class Notebook:
         return open_sweep("from_arrays", self.home / "runs")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
     from tests.conftest import catalogue_of
 

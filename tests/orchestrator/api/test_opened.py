@@ -12,9 +12,20 @@ import pyarrow as pa
 import pytest
 import torch
 
-from orchestrator import NotFound, OpenedSweep, PreflightError, UsageError, open_sweep
+from orchestrator import (
+    NoFeasibleTrial,
+    NotFound,
+    OpenedSweep,
+    PreflightError,
+    Sweep,
+    TooManyFailures,
+    UsageError,
+    open_sweep,
+)
 from orchestrator.documents import to_document
 from orchestrator.records.folder import RunFolder
+from orchestrator.run import launch as run_launch
+from orchestrator.signals import Stopped
 from selmix import load_pin
 from selmix.data import build_data_config
 from tests.command import ROOT, here
@@ -198,3 +209,37 @@ def test_a_table_has_one_type_a_column() -> None:
     assert _column([None, None]).null_count == 2
     assert _column([["a"], []]).to_pylist() == [["a"], []]
     assert np.isfinite(_column([0.5, 2]).to_numpy()).all()
+
+
+def test_the_same_arrays_resume_and_others_are_refused(notebook: Notebook) -> None:
+    question, names = notebook.names["question"], notebook.names["names"]
+    keys = {"class_names": names, "feedback": 20, "select": 48, "test": 50, "runs": notebook.home / "runs"}
+    features, labels = notebook.names["features"], notebook.names["labels"]
+    before = sorted(path for path in (notebook.home / "runs").rglob("*") if path.is_file())
+    again = Sweep.from_arrays(question, features, labels, **keys).launch(in_process=True)
+    assert again.state == "finished"
+    other = features.copy()
+    other[0, 0] += 1
+    with pytest.raises(UsageError, match=r"launched with another file; changed: data\.path"):
+        Sweep.from_arrays(question, other, labels, **keys).launch(in_process=True)
+    assert sorted(path for path in (notebook.home / "runs").rglob("*") if path.is_file()) == before
+    # The file that is kept beside the result is the sweep's own.
+    done = here("launch", "runs/from_arrays/sweep.yaml", "--in-process", cwd=notebook.home)
+    assert (done.code, done.out) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(4, PreflightError), (5, TooManyFailures), (6, NoFeasibleTrial), (130, Stopped), (143, Stopped)],
+)
+def test_the_exit_codes_of_a_launch_are_errors(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[BaseException]
+) -> None:
+    monkeypatch.setattr(run_launch, "launch_sweep", lambda *_, **__: code)
+    sweep = Sweep.from_dict(
+        notebook.names["question"] | {"data": {"name": "gaussians"}}, runs=notebook.home / "runs"
+    )
+    with pytest.raises(kind) as caught:
+        sweep.launch(in_process=True)
+    assert caught.value.exit_code == code  # type: ignore[attr-defined]
+    assert isinstance(caught.value, KeyboardInterrupt) == (code > 100)

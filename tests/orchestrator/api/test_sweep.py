@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,22 +15,17 @@ import torch
 
 import orchestrator
 from orchestrator import (
-    NoFeasibleTrial,
     NotFound,
     PreflightError,
     SelmixError,
     SpecError,
     Sweep,
-    TooManyFailures,
     UsageError,
 )
 from orchestrator.build.selection import data_config
-from orchestrator.run import launch as run_launch
 from orchestrator.run.driver import Driver
-from orchestrator.signals import Stopped
 from selmix.data import from_arrays
 from tests.command import ROOT, SMOKE, environment, here
-from tests.orchestrator.api.conftest import Notebook
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # matters of MLflow's, on a store that begins empty
 
@@ -162,24 +156,6 @@ def test_square_images_keep_their_size() -> None:
     assert bigger["size"] == 16
 
 
-def test_the_same_arrays_resume_and_others_are_refused(notebook: Notebook, tmp_path: Path) -> None:
-    shutil.copytree(notebook.home / "runs", tmp_path / "runs")
-    question, names = notebook.names["question"], notebook.names["names"]
-    keys = {"class_names": names, "feedback": 20, "select": 48, "test": 50, "runs": notebook.home / "runs"}
-    features, labels = notebook.names["features"], notebook.names["labels"]
-    before = sorted(path for path in (notebook.home / "runs").rglob("*") if path.is_file())
-    again = Sweep.from_arrays(question, features, labels, **keys).launch(in_process=True)
-    assert again.state == "finished"
-    other = features.copy()
-    other[0, 0] += 1
-    with pytest.raises(UsageError, match=r"launched with another file; changed: data\.path"):
-        Sweep.from_arrays(question, other, labels, **keys).launch(in_process=True)
-    assert sorted(path for path in (notebook.home / "runs").rglob("*") if path.is_file()) == before
-    # The file that is kept beside the result is the sweep's own.
-    done = here("launch", "runs/from_arrays/sweep.yaml", "--in-process", cwd=notebook.home)
-    assert (done.code, done.out) == (0, "")
-
-
 def test_a_refused_launch_leaves_nothing(tmp_path: Path) -> None:
     sweep = Sweep.from_arrays(
         ON_ARRAYS | {"resources": {"workers": 2}}, FEATURES, LABELS, feedback=10, select=20, test=30,
@@ -206,21 +182,6 @@ def test_a_launch_in_another_thread_is_refused() -> None:
     thread.join()
     assert [type(error) for error in caught] == [UsageError]
     assert str(caught[0]).startswith("launch: must be called in the main thread")
-
-
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [(4, PreflightError), (5, TooManyFailures), (6, NoFeasibleTrial), (130, Stopped), (143, Stopped)],
-)
-def test_the_exit_codes_of_a_launch_are_errors(
-    notebook: Notebook, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[BaseException]
-) -> None:
-    monkeypatch.setattr(run_launch, "launch_sweep", lambda *_, **__: code)
-    sweep = Sweep.from_dict(SPEC | {"name": "from_arrays"}, runs=notebook.home / "runs")
-    with pytest.raises(kind) as caught:
-        sweep.launch(in_process=True)
-    assert caught.value.exit_code == code  # type: ignore[attr-defined]
-    assert isinstance(caught.value, KeyboardInterrupt) == (code > 100)
 
 
 def test_a_drain_that_hangs_does_not_end_a_notebook() -> None:
