@@ -160,15 +160,7 @@ def load_pin(path: str | Path) -> nn.Module:
     Raises:
         ValueError: there is no pin, there are no weights beside it, or the weights have another digest than the pin's.
     """
-    inputs = load_pinned(path)
-    model = inputs.model
-    # The errors to ignore: nn.Module's __setattr__ is typed for tensors and modules.
-    model.class_names = inputs.class_names  # type: ignore[assignment]
-    model.group_names = inputs.group_names  # type: ignore[assignment]
-    model.correction = inputs.correction  # type: ignore[assignment]
-    model.preprocess = inputs.preprocess  # type: ignore[assignment]
-    model.predict = inputs.predict  # type: ignore[assignment]
-    return model
+    return as_module(load_pinned(path))
 
 
 def load_pinned(path: str | Path) -> PinnedInputs:
@@ -183,6 +175,18 @@ def load_pinned(path: str | Path) -> PinnedInputs:
     if not isinstance(document, dict) or not {"protocol", "digests"} <= document.keys():
         raise ValueError(f"{path}: must be a pin written by `selmix pin`, with the keys protocol and digests")
     return pinned_of(document, path.with_suffix(".safetensors"), str(path))
+
+
+def as_module(inputs: PinnedInputs) -> nn.Module:
+    """The module of a model with what :func:`load_pin` promises of it."""
+    model = inputs.model
+    # The errors to ignore: nn.Module's __setattr__ is typed for tensors and modules.
+    model.class_names = inputs.class_names  # type: ignore[assignment]
+    model.group_names = inputs.group_names  # type: ignore[assignment]
+    model.correction = inputs.correction  # type: ignore[assignment]
+    model.preprocess = inputs.preprocess  # type: ignore[assignment]
+    model.predict = inputs.predict  # type: ignore[assignment]
+    return model
 
 
 def pinned_of(document: Mapping[str, Any], weights: Path, where: str) -> PinnedInputs:

@@ -11,7 +11,9 @@ from orchestrator.cli.output import emit, err, out
 def pin(options: argparse.Namespace) -> int:
     from orchestrator.pins.pin import PinRequest, pin_sweep
 
-    request = PinRequest(options.sweep, options.name, options.objective or (), options.trial, options.force)
+    request = PinRequest(
+        options.sweep, options.name, options.objective or (), options.trial, options.row, options.force
+    )
     for written in pin_sweep(options.runs, options.pins, request):
         out(str(written.path))
         if written.note is not None:

@@ -262,7 +262,15 @@ def pin() -> argparse.ArgumentParser:
         "--objective", action="append", help="pin the winner of this objective, where the sweep has several; given "
         "several times: pins NAME-OBJECTIVE, declared together in one opening of test",
     )  # fmt: skip
-    parser.add_argument("--trial", metavar="ID", help="pin this trial, and mark it as not the winner")
+    parser.add_argument(
+        "--row", metavar="ROW", help="pin this row of the table in place of the winner: an approach (mislas_stage_two, "
+        "or selmix), a trial (trial-003), or an id of `show --json`; marked as not the winner where it is not",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trial",
+        metavar="ID",
+        help="pin this trial itself, marked as not the winner, also before the sweep is finished",
+    )
     parser.add_argument("--force", action="store_true", help="replace a pin of that name")
     return parser
 

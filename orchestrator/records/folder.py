@@ -8,6 +8,7 @@ without Ray, MLflow or torch in memory.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -241,6 +242,32 @@ class RunFolder(RunPaths):
             with numpy.load(path, allow_pickle=False) as arrays:
                 loaded.append({key: arrays[key] for key in arrays.files})
         return loaded
+
+    def save_test_predictions(self, trial_id: str, index: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keep predictions on test of a model that is pinned, in the form of :meth:`load_predictions`.
+
+        Args:
+            trial_id: of the record of the model.
+            index: number of the model among those of the record.
+            arrays: name -> per-sample values.
+        """
+        import numpy
+
+        content, path = io.BytesIO(), self.test_predictions_path(trial_id, index)
+        named: dict[str, Any] = dict(arrays)
+        numpy.savez_compressed(content, **named)
+        write_atomically(path, content.getvalue())
+        self.store.publish(path)
+
+    def load_test_predictions(self, trial_id: str, index: int) -> dict[str, NDArray[Any]] | None:
+        """Predictions on test of a model, as :meth:`save_test_predictions` kept them; None where no pin opened test."""
+        import numpy
+
+        path = self.store.current(self.test_predictions_path(trial_id, index))
+        if not path.is_file():
+            return None
+        with numpy.load(path, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
 
     def _numbered(self, trial_id: str, name: str, ending: str) -> list[Path]:
         """``NAME.ENDING``, or ``NAME-0.ENDING``, ``NAME-1.ENDING``, ... in order."""

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from orchestrator.messages import counted
 from orchestrator.records.types import BASELINE
-from orchestrator.results.rows import RUNGS, SELMIX, Bound, ObjectiveResult, RungChoice, Winner
+from orchestrator.results.rows import (
+    RUNGS,
+    SELMIX,
+    Bound,
+    ObjectiveResult,
+    RungChoice,
+    Winner,
+    approach_name,
+)
 from orchestrator.table import estimate, number, short, unit_of
 
 
@@ -107,3 +115,23 @@ def _name_of(row: str) -> str:
     """Name of a row by its id: of a baseline, or SelMix with its trial."""
     name = short(row)
     return name.removeprefix(f"{BASELINE}/") if name.startswith(f"{BASELINE}/") else f"SelMix {name}"
+
+
+def recommended_row(result: ObjectiveResult) -> tuple[str | None, str]:
+    """The row that the verdict speaks for in place of the winner, by the name that a pin takes, and what it is.
+
+    A row that is better than the winner; else the opponent that it is not told apart from, where that one is cheaper.
+    None where there is neither: the winner is the row to pin.
+
+    Args:
+        result: of an objective.
+    """
+    verdict = result.verdict
+    if verdict is None or verdict.margin is None:
+        return None, ""
+    if verdict.outcome == "worse":
+        return verdict.worse_than[0], f"{approach_name(verdict.worse_than[0])} instead, which is better"
+    named = verdict.outcome == "tied" or verdict.against in verdict.not_told_apart
+    if verdict.outcome in ("tied", "undecided") and named and verdict.against_is_cheaper:
+        return verdict.against, f"{approach_name(verdict.against)} instead, which is cheaper"
+    return None, ""

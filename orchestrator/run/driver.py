@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -54,6 +55,7 @@ class Launch:
         progress: shown to the user.
         lease: of the sweep, held by this process.
         cluster: to run on; None to run in this process, without Ray.
+        may_exit: True if the driver may end the process where a drain hangs.
     """
 
     spec: SweepSpec
@@ -63,6 +65,7 @@ class Launch:
     progress: Progress
     lease: Lease
     cluster: Cluster | None
+    may_exit: bool = True
 
 
 class Driver:
@@ -110,6 +113,10 @@ class Driver:
 
     def _leave(self) -> None:
         """Stop from the timer's thread, while the main thread hangs in Ray."""
+        if not self.launch.may_exit:
+            # As a second Ctrl-C: the main thread stops as soon as it runs Python again.
+            os.kill(os.getpid(), signal.SIGINT)
+            return
         # A main thread that is already ending the launch must not be cut off in the midst of it.
         if not self._ending.locked():
             self._stop()

@@ -39,7 +39,13 @@ if TYPE_CHECKING:
 
 
 def launch_sweep(
-    spec: SweepSpec, file: Path, store: Store, cluster: Cluster | None, quiet: bool = False
+    spec: SweepSpec,
+    file: Path,
+    store: Store,
+    cluster: Cluster | None,
+    quiet: bool = False,
+    *,
+    may_exit: bool = True,
 ) -> int:
     """Run a sweep, or resume it.
 
@@ -49,6 +55,7 @@ def launch_sweep(
         store: the runs folder.
         cluster: to run on; None to run in this process, without Ray.
         quiet: True for warnings only.
+        may_exit: False where the process is not ours to end, a notebook's: a drain that hangs raises KeyboardInterrupt.
     Returns:
         Exit code: 0 finished; 4 drained because the lease was lost; 5 too many trials failed; 6 an objective has no
         feasible trial; 130 or 143 drained after a signal.
@@ -110,7 +117,8 @@ def launch_sweep(
         # Imported here, because a refusal above needs neither MLflow nor Ray, and Ray reads its environment on import.
         from orchestrator.run.driver import Driver, Launch
 
-        return Driver(Launch(spec, folder, data, tracking, progress, lease, cluster), state).run()
+        launch = Launch(spec, folder, data, tracking, progress, lease, cluster, may_exit)
+        return Driver(launch, state).run()
 
 
 def _data_told(spec: SweepSpec, data: SweepData) -> list[str]:

@@ -22,7 +22,7 @@ from orchestrator.results.rows import (
     bound_of,
     bounds_of_constraints,
 )
-from orchestrator.results.winner_text import reasons, shipped_file
+from orchestrator.results.winner_text import reasons, recommended_row, shipped_file
 from orchestrator.table import (
     Column,
     Interval,
@@ -564,6 +564,13 @@ def _next(document: ShowDocument, width: int | None) -> str:
             (
                 f"selmix pin {name}{which} --name NAME",
                 "evaluate the winner and its opponents on test, keep the model",
+            ),
+            *(
+                (f"selmix pin {name}{of} --row {row} --name NAME", purpose)
+                for objective in winners
+                for of in [f" --objective {objective}" if which else ""]
+                for row, purpose in [recommended_row(document.objectives[objective])]
+                if row is not None
             ),
             ("selmix ui", "every run and round in MLflow"),
         )

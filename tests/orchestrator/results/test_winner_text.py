@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 from orchestrator.records.types import CrossFittedScore, Figure, baseline_id
-from orchestrator.results.rows import BaselineRow, Bound, FinalistRow, ObjectiveResult, RungChoice, Winner
-from orchestrator.results.winner_text import reasons, shipped_file
+from orchestrator.results.rows import (
+    BaselineRow,
+    Bound,
+    FinalistRow,
+    ObjectiveResult,
+    RungChoice,
+    Verdict,
+    Winner,
+)
+from orchestrator.results.winner_text import reasons, recommended_row, shipped_file
 from tests.orchestrator.verbs.test_show import METRICS, winner
 
 SELMIX_ROW = "o/trial-007"
@@ -134,3 +142,30 @@ def test_the_shipped_file_is_the_best_within_the_bounds(
     uniform = replace(made, approach="uniform_mixup")
     assert says.replace(" fresh seeds", "") in shipped_file(uniform, "min_recall", bounds)
     assert shipped_file(head("a", 0.8), "min_recall", bounds) == "a, one model"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        ({"outcome": "worse", "worse_than": ["selmix", "b"]}, ("selmix", "SelMix instead, which is better")),
+        ({"outcome": "tied", "against_is_cheaper": True}, ("a", "a instead, which is cheaper")),
+        (
+            {"outcome": "undecided", "against_is_cheaper": True, "not_told_apart": ["a", "b"]},
+            ("a", "a instead, which is cheaper"),
+        ),
+        # The sentence speaks of another one then, and says nothing of its cost.
+        ({"outcome": "undecided", "against_is_cheaper": True, "not_told_apart": ["b"]}, (None, "")),
+        ({"outcome": "undecided", "not_told_apart": ["a"]}, (None, "")),
+        ({"outcome": "better", "against_is_cheaper": True}, (None, "")),
+        ({"outcome": "worse", "margin": None}, (None, "")),  # by the earlier rule, of one baseline
+    ],
+)
+def test_the_verdict_speaks_for_the_winner_or_for_another_row(
+    verdict: dict[str, Any], expected: tuple[str | None, str]
+) -> None:
+    judged: Any = Verdict(**{"against": "a", "difference": Figure(0.0, -0.1, 0.1), "margin": 0.02} | verdict)
+    assert recommended_row(ObjectiveResult("min_recall", verdict=judged)) == expected
+
+
+def test_without_an_opponent_it_speaks_for_the_winner() -> None:
+    assert recommended_row(ObjectiveResult("min_recall")) == (None, "")
