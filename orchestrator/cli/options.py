@@ -243,8 +243,14 @@ def show() -> argparse.ArgumentParser:
 
 def ui() -> argparse.ArgumentParser:
     parser = _with_runs(
-        _parser("ui", "Serve MLflow's pages over the store of these sweeps, until Ctrl-C.", "  $ selmix ui")
+        _parser(
+            "ui",
+            "Serve MLflow's pages over the store of these sweeps, until Ctrl-C. Prints their address, then a link to "
+            "the runs of each sweep.",
+            "  $ selmix ui",
+        )
     )
+    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="link to this sweep only")
     # Loopback by default: the pages have no password.
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=5000, help="port to listen on (default: 5000)")

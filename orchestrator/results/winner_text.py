@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orchestrator.messages import counted
 from orchestrator.records.types import BASELINE, Figure
@@ -12,12 +12,13 @@ from orchestrator.results.rows import (
     Bound,
     ObjectiveResult,
     RungChoice,
+    SweepResult,
     Verdict,
     Winner,
     approach_name,
     beyond,
 )
-from orchestrator.table import difference, estimate, number, short, unit_of
+from orchestrator.table import difference, estimate, number, paragraph, sentence, short, unit_of
 
 
 def answer(result: ObjectiveResult) -> str:
@@ -97,6 +98,52 @@ def _by_the_earlier_rule(verdict: Verdict, name: str, gap: str) -> str:
 def rounded(number: int) -> int:
     """Round to three digits: the number rests on an assumed share of samples that two models decide differently."""
     return int(float(f"{number:.3g}"))
+
+
+def result_text(
+    sweep: str, results: SweepResult, flag: str, links: Mapping[str, str], served: bool, width: int | None
+) -> str:  # fmt: skip
+    """Verdicts of a sweep and what to do next: what its launch ends with. Arguments as of :func:`next_steps`."""
+    winners = [name for name, result in results.objectives.items() if result.winner is not None]
+    answers = [sentence(f"{name}: {answer(results.objectives[name])}", width) for name in winners]
+    steps = next_steps(sweep, winners, len(results.objectives), flag, links, served, width)
+    shown = paragraph("", f"selmix show {sweep}{flag}: the table of all rows, and how sure it is", width)
+    return "\n".join([*answers, *([""] if answers else []), steps, shown])
+
+
+def next_steps(
+    sweep: str, winners: Sequence[str], num_objectives: int, flag: str, links: Mapping[str, str], served: bool,
+    width: int | None,
+) -> str:  # fmt: skip
+    """What to do with a result: pin it, look at its runs.
+
+    Args:
+        sweep: name of the sweep.
+        winners: objectives that have a winner; without any there is nothing to pin.
+        num_objectives: of the sweep.
+        flag: ``--runs FOLDER`` with a blank before it; empty for the default folder.
+        links: objective -> link to its runs in MLflow; may be empty.
+        served: True if a server has the pages; else `selmix ui` serves them.
+        width: columns of the terminal; None: lines stay whole.
+    """
+    steps = []
+    if winners:
+        # All in one command: a pin after the first opening of test is not confirmatory.
+        which = "".join(f" --objective {name}" for name in winners) if num_objectives > 1 else ""
+        purpose = "evaluate the winner and its opponents on test, keep the model"
+        steps.append(f"selmix pin {sweep}{which}{flag} --name NAME: {purpose}")
+    if not links:
+        steps.append(f"selmix ui{flag}: every run and round in MLflow")
+    elif served:
+        steps.append("MLflow has every run and round; the runs of this table:")
+    else:
+        steps.append(f"selmix ui{flag}: every run and round in MLflow; the runs of this table are then at")
+    # Where MLflow has no view of them, as of earlier versions, all objectives have one link.
+    apart = len(set(links.values())) > 1
+    steps += dict.fromkeys(f"{name}: {link}" if apart else link for name, link in links.items())
+    return "\n".join(
+        paragraph("next" if number == 0 else "", step, width) for number, step in enumerate(steps)
+    )
 
 
 def shipped_file(winner: Winner, metric: str, bounds: Sequence[Bound]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.documents import Document
+from orchestrator.http_client import SERVERS
 from orchestrator.messages import counted, preprocess_words
 from orchestrator.records.types import CrossFittedScore, Metrics
 from orchestrator.results.rows import (
@@ -24,7 +25,15 @@ from orchestrator.results.rows import (
     ranked_rows,
     selmix_row,
 )
-from orchestrator.results.winner_text import answer, opponent_names, reasons, rounded, row_name, shipped_file
+from orchestrator.results.winner_text import (
+    answer,
+    next_steps,
+    opponent_names,
+    reasons,
+    rounded,
+    row_name,
+    shipped_file,
+)
 from orchestrator.table import (
     Column,
     Interval,
@@ -68,13 +77,14 @@ CROSS_FITTED = (
 IN_BRACKETS = "in brackets: breaks a bound there, and is not chosen by it"
 
 
-def show_text(document: ShowDocument, width: int | None, colour: bool = False) -> str:
+def show_text(document: ShowDocument, width: int | None, colour: bool = False, flag: str = "") -> str:
     """Text of the result of a sweep; its first line is the answer.
 
     Args:
         document: the result.
         width: columns of the terminal, or None to leave lines whole.
         colour: True to print the answer bold.
+        flag: ``--runs FOLDER`` for the commands that it advises, with a blank before it; empty for the default folder.
     """
     blocks = [_headline(document, width, colour), _setting(document, width)]
     for objective, result in document.objectives.items():
@@ -87,7 +97,7 @@ def show_text(document: ShowDocument, width: int | None, colour: bool = False) -
         own = [r.metric for r in document.objectives.values() if r.metric is not None and ":" in r.metric]
         blocks.append(_cross_table(winners, [*CROSS_METRICS, *dict.fromkeys(own)], width))
     blocks.append(_test(document, width))
-    blocks.append(_next(document, width))
+    blocks.append(_next(document, width, flag))
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -466,30 +476,20 @@ def _test(document: ShowDocument, width: int | None) -> str:
     )
 
 
-def _next(document: ShowDocument, width: int | None) -> str:
+def _next(document: ShowDocument, width: int | None, flag: str) -> str:
     name = document.sweep
     winners = [objective for objective, result in document.objectives.items() if result.winner is not None]
+    served = document.tracking_uri.startswith(SERVERS)
     if document.state == "finished" and winners:
-        # All in one command: a pin after the first opening of test is not confirmatory.
-        which = "".join(f" --objective {name}" for name in winners) if len(document.objectives) > 1 else ""
-        steps = (
-            (
-                f"selmix pin {name}{which} --name NAME",
-                "evaluate the winner and its opponents on test, keep the model",
-            ),
-            ("selmix ui", "every run and round in MLflow"),
-        )
-        return "\n".join(
-            paragraph("next" if number == 0 else "", f"{command}: {purpose}", width)
-            for number, (command, purpose) in enumerate(steps)
-        )
+        return next_steps(name, winners, len(document.objectives), flag, document.links, served, width)
+    lines = []
     if document.state == "running" and document.progress.eta_s is not None:
-        return paragraph("next", f"about {document.progress.eta_s:.0f} s left", width)
-    if document.cancelled:
-        return paragraph("next", "it was cancelled for good; launch it under a new name (name=NEW)", width)
-    if document.state == "stopped":
-        return paragraph("next", "selmix launch FILE, the same file again: resume", width)
+        lines.append(f"about {document.progress.eta_s:.0f} s left")
+    elif document.cancelled:
+        lines.append("it was cancelled for good; launch it under a new name (name=NEW)")
+    elif document.state == "stopped":
+        lines.append(f"selmix launch FILE{flag}, the same file again: resume")
     failed = next((trial.trial_id for trial in document.trials if trial.state == "FAILED"), None)
     if document.state == "failed" and failed is not None:
-        return paragraph("next", f"selmix logs {name} {failed}: the traceback of a failed trial", width)
-    return ""
+        lines.append(f"selmix logs {name} {failed}{flag}: the traceback of a failed trial")
+    return "\n".join(paragraph("" if number else "next", line, width) for number, line in enumerate(lines))
