@@ -149,9 +149,8 @@ class RunFolder(RunPaths):
         path = self.record_path(trial_id)
         # An id has slashes, and must not lead out of the folder.
         if ".." in trial_id.split("/") or not path.is_file():
-            raise NotFound(
-                f"{self.shown}: no trial {trial_id!r}; `selmix show {self.name}{runs_flag(self.store.shown)}` lists them"
-            )
+            flag = runs_flag(self.store.shown)
+            raise NotFound(f"{self.shown}: no trial {trial_id!r}; `selmix show {self.name}{flag}` lists them")
         return self._record(path)
 
     def load_trials(self) -> list[TrialRecord]:

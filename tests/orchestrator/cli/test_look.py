@@ -60,7 +60,7 @@ def test_logs_are_whole_lines_or_a_document(folder: RunFolder, monkeypatch: pyte
             8,
             "trials/min_recall/trial-001/trial.log: there is no log; it is written while",
         ),
-        (("s", "trial-009"), 8, "no trial 'min_recall/trial-009'; `selmix show s` lists them"),
+        (("s", "trial-009"), 8, "no trial 'min_recall/trial-009'; `selmix show s --runs "),
         (("t",), 8, "does not exist (no sweep.json); there are: s"),
         (("s", "--json", "--follow"), 2, "--follow prints until the sweep ends, --json one document"),
     ],

@@ -103,7 +103,7 @@ def test_pins_say_which_opening_of_test_they_were_measured_at(home: Path) -> Non
     ):
         done = pin(home, sweep, name, "--objective", "g_mean", *more)
         note = f"test seen {before} time{'s' if before > 1 else ''} before: not confirmatory"
-        assert done.err == f"selmix: {name}: {note}\n"
+        assert done.err.startswith(f"selmix: {name}: {note}\n\n{name}: ")
         document = pinned(home, name)
         assert document["test_opening"] == {
             "content_digest": ledger(home)[0]["content"], "openings_before": before, "confirmatory": False,
