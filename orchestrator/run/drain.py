@@ -49,7 +49,7 @@ def kept_text(folder: RunFolder, state: SweepState, command: str, width: int | N
     how = "cancelled for good" if state.cancelled else state.state
     kept = f"{folder.name} is {how}: {counted(finished, 'finished run')} kept"
     if resumes and not state.cancelled and state.state == "stopped":
-        kept += f", {counted(resumes, 'other')} to be resumed, {from_checkpoint} of them from a checkpoint"
+        kept += f", {counted(resumes, 'other')} to be resumed ({from_checkpoint} from a checkpoint)"
     flag = runs_flag(folder.store.shown)
     steps = [f"selmix show {folder.name}{flag}: what there is so far"]
     if state.state == "stopped" and not state.cancelled:
