@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from functools import partial
 
 from orchestrator.cli.imports import heavy_imports
 from orchestrator.cli.output import emit, err, out
+from orchestrator.table import terminal_width
 
 
 def pin(options: argparse.Namespace) -> int:
+    from orchestrator.pins.lock_file import pin_text, pins_flag
     from orchestrator.pins.pin import PinRequest, pin_sweep
+    from orchestrator.records.store import runs_flag
 
     request = PinRequest(
         options.sweep, options.name, options.objective or (), options.trial, options.row, options.force
     )
-    for written in pin_sweep(options.runs, options.pins, request):
+    all_written = pin_sweep(options.runs, options.pins, request)
+    for written in all_written:
         out(str(written.path))
         if written.note is not None:
             err(f"selmix: {written.path.stem}: {written.note}")
         if written.problem is not None:
             err(f"selmix: {written.path.stem}: {written.problem}")
+    # On stderr: stdout is the path of each pin and nothing else.
+    flags = runs_flag(options.runs.shown) + pins_flag(options.pins)
+    for written in all_written:
+        err("\n" + pin_text(options.pins, written.path.stem, flags, terminal_width(sys.stderr)))
     return 0
 
 
 def pins(options: argparse.Namespace) -> int:
-    from orchestrator.pins.lock_file import pins_document, pins_text
+    from orchestrator.pins.lock_file import pins_document, pins_flag, pins_text
 
-    emit(options, pins_document(options.pins), pins_text)
+    emit(options, pins_document(options.pins), partial(pins_text, flag=pins_flag(options.pins)))
     return 0
 
 

@@ -49,7 +49,9 @@ def _with_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def _file_parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
     parser = _with_runs(_parser(verb, about, example))
-    parser.add_argument("file", type=_path, metavar="FILE", help="sweep file")
+    parser.add_argument(
+        "file", type=_sweep_file, metavar="FILE", help="sweep file, or name of one that comes with selmix"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -76,7 +78,9 @@ def data() -> argparse.ArgumentParser:
         "STL-10) that lies in the configured folder or beside it; it downloads nothing.",
         "  $ selmix data check sweeps/digits_min_recall.yaml"))  # fmt: skip
     parser.add_argument("action", choices=["check", "prepare"])
-    parser.add_argument("file", type=_path, metavar="FILE", help="sweep file")
+    parser.add_argument(
+        "file", type=_sweep_file, metavar="FILE", help="sweep file, or name of one that comes with selmix"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override a key of the file: data.path=FOLDER"
     )
@@ -98,7 +102,9 @@ def diagnose() -> argparse.ArgumentParser:
         "diagnose", "Run the defaults of a sweep file once and correlate, round by round, the gain that the method "
         "predicts for each class pair with the real change after one training step on it.",
         "  $ selmix diagnose sweeps/digits_min_recall.yaml --output maps"))  # fmt: skip
-    parser.add_argument("file", type=_path, metavar="FILE", help="sweep file")
+    parser.add_argument(
+        "file", type=_sweep_file, metavar="FILE", help="sweep file, or name of one that comes with selmix"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override a key of the file: objectives=[h_mean]"
     )
@@ -156,7 +162,7 @@ def doctor() -> argparse.ArgumentParser:
     )
     example = "  $ selmix doctor mine.yaml --address 10.0.0.1:6379 --runs /shared/runs"
     parser = _with_json(_with_runs(_parser("doctor", about, example)))
-    parser.add_argument("file", nargs="?", type=_path, metavar="FILE", help="sweep file to check for")
+    parser.add_argument("file", nargs="?", type=_sweep_file, metavar="FILE", help="sweep file to check for")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override a key of the file: resources.gpu=1"
     )
@@ -243,8 +249,14 @@ def show() -> argparse.ArgumentParser:
 
 def ui() -> argparse.ArgumentParser:
     parser = _with_runs(
-        _parser("ui", "Serve MLflow's pages over the store of these sweeps, until Ctrl-C.", "  $ selmix ui")
+        _parser(
+            "ui",
+            "Serve MLflow's pages over the store of these sweeps, until Ctrl-C. Prints their address, then a link to "
+            "the runs of each sweep.",
+            "  $ selmix ui",
+        )
     )
+    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="link to this sweep only")
     # Loopback by default: the pages have no password.
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=5000, help="port to listen on (default: 5000)")
@@ -453,6 +465,16 @@ def _path(text: str) -> Path:
         return expanded_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _sweep_file(text: str) -> Path:
+    """A sweep file; a bare name that is no file here is looked for among those that come with selmix."""
+    path = _path(text)
+    if path.exists() or path.name != text or path.suffix:
+        return path
+    from orchestrator.verbs.recipes import shipped_file
+
+    return shipped_file(text) or path
 
 
 def _runs(text: str) -> str:

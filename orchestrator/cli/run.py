@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 
 from orchestrator.cli.imports import heavy_imports
 from orchestrator.cli.output import emit
+from orchestrator.credentials import masked
 from orchestrator.errors import UsageError
+from orchestrator.records.store import runs_flag
 
 
 def pretrain(options: argparse.Namespace) -> int:
@@ -57,7 +60,15 @@ def _launch(options: argparse.Namespace) -> int:
     # Set before the file is read: that imports the user's modules, and Ray reads its environment when it is imported.
     with contextlib.nullcontext() if cluster is None else ray_environment(cluster):
         spec = load_spec(options.file, options.overrides)
-        return launch_sweep(spec, options.file, options.runs, cluster, options.quiet)
+        return launch_sweep(spec, options.file, options.runs, cluster, options.quiet, command=_again(options))
+
+
+def _again(options: argparse.Namespace) -> str:
+    """The command line of a launch, to be given again as it is."""
+    flags = ["--in-process"] if options.in_process else []
+    flags += ["--address", masked(options.address)] if options.address else []
+    words = ["selmix", "launch", str(options.file), *options.overrides, *flags]
+    return shlex.join(words) + runs_flag(options.runs.shown)
 
 
 def stop(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -33,6 +34,7 @@ from orchestrator.table import (
     difference,
     estimate,
     number,
+    paragraph,
     sentence,
     short,
     table,
@@ -553,10 +555,48 @@ def _pin_row(pins: Path, path: Path) -> PinRow:
     )  # fmt: skip
 
 
-def pins_text(document: PinsDocument, width: int | None) -> str:
-    """Table of the pins, with the verdict on test below each."""
+DEFAULT_PINS = Path("pins")
+"""Folder of the pins where ``--pins`` is not given."""
+
+
+def pins_flag(pins: Path) -> str:
+    """``--pins FOLDER`` for a command that a message advises, with a blank before it; empty for the default folder."""
+    return "" if pins == DEFAULT_PINS else f" --pins {shlex.quote(str(pins))}"
+
+
+def pin_text(pins: Path, name: str, flags: str, width: int | None) -> str:
+    """What a new pin says on test, and what to do with it.
+
+    Args:
+        pins: folder of the pins.
+        name: name of the pin.
+        flags: ``--runs`` and ``--pins`` for the commands that it advises, each with a blank before it.
+        width: columns of the terminal; None: lines stay whole.
+    """
+    pin = _pin_row(pins, pin_path(pins, name))
+    # It was written a moment ago: another process replaced it.
+    if pin.problem is not None or pin.metric is None:
+        return sentence(str(pin.problem), width)
+    unit = unit_of(pin.metric)
+    value = "" if pin.test is None else f" {estimate(pin.test, unit)}{unit.value} (95 % interval)"
+    told = "; ".join(_notes(pin, unit))
+    lines = [sentence(f"{name}: {pin.metric} on test{value}{f'; {told}' if told else ''}", width), ""]
+    load = f'selmix.load_pin("{pin_path(pins, name)}") in Python: the model'
+    steps = (f"selmix reproduce {name}{flags}: train it again and compare every number", load)
+    lines += [paragraph("" if number else "next", step, width) for number, step in enumerate(steps)]
+    return "\n".join(lines)
+
+
+def pins_text(document: PinsDocument, width: int | None, flag: str = "") -> str:
+    """Table of the pins, with the verdict on test below each.
+
+    Args:
+        document: the pins.
+        width: columns of the terminal; None: lines stay whole.
+        flag: ``--pins FOLDER`` with a blank before it; empty for the default folder.
+    """
     if not document.pins:
-        return sentence("no pins yet; selmix pin SWEEP --name NAME writes one", width)
+        return sentence(f"no pins yet; selmix pin SWEEP{flag} --name NAME writes one", width)
     rows, notes = [], []
     # One column for all: where a metric has a unit of its own, the others say theirs.
     all_percent = all(unit_of(pin.metric) == PERCENT for pin in document.pins)

@@ -21,7 +21,7 @@ from orchestrator.errors import NotFound, PreflightError
 from orchestrator.files import drop_torn_line_, read_json, write_atomically, write_json, writing
 from orchestrator.records.lease_on_disk import LeaseBackend
 from orchestrator.records.paths import RunPaths
-from orchestrator.records.store import LocalStore, Store
+from orchestrator.records.store import LocalStore, Store, runs_flag
 from orchestrator.records.types import SweepState, TrialRecord
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ class RunFolder(RunPaths):
         path = self.record_path(trial_id)
         # An id has slashes, and must not lead out of the folder.
         if ".." in trial_id.split("/") or not path.is_file():
-            raise NotFound(f"{self.shown}: no trial {trial_id!r}; `selmix show {self.name}` lists them")
+            flag = runs_flag(self.store.shown)
+            raise NotFound(f"{self.shown}: no trial {trial_id!r}; `selmix show {self.name}{flag}` lists them")
         return self._record(path)
 
     def load_trials(self) -> list[TrialRecord]:

@@ -360,6 +360,8 @@ class SweepState:
         unsent: writes that did not reach MLflow.
         planned_runs: trials and replicates, as far as they are known.
         objective_source: modules of the user's own that hold its functions of C; empty in records of earlier versions.
+        views: objective -> key of the view of its runs in MLflow, as far as MLflow has taken them; empty in records of
+            earlier versions.
     """
 
     name: str
@@ -383,6 +385,7 @@ class SweepState:
     unsent: int = 0
     planned_runs: int = 0
     objective_source: list[OwnSource] = field(default_factory=list)
+    views: dict[str, str] = field(default_factory=dict)
 
     def to_document(self) -> Document:
         """As JSON has it: ``{}`` stands for a value that is not known yet."""

@@ -94,7 +94,8 @@ def test_a_screen(name: str, width: int, update_screens: bool) -> None:
     document, text = document_of(name)
     shown = text(document, width)
     check_golden(name, width, shown, update_screens)
-    assert max(map(len, shown.splitlines())) <= width
+    # A link is never broken: it could not be clicked.
+    assert max(len(line) for line in shown.splitlines() if "/#/" not in line) <= width
     assert not any(line != line.rstrip() for line in shown.splitlines())
     whole = text(document, None)
     # Nothing is cut off. A narrow table of results has the labels by their initials, and no cross-fitted scores.
