@@ -10,6 +10,9 @@ from typing import TextIO
 
 from orchestrator.table import PERCENT, Unit, is_terminal, message, number, printable, terminal_width
 
+INTERRUPT = 2
+"""Columns of the ``^C`` that a terminal writes where the cursor stands."""
+
 
 class Progress:
     """Counter of the runs of a phase, with an estimate of the time that is left.
@@ -96,6 +99,24 @@ class Progress:
         if not self._quiet:
             self._write(text)
 
+    def close(self) -> None:
+        """Take the live line away for good: what is printed next, a shell's prompt too, begins a line of its own."""
+        self._put(self._cleared())
+        self._live = False
+
+    def end(self, text: Callable[[int | None], str]) -> None:
+        """Close, and print what the command ends with, apart from the lines before it.
+
+        Args:
+            text: columns of the terminal, or None for whole lines -> text.
+        """
+        self.close()
+        for line in text(None).splitlines():
+            if line:
+                self._keep(line)
+        if not self._quiet:
+            self._put(f"\n{printable(text(terminal_width(self._stream)))}\n")
+
     def warn(self, text: str) -> None:
         """Print a line also when quiet."""
         self._keep(f"warning: {text}")
@@ -117,7 +138,8 @@ class Progress:
     def _cleared(self) -> str:
         """Text that takes the live line away."""
         drawn, self._drawn = self._drawn, 0
-        return "\r" + " " * drawn + "\r" if drawn else ""
+        # Two columns more: the terminal itself writes ^C behind the line.
+        return "\r" + " " * (drawn + INTERRUPT) + "\r" if drawn else ""
 
     def _put(self, text: str) -> None:
         """Write to the stream. One that takes nothing any more ends the progress, not the sweep: its log has it all."""
@@ -138,7 +160,7 @@ class Progress:
         parts += [f"{self._failed} failed"] if self._failed else []
         parts += [] if self._best is None else [f"best score {number(self._best, self._unit)}"]
         parts += [] if eta is None else [f"about {eta:.0f} s left"]
-        # One column less than the terminal has: a line that wraps cannot be taken back by a carriage return.
-        line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1]
+        # Less than the terminal has: a line that wraps cannot be taken back by a carriage return.
+        line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1 - INTERRUPT]
         self._put(self._cleared() + line)
         self._drawn = len(line)

@@ -13,7 +13,9 @@ from typing import Any
 
 from orchestrator.cluster.doctor import DoctorDocument
 from orchestrator.documents import json_schema
+from orchestrator.pins.export import ExportDocument
 from orchestrator.pins.lock_file import Pin, PinsDocument
+from orchestrator.pins.predict import PredictDocument
 from orchestrator.pins.reproduce import ReproduceDocument
 from orchestrator.records.logs import LogsDocument
 from orchestrator.records.openings import RecordedOpening
@@ -45,6 +47,8 @@ PRINTED: dict[str, tuple[type[Any], str]] = {
     "logs": (LogsDocument, "selmix logs --json"),
     "pins": (PinsDocument, "selmix pins --json"),
     "reproduce": (ReproduceDocument, "selmix reproduce --json"),
+    "predict": (PredictDocument, "selmix predict --json"),
+    "export": (ExportDocument, "selmix export --json"),
 }
 """Name -> dataclass, and the command that prints the document."""
 

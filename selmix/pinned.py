@@ -34,6 +34,9 @@ class PinnedInputs:
         input_shape: of one sample, without the batch.
         steps: preprocessing of images; None where the data were no images, or none that are decoded.
         columns: of a table: of the features or images; None where the data were no table.
+        class_names: K texts.
+        group_names: A texts; empty where there are no groups, and in pins of earlier versions.
+        group: column of a table's groups; None where the data had none.
     """
 
     model: nn.Module
@@ -41,6 +44,9 @@ class PinnedInputs:
     input_shape: tuple[int, ...]
     steps: Preprocess | None
     columns: str | tuple[str, ...] | None
+    class_names: tuple[str, ...] = ()
+    group_names: tuple[str, ...] = ()
+    group: str | None = None
 
     def preprocess(self, images: Picture | Sequence[Picture]) -> Tensor:
         """Preprocess images as those of the pin's data were.
@@ -61,18 +67,21 @@ class PinnedInputs:
             )
         return image_batch(images, self.steps).to(self._device)
 
-    def predict(self, x: Any, group: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def predict(self, x: Any, group: Tensor | Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Corrected labels and probabilities.
 
         Args:
             x: a tensor of floats, as ``forward`` takes it; images, as of :meth:`preprocess`; or a table with columns
                 that the model was fitted on: the path of a Parquet file, a pyarrow table or a data frame.
-            group: group of each sample, shape (n,); read by a correction by group.
+            group: group of each sample: its place among ``group_names``, shape (n,), or its name; read by a correction
+                by group.
         Returns:
             Labels, shape (n,), and probabilities, shape (n, K).
         Raises:
-            ValueError: it is none of these, or of another shape than the model takes.
+            ValueError: it is none of these, or of another shape than the model takes; or a group is not known.
         """
+        if group is not None and not isinstance(group, Tensor):
+            group = self.places_of(group)
         if isinstance(x, Tensor) and (x.is_floating_point() or self.steps is None):
             return predict(self.model, self.correction, x, group)
         parts = list(self._batches(x))
@@ -84,6 +93,32 @@ class PinnedInputs:
             logits = torch.cat([self.model(part.to(self._device)) for part in parts])
         used = Correction.none(logits.shape[1]) if self.correction is None else self.correction
         return used.predict(logits, group)
+
+    def places_of(self, groups: Sequence[Any]) -> Tensor:
+        """Places of groups among ``group_names``, shape (n,); a pin that keeps no names has the places themselves.
+
+        Raises:
+            ValueError: a group is not known.
+        """
+        places = self.known_places(groups)
+        for group, place in zip(groups, places, strict=True):
+            if place < 0:
+                raise ValueError(f"group must be {self.groups_in_words}, got {group!r}")
+        return torch.tensor(places, dtype=torch.int64)
+
+    def known_places(self, groups: Sequence[Any]) -> list[int]:
+        """Place of each group among ``group_names``, -1 for one that is not known."""
+        count = len(self.group_names) or (0 if self.correction is None else self.correction.num_groups)
+        names = self.group_names or tuple(map(str, range(count)))
+        of_name = {name: place for place, name in enumerate(names)}
+        return [of_name.get(str(group), -1) for group in groups]
+
+    @property
+    def groups_in_words(self) -> str:
+        """Groups that there are, for messages."""
+        if self.group_names:
+            return f"one of {', '.join(self.group_names)}"
+        return f"a whole number below {0 if self.correction is None else self.correction.num_groups}"
 
     @property
     def _device(self) -> torch.device:
@@ -118,12 +153,18 @@ def load_pin(path: str | Path) -> nn.Module:
         path: path of the pin, such as ``pins/x.yaml``; the weights lie beside it as ``x.safetensors``.
     Returns:
         The module, whose ``forward`` gives the logits as trained, with ``class_names``, a tuple of K strings;
-        ``correction``, a :class:`selmix.corrections.Correction` or None; ``preprocess(images)``, which gives the batch
-        that ``forward`` takes; and ``predict(x, group=None)``, which gives labels (n,) and probabilities (n, K),
-        corrected, of a tensor, of images or of a table; see :class:`PinnedInputs`.
+        ``group_names``, of the groups that a correction by group tells apart; ``correction``, a
+        :class:`selmix.corrections.Correction` or None; ``preprocess(images)``, which gives the batch that ``forward``
+        takes; and ``predict(x, group=None)``, which gives labels (n,) and probabilities (n, K), corrected, of a tensor,
+        of images or of a table; see :class:`PinnedInputs`.
     Raises:
         ValueError: there is no pin, there are no weights beside it, or the weights have another digest than the pin's.
     """
+    return as_module(load_pinned(path))
+
+
+def load_pinned(path: str | Path) -> PinnedInputs:
+    """Load the model of a pin with what it takes; arguments and errors are those of :func:`load_pin`."""
     # Imported on demand: the method itself needs torch and numpy only.
     import yaml
 
@@ -133,31 +174,51 @@ def load_pin(path: str | Path) -> nn.Module:
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(document, dict) or not {"protocol", "digests"} <= document.keys():
         raise ValueError(f"{path}: must be a pin written by `selmix pin`, with the keys protocol and digests")
+    return pinned_of(document, path.with_suffix(".safetensors"), str(path))
+
+
+def as_module(inputs: PinnedInputs) -> nn.Module:
+    """The module of a model with what :func:`load_pin` promises of it."""
+    model = inputs.model
+    # The errors to ignore: nn.Module's __setattr__ is typed for tensors and modules.
+    model.class_names = inputs.class_names  # type: ignore[assignment]
+    model.group_names = inputs.group_names  # type: ignore[assignment]
+    model.correction = inputs.correction  # type: ignore[assignment]
+    model.preprocess = inputs.preprocess  # type: ignore[assignment]
+    model.predict = inputs.predict  # type: ignore[assignment]
+    return model
+
+
+def pinned_of(document: Mapping[str, Any], weights: Path, where: str) -> PinnedInputs:
+    """Build a pinned model from the keys of its pin and its weights, in evaluation mode, on the CPU.
+
+    Args:
+        document: with ``protocol`` and ``digests``, as a pin has them.
+        weights: file of its weights.
+        where: the document, for messages.
+    Raises:
+        ValueError: keys are missing, or the weights have another digest than the document's.
+    """
     protocol, digests = document["protocol"], document["digests"]
     lacking = [f"protocol.{key}" for key in ("class_names", "model", "input_shape") if key not in protocol]
     lacking += [] if "weights" in digests else ["digests.weights"]
     if lacking:
-        raise ValueError(f"{path}: must be a whole pin, it lacks {', '.join(lacking)}")
+        raise ValueError(f"{where}: must be a whole pin, it lacks {', '.join(lacking)}")
     names = tuple(str(name) for name in protocol["class_names"])
-    state = load_weights(path.with_suffix(".safetensors"))
+    state = load_weights(weights)
     # Checked before they are used: weights that were replaced or edited are not those of the pin.
     digest = state_digest(state)
     if digest != digests["weights"]:
-        raise ValueError(
-            f"{path.with_suffix('.safetensors')}: must have digest {digests['weights']}, got {digest}"
-        )
-    model = ModelConfig(**protocol["model"]).build(tuple(protocol["input_shape"]), len(names))
-    weights, correction = split_correction(state)
-    load_checkpoint_into(model, weights)
-    inputs = PinnedInputs(
-        model, correction, tuple(protocol["input_shape"]), _steps(protocol), _columns(protocol)
-    )
-    # The errors to ignore: nn.Module's __setattr__ is typed for tensors and modules.
-    model.class_names = names  # type: ignore[assignment]
-    model.correction = correction  # type: ignore[assignment]
-    model.preprocess = inputs.preprocess  # type: ignore[assignment]
-    model.predict = inputs.predict  # type: ignore[assignment]
-    return model.eval()
+        raise ValueError(f"{weights}: must have digest {digests['weights']}, got {digest}")
+    shape = tuple(protocol["input_shape"])
+    model = ModelConfig(**protocol["model"]).build(shape, len(names))
+    network, correction = split_correction(state)
+    load_checkpoint_into(model, network)
+    groups = tuple(str(name) for name in protocol.get("group_names") or ())
+    return PinnedInputs(
+        model.eval(), correction, shape, _steps(protocol), _columns(protocol), names, groups,
+        group if isinstance(group := protocol.get("data", {}).get("group"), str) else None,
+    )  # fmt: skip
 
 
 def _steps(protocol: Mapping[str, Any]) -> Preprocess | None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("selmix", "trainables", "orchestrator")
 
 ORCHESTRATOR = (
-    "spec", "records", "build", "search", "tracking", "results", "cluster", "run", "pins", "verbs", "cli",
+    "spec", "records", "build", "search", "tracking", "results", "cluster", "run", "pins", "verbs", "api", "cli",
 )  # fmt: skip
 """The rooms from the ground up: each imports the ground floor, itself, and rooms before it."""
 
@@ -31,11 +31,15 @@ CONFINED = {
         "selmix/data/",
         "selmix/run/",
         "selmix/screen/",
+        "selmix/serving/",
         "trainables/remote.py",
         "orchestrator/records/",
+        "orchestrator/api/",
     ),
     "scipy": ("selmix/statistics/", "selmix/gain_fidelity.py", "selmix/baselines/linear_post.py"),
     "torchvision": ("selmix/data/", "selmix/models/"),
+    "onnx": ("selmix/serving/export.py",),
+    "onnxruntime": ("selmix/serving/export.py",),
 }
 """Library -> where it may be imported, by the beginning of the path."""
 

@@ -3,25 +3,70 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from functools import partial
 
+from orchestrator.cli.imports import heavy_imports
 from orchestrator.cli.output import emit, err, out
+from orchestrator.table import terminal_width
 
 
 def pin(options: argparse.Namespace) -> int:
+    from orchestrator.pins.lock_file import pin_text, pins_flag
     from orchestrator.pins.pin import PinRequest, pin_sweep
+    from orchestrator.records.store import runs_flag
 
-    request = PinRequest(options.sweep, options.name, options.objective or (), options.trial, options.force)
-    for written in pin_sweep(options.runs, options.pins, request):
+    request = PinRequest(
+        options.sweep, options.name, options.objective or (), options.trial, options.row, options.force
+    )
+    all_written = pin_sweep(options.runs, options.pins, request)
+    for written in all_written:
         out(str(written.path))
         if written.note is not None:
             err(f"selmix: {written.path.stem}: {written.note}")
+        if written.problem is not None:
+            err(f"selmix: {written.path.stem}: {written.problem}")
+    # On stderr: stdout is the path of each pin and nothing else.
+    flags = runs_flag(options.runs.shown) + pins_flag(options.pins)
+    for written in all_written:
+        err("\n" + pin_text(options.pins, written.path.stem, flags, terminal_width(sys.stderr)))
     return 0
 
 
 def pins(options: argparse.Namespace) -> int:
-    from orchestrator.pins.lock_file import pins_document, pins_text
+    from orchestrator.pins.lock_file import pins_document, pins_flag, pins_text
 
-    emit(options, pins_document(options.pins), pins_text)
+    emit(options, pins_document(options.pins), partial(pins_text, flag=pins_flag(options.pins)))
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    with heavy_imports():
+        from orchestrator.pins.predict import (
+            PredictRequest,
+            RowCounter,
+            predict_rows,
+            predict_text,
+            problem_lines,
+        )
+
+    request = PredictRequest(
+        options.pin, options.source, options.out, options.input or (), options.group, options.keep, options.root,
+        options.batch_size, options.device,
+    )  # fmt: skip
+    with RowCounter(options.quiet) as counter:
+        document = predict_rows(options.pins, request, counter.show)
+    emit(options, document, predict_text)
+    for line in problem_lines(document):
+        err(f"selmix: {line}")
+    return document.exit_code
+
+
+def export(options: argparse.Namespace) -> int:
+    with heavy_imports():
+        from orchestrator.pins.export import export_pin, export_text
+
+    emit(options, export_pin(options.pins, options.pin, options.format, options.out), export_text)
     return 0
 
 

@@ -30,11 +30,12 @@ def ls(options: argparse.Namespace) -> int:
 
 def show(options: argparse.Namespace) -> int:
     from orchestrator.records.folder import RunFolder
+    from orchestrator.records.store import runs_flag
     from orchestrator.verbs.show import show_document
     from orchestrator.verbs.show_text import show_text
 
     document = show_document(RunFolder.open(options.runs, options.sweep))
-    emit(options, document, partial(show_text, colour=colour()))
+    emit(options, document, partial(show_text, colour=colour(), flag=runs_flag(options.runs.shown)))
     return 0
 
 
@@ -58,6 +59,9 @@ def logs(options: argparse.Namespace) -> int:
 
 
 def ui(options: argparse.Namespace) -> int:
+    from orchestrator.results.pages import lines_of_links
+    from orchestrator.tracking.address import tracking_of
     from orchestrator.tracking.ui import open_ui
 
-    return open_ui(options.runs, options.host, options.port)
+    links = partial(lines_of_links, options.runs, options.sweep, tracking_of(options.runs))
+    return open_ui(options.runs, options.host, options.port, links)

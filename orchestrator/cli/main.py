@@ -52,6 +52,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "MLflow",
         "pins": "list the pins of a folder",
         "reproduce NAME": "train again from a pin and compare number by number",
+        "predict PIN TABLE": "labels and probabilities for a table or a folder of images, with its own preprocessing",
+        "export PIN": "the model as ONNX, as a PyTorch program or as weights, checked against it",
     },
 }  # fmt: skip
 """The help page: group of verbs -> command -> what it does."""
@@ -108,6 +110,8 @@ VERBS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Verb]] = {
     "pin": (options.pin, keep.pin),
     "pins": (options.pins, keep.pins),
     "reproduce": (options.reproduce, keep.reproduce),
+    "predict": (options.predict, keep.predict),
+    "export": (options.export, keep.export),
 }
 
 

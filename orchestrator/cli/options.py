@@ -50,7 +50,9 @@ def _with_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def _file_parser(verb: str, about: str, example: str) -> argparse.ArgumentParser:
     parser = _with_runs(_parser(verb, about, example))
-    parser.add_argument("file", type=_path, metavar="FILE", help="sweep file")
+    parser.add_argument(
+        "file", type=_sweep_file, metavar="FILE", help="sweep file, or name of one that comes with selmix"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -77,7 +79,9 @@ def data() -> argparse.ArgumentParser:
         "STL-10) that lies in the configured folder or beside it; it downloads nothing.",
         "  $ selmix data check sweeps/digits_min_recall.yaml"))  # fmt: skip
     parser.add_argument("action", choices=["check", "prepare"])
-    parser.add_argument("file", type=_path, metavar="FILE", help="sweep file")
+    parser.add_argument(
+        "file", type=_sweep_file, metavar="FILE", help="sweep file, or name of one that comes with selmix"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override a key of the file: data.path=FOLDER"
     )
@@ -99,7 +103,9 @@ def diagnose() -> argparse.ArgumentParser:
         "diagnose", "Run the defaults of a sweep file once and correlate, round by round, the gain that the method "
         "predicts for each class pair with the real change after one training step on it.",
         "  $ selmix diagnose sweeps/digits_min_recall.yaml --output maps"))  # fmt: skip
-    parser.add_argument("file", type=_path, metavar="FILE", help="sweep file")
+    parser.add_argument(
+        "file", type=_sweep_file, metavar="FILE", help="sweep file, or name of one that comes with selmix"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override a key of the file: objectives=[h_mean]"
     )
@@ -161,7 +167,7 @@ def doctor() -> argparse.ArgumentParser:
     )
     example = "  $ selmix doctor mine.yaml --address 10.0.0.1:6379 --runs /shared/runs"
     parser = _with_json(_with_runs(_parser("doctor", about, example)))
-    parser.add_argument("file", nargs="?", type=_path, metavar="FILE", help="sweep file to check for")
+    parser.add_argument("file", nargs="?", type=_sweep_file, metavar="FILE", help="sweep file to check for")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="override a key of the file: resources.gpu=1"
     )
@@ -248,8 +254,14 @@ def show() -> argparse.ArgumentParser:
 
 def ui() -> argparse.ArgumentParser:
     parser = _with_runs(
-        _parser("ui", "Serve MLflow's pages over the store of these sweeps, until Ctrl-C.", "  $ selmix ui")
+        _parser(
+            "ui",
+            "Serve MLflow's pages over the store of these sweeps, until Ctrl-C. Prints their address, then a link to "
+            "the runs of each sweep.",
+            "  $ selmix ui",
+        )
     )
+    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="link to this sweep only")
     # Loopback by default: the pages have no password.
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=5000, help="port to listen on (default: 5000)")
@@ -267,7 +279,15 @@ def pin() -> argparse.ArgumentParser:
         "--objective", action="append", help="pin the winner of this objective, where the sweep has several; given "
         "several times: pins NAME-OBJECTIVE, declared together in one opening of test",
     )  # fmt: skip
-    parser.add_argument("--trial", metavar="ID", help="pin this trial, and mark it as not the winner")
+    parser.add_argument(
+        "--row", metavar="ROW", help="pin this row of the table in place of the winner: an approach (mislas_stage_two, "
+        "or selmix), a trial (trial-003), or an id of `show --json`; marked as not the winner where it is not",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trial",
+        metavar="ID",
+        help="pin this trial itself, marked as not the winner, also before the sweep is finished",
+    )
     parser.add_argument("--force", action="store_true", help="replace a pin of that name")
     return parser
 
@@ -288,6 +308,57 @@ def reproduce() -> argparse.ArgumentParser:
         metavar="KEY=PATH",
         help="where a file that the pin names lies here: data.path=FILE",
     )
+    return parser
+
+
+def predict() -> argparse.ArgumentParser:
+    parser = _with_json(_with_pins(_parser(
+        "predict", "Write the labels and probabilities that a pinned model gives for a table (Parquet, CSV, TSV; "
+        "features, or images in it or beside it), a folder of images, an image, or a list of images (.txt). Images get "
+        "the pin's own preprocessing, corrections are applied. The rows stay in their order, with all columns that are "
+        "no inputs before the predictions; a row that cannot be predicted is named, its prediction stays empty, and "
+        "the exit code is 4.",
+        "  $ selmix predict digits photos/ --out predictions.csv\n"
+        "  $ selmix predict digits new.parquet --out predictions.parquet --keep id")))  # fmt: skip
+    parser.add_argument("pin", metavar="PIN", help="name of the pin, or path of its file")
+    parser.add_argument("source", type=_path, metavar="TABLE", help="table, folder, image or list")
+    parser.add_argument(
+        "-o", "--out", type=_path, required=True, metavar="FILE", help="file to write: .parquet or .csv"
+    )
+    parser.add_argument(
+        "--input", type=_listed, metavar="A,B,C", help="column of the images or vectors, or columns of numbers, or a "
+        "pattern such as 'f*' (default: those that the pin was fitted on)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--group", metavar="COLUMN", help="column of the groups, where the correction is by group (default: the pin's)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep", type=_listed, metavar="A,B,C", help="columns to hand on (default: all that are no inputs)"
+    )
+    parser.add_argument(
+        "--root", type=_path, metavar="FOLDER", help="folder of the paths in a list (default: the list's own)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="rows at once (default: 64 images, or some 16 MB of features)",
+    )
+    parser.add_argument("--device", default="cpu", help="device of torch: cpu, cuda, ... (default: cpu)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    return parser
+
+
+def export() -> argparse.ArgumentParser:
+    parser = _with_json(_with_pins(_parser(
+        "export", "Write a pinned model in a format of others, with a description beside it (FILE.json): ONNX; a "
+        "program of torch.export (pt2); or its weights (safetensors). Normalisation and corrections are inside the "
+        "first two, which take any batch and give logits, probabilities and labels. What was written is loaded again "
+        "and compared with the model; where both differ, nothing is kept and the exit code is 4.",
+        "  $ selmix export digits --format onnx\n  digits.onnx\n  digits.onnx.json")))  # fmt: skip
+    parser.add_argument("pin", metavar="PIN", help="name of the pin, or path of its file")
+    parser.add_argument("--format", choices=["onnx", "pt2", "safetensors"], required=True, help="of the file")
+    parser.add_argument("-o", "--out", type=_path, metavar="FILE", help="file to write (default: PIN.FORMAT)")
     return parser
 
 
@@ -381,6 +452,10 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
+def _listed(text: str) -> list[str]:
+    return text.split(",")
+
+
 def _whole_numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -395,6 +470,16 @@ def _path(text: str) -> Path:
         return expanded_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _sweep_file(text: str) -> Path:
+    """A sweep file; a bare name that is no file here is looked for among those that come with selmix."""
+    path = _path(text)
+    if path.exists() or path.name != text or path.suffix:
+        return path
+    from orchestrator.verbs.recipes import shipped_file
+
+    return shipped_file(text) or path
 
 
 def _runs(text: str) -> str:

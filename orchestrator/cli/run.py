@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 
 from orchestrator.cli.imports import heavy_imports
 from orchestrator.cli.output import emit
+from orchestrator.credentials import masked
 from orchestrator.errors import UsageError
+from orchestrator.records.store import runs_flag
 
 
 def pretrain(options: argparse.Namespace) -> int:
@@ -59,7 +62,24 @@ def _launch(options: argparse.Namespace) -> int:
         spec = load_spec(options.file, options.overrides)
         if cluster is not None and cluster.is_private and not needs_ray(spec, options.runs, options.until):
             cluster = None
-        return launch_sweep(spec, options.file, options.runs, cluster, options.quiet, options.until)
+        return launch_sweep(
+            spec,
+            options.file,
+            options.runs,
+            cluster,
+            options.quiet,
+            command=_again(options),
+            until=options.until,
+        )
+
+
+def _again(options: argparse.Namespace) -> str:
+    """The command line of a launch, to be given again as it is."""
+    flags = ["--in-process"] if options.in_process else []
+    flags += ["--until", options.until] if options.until else []
+    flags += ["--address", masked(options.address)] if options.address else []
+    words = ["selmix", "launch", str(options.file), *options.overrides, *flags]
+    return shlex.join(words) + runs_flag(options.runs.shown)
 
 
 def stop(options: argparse.Namespace) -> int:

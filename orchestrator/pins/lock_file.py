@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -32,6 +33,7 @@ from orchestrator.table import (
     difference,
     estimate,
     number,
+    paragraph,
     sentence,
     short,
     table,
@@ -91,6 +93,8 @@ class Protocol:
             data are no table. Pins of earlier versions lack it.
         bounds: bounds that decided who may win, those that an objective brings with it among them; None in pins of
             earlier versions, whose constraints have all but these.
+        group_names: names of the groups, in their order; None where the data have none, and in pins of earlier
+            versions.
     """
 
     data: Document
@@ -108,6 +112,7 @@ class Protocol:
     preprocess: Document | None = None
     columns: str | list[str] | None = None
     bounds: list[Bound] | None = None
+    group_names: list[str] | None = None
 
     @property
     def bounds_of_search(self) -> list[Bound]:
@@ -241,7 +246,7 @@ class Registered:
         tracking_uri: address of MLflow, without credentials.
         run_id: run of the trial.
         model: name of the registered model.
-        version: version of that model.
+        version: version of that model; empty where MLflow did not take it.
         alias: alias of that version.
     """
 
@@ -318,6 +323,27 @@ class Pin:
 def pin_path(pins: Path, name: str) -> Path:
     """Path of a pin; its weights lie beside it as ``NAME.safetensors``."""
     return pins / f"{name}.yaml"
+
+
+def found_pin(pins: Path, name: str) -> Path:
+    """Path of a pin that is there, by its name in a folder or by its own path.
+
+    Args:
+        pins: folder of the pins.
+        name: name, or path of the file.
+    Raises:
+        NotFound: there is no such pin.
+    """
+    given = Path(name)
+    if given.suffix == ".yaml" and given.is_file():
+        return given
+    path = pin_path(pins, name)
+    if not path.is_file():
+        known = sorted(file.stem for file in pins.glob("*.yaml"))
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
+        raise NotFound(f"{path}: no such pin; {hint}")
+    return path
 
 
 def weights_beside(path: Path) -> Path:
@@ -397,12 +423,7 @@ def read_pin(pins: Path, name: str) -> Document:
         NotFound: there is no such pin.
         PreflightError: the file cannot be read or is no pin.
     """
-    path = pin_path(pins, name)
-    if not path.is_file():
-        known = sorted(file.stem for file in pins.glob("*.yaml"))
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
-        raise NotFound(f"{path}: no such pin; {hint}")
+    path = found_pin(pins, name)
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     # ValueError: bytes that are no text, and dates that are none.
@@ -534,10 +555,48 @@ def _pin_row(pins: Path, path: Path) -> PinRow:
     )  # fmt: skip
 
 
-def pins_text(document: PinsDocument, width: int | None) -> str:
-    """Table of the pins, with the verdict on test below each."""
+DEFAULT_PINS = Path("pins")
+"""Folder of the pins where ``--pins`` is not given."""
+
+
+def pins_flag(pins: Path) -> str:
+    """``--pins FOLDER`` for a command that a message advises, with a blank before it; empty for the default folder."""
+    return "" if pins == DEFAULT_PINS else f" --pins {shlex.quote(str(pins))}"
+
+
+def pin_text(pins: Path, name: str, flags: str, width: int | None) -> str:
+    """What a new pin says on test, and what to do with it.
+
+    Args:
+        pins: folder of the pins.
+        name: name of the pin.
+        flags: ``--runs`` and ``--pins`` for the commands that it advises, each with a blank before it.
+        width: columns of the terminal; None: lines stay whole.
+    """
+    pin = _pin_row(pins, pin_path(pins, name))
+    # It was written a moment ago: another process replaced it.
+    if pin.problem is not None or pin.metric is None:
+        return sentence(str(pin.problem), width)
+    unit = unit_of(pin.metric)
+    value = "" if pin.test is None else f" {estimate(pin.test, unit)}{unit.value} (95 % interval)"
+    told = "; ".join(_notes(pin, unit))
+    lines = [sentence(f"{name}: {pin.metric} on test{value}{f'; {told}' if told else ''}", width), ""]
+    load = f'selmix.load_pin("{pin_path(pins, name)}") in Python: the model'
+    steps = (f"selmix reproduce {name}{flags}: train it again and compare every number", load)
+    lines += [paragraph("" if number else "next", step, width) for number, step in enumerate(steps)]
+    return "\n".join(lines)
+
+
+def pins_text(document: PinsDocument, width: int | None, flag: str = "") -> str:
+    """Table of the pins, with the verdict on test below each.
+
+    Args:
+        document: the pins.
+        width: columns of the terminal; None: lines stay whole.
+        flag: ``--pins FOLDER`` with a blank before it; empty for the default folder.
+    """
     if not document.pins:
-        return sentence("no pins yet; selmix pin SWEEP --name NAME writes one", width)
+        return sentence(f"no pins yet; selmix pin SWEEP{flag} --name NAME writes one", width)
     rows, notes = [], []
     # One column for all: where a metric has a unit of its own, the others say theirs.
     all_percent = all(unit_of(pin.metric) == PERCENT for pin in document.pins)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING
 from orchestrator.clock import utc_now
 from orchestrator.credentials import masked
 from orchestrator.documents import SCHEMA_VERSION, Document, to_document
-from orchestrator.errors import NoFeasibleTrial, PreflightError, UsageError
+from orchestrator.errors import PreflightError, UsageError
 from orchestrator.files import check_file_writable, writing
 from orchestrator.messages import counted
 from orchestrator.pins.lock_file import (
@@ -36,18 +34,16 @@ from orchestrator.pins.lock_file import (
     write_pin,
 )
 from orchestrator.pins.portable import portable
+from orchestrator.pins.registered import not_registered, register
+from orchestrator.pins.targets import Target, targets_of, weights_of
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import current_state
 from orchestrator.records.store import Store
 from orchestrator.records.types import OwnSource, TrialRecord
 from orchestrator.results.rows import (
     SELMIX,
     Choices,
     MoreLabels,
-    ObjectiveResult,
     Verdict,
-    Winner,
-    load_results,
 )
 from orchestrator.spec.schema import spec_from_resolved
 from orchestrator.tracking.address import check_tracking, recorded_address, tracking_of
@@ -74,6 +70,7 @@ class PinRequest:
         name: name of the pin; of several objectives the pins are NAME-OBJECTIVE.
         objectives: objectives whose winners are pinned, declared together; may be empty where the sweep has only one.
         trial_id: trial to pin instead of the winner.
+        row: row to pin instead of the winner, see :func:`orchestrator.pins.named_rows.named_row`.
         force: True to replace a pin of that name.
     """
 
@@ -81,6 +78,7 @@ class PinRequest:
     name: str
     objectives: Sequence[str] = ()
     trial_id: str | None = None
+    row: str | None = None
     force: bool = False
 
 
@@ -91,42 +89,12 @@ class WrittenPin:
     Attributes:
         path: of the pin.
         note: what is to be said of its opening of test; None for a first one.
+        problem: why its model is not registered in MLflow; None where it is.
     """
 
     path: Path
     note: str | None
-
-
-@dataclass(frozen=True)
-class _Target:
-    """The model to pin.
-
-    Attributes:
-        objective: that it was made for.
-        record: record that its file belongs to.
-        result: result of the objective.
-        winner: the winner, where the model is its shipped file; None for a trial that ``--trial`` names.
-    """
-
-    objective: str
-    record: TrialRecord
-    result: ObjectiveResult
-    winner: Winner | None = None
-
-    @property
-    def file(self) -> int:
-        """Number of its file among those of its record."""
-        return 0 if self.winner is None else self.winner.file
-
-    @property
-    def approach(self) -> str:
-        """Approach of its row."""
-        return SELMIX if self.winner is None else self.winner.approach
-
-    @property
-    def seed(self) -> int:
-        """Seed that it was made with."""
-        return self.record.seed if self.winner is None else self.winner.seed
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +103,7 @@ class _Chosen:
 
     name: str
     path: Path
-    target: _Target
+    target: Target
     weights: Path
 
     @property
@@ -151,20 +119,20 @@ def pin_sweep(store: Store, pins: Path, request: PinRequest) -> list[WrittenPin]
     Args:
         store: the runs folder.
         pins: folder of the pins.
-        request: sweep, trial, objectives and name of the pin.
+        request: sweep, row, objectives and name of the pin.
     Returns:
         The pins, in the order of the objectives.
     Raises:
         UsageError: the name is taken or not allowed, the objective is not given where there are several, or the sweep
             is not finished.
-        NotFound: there is no such sweep or trial.
+        NotFound: there is no such sweep, trial or row.
         NoFeasibleTrial: the objective has no winner.
         PreflightError: MLflow, the pins folder, the data or files of the sweep cannot be used.
     """
     folder = RunFolder.open(store, request.sweep)
     # All these checks come before the test split is opened, because each opening is on record.
     paths = [_free_path(pins, name, request.force) for name in _names(request)]
-    chosen = _chosen(folder, request)
+    chosen = targets_of(folder, request.objectives, request.trial_id, request.row)
     address = tracking_of(store)
     for path in paths:
         for file in (path, weights_beside(path)):
@@ -197,15 +165,26 @@ def pin_sweep(store: Store, pins: Path, request: PinRequest) -> list[WrittenPin]
             write_sources(beside, sources, ADVICE)
         else:
             document.pop("objective_source")
+        run_id, alias = str(pick.target.record.mlflow_run_id), _alias(pick.name)
+        # Complete before MLflow is asked: test was opened for it, and a server that is away must not lose it.
         document["mlflow"] = to_document(
-            _register(address, store.root, document, pick.target.record, pick.weights)
+            Registered(recorded_address(address, store.root), run_id, test.spec.name, "", alias)
         )
         document["created"] = utc_now()
         # Weights first, the pin last: a pin that exists is complete.
         with writing(pick.path, ADVICE), written_aside(weights_beside(pick.path)) as aside:
             shutil.copyfile(pick.weights, aside)
         write_pin(pick.path, sealed(document))
-        written.append(WrittenPin(pick.path, opening.note))
+        problem = None
+        try:
+            registered = register(address, store.root, document, run_id, alias, weights_beside(pick.path))
+        # A boundary: whatever MLflow, a disk or the model's own code says, the pin stands.
+        except Exception as error:
+            problem = not_registered(error, address)
+        else:
+            document["mlflow"] = to_document(registered)
+            write_pin(pick.path, sealed(document))
+        written.append(WrittenPin(pick.path, opening.note, problem))
     return written
 
 
@@ -232,8 +211,11 @@ def _names(request: PinRequest) -> list[str]:
     """Names of the pins, one for each objective."""
     if len(request.objectives) < 2:
         return [request.name]
-    if request.trial_id is not None:
-        raise UsageError("--trial: names one trial to pin, and cannot stand beside several --objective")
+    for flag, one in (("--trial", request.trial_id), ("--row", request.row)):
+        if one is not None:
+            raise UsageError(
+                f"{flag}: names one {flag.removeprefix('--')} to pin, and cannot stand beside several --objective"
+            )
     twice = sorted({name for name in request.objectives if request.objectives.count(name) > 1})
     if twice:
         raise UsageError(f"--objective: must name each objective once, got {twice[0]} twice")
@@ -241,7 +223,7 @@ def _names(request: PinRequest) -> list[str]:
     return [f"{request.name}-{objective.replace(':', '.')}" for objective in request.objectives]
 
 
-def _checked(folder: RunFolder, path: Path, target: _Target, address: str) -> _Chosen:
+def _checked(folder: RunFolder, path: Path, target: Target, address: str) -> _Chosen:
     """The model with its weights, if it can be pinned."""
     record = target.record
     if record.mlflow_run_id is None:
@@ -249,7 +231,7 @@ def _checked(folder: RunFolder, path: Path, target: _Target, address: str) -> _C
             f"{record.trial_id}: must have a run in MLflow at {masked(address)}, got none; launch the sweep again to "
             "send it"
         )
-    return _Chosen(path.stem, path, target, _weights_of(folder, target))
+    return _Chosen(path.stem, path, target, weights_of(folder, target))
 
 
 def _pinned_opening(test: OpenedTest, names: list[str]) -> PinnedOpening:
@@ -285,71 +267,6 @@ def _free_path(pins: Path, name: str, force: bool) -> Path:
 def _alias(name: str) -> str:
     """The name of a pin as MLflow's alias, which may hold no dot."""
     return name.replace(".", "-")
-
-
-def _chosen(folder: RunFolder, request: PinRequest) -> list[_Target]:
-    """The models to pin, one for each objective."""
-    trial_id = request.trial_id
-    results = load_results(folder)
-    decided = {} if results is None else results.objectives
-    if trial_id is not None:
-        record = folder.load_trial(trial_id)
-        if record.state != "FINISHED" or record.kind == "baseline":
-            raise UsageError(
-                f"--trial: must be a finished trial or replicate, got {trial_id}: {record.kind}, {record.state}"
-            )
-        if any(objective != record.objective for objective in request.objectives):
-            raise UsageError(
-                f"--trial: must be a trial of --objective {request.objectives[0]}, got {trial_id}, one of "
-                f"{record.objective}"
-            )
-        return [_Target(record.objective, record, decided.get(record.objective, ObjectiveResult()))]
-    objectives = folder.load_spec().get("objectives", [])
-    if not request.objectives and len(objectives) > 1:
-        raise UsageError(
-            f"--objective: must be given, {folder.name} has several: {', '.join(objectives)}; give it several times "
-            "to declare their pins together"
-        )
-    asked = request.objectives or objectives[:1]
-    for objective in asked:
-        if objective not in objectives:
-            raise UsageError(
-                f"--objective: must be one of {', '.join(objectives)}, the objectives of {folder.name}, got "
-                f"{objective!r}"
-            )
-    # A trial that --trial names may be pinned at any time; a winner is decided when the sweep is finished.
-    state = folder.load_state()
-    now = current_state(folder, state.state)
-    if now != "finished":
-        raise UsageError(
-            f"{folder.name}: must be finished to have a winner, got {now}; launch it again, or name a trial: --trial ID"
-        )
-    chosen = []
-    for objective in asked:
-        result = decided.get(objective, ObjectiveResult())
-        if result.winner is None:
-            raise NoFeasibleTrial(f"{folder.name}: {objective} has no winner: {state.problem}")
-        chosen.append(_Target(objective, folder.load_trial(result.winner.trial_id), result, result.winner))
-    return chosen
-
-
-def _weights_of(folder: RunFolder, target: _Target) -> Path:
-    """Path of the weights to pin, checked before the test split is opened for them."""
-    from selmix.weights import load_weights, state_digest
-
-    record = target.record
-    files = folder.weights_files(record.trial_id)
-    path = files[target.file] if target.file < len(files) else folder.weights_path(record.trial_id)
-    expected = record.weights_digest if target.winner is None else target.winner.checkpoint_digest
-    try:
-        digest = state_digest(load_weights(folder.store.current(path)))
-    except ValueError as error:
-        raise PreflightError(str(error)) from error
-    if digest != expected:
-        raise PreflightError(
-            f"{path}: must be the weights of {record.trial_id}, digest {expected}, got {digest}"
-        )
-    return folder.store.current(path)
 
 
 @dataclass(frozen=True)
@@ -392,6 +309,10 @@ def _documents(
 ) -> list[Document]:
     """The pins of the models, still without their times of creation and their places in MLflow."""
     evaluated = {pick.name: _evaluated(folder, test, pick) for pick in picks}
+    for each in evaluated.values():
+        target, (shipped,) = each.chosen.target, each.shipped
+        arrays = {key: values.numpy() for key, values in vars(shipped).items() if values is not None}
+        folder.save_test_predictions(target.record.trial_id, target.file, arrays)
     verdicts = _verdicts_on_test(evaluated, opening.openings_before)
     return [_document(folder, test, each, verdicts[name], opening) for name, each in evaluated.items()]
 
@@ -417,10 +338,9 @@ def _evaluated(folder: RunFolder, test: OpenedTest, pick: _Chosen) -> _Evaluated
     choices = folder.load(folder.choices_path, Choices)
     choice = None if choices is None else choices.objectives.get(target.objective)
     candidates = judge.candidates(choice)
-    # A trial that --trial names has the opponents of the best SelMix row.
-    row = next((each for each in candidates if each.name == target.approach), None)
-    opponents = [] if row is None else opponents_of(row, candidates)
-    beyond = [] if row is None else of_more_labels(row, candidates)
+    # Of any trial the opponents are those of the best SelMix row, whose labels it used.
+    row = judge.row_of(record, choice)
+    opponents, beyond = opponents_of(row, candidates), of_more_labels(row, candidates)
 
     def shipped(each: Candidate) -> list[Predictions]:
         ships = judge.shipped(each)
@@ -454,8 +374,7 @@ def _document(
     if state.data is None or state.base is None or state.environment is None:
         raise AssertionError("what a pin needs of the sweep's record was checked before test was opened")
     target, judge = evaluated.chosen.target, evaluated.judge
-    record, winner = target.record, target.winner
-    on_select = target.result.verdict if winner is not None else None
+    record, row = target.record, target.row
     pin = Pin(
         schema_version=SCHEMA_VERSION,
         name=evaluated.chosen.name,
@@ -463,17 +382,17 @@ def _document(
         sweep=PinnedSweep(test.spec.name, state.sweep_id, state.file_digest),
         objective=target.objective,
         trial_id=record.trial_id,
-        is_winner=winner is not None,
+        is_winner=target.is_winner,
         seed=target.seed,
         round=record.round if target.approach == SELMIX else None,
-        config=record.config if winner is None else winner.config,
+        config=record.config if row is None else row.config,
         protocol=_protocol(test, judge),
         base=portable(state.base.to_document()),
         digests={
             **state.data.digests, "preprocess": preprocess_digest(test.split.inputs), "base": state.base.digest,
-            "weights": record.weights_digest if winner is None else winner.checkpoint_digest,
+            "weights": record.weights_digest if row is None else row.checkpoint_digest,
         },
-        select=record.select if winner is None else winner.select,
+        select=record.select if row is None else row.select,
         test=metrics_of(evaluated.shipped[0], judge.context),
         replicates=_replicates(evaluated),
         baselines={
@@ -484,7 +403,7 @@ def _document(
             for key, each in evaluated.baselines.items()
         },
         verdict=PinnedVerdicts(
-            None if on_select is None else _pinned(on_select), *on_test,
+            None if target.on_select is None else _pinned(target.on_select), *on_test,
             _more_labels(evaluated, evaluated.shipped, evaluated.beyond_test) if evaluated.against is None else None,
         ),
         environment=state.environment,
@@ -492,7 +411,7 @@ def _document(
         # Of the sweep, not of this version: it decides the bits of what was trained.
         method=state.method,
         row=PinnedRow(
-            target.approach, "finetune" if winner is None else winner.rung, record.note, target.seed
+            target.approach, "finetune" if row is None else row.rung, record.note, target.seed
         ),
         test_opening=opening,
     )  # fmt: skip
@@ -522,6 +441,7 @@ def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
         preprocess=None if (steps := steps_of(test.split.inputs)) is None else steps.as_keys(),
         columns=columns if columns is None or isinstance(columns, str) else list(columns),
         bounds=judge.bounds,
+        group_names=list(getattr(source, "group_names", ())) or None,
     )
 
 
@@ -604,20 +524,3 @@ def _pinned(verdict: Verdict) -> PinnedVerdict:
         verdict.within_margin, verdict.differences, verdict.not_told_apart, verdict.worse_than, verdict.samples,
         verdict.samples_needed, more_labels=verdict.more_labels,
     )  # fmt: skip
-
-
-def _register(address: str, runs: Path, document: Document, trial: TrialRecord, weights: Path) -> Registered:
-    """Register the model in MLflow: weights and settings as plain files, under the name of the pin as alias."""
-    from orchestrator.tracking.client import register_model
-
-    sweep, name = document["sweep"]["name"], document["name"]
-    alias = _alias(name)
-    tags = {"selmix.weights_digest": document["digests"]["weights"], "selmix.pin": name}
-    kept = ("objective", "trial_id", "seed", "round", "config", "protocol", "digests")
-    run_id = str(trial.mlflow_run_id)
-    with tempfile.TemporaryDirectory(prefix="selmix-pin-") as scratch:
-        files = [Path(scratch) / "weights.safetensors", Path(scratch) / "settings.json"]
-        shutil.copyfile(weights, files[0])
-        files[1].write_text(json.dumps({key: document[key] for key in kept}, indent=1))
-        version = register_model(address, run_id, sweep, alias, files, tags)
-    return Registered(recorded_address(address, runs), run_id, sweep, version, alias)

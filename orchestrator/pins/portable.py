@@ -57,7 +57,9 @@ def located(
         for key in keys:
             value, known = here[name].get(key), spec.get(name, {}).get(key)
             if isinstance(value, str) and isinstance(known, str) and not expanded_path(value).exists():
-                here[name][key] = known
+                # Data that Python gave lie in the folder of the sweep, wherever that is by now.
+                kept = None if folder is None else folder.arrays_path(Path(known).stem)
+                here[name][key] = known if kept is None or not kept.is_file() else str(kept)
     for override in overrides:
         place, equals, path = override.partition("=")
         name, _, key = place.partition(".")

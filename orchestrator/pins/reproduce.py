@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +157,7 @@ class _Comparison:
 
     def run(self, weights: Path, store: Store, overrides: Sequence[str] = ()) -> list[Compared]:
         """Train and compare; if the training fails, only the entries before it."""
-        from orchestrator.build.base_model import base_model, torch_threads
+        from orchestrator.build.base_model import base_model, initial_state, torch_threads
         from orchestrator.build.data import load_data
         from orchestrator.build.selection import selection_rule
         from orchestrator.pins.test_split import Opener, metrics_of, open_test, predictions_on
@@ -185,7 +185,11 @@ class _Comparison:
             # Trained weights may have other bits on another stack; the data must be the same everywhere.
             self._equal("digests/base", pin.digests["base"], base.digest, must=self.same_stack)
             rule = selection_rule(spec, pin.objective, data.class_names)
-            start = start_base(spec.model.config, state, data, rule)
+            # What is trained from scratch is trained as the base model was.
+            start = replace(
+                start_base(spec.model.config, state, data, rule),
+                settings=spec.pretrain.settings, initial=initial_state(spec, data),
+            )  # fmt: skip
             context = MetricContext(data.train_counts.cpu(), rule.definitions, data.num_groups)
             # On the same stack equal weights give equal predictions: evaluating the stored ones would add nothing.
             if stored is not None and not self.same_stack:

@@ -8,6 +8,7 @@ without Ray, MLflow or torch in memory.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from orchestrator.errors import NotFound, PreflightError
 from orchestrator.files import drop_torn_line_, read_json, write_atomically, write_json, writing
 from orchestrator.records.lease_on_disk import LeaseBackend
 from orchestrator.records.paths import RunPaths
-from orchestrator.records.store import LocalStore, Store
+from orchestrator.records.store import LocalStore, Store, runs_flag
 from orchestrator.records.types import SweepState, TrialRecord
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ class RunFolder(RunPaths):
         path = self.record_path(trial_id)
         # An id has slashes, and must not lead out of the folder.
         if ".." in trial_id.split("/") or not path.is_file():
-            raise NotFound(f"{self.shown}: no trial {trial_id!r}; `selmix show {self.name}` lists them")
+            flag = runs_flag(self.store.shown)
+            raise NotFound(f"{self.shown}: no trial {trial_id!r}; `selmix show {self.name}{flag}` lists them")
         return self._record(path)
 
     def load_trials(self) -> list[TrialRecord]:
@@ -241,6 +243,32 @@ class RunFolder(RunPaths):
             with numpy.load(path, allow_pickle=False) as arrays:
                 loaded.append({key: arrays[key] for key in arrays.files})
         return loaded
+
+    def save_test_predictions(self, trial_id: str, index: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keep predictions on test of a model that is pinned, in the form of :meth:`load_predictions`.
+
+        Args:
+            trial_id: of the record of the model.
+            index: number of the model among those of the record.
+            arrays: name -> per-sample values.
+        """
+        import numpy
+
+        content, path = io.BytesIO(), self.test_predictions_path(trial_id, index)
+        named: dict[str, Any] = dict(arrays)
+        numpy.savez_compressed(content, **named)
+        write_atomically(path, content.getvalue())
+        self.store.publish(path)
+
+    def load_test_predictions(self, trial_id: str, index: int) -> dict[str, NDArray[Any]] | None:
+        """Predictions on test of a model, as :meth:`save_test_predictions` kept them; None where no pin opened test."""
+        import numpy
+
+        path = self.store.current(self.test_predictions_path(trial_id, index))
+        if not path.is_file():
+            return None
+        with numpy.load(path, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
 
     def _numbered(self, trial_id: str, name: str, ending: str) -> list[Path]:
         """``NAME.ENDING``, or ``NAME-0.ENDING``, ``NAME-1.ENDING``, ... in order."""

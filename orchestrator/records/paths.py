@@ -109,6 +109,14 @@ class RunPaths:
     def predictions_path(self, trial_id: str, index: int | None = None) -> Path:
         return self.trial_folder(trial_id) / f"predictions{_suffix(index)}.npz"
 
+    def test_predictions_path(self, trial_id: str, index: int) -> Path:
+        """Predictions on test of one of a record's models; written by the pin that opened it, and by nothing else."""
+        return self.trial_folder(trial_id) / f"test-predictions-{index}.npz"
+
+    def arrays_path(self, digest: str) -> Path:
+        """Data that Python gave a sweep, as a table; another digest is another content."""
+        return self.path / "data" / f"{digest}.parquet"
+
 
 def _suffix(index: int | None) -> str:
     return "" if index is None else f"-{index}"

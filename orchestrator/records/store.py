@@ -7,6 +7,7 @@ truth; :mod:`orchestrator.records.synced_folder` keeps a private copy of an obje
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -130,6 +131,19 @@ class Store(Protocol):
         Raises:
             PreflightError: the folder cannot be written, or another process does not let go of the lock.
         """
+
+
+DEFAULT_RUNS = "runs"
+"""The runs folder where ``--runs`` is not given."""
+
+
+def runs_flag(shown: str) -> str:
+    """``--runs FOLDER`` for a command that a message advises, with a blank before it; empty for the default folder.
+
+    Args:
+        shown: the runs folder as messages name it, :attr:`Store.shown`.
+    """
+    return "" if shown == DEFAULT_RUNS else f" --runs {shlex.quote(shown)}"
 
 
 class LocalStore:

@@ -362,6 +362,8 @@ class SweepState:
         planned_runs: trials and replicates, as far as they are known.
         objective_source: modules of the user's own that hold its functions of C; empty in records of earlier versions.
         until: rung that the last launch ends with; None where it climbs all rungs of its file.
+        views: objective -> key of the view of its runs in MLflow, as far as MLflow has taken them; empty in records of
+            earlier versions.
     """
 
     name: str
@@ -386,6 +388,7 @@ class SweepState:
     planned_runs: int = 0
     objective_source: list[OwnSource] = field(default_factory=list)
     until: Rung | None = None
+    views: dict[str, str] = field(default_factory=dict)
 
     def to_document(self) -> Document:
         """As JSON has it: ``{}`` stands for a value that is not known yet."""

@@ -100,15 +100,26 @@ def baseline_candidates(baselines: Sequence[TrialRecord], steps: int) -> list[Ca
         steps: of one run of those that fine-tune: they do so for as many as the winner, whose settings they have.
     """
     return [
-        Candidate(
-            record.trial_id, record.name, rung, steps if rung == "finetune" else 0, 1000 + number,
-            tuple(record.labels), score_of(record), baseline_row(record).cost_per_run_s, [record],
-            record.cross_fitted,
-        )
+        baseline_candidate(record, number, steps)
         for number, record in enumerate(in_order(baselines))
         if record.state == "FINISHED" and record.feasible and not record.reference
-        for rung in [record.rung or rung_of(record.name)]
-    ]  # fmt: skip
+    ]
+
+
+def baseline_candidate(record: TrialRecord, number: int, steps: int) -> Candidate:
+    """A baseline as a row that is judged, also one that may not win.
+
+    Args:
+        record: of a finished baseline.
+        number: place in the order of their catalogue.
+        steps: of one run of those that fine-tune.
+    """
+    rung = record.rung or rung_of(record.name)
+    return Candidate(
+        record.trial_id, record.name, rung, steps if rung == "finetune" else 0, 1000 + number,
+        tuple(record.labels), score_of(record), baseline_row(record).cost_per_run_s, [record],
+        record.cross_fitted,
+    )  # fmt: skip
 
 
 def in_order(baselines: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -17,6 +17,7 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import Figure, TrialRecord
 from orchestrator.results.candidates import (
     Candidate,
+    baseline_candidate,
     baseline_candidates,
     in_order,
     of_more_labels,
@@ -181,8 +182,40 @@ class Judge:
             trial, runs = self.trials[choice.winner], self.finals()[choice.winner]
             rows.append(selmix_candidate(trial, runs, self.base_labels))
         steps = rows[0].steps if rows else 0
-        others = baseline_candidates(self.folder.load_baselines(self.objective), steps)
-        return [*rows, *(each for each in others if each.rung in rungs)]
+        baselines = baseline_candidates(self.folder.load_baselines(self.objective), steps)
+        # What no pin could keep is reported, and not recommended.
+        return [
+            *rows,
+            *(
+                each
+                for each in baselines
+                if each.rung in rungs and self.why_not_shipped(each.records[0]) is None
+            ),
+        ]
+
+    def why_not_shipped(self, record: TrialRecord) -> str | None:
+        """Reason why no single file is the model of a row, so that it cannot be pinned; None where one is.
+
+        Args:
+            record: of a finished run.
+        """
+        models, runs = len(self.predictions.of(record.trial_id)), max(1, len(record.seeds))
+        if models <= runs:
+            return None
+        return f"a pin holds one model, and this row is {models} files that are used together"
+
+    def row_of(self, record: TrialRecord, choice: Choice | None) -> Candidate:
+        """The row of any finished run, also of one that may not win.
+
+        Args:
+            record: a baseline; a trial, which stands for its replicates where it has them; or a replicate.
+            choice: of the objective.
+        """
+        if record.kind == "baseline":
+            steps = 0 if choice is None else int(self.trials[choice.winner].config["steps"])
+            order = [each.name for each in in_order(self.folder.load_baselines(self.objective))]
+            return baseline_candidate(record, order.index(record.name), steps)
+        return selmix_candidate(record, self.finals().get(record.trial_id) or [record], self.base_labels)
 
     def difference(self, ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord]) -> Figure:
         """Paired difference ours - theirs on select with its interval, oriented so that higher is better."""
@@ -266,7 +299,7 @@ class Judge:
         return ObjectiveResult(
             metric=self.rule.metric,
             feasible=feasible,
-            winner=self._winner(best, None if choice is None else self.trials[choice.winner], chosen_by),
+            winner=self.shipped_row(best, choice, chosen_by),
             tied=[] if choice is None else choice.tied,
             leader=None if choice is None else choice.leader,
             finalists=[self._finalist(name, finals[name]) for name in finals if finals[name]],
@@ -286,7 +319,14 @@ class Judge:
         """The file of a row that ships, see :func:`orchestrator.results.shipped.shipped_file`."""
         return shipped_file(candidate.records, self.predictions, self.rule, self.context)
 
-    def _winner(self, row: Candidate, selmix: TrialRecord | None, chosen_by: ChosenBy) -> Winner:
+    def shipped_row(self, row: Candidate, choice: Choice | None, chosen_by: ChosenBy | None = None) -> Winner:
+        """A row with the file that ships of it, as of the winner.
+
+        Args:
+            row: any.
+            choice: of the objective.
+            chosen_by: score that chose it; None of a row that did not win.
+        """
         from selmix.baselines import BASELINES
         from selmix.config import FinetuneConfig
         from selmix.statistics.intervals import all_intervals
@@ -296,6 +336,9 @@ class Judge:
         record, is_selmix = ships.record, row.name == SELMIX
         path = self.folder.weights_files(record.trial_id)[ships.file]
         # The settings of fine-tuned rows are those of the best SelMix trial, with uniform pairs or a correction.
+        selmix = None if choice is None else self.trials[choice.winner]
+        if is_selmix:
+            selmix = self.trials[record.replicate_of or record.trial_id]
         config = dict(selmix.config) if selmix is not None and row.rung == "finetune" else {}
         if row.name in BASELINES and BASELINES[row.name].by_policy_alone:
             config["policy"] = "uniform"

@@ -21,6 +21,7 @@ from orchestrator.records.types import (
     Settings,
     TrialRecord,
     TrialState,
+    baseline_id,
 )
 from orchestrator.table import Unit, difference
 from selmix.metric_keys import class_rate_key
@@ -495,6 +496,56 @@ class ObjectiveResult:
     rungs: list[RungChoice] = field(default_factory=list)
     more_labels: MoreLabels | None = None
     climb: list[RungStep] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RankedRow:
+    """A row of the table of a result.
+
+    Attributes:
+        approach: of the row.
+        id: of its record; of SelMix that of the trial of the search.
+        score: that ranks it, of SelMix the mean over its fresh seeds; None of a baseline that failed.
+    """
+
+    approach: str
+    id: str
+    score: float | None
+
+
+def ranked_rows(objective: str, result: ObjectiveResult) -> list[RankedRow]:
+    """Rows of the table of a result in its order: the winner, then the others by score; empty without a winner.
+
+    Args:
+        objective: that it is the result of.
+        result: of the objective.
+    """
+    winner = result.winner
+    if winner is None:
+        return []
+    rows = []
+    if winner.approach == SELMIX:
+        rows.append(RankedRow(SELMIX, winner.row or winner.trial_id, winner.replicates.score))
+    elif (final := selmix_row(result)) is not None:
+        rows.append(RankedRow(SELMIX, final.trial_id, final.score))
+    for name, row in result.baselines.items():
+        score = row.score if row.state == "FINISHED" else None
+        rows.append(RankedRow(name, baseline_id(objective, name), score))
+
+    def place(row: RankedRow) -> tuple[bool, float]:
+        # A score of 0 is one like any other; without one a row goes last.
+        return row.approach != winner.approach, float("inf") if row.score is None else -row.score
+
+    return sorted(rows, key=place)
+
+
+def selmix_row(result: ObjectiveResult) -> FinalistRow | None:
+    """SelMix in the table of a result that another approach won; None without a finalist."""
+    chosen = None if result.selmix is None else result.selmix.row
+    # Without a verdict of its own, because nothing may oppose it, its best finalist stands for it.
+    return next((each for each in result.finalists if each.trial_id == chosen), None) or max(
+        result.finalists, key=lambda each: each.score, default=None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

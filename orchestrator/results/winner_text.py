@@ -1,14 +1,162 @@
-"""The winner in words: the file that ships, and why no row of a higher score on select won in its place."""
+"""The winner in words: verdict, shipped file, and why no row of a higher score on select won in its place."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orchestrator.messages import counted
-from orchestrator.records.types import BASELINE
-from orchestrator.results.rows import SELMIX, Bound, ObjectiveResult, RungChoice, Winner
-from orchestrator.table import estimate, number, short, unit_of
+from orchestrator.records.types import BASELINE, Figure
+from orchestrator.results.rows import (
+    SELMIX,
+    Bound,
+    ObjectiveResult,
+    RungChoice,
+    SweepResult,
+    Verdict,
+    Winner,
+    approach_name,
+    beyond,
+)
+from orchestrator.table import difference, estimate, number, paragraph, sentence, short, unit_of
 from selmix.rungs import RUNGS
+
+
+def answer(result: ObjectiveResult) -> str:
+    """State the verdict in a sentence."""
+    verdict, winner = result.verdict, result.winner
+    if winner is None:
+        return "nothing can win"
+    name = row_name(winner)
+    unit = unit_of(result.metric)
+    if verdict is None:
+        best = f"the best row is {name}; there is no other of no more labels to compare it with"
+        return f"{best}{beyond(result.more_labels, unit)}"
+
+    def on_select(gap: Figure) -> str:
+        return f"{difference(gap, unit)}{unit.difference} on select"
+
+    gap, against = on_select(verdict.difference), approach_name(verdict.against)
+    if verdict.margin is None:
+        return _by_the_earlier_rule(verdict, name, gap)
+    higher = beyond(verdict.more_labels, unit)
+    cheaper = ", which is cheaper" if verdict.against_is_cheaper else ""
+    rest = [other for other in verdict.not_told_apart if other != verdict.against]
+    if verdict.outcome == "better":
+        small = ", by less than the margin" if verdict.within_margin else ""
+        if not higher:
+            return (
+                f"BETTER: {name} is better than every opponent{small}; the best of them is {against}: {gap}"
+            )
+        rows = counted(len(verdict.differences), "row")
+        best = "" if len(verdict.differences) == 1 else "the best of them is "
+        return f"BETTER: {name} is better than the {rows} of as few labels{small} ({best}{against}: {gap}){higher}"
+    if verdict.outcome == "worse":
+        are = "is" if len(verdict.worse_than) == 1 else "are"
+        nearest = verdict.worse_than[0]
+        gap = on_select(verdict.differences[nearest])
+        return (
+            f"WORSE: {opponent_names(verdict.worse_than)} {are} better than the chosen {name}: {name} minus "
+            f"{approach_name(nearest)} is {gap}{higher}"
+        )
+    if verdict.outcome == "tied":
+        return (
+            f"TIED: {name} and its best opponent, {against}{cheaper}, differ by less than the margin of "
+            f"{number(verdict.margin, unit)}{unit.difference}: {gap}{higher}"
+        )
+    if verdict.against not in verdict.not_told_apart:
+        nearest, *rest = verdict.not_told_apart
+        gap, against, cheaper = on_select(verdict.differences[nearest]), approach_name(nearest), ""
+    also = f" and {counted(len(rest), 'other')}" if rest else ""
+    needed = ""
+    if verdict.samples_needed is not None:
+        more = f"about {rounded(verdict.samples_needed):,} samples per class"
+        needed = f"; {more} would tell, {verdict.samples} are there"
+    return f"CANNOT TELL: {name} is not told apart from {against}{cheaper}{also}: {gap}{needed}{higher}"
+
+
+def row_name(winner: Winner) -> str:
+    """Name of the winning row on the screen."""
+    if winner.approach != SELMIX:
+        return winner.approach
+    return f"SelMix {short(winner.row or winner.trial_id)}{' (the defaults)' if winner.is_default else ''}"
+
+
+def opponent_names(names: Sequence[str]) -> str:
+    """Names of rows on the screen, with commas between."""
+    return ", ".join(map(approach_name, names))
+
+
+def _by_the_earlier_rule(verdict: Verdict, name: str, gap: str) -> str:
+    """State a stored verdict of an earlier version, which was against one baseline and had no margin."""
+    text = {
+        "better": f"BETTER: {name} is better than {verdict.against}",
+        "worse": f"WORSE: {verdict.against} is better than {name}",
+    }.get(verdict.outcome, f"TIED: no significant difference between {name} and {verdict.against}")
+    return f"{text}, by the earlier rule: {gap}"
+
+
+def rounded(number: int) -> int:
+    """Round to three digits: the number rests on an assumed share of samples that two models decide differently."""
+    return int(float(f"{number:.3g}"))
+
+
+def result_text(
+    sweep: str, results: SweepResult, flag: str, links: Mapping[str, str], served: bool, width: int | None
+) -> str:  # fmt: skip
+    """Verdicts of a sweep and what to do next: what its launch ends with. Arguments as of :func:`next_steps`."""
+    winners = [name for name, result in results.objectives.items() if result.winner is not None]
+    answers = [sentence(f"{name}: {answer(results.objectives[name])}", width) for name in winners]
+    instead = other_rows(results.objectives)
+    steps = next_steps(sweep, winners, len(results.objectives), flag, links, served, width, instead)
+    shown = paragraph("", f"selmix show {sweep}{flag}: the table of all rows, and how sure it is", width)
+    return "\n".join([*answers, *([""] if answers else []), steps, shown])
+
+
+def other_rows(objectives: Mapping[str, ObjectiveResult]) -> list[tuple[str, str, str]]:
+    """Rows that a verdict speaks for and that did not win: objective, row, and why one would pin it."""
+    found = [
+        (name, *recommended_row(result)) for name, result in objectives.items() if result.winner is not None
+    ]
+    return [(name, row, why) for name, row, why in found if row is not None]
+
+
+def next_steps(
+    sweep: str, winners: Sequence[str], num_objectives: int, flag: str, links: Mapping[str, str], served: bool,
+    width: int | None, instead: Sequence[tuple[str, str, str]] = (),
+) -> str:  # fmt: skip
+    """What to do with a result: pin it, look at its runs.
+
+    Args:
+        sweep: name of the sweep.
+        winners: objectives that have a winner; without any there is nothing to pin.
+        num_objectives: of the sweep.
+        flag: ``--runs FOLDER`` with a blank before it; empty for the default folder.
+        links: objective -> link to its runs in MLflow; may be empty.
+        served: True if a server has the pages; else `selmix ui` serves them.
+        width: columns of the terminal; None: lines stay whole.
+        instead: rows that one may pin in the winner's place, as of :func:`other_rows`.
+    """
+    steps = []
+    if winners:
+        # All in one command: a pin after the first opening of test is not confirmatory.
+        which = "".join(f" --objective {name}" for name in winners) if num_objectives > 1 else ""
+        purpose = "evaluate the winner and its opponents on test, keep the model"
+        steps.append(f"selmix pin {sweep}{which}{flag} --name NAME: {purpose}")
+    for objective, row, why in instead:
+        of = f" --objective {objective}" if num_objectives > 1 else ""
+        steps.append(f"selmix pin {sweep}{of}{flag} --row {row} --name NAME: {why}")
+    if not links:
+        steps.append(f"selmix ui{flag}: every run and round in MLflow")
+    elif served:
+        steps.append("MLflow has every run and round; the runs of this table:")
+    else:
+        steps.append(f"selmix ui{flag}: every run and round in MLflow; the runs of this table are then at")
+    # Where MLflow has no view of them, as of earlier versions, all objectives have one link.
+    apart = len(set(links.values())) > 1
+    steps += dict.fromkeys(f"{name}: {link}" if apart else link for name, link in links.items())
+    return "\n".join(
+        paragraph("next" if number == 0 else "", step, width) for number, step in enumerate(steps)
+    )
 
 
 def shipped_file(winner: Winner, metric: str, bounds: Sequence[Bound]) -> str:
@@ -108,3 +256,23 @@ def _name_of(row: str) -> str:
     """Name of a row by its id: of a baseline, or SelMix with its trial."""
     name = short(row)
     return name.removeprefix(f"{BASELINE}/") if name.startswith(f"{BASELINE}/") else f"SelMix {name}"
+
+
+def recommended_row(result: ObjectiveResult) -> tuple[str | None, str]:
+    """The row that the verdict speaks for in place of the winner, by the name that a pin takes, and what it is.
+
+    A row that is better than the winner; else the opponent that it is not told apart from, where that one is cheaper.
+    None where there is neither: the winner is the row to pin.
+
+    Args:
+        result: of an objective.
+    """
+    verdict = result.verdict
+    if verdict is None or verdict.margin is None:
+        return None, ""
+    if verdict.outcome == "worse":
+        return verdict.worse_than[0], f"{approach_name(verdict.worse_than[0])} instead, which is better"
+    named = verdict.outcome == "tied" or verdict.against in verdict.not_told_apart
+    if verdict.outcome in ("tied", "undecided") and named and verdict.against_is_cheaper:
+        return verdict.against, f"{approach_name(verdict.against)} instead, which is cheaper"
+    return None, ""

@@ -9,10 +9,15 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from orchestrator.messages import counted
 from orchestrator.progress import Progress
+from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import Lease
 from orchestrator.records.stop_request import StopRequest, stop_request
+from orchestrator.records.store import runs_flag
+from orchestrator.records.types import SweepState
 from orchestrator.signals import STOPPING, exit_code_after
+from orchestrator.table import paragraph, sentence
 
 OVERDUE_S = 12.0
 """Seconds from the signal after which the driver leaves by itself."""
@@ -24,6 +29,36 @@ LOOK_EVERY_S = 1.0
 # A BaseException, so that no ``except Exception`` on the way swallows it.
 class Drained(BaseException):
     """Request to leave at once: the sweep drains, and no run is alive."""
+
+
+def kept_text(folder: RunFolder, state: SweepState, command: str, width: int | None) -> str:
+    """What a launch that ends early leaves: the finished runs, and what to do next.
+
+    Args:
+        folder: records of the sweep.
+        state: of the sweep, as it ends.
+        command: that resumes it.
+        width: columns of the terminal; None: lines stay whole.
+    """
+    records = [*folder.load_trials(), *folder.load_baselines()]
+    finished = sum(record.state == "FINISHED" for record in records)
+    resumes = sum(record.state == "INTERRUPTED" for record in records)
+    from_checkpoint = sum(
+        record.state == "INTERRUPTED" and record.checkpoint is not None for record in records
+    )
+    how = "cancelled for good" if state.cancelled else state.state
+    kept = f"{folder.name} is {how}: {counted(finished, 'finished run')} kept"
+    if resumes and not state.cancelled and state.state == "stopped":
+        kept += f", {counted(resumes, 'other')} to be resumed ({from_checkpoint} from a checkpoint)"
+    flag = runs_flag(folder.store.shown)
+    steps = [f"selmix show {folder.name}{flag}: what there is so far"]
+    if state.state == "stopped" and not state.cancelled:
+        steps.insert(0, f"{command}: resume")
+    failed = next((record.trial_id for record in records if record.state == "FAILED"), None)
+    if state.state == "failed" and failed is not None:
+        steps.insert(0, f"selmix logs {folder.name} {failed}{flag}: the traceback of a failed run")
+    lines = [paragraph("" if number else "next", step, width) for number, step in enumerate(steps)]
+    return "\n".join([sentence(kept, width), "", *lines])
 
 
 class Drain:

@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from orchestrator.build.selection import ranking_metric
 from orchestrator.clock import now_ms, utc_now
 from orchestrator.cluster.address import Cluster
 from orchestrator.errors import NoFeasibleTrial, SelmixError, TooManyFailures
+from orchestrator.http_client import SERVERS
 from orchestrator.progress import Progress
 from orchestrator.provenance import environment
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import Lease
 from orchestrator.records.logs import append_log
+from orchestrator.records.store import runs_flag
 from orchestrator.records.types import SweepState
 from orchestrator.results.infeasible import why_nothing_wins
 from orchestrator.results.judge import Judge, judged
+from orchestrator.results.pages import Pages, links_of
 from orchestrator.results.rows import SweepResult, load_results, said
 from orchestrator.results.rungs import step_line
-from orchestrator.run.drain import Drain, Drained
+from orchestrator.results.winner_text import result_text
+from orchestrator.run.drain import Drain, Drained, kept_text
 from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
 from orchestrator.run.prepare import prepare_base, prepare_heads, shared_by_runs
@@ -37,11 +43,14 @@ from orchestrator.search.sources import Source
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.table import unit_of
 from orchestrator.tracking.tracker import Tracker
-from orchestrator.tracking.values import estimates, parent_tags, sweep_params, trial_tags
+from orchestrator.tracking.values import Best, parent_tags, sweep_params, trial_tags
 from selmix.data.splits import SweepData
 from selmix.metrics import MetricContext
 from selmix.rungs import RUNGS, Rung
 from trainables.heads import FittedHeads, HeadJob
+
+SHOWN_S = 5.0
+"""Seconds that a launch waits until MLflow has taken the view of its runs."""
 
 CANCELLED = "cancelled for good by selmix stop --cancel"
 
@@ -58,6 +67,8 @@ class Launch:
         progress: shown to the user.
         lease: of the sweep, held by this process.
         cluster: to run on; None to run in this process, without Ray.
+        command: that resumes the sweep, as the user would type it.
+        may_exit: True if the driver may end the process where a drain hangs.
     """
 
     spec: SweepSpec
@@ -67,6 +78,8 @@ class Launch:
     progress: Progress
     lease: Lease
     cluster: Cluster | None
+    command: str = "selmix launch FILE"
+    may_exit: bool = True
 
 
 class Driver:
@@ -82,12 +95,14 @@ class Driver:
         self.spec, self.folder, self.progress = launch.spec, launch.folder, launch.progress
         self.drain = Drain(self.progress, launch.lease, self._leave)
         self._ending = threading.Lock()
+        metrics = {name: ranking_metric(self.spec, name) for name in self.spec.objectives}
         artifacts = self.folder.store.root / "mlartifacts" / self.spec.name
         self.tracker = Tracker(launch.tracking, self.spec.name, state.sweep_id, artifacts, self.progress.warn)
         self.recorder = Recorder(
             self.folder, self.tracker, self.progress, trial_tags(launch.data.digests), sweep_params(self.spec),
-            {name: unit_of(ranking_metric(self.spec, name)) for name in self.spec.objectives},
+            metrics,
         )  # fmt: skip
+        self.pages = Pages(self.tracker, state.sweep_id, metrics)
 
     def run(self) -> int:
         """Drive the sweep to its end, and return the exit code, which the state keeps for later launches."""
@@ -107,6 +122,7 @@ class Driver:
             self._stop(str(error) or repr(error), error)
             raise
         finally:
+            self.progress.close()
             self.drain.restore()
             # Logs are whole in the store before the lease is given back.
             self.folder.store.flush()
@@ -114,6 +130,10 @@ class Driver:
 
     def _leave(self) -> None:
         """Stop from the timer's thread, while the main thread hangs in Ray."""
+        if not self.launch.may_exit:
+            # As a second Ctrl-C: the main thread stops as soon as it runs Python again.
+            os.kill(os.getpid(), signal.SIGINT)
+            return
         # A main thread that is already ending the launch must not be cut off in the midst of it.
         if not self._ending.locked():
             self._stop()
@@ -146,12 +166,26 @@ class Driver:
         tags = parent_tags(self.spec, self.launch.data.digests)
         self.state.parent_run_id = self.tracker.open_sweep(self.spec.name, tags, sweep_params(self.spec))
         self.state.experiment_id = self.tracker.experiment_id
+        # Those of a judged sweep stay as they are until it is judged again.
+        if self.state.exit_code is None:
+            self._show_running()
         self.folder.save_state(self.state)
         # Before a run is opened: those that are RUNNING there were left by a killed driver.
         self.tracker.reap(now_ms())
         for record in [*self.folder.load_trials(), *self.folder.load_baselines()]:
             if record.is_done:
                 self.recorder.replay(record)
+
+    def _show_running(self) -> None:
+        self.pages.show_running()
+        # MLflow has just answered; the link must not be printed before there is what it names.
+        self.tracker.settle(SHOWN_S)
+        self.state.views = dict(self.tracker.views)
+        links, flag = self._links(), runs_flag(self.folder.store.shown)
+        served = "" if self.launch.tracking.startswith(SERVERS) else f" (selmix ui{flag} serves them)"
+        for name, link in links.items():
+            of_objective = f" of {name}" if len(links) > 1 else ""
+            self.progress.say(f"{self.spec.name}: runs{of_objective} in MLflow{served}: {link}")
 
     def _prepare(self) -> None:
         if not self.folder.store.current(self.folder.base_weights).is_file():
@@ -335,8 +369,10 @@ class Driver:
                     f"{name}: no trial can win; {result.winner.approach} is the best of the other rows"
                 )
         metrics, tags = _winners(results)
+        self.pages.show_result(self.folder, self.state, results)
         self._end("FINISHED", metrics, tags)
         self._close()
+        self.progress.end(partial(self._verdict_text, results))
         # No run of a finished sweep resumes: its checkpoints and its staged data may go.
         self.folder.drop("ray")
         self.folder.store.discard(self.folder.staged_data)
@@ -361,7 +397,17 @@ class Driver:
                 self.state.state, self.state.exit_code = "failed", error.exit_code
             self._end("FAILED" if self.state.state == "failed" else "KILLED")
             self._close()
+            self.progress.end(partial(kept_text, self.folder, self.state, self.launch.command))
         return self.drain.exit_code
+
+    def _verdict_text(self, results: SweepResult, width: int | None) -> str:
+        served = self.launch.tracking.startswith(SERVERS)
+        return result_text(
+            self.spec.name, results, runs_flag(self.folder.store.shown), self._links(), served, width
+        )
+
+    def _links(self) -> dict[str, str]:
+        return links_of(self.state, self.launch.tracking, self.spec.objectives)
 
     def _end(
         self, status: str, metrics: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None
@@ -378,6 +424,7 @@ class Driver:
 
     def _close(self) -> None:
         self.state.unsent = self.tracker.close()
+        self.state.views = {**self.state.views, **self.tracker.views}
         if self.state.unsent:
             self.progress.warn(
                 f"{self.state.unsent} writes did not reach MLflow; launch again when it is back to send them"
@@ -414,7 +461,7 @@ def _winners(results: SweepResult) -> tuple[dict[str, float], dict[str, str]]:
             continue
         prefix = f"{objective}/" if len(results.objectives) > 1 else ""
         trial_ids.append(result.winner.trial_id)
-        metrics |= estimates(result.winner.select, prefix)
+        metrics |= Best(result.winner.select, result.metric, result.winner.replicates.score).metrics(prefix)
         if result.verdict is not None:
             verdicts.append(f"{said(result.verdict.outcome)} {result.verdict.against}")
     tags = {"selmix.winner": ", ".join(trial_ids), "selmix.verdict": ", ".join(verdicts)}

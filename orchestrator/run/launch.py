@@ -27,7 +27,7 @@ from orchestrator.provenance import Submission, submission
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import acquire, check_free
 from orchestrator.records.logs import append_log
-from orchestrator.records.store import Store
+from orchestrator.records.store import Store, runs_flag
 from orchestrator.records.types import ClusterFacts, SweepState, new_sweep_id
 from orchestrator.run.preflight import check_all, check_unchanged
 from orchestrator.spec.schema import SweepSpec
@@ -40,9 +40,16 @@ if TYPE_CHECKING:
 
 
 def launch_sweep(
-    spec: SweepSpec, file: Path, store: Store, cluster: Cluster | None, quiet: bool = False,
+    spec: SweepSpec,
+    file: Path,
+    store: Store,
+    cluster: Cluster | None,
+    quiet: bool = False,
+    *,
+    command: str | None = None,
     until: Rung | None = None,
-) -> int:  # fmt: skip
+    may_exit: bool = True,
+) -> int:
     """Run a sweep, or resume it.
 
     Args:
@@ -51,7 +58,9 @@ def launch_sweep(
         store: the runs folder.
         cluster: to run on; None to run in this process, without Ray.
         quiet: True for warnings only.
+        command: that resumes the sweep, for messages; None: ``selmix launch FILE``.
         until: rung of the sweep to end with; a later launch goes on from there. None to climb all.
+        may_exit: False where the process is not ours to end, a notebook's: a drain that hangs raises KeyboardInterrupt.
     Returns:
         Exit code: 0 finished; 4 drained because the lease was lost; 5 too many trials failed; 6 an objective has no
         feasible trial; 130 or 143 drained after a signal.
@@ -83,7 +92,9 @@ def launch_sweep(
         _check_source(folder, spec)
         # A sweep that ended and has sent everything to MLflow needs neither data nor Ray.
         if state.exit_code is not None and state.unsent == 0 and not _goes_on(state, spec, until):
-            progress.say(f"{spec.name} is {state.state}; to see it: selmix show {spec.name}")
+            progress.say(
+                f"{spec.name} is {state.state}; to see it: selmix show {spec.name}{runs_flag(store.shown)}"
+            )
             return state.exit_code
     runs_elsewhere = cluster is not None and not cluster.is_private
     # Before the data is loaded: a wrong address is known in three seconds.
@@ -117,7 +128,9 @@ def launch_sweep(
         # Imported here, because a refusal above needs neither MLflow nor Ray, and Ray reads its environment on import.
         from orchestrator.run.driver import Driver, Launch
 
-        return Driver(Launch(spec, folder, data, tracking, progress, lease, cluster), state).run()
+        again = command or f"selmix launch {file}{runs_flag(store.shown)}"
+        launch = Launch(spec, folder, data, tracking, progress, lease, cluster, again, may_exit)
+        return Driver(launch, state).run()
 
 
 def _data_told(spec: SweepSpec, data: SweepData) -> list[str]:

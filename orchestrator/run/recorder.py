@@ -23,9 +23,9 @@ from orchestrator.records.folder import Round, RunFolder
 from orchestrator.records.logs import append_log
 from orchestrator.records.types import Figure, TrialRecord
 from orchestrator.run.outcome import RunOutcome
-from orchestrator.table import PERCENT, Unit, number
+from orchestrator.table import number, unit_of
 from orchestrator.tracking.tracker import Tracker
-from orchestrator.tracking.values import MAX_SCALARS
+from orchestrator.tracking.values import MAX_SCALARS, Best
 from selmix.config import FinetuneConfig
 
 P = ParamSpec("P")
@@ -73,7 +73,7 @@ class Recorder:
         progress: shown to the user.
         tags: of every MLflow run of the sweep.
         params: of every MLflow run of the sweep (``data.*``, ``model.*``, ...).
-        units: objective -> unit that its scores are shown in; percent where there is none.
+        metrics: objective -> metric that ranks its runs; scores of an objective without one are shown in percent.
     Attributes:
         problems: notes of exceptions that were not raised.
     """
@@ -85,10 +85,10 @@ class Recorder:
         progress: Progress,
         tags: Mapping[str, str],
         params: Mapping[str, Any],
-        units: Mapping[str, Unit] | None = None,
+        metrics: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.tracker, self.progress = folder, tracker, progress
-        self._units = dict(units or {})
+        self._metrics = dict(metrics or {})
         self.tags, self.params = dict(tags), dict(params)
         self.problems: list[str] = []
         self._live: dict[str, TrialRecord] = {}
@@ -192,7 +192,7 @@ class Recorder:
             return
         self._logged[trial_id] = row["round"]
         self.folder.append_round(trial_id, row)
-        unit = self._units.get(record.objective, PERCENT)
+        unit = unit_of(self._metrics.get(record.objective))
         # One decimal more than on screens: rounds differ by less than trials do.
         score = number(row["score"], replace(unit, decimals=unit.decimals + 1))
         self.note(trial_id, f"round {row['round']}, {row['steps']} steps, score {score}")
@@ -345,7 +345,7 @@ class Recorder:
         self.folder.save_trial(record)
         self.sync(record, artifacts)
         self._live.pop(record.trial_id, None)
-        unit = self._units.get(record.objective, PERCENT)
+        unit = unit_of(self._metrics.get(record.objective))
         self.progress.ended(record.trial_id, record.state, record.score, record.cost_s, unit)
 
     # -- MLflow -------------------------------------------------------------------------------------------
@@ -364,7 +364,9 @@ class Recorder:
             table = self.folder.store.current(self.folder.rounds_table_path(record.trial_id))
             artifacts = [table] if table.is_file() else []
         # Metrics of a run that did not finish would be mistaken for those of its chosen round.
-        best = record.select if record.state == "FINISHED" else {}
+        best = Best()
+        if record.state == "FINISHED":
+            best = Best(record.select, self._metrics.get(record.objective), record.score)
         self.tracker.finish_trial(
             record.trial_id, MLFLOW_STATUS.get(record.state, "KILLED"), record.ended_ms or now_ms(),
             record.steps or 0, best, tags, artifacts,

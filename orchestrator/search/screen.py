@@ -59,9 +59,9 @@ def screen_objective(
     for count in sizes(section.num_configs, section.generations):
         told = [(point, *_told(result)) for point, result in zip(points, results, strict=True)]
         fresh = next_points(spec, count, told)
-        configs = [on_features(spec, point).flat() for point in fresh]
+        flat = [on_features(spec, point).flat() for point in fresh]
         part = run(ScreenJob(
-            objective, configs, spec.search.seed, section.folds, max(CROSS_FITTED, len(configs) // 8)
+            objective, flat, spec.search.seed, section.folds, max(CROSS_FITTED, len(flat) // 8)
         ))  # fmt: skip
         points, results = points + fresh, [*results, *part.results]
         held_out += _predictions(part)

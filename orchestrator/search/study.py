@@ -29,8 +29,9 @@ class ObjectiveStudy:
         method: ``tpe``, ``random`` or ``grid``.
         seed: of the sampler.
         distributions: the searched parameters.
-        first: points of the first trials, trial 0's at least.
+        first: the point of trial 0.
         grid: the points of ``grid`` in order; None for the other methods.
+        promoted: points of the trials after it, as a screen promoted them.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class ObjectiveStudy:
         method: str,
         seed: int,
         distributions: Mapping[str, BaseDistribution],
-        first: Sequence[Mapping[str, Any]],
+        first: Mapping[str, Any],
         grid: list[dict[str, Any]] | None = None,
+        promoted: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         # Optuna reports every study that it opens on stderr, where the live line is.
         optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -37,7 +37,7 @@ class SweepFile:
     Attributes:
         name: as messages show it.
         values: plain dicts, lists and scalars.
-        lines: key path -> line, from 1.
+        lines: key path -> line, from 1; empty where the values are no file's.
         problems: of the form, one line each.
         overridden: key path -> the override that set it.
     """
@@ -60,6 +60,9 @@ class SweepFile:
         while known and known not in self.lines:
             known = known[:-1]
         dotted = ".".join(str(part) for part in path)
+        # Values that Python gave stand on no line.
+        if not self.lines:
+            return f"{self.name}: {dotted}" if dotted else self.name
         return f"{self.name}:{self.lines.get(known, 1)}: {dotted}" if dotted else f"{self.name}:1"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +58,18 @@ def open_client(address: str) -> Any:
 
 
 def register_model(
-    address: str, run_id: str, name: str, alias: str, files: Sequence[Path], tags: Mapping[str, str]
-) -> str:
-    """Store files with a run and register them as a new version of a model, under an alias.
+    address: str, run_id: str, name: str, alias: str, folder: Path, tags: Mapping[str, str], description: str = "",
+) -> str:  # fmt: skip
+    """Store the folder of a model with a run and register it as a new version of a model, under an alias.
 
     Args:
         address: tracking address of MLflow.
         run_id: MLflow run that the files are stored with.
         name: registered model; created if there is none.
         alias: alias that the version gets; an older version loses it.
-        files: content of the version.
+        folder: content of the version.
         tags: tags of the version.
+        description: of the version, Markdown.
     Returns:
         Number of the version.
     Raises:
@@ -78,8 +79,7 @@ def register_model(
 
     client = open_client(address)
     with mlflow_errors(address):
-        for path in files:
-            client.log_artifact(run_id, str(path), f"pins/{alias}")
+        client.log_artifacts(run_id, str(folder), f"pins/{alias}")
         # The model exists from the sweep's second pin on; looking for it first would race with another pin.
         try:
             client.create_registered_model(name)
@@ -87,7 +87,9 @@ def register_model(
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         source = f"{client.get_run(run_id).info.artifact_uri}/pins/{alias}"
-        version = client.create_model_version(name, source=source, run_id=run_id, tags=tag_texts(tags))
+        version = client.create_model_version(
+            name, source=source, run_id=run_id, tags=tag_texts(tags), description=description
+        )
         client.set_registered_model_alias(name, alias, str(version.version))
     return str(version.version)
 

@@ -13,17 +13,26 @@ from typing import Any
 from orchestrator.credentials import masked, scrubbed
 from orchestrator.errors import PreflightError
 from orchestrator.messages import first_line
-from orchestrator.records.types import Metrics
 from orchestrator.tracking.address import first_opening, sqlite_path
 from orchestrator.tracking.client import mlflow_errors, open_client
 from orchestrator.tracking.outbox import Action, FailureKind, Outbox, Points, failure_kind
 from orchestrator.tracking.values import (
     MAX_SCALARS,
-    estimates,
+    Best,
     frozen_params,
     metrics_to_keep,
     tag_filter,
     tag_texts,
+)
+from orchestrator.tracking.view import (
+    KIND_TAG,
+    NOTE_TAG,
+    OWN_NOTE_TAG,
+    RANK_TAG,
+    SCORE,
+    TRAINING,
+    View,
+    noted,
 )
 
 SWEEP_ID, TRIAL_ID, KIND = "selmix.sweep_id", "selmix.trial_id", "selmix.kind"
@@ -58,6 +67,8 @@ class Tracker:
         with mlflow_errors(address), first_opening(address):
             self.experiment_id = self._find_experiment(experiment, artifacts)
         self.parent_id: str | None = None
+        self.views: dict[str, str] = {}
+        """Objective -> key of its view, of those that MLflow has taken."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks with all that they refer to; a copy needs no connection, for it writes nothing.
@@ -99,6 +110,35 @@ class Tracker:
             self._set(run_id, params, tags)
         self.parent_id = run_id
         return run_id
+
+    def describe(
+        self, views: Mapping[str, View], further: Sequence[View] = (), note: str | None = None
+    ) -> None:
+        """Let the experiment's pages open on the sweep's runs; returns at once.
+
+        Args:
+            views: objective -> view of its runs, which links name.
+            further: views that only the note names.
+            note: of the experiment, in Markdown; its first line is all that the pages show unasked. None leaves it.
+        """
+
+        def act() -> None:
+            experiment = self._client.get_experiment(self.experiment_id)
+            tags = dict(view.to_tag() for view in (*views.values(), *further))
+            # A kind that a user gave stands.
+            tags |= {KIND_TAG: experiment.tags.get(KIND_TAG, TRAINING)}
+            if note is not None:
+                before, own = experiment.tags.get(NOTE_TAG, ""), experiment.tags.get(OWN_NOTE_TAG, "")
+                tags |= {NOTE_TAG: noted(note, before, own), OWN_NOTE_TAG: note}
+            for key, text in tags.items():
+                self._client.set_experiment_tag(self.experiment_id, key, text)
+            self.views = {**self.views, **{objective: view.key for objective, view in views.items()}}
+
+        self._outbox.put(Action("sweep", "views and note of its experiment", act))
+
+    def settle(self, timeout_s: float) -> None:
+        """Wait up to ``timeout_s`` until the writes so far are sent."""
+        self._outbox.flush(timeout_s)
 
     def finish_sweep(
         self, status: str, ended_ms: int, values: Mapping[str, float | None], tags: Mapping[str, str],
@@ -199,7 +239,7 @@ class Tracker:
 
     def finish_trial(
         self, trial_id: str, status: str, ended_ms: int, steps: int,
-        best: Metrics, tags: Mapping[str, str], artifacts: Sequence[Path],
+        best: Best, tags: Mapping[str, str], artifacts: Sequence[Path],
     ) -> None:  # fmt: skip
         """End the run of a trial; returns at once.
 
@@ -208,20 +248,44 @@ class Tracker:
             status: of MLflow: FINISHED, FAILED or KILLED.
             ended_ms: end, in milliseconds since the epoch.
             steps: SGD steps at the chosen round.
-            best: metrics of the chosen round.
+            best: score and metrics of the chosen round.
             tags: tags to set.
             artifacts: files to store with the run.
         """
 
         def act() -> None:
             run = self._runs[trial_id]
-            self._log(run, estimates(best), ended_ms, steps)
+            self._log(run, best.metrics(), ended_ms, steps)
             self._set(run, {}, tags)
             for path in artifacts:
                 self._client.log_artifact(run, str(path))
+            if best.select:
+                self._client.log_dict(run, best.to_document(), "best.json")
             self._client.set_terminated(run, status=status, end_time=ended_ms)
 
         self._outbox.put(Action(trial_id, "its end", act))
+
+    def rank_trial(
+        self, trial_id: str, rank: int, score: float | None, time_ms: int, steps: int, tags: Mapping[str, str]
+    ) -> None:  # fmt: skip
+        """Give a run its place in the table of the result; returns at once.
+
+        Args:
+            trial_id: an opened trial.
+            rank: place, from 1.
+            score: that ranks it there; None where that is its own.
+            time_ms: time stamp of the score, later than the end of the run: the last one counts.
+            steps: SGD steps at the chosen round.
+            tags: further tags to set.
+        """
+
+        def act() -> None:
+            run = self._runs[trial_id]
+            self._log(run, metrics_to_keep({SCORE: score}), time_ms, steps)
+            # Digits in front, because MLflow sorts tags as text.
+            self._set(run, {}, {**tags, RANK_TAG: f"{rank:03d}"})
+
+        self._outbox.put(Action(trial_id, "its rank", act))
 
     # -- calls --------------------------------------------------------------------------------------------
 

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from orchestrator.credentials import masked
-from orchestrator.errors import NotFound
+from orchestrator.errors import NotFound, PreflightError
 from orchestrator.http_client import SERVERS
 from orchestrator.records.store import Store
 from orchestrator.tracking.address import sqlite_path, tracking_of
+from orchestrator.tracking.view import HOST, PORT, pages_of
 
 
-def open_ui(store: Store, host: str, port: int) -> int:
+def open_ui(
+    store: Store, host: str, port: int, links: Callable[[str], Sequence[str]] = lambda _pages: ()
+) -> int:
     """Serve the pages until interrupted; where MLFLOW_TRACKING_URI names a server, print its address.
 
     Args:
         store: the runs folder.
         host: address to listen on.
         port: port to listen on.
+        links: address of the pages -> lines to print below it.
     Returns:
         Exit code of the server; 130 after Ctrl-C.
     Raises:
         NotFound: there is no store yet.
+        PreflightError: the port is taken, or the address is not one of this machine.
     """
     address = tracking_of(store)
     if address.startswith(SERVERS):
-        sys.stdout.write(f"{masked(address)}\n")
+        sys.stdout.write("\n".join([pages_of(address), *links(pages_of(address))]) + "\n")
         return 0
     # MLflow would create a missing file and show an empty page, as after a mistyped --runs.
     file = sqlite_path(address)
     if file is not None and not file.is_file():
         raise NotFound(f"{file}: no MLflow store yet; `selmix launch` makes it, --runs FOLDER names another")
-    sys.stdout.write(f"http://{host}:{port}\n")
+    check_port_free(host, port)
+    pages = pages_of(address, host, port)
+    sys.stdout.write("\n".join([pages, *links(pages)]) + "\n")
     # The address must be out before the server blocks: a script may wait for it through a pipe.
     sys.stdout.flush()
     command = ui_command(address, host, port)
@@ -47,7 +55,32 @@ def open_ui(store: Store, host: str, port: int) -> int:
         return 130
 
 
-def ui_command(address: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
+def check_port_free(host: str, port: int) -> None:
+    """Check that the pages can be served there; the server itself would end in the midst of its own messages.
+
+    Raises:
+        PreflightError: the port is taken, or the address is not one of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        # As the server opens it: a port whose last connections are only closing is free.
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    # OverflowError: a port beyond 65535.
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise PreflightError(
+                f"--port: {host}:{port} must be free for MLflow's pages, but something listens there, perhaps another "
+                f"`selmix ui`; end it, or choose another port: --port {port % 65535 + 1}"
+            ) from error
+        raise PreflightError(
+            f"--host, --port: must be an address of this machine that may be listened on, got {host}:{port}: "
+            f"{getattr(error, 'strerror', None) or error}"
+        ) from error
+
+
+def ui_command(address: str, host: str = HOST, port: int = PORT) -> list[str]:
     """Command that serves MLflow's pages over a store, to be run with :func:`ui_environment`.
 
     Args:

@@ -7,11 +7,14 @@ import math
 import posixpath
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.documents import Document, to_document
 from orchestrator.provenance import git_state
 from orchestrator.records.types import Metrics
+from orchestrator.tracking.view import SCORE
 
 if TYPE_CHECKING:
     from orchestrator.spec.schema import SweepSpec
@@ -59,13 +62,40 @@ def metrics_to_keep(values: Mapping[str, float | None], limit: int | None = None
     return {key: value for key, value in kept.items() if not math.isinf(value)}
 
 
-def estimates(best: Metrics, prefix: str = "") -> dict[str, float]:
-    """Metrics of a chosen round as ``best/select/METRIC``, with ``/low`` and ``/high`` of their intervals."""
-    named: dict[str, float | None] = {}
-    for metric, estimate in best.items():
-        key = f"{prefix}best/select/{metric}"
-        named |= {key: estimate.value, f"{key}/low": estimate.low, f"{key}/high": estimate.high}
-    return metrics_to_keep(named)
+@dataclass(frozen=True)
+class Best:
+    """What a run is ranked by: its score, and its metrics at the chosen round.
+
+    Attributes:
+        select: metrics on select, with their intervals; empty of a run that did not finish.
+        metric: that ranks it; None where it is not known.
+        score: that ranks it; None of a run that did not finish.
+    """
+
+    select: Metrics = field(default_factory=dict)
+    metric: str | None = None
+    score: float | None = None
+
+    def metrics(self, prefix: str = "") -> dict[str, float]:
+        """As metrics ``best/score`` and ``best/select/METRIC``, the ranking one with ``/low`` and ``/high``.
+
+        The limits of all others would be charts of one dot each, two for every metric; :meth:`to_document` has them.
+
+        Args:
+            prefix: before every key.
+        """
+        named: dict[str, float | None] = {f"{prefix}{SCORE}": self.score}
+        for metric, estimate in self.select.items():
+            key = f"{prefix}best/select/{metric}"
+            named[key] = estimate.value
+            if metric == self.metric:
+                named |= {f"{key}/low": estimate.low, f"{key}/high": estimate.high}
+        return metrics_to_keep(named)
+
+    def to_document(self) -> Document:
+        """Score and all metrics with their intervals, as the artifact ``best.json`` has them."""
+        limits = {key: to_document(each) for key, each in self.select.items()}
+        return {"score": self.score, "metric": self.metric, "select": limits}
 
 
 def frozen_params(params: Mapping[str, Any]) -> dict[str, str]:

@@ -6,13 +6,14 @@ import dataclasses
 import math
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.build.base_model import check_checkpoint, torch_threads
 from orchestrator.build.data import load_data
 from orchestrator.documents import SCHEMA_VERSION
-from orchestrator.errors import UsageError
+from orchestrator.errors import PreflightError, UsageError
 from orchestrator.files import check_writable, writing
 from orchestrator.records.folder import RunFolder
 from orchestrator.run.prepare import Prepared, prepare
@@ -114,6 +115,12 @@ def diagnose(spec: SweepSpec, objective: str | None, output: Path | None) -> Dia
     # Before the runs, which take minutes.
     if output is not None:
         check_writable(output, ADVICE)
+        # Known before the minutes of work that it would be missed after.
+        if find_spec("matplotlib") is None:
+            raise PreflightError(
+                "--output: heat maps need matplotlib, which is not installed; pip install 'selmix[plots]', or leave "
+                "--output out"
+            )
     data = load_data(spec)
     check_checkpoint(spec, data)
     # Of an ablation the first value: that of trial 0.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.records.folder import RunFolder, list_sweeps
 from orchestrator.records.lease import current_state
-from orchestrator.records.store import Store
+from orchestrator.records.store import Store, runs_flag
 from orchestrator.results.rows import ObjectiveResult, VerdictOutcome, load_results, said
 from orchestrator.table import Column, minute, number, sentence, short, table, unit_of
 from orchestrator.verbs.show import RunCounts, run_counts
@@ -109,7 +109,8 @@ def _brief(result: ObjectiveResult) -> BriefResult:
 def ls_text(document: LsDocument, width: int | None) -> str:
     """Table of the sweeps, with their objectives below each."""
     if not document.sweeps:
-        return sentence(f"no sweeps in {document.runs}; selmix launch FILE starts one", width)
+        flag = runs_flag(document.runs)
+        return sentence(f"no sweeps in {document.runs}; selmix launch FILE{flag} starts one", width)
     rows, notes = [], []
     for sweep in document.sweeps:
         done = sweep.progress

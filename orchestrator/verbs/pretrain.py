@@ -25,6 +25,7 @@ from orchestrator.signals import Stopped, stopped_by_signals
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.table import percent, sentence
 from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.values import Best
 from selmix.data.content import facts_of, preprocess_digest
 from selmix.data.images import Images
 from selmix.data.splits import SweepData
@@ -109,7 +110,7 @@ def pretrain_base(spec: SweepSpec, output: Path, store: Store, progress: Progres
         select = _on_select(spec, data, state)
         # Single values, for which no interval was computed.
         estimates = {key: Figure(value, value, value) for key, value in select.items()}
-        tracker.finish_trial("pretrain", "FINISHED", now_ms(), trainer.epoch, estimates, {}, [])
+        tracker.finish_trial("pretrain", "FINISHED", now_ms(), trainer.epoch, Best(estimates), {}, [])
         tracker.finish_sweep("FINISHED", now_ms(), dict(select), {"selmix.state": "finished"}, [])
         tracker.close()
     # Last: until the weights are written and MLflow has the end of the run, a kill must leave it to resume from.

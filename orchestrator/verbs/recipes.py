@@ -130,6 +130,13 @@ class Recipe:
         return lines
 
 
+def shipped_file(name: str) -> Path | None:
+    """File of the sweep that comes with selmix under this name; None where there is none."""
+    home = Path(str(resources.files("sweeps")))
+    paths = (folder / f"{name}.yaml" for folder in (home, *(home / each for each in FOLDERS)))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def recipes() -> dict[str, Recipe]:
     """Every shipped sweep file by name: small ones to start with, those of the field's data sets, ablations."""
     home = resources.files("sweeps")

@@ -12,6 +12,7 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import current_state
 from orchestrator.records.openings import openings_of
 from orchestrator.records.types import Metrics, Settings, SweepState, TrialRecord, TrialState
+from orchestrator.results.pages import links_of
 from orchestrator.results.rows import ObjectiveResult, Row, base_labels, baseline_row, load_results, row_of
 from orchestrator.tracking.address import present_address
 
@@ -100,6 +101,7 @@ class ShowDocument:
         cancelled: True if it never resumes.
         test_seen: openings of the same test split by any sweep of the runs folder, as far as they are known.
         test_problem: reason why these cannot be read; None without one.
+        links: objective -> link to its runs in MLflow; without a server `selmix ui` must serve them.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -123,6 +125,7 @@ class ShowDocument:
     cancelled: bool
     test_seen: list[SeenTest] = field(default_factory=list)
     test_problem: str | None = None
+    links: dict[str, str] = field(default_factory=dict)
 
 
 def show_document(folder: RunFolder) -> ShowDocument:
@@ -139,6 +142,7 @@ def show_document(folder: RunFolder) -> ShowDocument:
     decided = {} if results is None else results.objectives
     written, labels = state.to_document(), base_labels(state.base)
     seen, problem = _seen(folder, state)
+    tracking = present_address(state.tracking_uri, folder.store.root)
     return ShowDocument(
         sweep=folder.name,
         sweep_id=state.sweep_id,
@@ -150,7 +154,7 @@ def show_document(folder: RunFolder) -> ShowDocument:
         spec=spec,
         data=written["data"],
         base=written["base"],
-        tracking_uri=present_address(state.tracking_uri, folder.store.root),
+        tracking_uri=tracking,
         progress=run_counts(state, records, now),
         test_openings=[to_document(opening) for opening in state.test_openings],
         objectives={
@@ -162,6 +166,7 @@ def show_document(folder: RunFolder) -> ShowDocument:
         cancelled=state.cancelled,
         test_seen=seen,
         test_problem=problem,
+        links=links_of(state, tracking, spec.get("objectives", [])),
     )
 
 

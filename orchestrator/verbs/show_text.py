@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.documents import Document
+from orchestrator.http_client import SERVERS
 from orchestrator.messages import counted, preprocess_words
-from orchestrator.records.types import CrossFittedScore, Figure, Metrics
+from orchestrator.records.types import CrossFittedScore, Metrics
 from orchestrator.results.rows import (
     SELMIX,
     ArmResult,
+    BaselineRow,
     Bound,
     ComparisonTable,
     MoreLabels,
@@ -18,11 +20,21 @@ from orchestrator.results.rows import (
     Verdict,
     Winner,
     approach_name,
-    beyond,
     bound_of,
     bounds_of_constraints,
+    ranked_rows,
+    selmix_row,
 )
-from orchestrator.results.winner_text import reasons, shipped_file
+from orchestrator.results.winner_text import (
+    answer,
+    next_steps,
+    opponent_names,
+    other_rows,
+    reasons,
+    rounded,
+    row_name,
+    shipped_file,
+)
 from orchestrator.table import (
     Column,
     Interval,
@@ -66,13 +78,14 @@ CROSS_FITTED = (
 IN_BRACKETS = "in brackets: breaks a bound there, and is not chosen by it"
 
 
-def show_text(document: ShowDocument, width: int | None, colour: bool = False) -> str:
+def show_text(document: ShowDocument, width: int | None, colour: bool = False, flag: str = "") -> str:
     """Text of the result of a sweep; its first line is the answer.
 
     Args:
         document: the result.
         width: columns of the terminal, or None to leave lines whole.
         colour: True to print the answer bold.
+        flag: ``--runs FOLDER`` for the commands that it advises, with a blank before it; empty for the default folder.
     """
     blocks = [_headline(document, width, colour), _setting(document, width)]
     for objective, result in document.objectives.items():
@@ -85,7 +98,7 @@ def show_text(document: ShowDocument, width: int | None, colour: bool = False) -
         own = [r.metric for r in document.objectives.values() if r.metric is not None and ":" in r.metric]
         blocks.append(_cross_table(winners, [*CROSS_METRICS, *dict.fromkeys(own)], width))
     blocks.append(_test(document, width))
-    blocks.append(_next(document, width))
+    blocks.append(_next(document, width, flag))
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -104,79 +117,6 @@ def _headline(document: ShowDocument, width: int | None, colour: bool) -> str:
     # Wrapped before it is printed bold: the escape codes have no width on the screen.
     wrapped = [line for text in lines for line in sentence(text, width).splitlines()]
     return "\n".join(f"{BOLD}{line}{PLAIN}" if colour else line for line in wrapped)
-
-
-def answer(result: ObjectiveResult) -> str:
-    """State the verdict in a sentence."""
-    verdict, winner = result.verdict, result.winner
-    if winner is None:
-        return "nothing can win"
-    name = row_name(winner)
-    unit = unit_of(result.metric)
-    if verdict is None:
-        best = f"the best row is {name}; there is no other of no more labels to compare it with"
-        return f"{best}{beyond(result.more_labels, unit)}"
-
-    def on_select(gap: Figure) -> str:
-        return f"{difference(gap, unit)}{unit.difference} on select"
-
-    gap, against = on_select(verdict.difference), approach_name(verdict.against)
-    if verdict.margin is None:
-        return _by_the_earlier_rule(verdict, name, gap)
-    higher = beyond(verdict.more_labels, unit)
-    cheaper = ", which is cheaper" if verdict.against_is_cheaper else ""
-    rest = [other for other in verdict.not_told_apart if other != verdict.against]
-    if verdict.outcome == "better":
-        small = ", by less than the margin" if verdict.within_margin else ""
-        if not higher:
-            return (
-                f"BETTER: {name} is better than every opponent{small}; the best of them is {against}: {gap}"
-            )
-        rows = counted(len(verdict.differences), "row")
-        best = "" if len(verdict.differences) == 1 else "the best of them is "
-        return f"BETTER: {name} is better than the {rows} of as few labels{small} ({best}{against}: {gap}){higher}"
-    if verdict.outcome == "worse":
-        are = "is" if len(verdict.worse_than) == 1 else "are"
-        nearest = verdict.worse_than[0]
-        gap = on_select(verdict.differences[nearest])
-        return (
-            f"WORSE: {_opponents(verdict.worse_than)} {are} better than the chosen {name}: {name} minus "
-            f"{approach_name(nearest)} is {gap}{higher}"
-        )
-    if verdict.outcome == "tied":
-        return (
-            f"TIED: {name} and its best opponent, {against}{cheaper}, differ by less than the margin of "
-            f"{number(verdict.margin, unit)}{unit.difference}: {gap}{higher}"
-        )
-    if verdict.against not in verdict.not_told_apart:
-        nearest, *rest = verdict.not_told_apart
-        gap, against, cheaper = on_select(verdict.differences[nearest]), approach_name(nearest), ""
-    also = f" and {counted(len(rest), 'other')}" if rest else ""
-    needed = ""
-    if verdict.samples_needed is not None:
-        more = f"about {_rounded(verdict.samples_needed):,} samples per class"
-        needed = f"; {more} would tell, {verdict.samples} are there"
-    return f"CANNOT TELL: {name} is not told apart from {against}{cheaper}{also}: {gap}{needed}{higher}"
-
-
-def row_name(winner: Winner) -> str:
-    """Name of the winning row on the screen."""
-    if winner.approach != SELMIX:
-        return winner.approach
-    return f"SelMix {short(winner.row or winner.trial_id)}{' (the defaults)' if winner.is_default else ''}"
-
-
-def _opponents(names: Sequence[str]) -> str:
-    return ", ".join(map(approach_name, names))
-
-
-def _by_the_earlier_rule(verdict: Verdict, name: str, gap: str) -> str:
-    """State a stored verdict of an earlier version, which was against one baseline and had no margin."""
-    text = {
-        "better": f"BETTER: {name} is better than {verdict.against}",
-        "worse": f"WORSE: {verdict.against} is better than {name}",
-    }.get(verdict.outcome, f"TIED: no significant difference between {name} and {verdict.against}")
-    return f"{text}, by the earlier rule: {gap}"
 
 
 def _setting(document: ShowDocument, width: int | None) -> str:
@@ -248,7 +188,7 @@ def _objective(
     metric, constraints = result.metric or "", document.spec["constraints"]
     # Results of before they were stored beside the rows have them in the sweep file alone.
     bounds = result.bounds or bounds_of_constraints(constraints, document.data["class_names"])
-    rows = _rows(result, winner, metric, bounds)
+    rows = _rows(objective, result, winner, metric, bounds)
     lines = [
         objective,
         *_results(f"{metric} on select{unit_of(metric).heading}", rows, bounds, width),
@@ -275,48 +215,36 @@ def _objective(
 
 
 def _rows(
-    result: ObjectiveResult, winner: Winner, metric: str, bounds: Sequence[Bound]
+    objective: str, result: ObjectiveResult, winner: Winner, metric: str, bounds: Sequence[Bound]
 ) -> list[tuple[str, ...]]:
     """Rows of the table: the winner, then the others by score; means over fresh seeds where there are some."""
-    ranked: list[tuple[float, tuple[str, ...]]] = []
-    first: tuple[str, ...] | None = None
+    made = {name: _baseline(name, row, metric, bounds) for name, row in result.baselines.items()}
     if winner.approach == SELMIX:
         # The means over fresh seeds: the shipped file was chosen here as the highest of them.
-        first = _row(
-            f"winner SelMix {short(winner.row or winner.trial_id)}", winner.replicates.select, metric,
+        made[SELMIX] = _row(
+            f"SelMix {short(winner.row or winner.trial_id)}", winner.replicates.select, metric,
             winner.replicates.score, winner.labels, winner.cost_s, bounds,
         )  # fmt: skip
-    else:
-        chosen = None if result.selmix is None else result.selmix.row
-        # Without a verdict of its own, because nothing may oppose it, its best finalist stands for it.
-        final = next((each for each in result.finalists if each.trial_id == chosen), None) or max(
-            result.finalists, key=lambda each: each.score, default=None
-        )
-        if final is not None:
-            made_with = [label for label in winner.labels if label in ("train", "checkpoint")]
-            ranked.append((final.score, _row(
-                f"SelMix {short(final.trial_id)}", final.select, metric, final.score,
-                [*made_with, "feedback", "select"], final.cost_s, bounds,
-            )))  # fmt: skip
-    for name, row in result.baselines.items():
-        if row.state != "FINISHED":
-            # A failed baseline has no score and goes last; a score of 0 is one like any other.
-            ranked.append((
-                float("-inf"), (name, "", "", "", "", *("" for _ in bounds), f"failed: {row.error}", "")
-            ))  # fmt: skip
-            continue
-        shown = f"{name}*" if row.reference else name
-        score = float("-inf") if row.score is None else row.score
-        cells = _row(
-            shown, row.select, metric, row.score, row.labels, row.cost_per_run_s, bounds,
-            _cross_fitted(row.cross_fitted, unit_of(metric)),
+    elif (final := selmix_row(result)) is not None:
+        made_with = [label for label in winner.labels if label in ("train", "checkpoint")]
+        made[SELMIX] = _row(
+            f"SelMix {short(final.trial_id)}", final.select, metric, final.score,
+            [*made_with, "feedback", "select"], final.cost_s, bounds,
         )  # fmt: skip
-        if name == winner.approach:
-            first = (f"winner {name}", *cells[1:])
-        else:
-            ranked.append((score, cells))
-    ordered = [cells for _, cells in sorted(ranked, key=lambda each: -each[0])]
-    return ordered if first is None else [first, *ordered]
+    ordered = [made[row.approach] for row in ranked_rows(objective, result)]
+    # The winner is the first row, unless it is a baseline of another version that the result does not list.
+    if winner.approach in made:
+        ordered[0] = (f"winner {ordered[0][0].removesuffix('*')}", *ordered[0][1:])
+    return ordered
+
+
+def _baseline(name: str, row: BaselineRow, metric: str, bounds: Sequence[Bound]) -> tuple[str, ...]:
+    if row.state != "FINISHED":
+        return name, "", "", "", "", *("" for _ in bounds), f"failed: {row.error}", ""
+    return _row(
+        f"{name}*" if row.reference else name, row.select, metric, row.score, row.labels, row.cost_per_run_s, bounds,
+        _cross_fitted(row.cross_fitted, unit_of(metric)),
+    )  # fmt: skip
 
 
 def _row(
@@ -430,7 +358,7 @@ def _beyond(more: MoreLabels | None, winner: Winner, unit: Unit) -> str:
         return ""
     minus = f"{row_name(winner)} minus {approach_name(more.rows[0])}"
     gap = f"{difference(more.difference, unit)}{unit.difference}"
-    return f"; of more labels, and no opponents: {_opponents(more.rows)} ({minus}: {gap})"
+    return f"; of more labels, and no opponents: {opponent_names(more.rows)} ({minus}: {gap})"
 
 
 def _tie(verdict: Verdict) -> str:
@@ -439,13 +367,8 @@ def _tie(verdict: Verdict) -> str:
         return ""
     return (
         f" (with {verdict.samples} samples per class a minimum is hardly ever tied: without any observed difference "
-        f"that takes about {_rounded(verdict.samples_to_tie):,})"
+        f"that takes about {rounded(verdict.samples_to_tie):,})"
     )
-
-
-def _rounded(number: int) -> int:
-    """To three digits: the number rests on an assumed share of samples that two models decide differently."""
-    return int(float(f"{number:.3g}"))
 
 
 def _against_all(verdict: Verdict) -> str:
@@ -458,7 +381,7 @@ def _against_all(verdict: Verdict) -> str:
     groups = (
         ("better than", beaten), ("not told apart from", verdict.not_told_apart), ("worse than", verdict.worse_than)
     )  # fmt: skip
-    return "; ".join(f"{words} {_opponents(names)}" for words, names in groups if names)
+    return "; ".join(f"{words} {opponent_names(names)}" for words, names in groups if names)
 
 
 def _selmix(verdict: Verdict, unit: Unit) -> str:
@@ -554,30 +477,23 @@ def _test(document: ShowDocument, width: int | None) -> str:
     )
 
 
-def _next(document: ShowDocument, width: int | None) -> str:
+def _next(document: ShowDocument, width: int | None, flag: str) -> str:
     name = document.sweep
     winners = [objective for objective, result in document.objectives.items() if result.winner is not None]
+    served = document.tracking_uri.startswith(SERVERS)
     if document.state == "finished" and winners:
-        # All in one command: a pin after the first opening of test is not confirmatory.
-        which = "".join(f" --objective {name}" for name in winners) if len(document.objectives) > 1 else ""
-        steps = (
-            (
-                f"selmix pin {name}{which} --name NAME",
-                "evaluate the winner and its opponents on test, keep the model",
-            ),
-            ("selmix ui", "every run and round in MLflow"),
+        instead = other_rows(document.objectives)
+        return next_steps(
+            name, winners, len(document.objectives), flag, document.links, served, width, instead
         )
-        return "\n".join(
-            paragraph("next" if number == 0 else "", f"{command}: {purpose}", width)
-            for number, (command, purpose) in enumerate(steps)
-        )
+    lines = []
     if document.state == "running" and document.progress.eta_s is not None:
-        return paragraph("next", f"about {document.progress.eta_s:.0f} s left", width)
-    if document.cancelled:
-        return paragraph("next", "it was cancelled for good; launch it under a new name (name=NEW)", width)
-    if document.state == "stopped":
-        return paragraph("next", "selmix launch FILE, the same file again: resume", width)
+        lines.append(f"about {document.progress.eta_s:.0f} s left")
+    elif document.cancelled:
+        lines.append("it was cancelled for good; launch it under a new name (name=NEW)")
+    elif document.state == "stopped":
+        lines.append(f"selmix launch FILE{flag}, the same file again: resume")
     failed = next((trial.trial_id for trial in document.trials if trial.state == "FAILED"), None)
     if document.state == "failed" and failed is not None:
-        return paragraph("next", f"selmix logs {name} {failed}: the traceback of a failed trial", width)
-    return ""
+        lines.append(f"selmix logs {name} {failed}{flag}: the traceback of a failed trial")
+    return "\n".join(paragraph("" if number else "next", line, width) for number, line in enumerate(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -193,20 +194,30 @@ def from_frame(frame: Any, **keys: Any) -> SweepData:
 
 def frame_data(frame: Any, **keys: Any) -> ArrayData:
     """Configuration of data from a data frame; arguments and errors as of :func:`from_frame`."""
+    return ArrayData("frame", **keys, source=MemoryTable(frame_table(frame), "frame"))
+
+
+def frame_table(frame: Any) -> Any:
+    """A data frame as an Arrow table.
+
+    Args:
+        frame: of pandas or polars, or an Arrow table.
+    Raises:
+        ValueError: a column holds values of several types.
+        TypeError: no frame.
+    """
     import pyarrow as pa
 
     if isinstance(frame, pa.Table):
-        table = frame
-    elif hasattr(frame, "to_arrow"):
-        table = frame.to_arrow()
-    elif hasattr(frame, "columns") and hasattr(frame, "iloc"):
-        try:
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-        except pa.ArrowException as error:
-            raise ValueError(f"frame: a column must hold values of one type: {error}") from error
-    else:
+        return frame
+    if hasattr(frame, "to_arrow"):
+        return frame.to_arrow()
+    if not (hasattr(frame, "columns") and hasattr(frame, "iloc")):
         raise TypeError(f"frame: must be a data frame or an Arrow table, got {type(frame).__name__}")
-    return ArrayData("frame", **keys, source=MemoryTable(table, "frame"))
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except pa.ArrowException as error:
+        raise ValueError(f"frame: a column must hold values of one type: {error}") from error
 
 
 def write_table(
@@ -221,11 +232,77 @@ def write_table(
 ) -> None:
     """Write arrays as a Parquet file that ``data: {name: parquet}`` reads; written aside and renamed.
 
+    Args:
+        path: of the file.
+        inputs: as of :func:`array_table`, as are all that follow.
+        labels: n whole numbers or texts.
+        groups: group of every row, or None.
+        units: unit of every row, or None.
+        split: split of every row, or None.
+        class_names: K names, or None.
+    Raises:
+        ValueError: lengths differ, or inputs of another form.
+        OSError: the file cannot be written.
+    """
+    table = array_table(inputs, labels, groups=groups, units=units, split=split, class_names=class_names)
+    save_table(path, table)
+
+
+def save_table(path: Path, table: Any) -> None:
+    """Write an Arrow table as a Parquet file, aside and renamed.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    with written_aside(path) as aside:
+        pq.write_table(table, aside)
+
+
+def table_digest(table: Any) -> str:
+    """Digest of the content of an Arrow table, 16 hexadecimal digits; the same however its rows lie in chunks."""
+    import pyarrow as pa
+
+    # Of pandas' own metadata its version would be a part.
+    kept = {key: value for key, value in (table.schema.metadata or {}).items() if key != b"pandas"}
+    whole = table.replace_schema_metadata(kept or None).combine_chunks()
+    digest = hashlib.sha256()
+    with pa.ipc.new_stream(_Hashed(digest), whole.schema) as stream:
+        stream.write_table(whole)
+    return digest.hexdigest()[:16]
+
+
+class _Hashed(io.RawIOBase):
+    """A file that keeps nothing but the digest of what is written to it."""
+
+    def __init__(self, digest: Any) -> None:
+        super().__init__()
+        self._digest = digest
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self._digest.update(content)
+        return memoryview(content).nbytes
+
+
+def array_table(
+    inputs: Any,
+    labels: Any,
+    *,
+    groups: Any = None,
+    units: Any = None,
+    split: Any = None,
+    class_names: Sequence[str] | None = None,
+) -> Any:
+    """Arrays as an Arrow table that ``data: {name: parquet}`` reads once it is a file.
+
     Its columns are ``label``, ``features`` (or ``image``, as PNG), and ``group``, ``unit`` and ``split`` where they are
     given; the names of classes stand in the metadata as Hugging Face writes them.
 
     Args:
-        path: of the file.
         inputs: feature vectors, shape (n, d), or images, uint8, as of :func:`from_arrays`.
         labels: n whole numbers or texts.
         groups: as of :func:`array_data`.
@@ -234,10 +311,8 @@ def write_table(
         class_names: as of :func:`array_data`.
     Raises:
         ValueError: lengths differ, or inputs of another form.
-        OSError: the file cannot be written.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     columns = _columns(labels, groups, units, split, class_names)
     values = _inputs_of(inputs, len(columns["label"]), None, None)
@@ -252,9 +327,7 @@ def write_table(
         raise ValueError(
             f"inputs: must be feature vectors of shape (n, d) or uint8 images, got shape {tuple(values.shape)}"
         )
-    table = pa.table(columns).replace_schema_metadata(_schema_of(columns, class_names))
-    with written_aside(path) as aside:
-        pq.write_table(table, aside)
+    return pa.table(columns).replace_schema_metadata(_schema_of(columns, class_names))
 
 
 def _columns(

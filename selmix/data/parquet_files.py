@@ -15,6 +15,7 @@ from selmix.data.table_source import ROWS_AT_ONCE
 from selmix.data.wording import listed
 
 SUFFIXES = (".parquet", ".pq")
+_BUFFER = 1 << 16  # bytes of each column
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -169,8 +170,9 @@ class ParquetFiles:
         start = 0
         for file in self.files:
             try:
-                # Read ahead or in threads, pyarrow would hold more of the column beside the tensor.
-                with pq.ParquetFile(file, pre_buffer=False) as opened:
+                # Read ahead or in threads, pyarrow would hold more of the column beside the tensor; without a buffer it
+                # would hold the columns of a whole row group, which in some files is the whole file.
+                with pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER) as opened:
                     for batch in opened.iter_batches(batch_size=size, columns=list(names), use_threads=False):
                         yield start, batch
                         start += batch.num_rows

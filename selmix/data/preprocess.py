@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -209,9 +210,9 @@ def decode(
     except _UnknownRange:
         raise
     except Exception as error:  # a damaged file raises nearly anything
-        raise ValueError(
-            f"{where}: must be an image that Pillow reads: {error or type(error).__name__}"
-        ) from error
+        # Pillow names an object in memory by its address.
+        reason = re.sub(r" <_io\.BytesIO object at 0x\w+>", "", str(error)) or type(error).__name__
+        raise ValueError(f"{where}: must be an image that Pillow reads: {reason}") from error
 
 
 class _UnknownRange(ValueError):

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selmix.data.text_table import delimiter_of
 from selmix.score_kinds import RowError
 
 _ROWS_AT_ONCE = 4096  # bounds what is decoded beside the tensor that it goes to
@@ -487,8 +488,7 @@ class _Text:
             raise ValueError(f"{path}: must be text in UTF-8: {error.reason}; save it as UTF-8") from error
         except (OSError, EOFError) as error:
             raise ValueError(f"{path}: must be {FORMS}: {error}") from error
-        # By the header: semicolons stand where a comma is the decimal sign, tabs in any .tsv.
-        self.delimiter = max("\t,;", key=lambda sign: (header.count(sign), sign == ","))
+        self.delimiter = delimiter_of(header)
         self.names = next(csv.reader([header], delimiter=self.delimiter), [])
         if not self.names:
             raise ValueError(f"{path}: must have a line with the names of the columns, got none")

@@ -59,6 +59,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = [k % 3 for k in range(60)]
     scores = [[float(k == label), 0.2, 0.1 * (k % 7)] for k, label in enumerate(labels)]
     pq.write_table(pa.table({"label": labels, "scores": scores}), home / "scores.parquet")
+    width = yaml.safe_load((home / "pins" / "kept.yaml").read_text())["protocol"]["input_shape"][0]
+    columns = [f"f{k}" for k in range(width)]
+    (home / "features.csv").write_text("\n".join([",".join(columns), ",".join("1" for _ in columns)]))
     return home
 
 
@@ -77,6 +80,8 @@ PRINTED: dict[str, tuple[str | Path, ...]] = {
     "logs": ("logs", "smoke", "trial-000"),
     "pins": ("pins",),
     "reproduce": ("reproduce", "kept"),
+    "predict": ("predict", "kept", "features.csv", "--input", "f*", "--out", "predicted.csv"),
+    "export": ("export", "kept", "--format", "safetensors"),
 }
 
 

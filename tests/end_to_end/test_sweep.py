@@ -11,7 +11,9 @@ import pytest
 import torch
 import yaml
 
+from orchestrator.documents import from_document
 from orchestrator.records.folder import RunFolder
+from orchestrator.results.rows import ObjectiveResult, ranked_rows
 from orchestrator.tracking.client import open_client
 from tests.command import SMOKE, selmix
 from tests.fakes import in_process
@@ -106,15 +108,42 @@ def test_the_start_head_is_that_of_the_baseline_to_the_bit(smoke_runs: Path) -> 
 def test_show_and_mlflow_agree_number_for_number(smoke_runs: Path, shown: dict[str, Any]) -> None:
     runs = {run.info.run_id: run for run in mlflow_runs(smoke_runs)}
     compared = 0
+    result = shown["objectives"]["min_recall"]
+    # SelMix stands in the table with the mean over its fresh seeds.
+    means = {final["trial_id"]: final["score"] for final in result["finalists"]}
+    in_table = {result["selmix"]["row"]: means[result["selmix"]["row"]]}
     baselines = shown["objectives"]["min_recall"]["baselines"].values()
     for row in [*shown["trials"], *baselines]:
         metrics = runs[row["mlflow_run_id"]].data.metrics
         for metric, figures in row["select"].items():
             assert metrics[f"best/select/{metric}"] == figures["value"]
-            assert metrics[f"best/select/{metric}/low"] == figures["low"]
-            assert metrics[f"best/select/{metric}/high"] == figures["high"]
-            compared += 3
-    assert compared > 500
+            assert (f"best/select/{metric}/low" in metrics) == (metric == "min_recall")
+            compared += 1
+        assert metrics["best/select/min_recall/low"] == row["select"]["min_recall"]["low"]
+        assert metrics["best/select/min_recall/high"] == row["select"]["min_recall"]["high"]
+        assert metrics["best/score"] == in_table.get(row.get("trial_id"), row["score"])
+    assert compared > 300
+
+
+def test_mlflow_ranks_the_rows_as_the_table_does(smoke_runs: Path, shown: dict[str, Any]) -> None:
+    result = from_document(ObjectiveResult, shown["objectives"]["min_recall"])
+    ranked = {run.data.tags.get("selmix.rank"): run for run in mlflow_runs(smoke_runs)}
+    del ranked[None]
+    ordered = [ranked[rank] for rank in sorted(ranked)]
+    table = ranked_rows("min_recall", result)
+    assert [run.data.tags["selmix.trial_id"] for run in ordered] == [row.id for row in table]
+    assert [run.data.metrics["best/score"] for run in ordered] == [row.score for row in table]
+    # Behind the winner by score alone, so that a click on the column gives the table too.
+    scores = [run.data.metrics["best/score"] for run in ordered[1:]]
+    assert scores == sorted(scores, reverse=True)
+    lines = selmix("show", "smoke", "--runs", smoke_runs).out.splitlines()
+    start = next(number for number, line in enumerate(lines) if "95 % interval" in line and "score" in line)
+    names = [line.split()[0].rstrip("*") for line in lines[start + 1 : start + 1 + len(table)]]
+    assert [name if name not in ("SelMix", "winner") else None for name in names] == [
+        None if number == 0 or row.approach == "selmix" else row.approach for number, row in enumerate(table)
+    ]
+    (link,) = shown["links"].values()
+    assert link.endswith(f"viewStateShareKey={shown['sweep_id']}")
 
 
 def test_rounds_in_mlflow_are_those_of_our_record(smoke_runs: Path, shown: dict[str, Any]) -> None:

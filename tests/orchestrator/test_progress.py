@@ -95,7 +95,37 @@ def test_a_live_line_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress(stream=stream)
     progress.phase("search", 1000)
     progress.started()
-    assert screen(stream)[-1] == "search: 0/1000 done"  # one column less than there are
+    assert screen(stream)[-1] == "search: 0/1000 do"  # one column less than there are, and two for ^C
+
+
+def test_the_end_begins_a_line_of_its_own_and_so_does_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream, kept = Terminal(), list[str]()
+    progress = Progress(stream=stream)
+    progress.keep(kept.append)
+    progress.phase("search", 5)
+    progress.started()
+    stream.write("^C")  # of the terminal itself
+    progress.end(lambda width: f"kept in {width} columns\n\nnext           go on")
+    progress.started()  # late, of another thread
+    stream.write("$ ")
+    assert screen(stream) == [
+        "search: 5 runs", "", "kept in 80 columns", "", "next           go on", "$",
+    ]  # fmt: skip
+    assert kept[1:] == ["kept in None columns", "next           go on"]
+
+
+def test_a_close_takes_the_live_line_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    progress = Progress(stream=stream)
+    progress.phase("search", 5)
+    progress.started()
+    progress.close()
+    stream.write("$ ")
+    assert screen(stream) == ["search: 5 runs", "$"]
+    progress.close()  # again, changes nothing
+    assert screen(stream) == ["search: 5 runs", "$"]
 
 
 def test_quiet_prints_warnings_only_and_everything_is_kept() -> None:
@@ -106,11 +136,13 @@ def test_quiet_prints_warnings_only_and_everything_is_kept() -> None:
     progress.started()
     progress.ended("a", "FINISHED", 0.5, 1.25)
     progress.warn("odd")
+    progress.end(lambda _width: "the end")
     assert stream.getvalue() == "warning: odd\n"
     assert kept == [
         "search: 2 runs, 1 of them there already",
         "    2/2 a  finished  score  50.0  1.2 s",
         "warning: odd",
+        "the end",
     ]
 
 

@@ -7,7 +7,7 @@ Source: Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -64,8 +64,7 @@ class FashionSmallConfig:
 
     def load(self) -> SweepData:
         """Load train, feedback and select."""
-        # ``p=p``: a closure would see the last part.
-        return sweep_data(self.name, self.class_names, {p: lambda p=p: self._part(p) for p in PARTS})
+        return sweep_data(self.name, self.class_names, {part: partial(self._part, part) for part in PARTS})
 
     def load_test(self) -> Split:
         """Load the test split, kept apart from the data that a sweep sees."""

@@ -21,6 +21,7 @@ CONTRACT = {
     "selmix.finetune": {"Finetuner": "view, pool, feedback, objective, config", "FinetuneConfig": ""},
     "selmix.base": {"Base": ""},
     "selmix": {"load_pin": "path"},
+    "orchestrator": {"Sweep": "", "open_sweep": "path_or_name, runs"},
 }
 """Module -> name -> its first parameters, in order; they may be given by place."""
 

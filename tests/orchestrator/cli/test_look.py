@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_logs_are_whole_lines_or_a_document(folder: RunFolder, monkeypatch: pyte
             8,
             "trials/min_recall/trial-001/trial.log: there is no log; it is written while",
         ),
-        (("s", "trial-009"), 8, "no trial 'min_recall/trial-009'; `selmix show s` lists them"),
+        (("s", "trial-009"), 8, "no trial 'min_recall/trial-009'; `selmix show s --runs "),
         (("t",), 8, "does not exist (no sweep.json); there are: s"),
         (("s", "--json", "--follow"), 2, "--follow prints until the sweep ends, --json one document"),
     ],
@@ -92,3 +93,59 @@ def test_a_damaged_record_is_named_by_every_reader(folder: RunFolder) -> None:
         done = here(*arguments, "--runs", folder.store.root)
         assert (done.code, done.out) == (4, "")
         assert "record.json: must be a whole record: trial_id Field required" in done.err
+
+
+def test_a_taken_port_is_a_failed_preflight(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (folder.store.root / "mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = here("ui", "--runs", folder.store.root, "--port", str(taken.getsockname()[1]))
+    assert (done.code, done.out) == (4, "")
+    assert done.err.startswith("selmix: --port: 127.0.0.1:")
+    assert done.err.count("\n") == 1
+
+
+def test_the_pages_of_a_server_have_a_link_for_each_of_its_sweeps(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret-word@host")
+    folder.save_spec({"objectives": ["min_recall", "g_mean"]})
+    state = SweepState("s", "1" * 16, tracking_uri="https://host", created="2026-01-01")
+    state.experiment_id, state.views = "3", {"min_recall": "a-1", "g_mean": "a-2"}
+    folder.save_state(state)
+    # One of an earlier version has no views, and one of another store no place here.
+    for name, uri in (("older", "https://host"), ("elsewhere", "https://other")):
+        other = RunFolder.local(folder.store.root, name)
+        other.create()
+        other.save_spec({"objectives": ["min_recall", "g_mean"]})
+        other.save_state(
+            SweepState(name, "2" * 16, tracking_uri=uri, experiment_id="4", created="2025-01-01")
+        )
+    where = "https://host/#/experiments/{}/runs?workflowType=machine_learning"
+    mine = [
+        f"s min_recall: {where.format(3)}&viewStateShareKey=a-1",
+        f"s g_mean: {where.format(3)}&viewStateShareKey=a-2",
+    ]
+    assert here("ui", "--runs", folder.store.root).out.splitlines() == [
+        "https://host", *mine, f"older: {where.format(4)}",
+    ]  # fmt: skip
+    assert here("ui", "s", "--runs", folder.store.root).out.splitlines() == ["https://host", *mine]
+    assert here("ui", "t", "--runs", folder.store.root).code == 8
+
+
+def test_advice_keeps_the_folders_that_were_given(tmp_path: Path) -> None:
+    assert here("ls", "--runs", "a b", cwd=tmp_path).out == (
+        "no sweeps in a b; selmix launch FILE --runs 'a b' starts one\n"
+    )
+    assert here("pins", cwd=tmp_path).out == "no pins yet; selmix pin SWEEP --name NAME writes one\n"
+    assert here("pins", "--pins", "p", cwd=tmp_path).out == (
+        "no pins yet; selmix pin SWEEP --pins p --name NAME writes one\n"
+    )
+
+
+def test_a_shipped_sweep_file_is_found_by_its_name_and_a_file_of_it_goes_before(tmp_path: Path) -> None:
+    assert here("validate", "smoke", cwd=tmp_path).code == 0
+    (tmp_path / "smoke").write_text("version: 1\n")
+    assert here("validate", "smoke", cwd=tmp_path).code == 3
+    for none in ("smok", "smoke.yaml", "./smoky"):
+        assert "must be a readable sweep file" in here("validate", none, cwd=tmp_path).err

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.cli.output import err, out, prepare_streams
 from orchestrator.errors import PreflightError
-from orchestrator.progress import Progress
+from orchestrator.progress import INTERRUPT, Progress
 from orchestrator.table import printable
 
 SELMIX = [sys.executable, "-m", "orchestrator.cli"]
@@ -59,7 +59,7 @@ def test_a_live_line_is_taken_back_before_the_next_text() -> None:
     progress.phase("search", 1)
     progress.started()
     progress.say("a line")
-    assert "\r" + " " * len("search: 0/1 done  1 running") + "\ra line\n" in stream.getvalue()
+    assert "\r" + " " * (len("search: 0/1 done  1 running") + INTERRUPT) + "\ra line\n" in stream.getvalue()
 
 
 def test_a_reader_that_ends_first_is_no_error_and_a_full_disk_is(monkeypatch: pytest.MonkeyPatch) -> None:

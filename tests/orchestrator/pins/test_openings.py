@@ -78,7 +78,14 @@ def test_pins_say_which_opening_of_test_they_were_measured_at(home: Path) -> Non
 
     # Two objectives are one opening, the first one; Holm's procedure is among the two.
     done = pin(home, "smoke", "both", "--objective", "min_recall", "--objective", "g_mean")
-    assert (done.out.split(), done.err) == ([f"pins/{name}.yaml" for name in NAMES], "")
+    assert done.out.split() == [f"pins/{name}.yaml" for name in NAMES]
+    # Each says what it is on test, and nothing of an opening before.
+    said = [line for line in done.err.splitlines() if " on test " in line]
+    assert [line.partition(" on test ")[0] for line in said] == [
+        "both-min_recall: min_recall",
+        "both-g_mean: g_mean",
+    ]
+    assert "not confirmatory" not in done.err
     opened = [pinned(home, name) for name in NAMES]
     assert [line["t"] for line in ledger(home)] == [1]
     assert (ledger(home)[0]["pins"], ledger(home)[0]["objectives"]) == (NAMES, ["min_recall", "g_mean"])
@@ -103,7 +110,7 @@ def test_pins_say_which_opening_of_test_they_were_measured_at(home: Path) -> Non
     ):
         done = pin(home, sweep, name, "--objective", "g_mean", *more)
         note = f"test seen {before} time{'s' if before > 1 else ''} before: not confirmatory"
-        assert done.err == f"selmix: {name}: {note}\n"
+        assert done.err.startswith(f"selmix: {name}: {note}\n\n{name}: ")
         document = pinned(home, name)
         assert document["test_opening"] == {
             "content_digest": ledger(home)[0]["content"], "openings_before": before, "confirmatory": False,

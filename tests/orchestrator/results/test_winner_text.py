@@ -8,8 +8,25 @@ from typing import Any
 import pytest
 
 from orchestrator.records.types import CrossFittedScore, Figure, baseline_id
-from orchestrator.results.rows import BaselineRow, Bound, FinalistRow, ObjectiveResult, RungChoice, Winner
-from orchestrator.results.winner_text import reasons, shipped_file
+from orchestrator.results.rows import (
+    BaselineRow,
+    Bound,
+    FinalistRow,
+    ObjectiveResult,
+    RankedRow,
+    RungChoice,
+    SweepResult,
+    Verdict,
+    Winner,
+    ranked_rows,
+)
+from orchestrator.results.winner_text import (
+    next_steps,
+    reasons,
+    recommended_row,
+    result_text,
+    shipped_file,
+)
 from tests.orchestrator.verbs.test_show import METRICS, winner
 
 SELMIX_ROW = "o/trial-007"
@@ -134,3 +151,75 @@ def test_the_shipped_file_is_the_best_within_the_bounds(
     uniform = replace(made, approach="uniform_mixup")
     assert says.replace(" fresh seeds", "") in shipped_file(uniform, "min_recall", bounds)
     assert shipped_file(head("a", 0.8), "min_recall", bounds) == "a, one model"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        ({"outcome": "worse", "worse_than": ["selmix", "b"]}, ("selmix", "SelMix instead, which is better")),
+        ({"outcome": "tied", "against_is_cheaper": True}, ("a", "a instead, which is cheaper")),
+        (
+            {"outcome": "undecided", "against_is_cheaper": True, "not_told_apart": ["a", "b"]},
+            ("a", "a instead, which is cheaper"),
+        ),
+        # The sentence speaks of another one then, and says nothing of its cost.
+        ({"outcome": "undecided", "against_is_cheaper": True, "not_told_apart": ["b"]}, (None, "")),
+        ({"outcome": "undecided", "not_told_apart": ["a"]}, (None, "")),
+        ({"outcome": "better", "against_is_cheaper": True}, (None, "")),
+        ({"outcome": "worse", "margin": None}, (None, "")),  # by the earlier rule, of one baseline
+    ],
+)
+def test_the_verdict_speaks_for_the_winner_or_for_another_row(
+    verdict: dict[str, Any], expected: tuple[str | None, str]
+) -> None:
+    judged: Any = Verdict(**{"against": "a", "difference": Figure(0.0, -0.1, 0.1), "margin": 0.02} | verdict)
+    assert recommended_row(ObjectiveResult("min_recall", verdict=judged)) == expected
+
+
+def test_without_an_opponent_it_speaks_for_the_winner() -> None:
+    assert recommended_row(ObjectiveResult("min_recall")) == (None, "")
+
+
+def test_the_table_has_the_winner_first_then_scores_and_what_failed_last() -> None:
+    failed = replace(row(0.9), state="FAILED")
+    baselines = {"a": row(0.25), "b": failed, "c": row(0.0), "d": row(0.75), "e": row(0.5)}
+    result = ObjectiveResult(
+        winner=head("e", 0.5), baselines=baselines, finalists=[FinalistRow(SELMIX_ROW, 0.5, METRICS, 1.0, 3)]
+    )
+    assert ranked_rows("o", result) == [
+        RankedRow("e", baseline_id("o", "e"), 0.5), RankedRow("d", baseline_id("o", "d"), 0.75),
+        RankedRow("selmix", SELMIX_ROW, 0.5), RankedRow("a", baseline_id("o", "a"), 0.25),
+        RankedRow("c", baseline_id("o", "c"), 0.0), RankedRow("b", baseline_id("o", "b"), None),
+    ]  # fmt: skip
+    own = winner()
+    first, *others = ranked_rows("o", replace(result, winner=own))
+    assert first == RankedRow("selmix", own.row or own.trial_id, own.replicates.score)
+    assert [each.approach for each in others] == ["d", "e", "a", "c", "b"]
+    assert ranked_rows("o", ObjectiveResult(baselines=baselines)) == []
+
+
+def test_a_launch_ends_with_verdicts_then_commands_that_work_as_they_stand() -> None:
+    one = SweepResult(objectives={"o": ObjectiveResult(winner=head("a", 0.5))})
+    lines = result_text("s", one, " --runs 'a b'", {"o": "http://here/#/1"}, False, None).splitlines()
+    assert lines == [
+        "o: the best row is a; there is no other of no more labels to compare it with",
+        "",
+        "next           selmix pin s --runs 'a b' --name NAME: evaluate the winner and its opponents on test, keep the "
+        "model",
+        "               selmix ui --runs 'a b': every run and round in MLflow; the runs of this table are then at",
+        "               http://here/#/1",
+        "               selmix show s --runs 'a b': the table of all rows, and how sure it is",
+    ]
+    two = SweepResult(objectives={**one.objectives, "p": ObjectiveResult(), "q": one.objectives["o"]})
+    links = {name: f"https://host/#/{name}" for name in two.objectives}
+    text = result_text("s", two, "", links, True, None)
+    assert "selmix pin s --objective o --objective q --name NAME" in text
+    assert [line.strip() for line in text.splitlines() if "https" in line] == [
+        "o: https://host/#/o", "p: https://host/#/p", "q: https://host/#/q",
+    ]  # fmt: skip
+    # Nothing won: there is no verdict and nothing to pin, but the runs can be looked at.
+    none = result_text("s", SweepResult(objectives={"p": ObjectiveResult()}), "", {}, False, None)
+    assert none.splitlines()[0] == "next           selmix ui: every run and round in MLflow"
+    # Without views all objectives have one link.
+    same = next_steps("s", ["o", "q"], 2, "", dict.fromkeys("oq", "https://host/#/1"), True, None)
+    assert same.splitlines()[-1].strip() == "https://host/#/1"

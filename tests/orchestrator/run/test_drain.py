@@ -16,8 +16,9 @@ from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease_on_disk import Holder
 from orchestrator.records.stop_request import request_stop
+from orchestrator.records.types import SweepState, TrialRecord
 from orchestrator.run import drain as module
-from orchestrator.run.drain import Drain, Drained
+from orchestrator.run.drain import Drain, Drained, kept_text
 from orchestrator.signals import STOPPING
 
 HOLDER = Holder("host", 1, "", 0.0, "token")
@@ -112,3 +113,38 @@ def test_a_driver_that_hangs_is_overdue_and_one_that_ends_in_time_is_not(
         timer.join(5)
     assert not any(timer.is_alive() for timer in timers)
     assert driven.overdue.is_set() == (after == 0.0)
+
+
+@pytest.mark.parametrize(
+    ("known", "says"),
+    [
+        (
+            {"state": "stopped"},
+            "s is stopped: 1 finished run kept, 2 others to be resumed (1 from a checkpoint)\n\n"
+            "next           selmix launch x.yaml: resume\n"
+            "               selmix show s --runs {runs}: what there is so far",
+        ),
+        (
+            {"state": "stopped", "cancelled": True},
+            "s is cancelled for good: 1 finished run kept\n\n"
+            "next           selmix show s --runs {runs}: what there is so far",
+        ),
+        (
+            {"state": "failed"},
+            "s is failed: 1 finished run kept\n\n"
+            "next           selmix logs s o/trial-003 --runs {runs}: the traceback of a failed run\n"
+            "               selmix show s --runs {runs}: what there is so far",
+        ),
+    ],
+)
+def test_what_was_kept_is_said_with_what_to_do_next(tmp_path: Path, known: dict[str, Any], says: str) -> None:
+    folder = RunFolder.local(tmp_path, "s")
+    folder.create()
+    ends: list[dict[str, Any]] = [
+        {"state": "FINISHED"}, {"state": "INTERRUPTED"}, {"state": "INTERRUPTED", "checkpoint": "ray/0"},
+        {"state": "FAILED"},
+    ]  # fmt: skip
+    for number, end in enumerate(ends):
+        folder.save_trial(TrialRecord(f"o/trial-{number:03d}", "o", "trial", number, 0, **end))
+    text = kept_text(folder, SweepState("s", "1" * 16, **known), "selmix launch x.yaml", None)
+    assert text == says.format(runs=tmp_path)

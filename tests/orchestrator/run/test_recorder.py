@@ -16,8 +16,7 @@ from orchestrator.records.types import Figure, TrialRecord
 from orchestrator.run import recorder as module
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.recorder import OUTCOME_FILES, Recorder, _within_limit
-from orchestrator.table import unit_of
-from orchestrator.tracking.values import MAX_SCALARS
+from orchestrator.tracking.values import MAX_SCALARS, Best
 
 TRIAL = "o/trial-000"
 LOST = RunOutcome("worker_lost", "its node died", "Traceback\nNodeDied: gone")
@@ -153,7 +152,7 @@ def test_a_round_goes_to_the_file_and_to_mlflow_once(sweep: Sweep) -> None:
     assert "round 0, 0 steps, score 50.00" in sweep.log
     # Of a cost in its unit, also in the line of the end.
     sweep.recorder = Recorder(
-        sweep.folder, sweep.tracker, Progress(stream=sweep.stream), {}, {}, {"o": unit_of("cost")}
+        sweep.folder, sweep.tracker, Progress(stream=sweep.stream), {}, {}, {"o": "cost"}
     )
     sweep.opened()
     sweep.recorder.on_round(TRIAL, {"row": row(1), "cost_s": 1.0})
@@ -200,7 +199,8 @@ def test_the_last_checkpoint_finishes_a_run(sweep: Sweep) -> None:
     assert not Path(last).exists()
     tags = {"selmix.state": "FINISHED", "selmix.feasible": "true", "selmix.stop_reason": "steps"}
     table = [home / "rounds.parquet"]
-    assert sweep.ended() == (TRIAL, "FINISHED", 10_000, 40, stored.select, tags, table)
+    best = Best(stored.select, None, stored.score)
+    assert sweep.ended() == (TRIAL, "FINISHED", 10_000, 40, best, tags, table)
     # It is over: what arrives late changes nothing, and is no problem.
     sweep.recorder.on_checkpoint(TRIAL, sweep.checkpoint("c"))
     sweep.recorder.on_drain()
@@ -217,7 +217,7 @@ def test_a_run_that_was_not_finite_has_failed_with_its_reason(sweep: Sweep) -> N
         "FAILED",
         10_000,
         40,
-        {},
+        Best(),
     )  # metrics would be taken for those of a finished run
     assert "warning: o/trial-000 failed: nonfinite:loss" in sweep.stream.getvalue()
 
@@ -333,7 +333,7 @@ def test_a_replay_sends_rounds_and_end_and_changes_no_record(sweep: Sweep) -> No
     sweep.recorder.replay(sweep.stored())
     assert [call.args[:3] for call in sweep.tracker.log_round.call_args_list] == [(TRIAL, 20, 5)]
     tags = {"selmix.state": "FINISHED", "selmix.feasible": "false"}
-    assert sweep.ended() == (TRIAL, "FINISHED", 8, 20, {}, tags, [])  # there is no table yet
+    assert sweep.ended() == (TRIAL, "FINISHED", 8, 20, Best(), tags, [])  # there is no table yet
     assert sweep.stored() == record
 
 

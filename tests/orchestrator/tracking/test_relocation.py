@@ -20,6 +20,7 @@ from orchestrator.tracking.address import (
 )
 from orchestrator.tracking.relocation import relocate
 from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.values import Best
 
 
 def silent(text: str) -> None:
@@ -107,6 +108,6 @@ def test_a_run_that_was_deleted_in_the_pages_is_opened_anew(tmp_path: Path) -> N
     again.open_sweep("sweep", {}, {})
     second = again.open_trial("min_recall/trial-000", "trial-000", {}, {}, 1, first)
     assert second not in (None, first)
-    again.finish_trial("min_recall/trial-000", "FINISHED", 2, 1, {}, {}, [])
+    again.finish_trial("min_recall/trial-000", "FINISHED", 2, 1, Best(), {}, [])
     assert again.close() == tracker.close() == 0
     assert client.get_run(second).info.status == "FINISHED"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +16,13 @@ from orchestrator.tracking.address import check_tracking, tracking_address
 from orchestrator.tracking.client import open_client, read_run
 from orchestrator.tracking.outbox import FailureKind, failure_kind
 from orchestrator.tracking.tracker import Tracker
-from orchestrator.tracking.values import checked_key, frozen_params, metrics_to_keep
+from orchestrator.tracking.values import Best, checked_key, frozen_params, metrics_to_keep
 from tests.command import SMOKE, selmix
 from tests.fakes.servers import MlflowServer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-BEST = {"min_recall": Figure(0.5, 0.25, 0.75)}
+BEST = Best({"min_recall": Figure(0.5, 0.25, 0.75), "accuracy": Figure(0.5, 0.1, 0.9)}, "min_recall", 0.4)
 
 
 def tracker_of(address: str, folder: Path, notes: list[str] | None = None, sweep_id: str = "s1") -> Tracker:
@@ -51,10 +52,14 @@ def check_everything(address: str, run_id: str) -> None:
     assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", 1000, 9000)
     history = client.get_metric_history(run_id, "select/min_recall")
     assert [(p.step, p.timestamp, p.value) for p in history] == [(20 * k, 2000 + k, k / 10) for k in range(5)]
-    assert run.data.metrics["best/select/min_recall/low"] == 0.25
+    assert {key: value for key, value in run.data.metrics.items() if key.startswith("best/")} == {
+        "best/score": 0.4, "best/select/min_recall": 0.5, "best/select/min_recall/low": 0.25,
+        "best/select/min_recall/high": 0.75, "best/select/accuracy": 0.5,
+    }  # fmt: skip
+    assert json.loads(Path(client.download_artifacts(run_id, "best.json")).read_text()) == BEST.to_document()
     assert run.data.params == {"lr": "0.1", "steps": "null"}
     assert run.data.tags["selmix.state"] == "FINISHED"
-    assert [artifact.path for artifact in client.list_artifacts(run_id)] == ["rounds.parquet"]
+    assert [artifact.path for artifact in client.list_artifacts(run_id)] == ["best.json", "rounds.parquet"]
     runs = client.search_runs([run.info.experiment_id])
     assert len(runs) == 2
     parent = client.get_run(run.data.tags["mlflow.parentRunId"])
@@ -142,7 +147,8 @@ def test_a_sweep_on_a_server(server: MlflowServer, tmp_path: Path) -> None:
         run = client.get_run(row["mlflow_run_id"])
         assert run.info.status == "FINISHED"
         assert run.data.metrics["best/select/min_recall"] == row["select"]["min_recall"]["value"]
-        assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["rounds.parquet"]
+        artifacts = [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
+        assert artifacts == ["best.json", "rounds.parquet"]
     pins = tmp_path / "pins"
     pinned = selmix(
         "pin", "smoke", "--name", "served", "--runs", runs, "--pins", pins, MLFLOW_TRACKING_URI=server.address

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.errors import NotFound
+from orchestrator.errors import NotFound, PreflightError
 from orchestrator.records.store import LocalStore
-from orchestrator.tracking.ui import open_ui, ui_command, ui_environment
+from orchestrator.tracking.ui import check_port_free, open_ui, ui_command, ui_environment
 
 DATABASE = "postgresql://user:secret-word@host/db"
 
@@ -77,3 +78,28 @@ def test_a_server_has_pages_of_its_own_and_a_missing_store_none(
     with pytest.raises(NotFound, match=r"mlflow\.db: no MLflow store yet; `selmix launch` makes it"):
         open_ui(LocalStore(tmp_path), "127.0.0.1", 5000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_links_stand_below_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").touch()
+    monkeypatch.setattr(subprocess, "Popen", Server(0))
+    assert open_ui(LocalStore(tmp_path), "127.0.0.1", 5001, lambda pages: [f"s: {pages}/#/x"]) == 0
+    assert capsys.readouterr().out == "http://127.0.0.1:5001\ns: http://127.0.0.1:5001/#/x\n"
+
+
+def test_a_taken_port_is_one_line_and_one_that_was_let_go_is_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            PreflightError, match=rf"^--port: 127\.0\.0\.1:{port} must be free .*: --port \d+$"
+        ) as caught:
+            check_port_free("127.0.0.1", port)
+        assert "\n" not in str(caught.value)
+    check_port_free("127.0.0.1", port)
+    with pytest.raises(PreflightError, match="--host, --port: must be an address of this machine"):
+        check_port_free("127.0.0.1", 65536)
+    with pytest.raises(PreflightError, match=r"--host, --port: .* got 192\.0\.2\.1:5000"):
+        check_port_free("192.0.2.1", 5000)

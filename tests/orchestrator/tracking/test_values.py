@@ -13,8 +13,8 @@ from orchestrator.tracking.values import (
     CUT,
     MAX_PARAM,
     MAX_TAG,
+    Best,
     checked_key,
-    estimates,
     frozen_params,
     metrics_to_keep,
     sweep_params,
@@ -46,10 +46,24 @@ def test_gaps_are_kept_and_infinities_are_not() -> None:
     assert metrics_to_keep({"a": None, "b": None}, limit=2) == metrics_to_keep({}) == {}
 
 
-def test_an_interval_is_three_metrics_less_its_infinite_ends() -> None:
-    best = {"cost": Figure(1.5, 1.0, math.inf)}
-    assert estimates(best) == {"best/select/cost": 1.5, "best/select/cost/low": 1.0}
-    assert list(estimates(best, "g_mean/")) == ["g_mean/best/select/cost", "g_mean/best/select/cost/low"]
+def test_only_the_ranked_metric_has_limits_as_metrics_and_the_artifact_has_all() -> None:
+    select = {"cost": Figure(1.5, 1.0, math.inf), "accuracy": Figure(0.5, 0.25, 0.75)}
+    best = Best(select, "cost", -1.5)
+    assert best.metrics() == {
+        "best/score": -1.5, "best/select/cost": 1.5, "best/select/cost/low": 1.0, "best/select/accuracy": 0.5,
+    }  # fmt: skip
+    assert list(Best({}, "cost", 0.0).metrics("g_mean/")) == ["g_mean/best/score"]
+    assert best.to_document() == {
+        "score": -1.5, "metric": "cost",
+        "select": {
+            "cost": {"value": 1.5, "low": 1.0, "high": math.inf},
+            "accuracy": {"value": 0.5, "low": 0.25, "high": 0.75},
+        },
+    }  # fmt: skip
+
+
+def test_a_run_that_did_not_finish_is_ranked_by_nothing() -> None:
+    assert Best().metrics() == {}
 
 
 @pytest.mark.parametrize(

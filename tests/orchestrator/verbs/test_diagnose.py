@@ -95,6 +95,18 @@ def test_maps_that_were_not_drawn_are_not_named(monkeypatch: pytest.MonkeyPatch,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_maps_without_their_library_are_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("orchestrator.verbs.diagnose.find_spec", lambda _name: None)
+    done = here("diagnose", SMOKE, "-o", tmp_path)
+    assert (done.code, done.out) == (4, "")
+    assert done.err == (
+        "selmix: --output: heat maps need matplotlib, which is not installed; pip install 'selmix[plots]', or leave "
+        "--output out\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

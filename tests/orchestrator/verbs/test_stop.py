@@ -14,6 +14,7 @@ from orchestrator.search.space import default_point, distributions
 from orchestrator.search.study import ObjectiveStudy
 from orchestrator.spec.checks import load_spec
 from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.values import Best
 from tests.command import SMOKE, Done, here
 from tests.fakes.smoke import mlflow_runs
 
@@ -41,7 +42,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record = TrialRecord(name, "min_recall", kind, number, 0, state=state, started_ms=1)
         record.mlflow_run_id = tracker.open_trial(name, name, {"selmix.trial_id": name}, {}, 1, None)
         made.save_trial(record)
-    tracker.finish_trial("min_recall/trial-000", "FINISHED", 2, 20, {}, {}, [])
+    tracker.finish_trial("min_recall/trial-000", "FINISHED", 2, 20, Best(), {}, [])
     tracker.close()
     study = ObjectiveStudy(
         made.journal_path, "min_recall", "random", 0, distributions(spec), default_point(spec)

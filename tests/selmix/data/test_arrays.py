@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selmix.data import ParquetConfig, array_data, frame_data, from_arrays, from_frame, write_table
+from selmix.data.arrays import array_table, table_digest
 from selmix.data.images import Images
 
 SIZES = {"feedback": 4, "select": 0.1, "test": 5, "seed": 2}
@@ -161,3 +162,19 @@ def test_a_table_of_other_inputs_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"or uint8 images, got shape \(2, 3, 4, 4\)"):
         write_table(tmp_path / "t.parquet", np.zeros((2, 3, 4, 4)), [0, 1])
     assert not list(tmp_path.iterdir())
+
+
+def test_the_digest_of_a_table_is_that_of_its_content() -> None:
+    table = array_table([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], ["a", "b", "a"], split=["train"] * 3)
+    in_chunks = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    assert table_digest(in_chunks) == table_digest(table)
+    assert len(table_digest(table)) == 16
+    # The names of classes are content; what pandas says of itself is not.
+    assert table_digest(table.replace_schema_metadata({"pandas": "3.0"})) == table_digest(table)
+    assert table_digest(table.replace_schema_metadata({"huggingface": "{}"})) != table_digest(table)
+    others = [
+        array_table([[1.0, 2.0], [3.0, 4.0], [5.0, 7.0]], ["a", "b", "a"], split=["train"] * 3),
+        array_table([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], ["a", "b", "b"], split=["train"] * 3),
+        table.slice(0, 2),
+    ]
+    assert table_digest(table) not in [table_digest(other) for other in others]
