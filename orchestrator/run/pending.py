@@ -75,7 +75,7 @@ class PendingRuns:
         studies = {
             study: ObjectiveStudy(
                 self.folder.journal_path, study, spec.search.method, spec.search.seed, distributions(spec),
-                self._first_points(objective), grid(spec),
+                default_point(spec), grid(spec), self._promoted(objective),
             )
             for study, (objective, _) in self._studies.items()
         }  # fmt: skip
@@ -84,12 +84,11 @@ class PendingRuns:
         source = StudySource(studies, trials_per_objective(spec), unfinished, self.new_trial, may_begin)
         return source, self.num_trials, sum(record.is_done for record in records.values())
 
-    def _first_points(self, objective: str) -> list[dict[str, Any]]:
-        """Points that the search of an objective begins with: the defaults, then what a screen promoted."""
-        first = default_point(self.spec)
-        screen = self.screen(objective)
+    def _promoted(self, objective: str) -> list[dict[str, Any]]:
+        """Points that a screen promoted, without the defaults, which are trial 0 anyway."""
+        screen, first = self.screen(objective), default_point(self.spec)
         promoted = [] if screen is None else [dict(each.point) for each in screen.promoted]
-        return [first, *(point for point in promoted if point != first)]
+        return [point for point in promoted if point != first]
 
     def screen(self, objective: str) -> ScreenRecord | None:
         """Record of the screen of an objective; None before it is done, or where there is none."""

@@ -55,7 +55,7 @@ class ObjectiveStudy:
         self._method, self._seed = method, seed
         self._distributions, self._first, self._grid = (
             dict(distributions),
-            [dict(each) for each in first],
+            [dict(each) for each in (first, *promoted)],
             grid,
         )
 
