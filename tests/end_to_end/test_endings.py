@@ -31,7 +31,7 @@ class Screen:
     """A terminal of 100 columns with a shell in it."""
 
     def __init__(self, cwd: Path) -> None:
-        self.socket = f"selmix-{uuid.uuid4().hex[:8]}"
+        self.socket, self.number = f"selmix-{uuid.uuid4().hex[:8]}", 0
         self._tmux("-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "60", "-c", str(cwd), "sh")
         kept = environment()
         variables = {key: kept[key] for key in ("PYTHONPATH", "OMP_NUM_THREADS")} | {"PS1": f"{PROMPT} "}
@@ -64,13 +64,17 @@ class Screen:
 
     def run(self, *arguments: str | Path) -> None:
         words = [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
-        self.type(f"clear; {shlex.join(words)}; echo code $?")
+        # A mark of its own: what the command before left on the screen is no end of this one.
+        self.number += 1
+        self.type(f"clear; {shlex.join(words)}; echo code $? of {self.number}")
 
     def ended(self) -> list[str]:
         """Lines of a command up to its end, where the prompt must stand by itself."""
-        self.wait_until(lambda: any(re.fullmatch(r"code \d+", line) for line in self.lines()))
-        self.wait_until(lambda: self.lines()[-1] == PROMPT)
-        return self.lines()[:-1]
+        mark = f" of {self.number}"
+        self.wait_until(lambda: [line.endswith(mark) for line in self.lines()[-2:]] == [True, False])
+        *lines, end, prompt = self.lines()
+        assert prompt == PROMPT
+        return [*lines, end.removesuffix(mark)]
 
     def close(self) -> None:
         self._tmux("kill-server")
