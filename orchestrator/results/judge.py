@@ -339,7 +339,10 @@ class Judge:
         selmix = None if choice is None else self.trials[choice.winner]
         if is_selmix:
             selmix = self.trials[record.replicate_of or record.trial_id]
-        config = dict(selmix.config) if selmix is not None and row.rung == "finetune" else {}
+        # The best of a screen has settings of its own.
+        config = dict(record.config) if row.name in BASELINES and BASELINES[row.name].of_screen else {}
+        if selmix is not None and row.rung == "finetune":
+            config = dict(selmix.config)
         if row.name in BASELINES and BASELINES[row.name].by_policy_alone:
             config["policy"] = "uniform"
         seeds = [run.seed for run in row.records] if is_selmix else record.seeds
