@@ -131,6 +131,24 @@ def step_line(objective: str, metric: str, step: RungStep) -> str:
     return f"{best}{added}{wins}; {step.spent_s:.1f} s of work{room}"
 
 
+def climb_text(metric: str, climb: Sequence[RungStep]) -> str:
+    """State what each rung added over those below it, and for how much of their work; on select, so optimistic.
+
+    Args:
+        metric: that decides the objective.
+        climb: its rungs, at least one.
+    """
+    unit, parts, spent_s = unit_of(metric), [], 0.0
+    for step in climb:
+        text = f"{step.rung}: {approach_name(step.approach)} {number(step.score, unit)}"
+        if step.added is not None:
+            text += f", {difference(step.added, unit)}{unit.difference} over {_shown(step.over or '')}"
+            text += f" for {step.spent_s / spent_s:.1f} x the work so far" if spent_s > 0.0 else ""
+        parts.append(text)
+        spent_s += step.spent_s
+    return f"{'; '.join(parts)} (scores on select, where they were chosen)"
+
+
 def _shown(row: str) -> str:
     name = short(row)
     return name.removeprefix(f"{BASELINE}/") if name.startswith(f"{BASELINE}/") else f"SelMix {name}"

@@ -25,6 +25,7 @@ from orchestrator.results.rows import (
     ranked_rows,
     selmix_row,
 )
+from orchestrator.results.rungs import climb_text
 from orchestrator.results.winner_text import (
     answer,
     next_steps,
@@ -203,6 +204,8 @@ def _objective(
     if winner.deviations:
         used = " and ".join(winner.deviations.values())
         lines.append(paragraph("", f"FOR COMPARISON ONLY: the winner used {used}", width))
+    if len(result.climb) > 1:
+        lines.append(paragraph("rungs", climb_text(metric, result.climb), width))
     lines.append(paragraph("significance", _significance(result, winner), width))
     if result.selmix is not None and winner.approach != SELMIX:
         lines.append(paragraph("SelMix", _selmix(result.selmix, unit_of(metric)), width))

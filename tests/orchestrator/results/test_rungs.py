@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.records.types import CrossFittedScore, Figure
 from orchestrator.results.candidates import Candidate
 from orchestrator.results.rows import RungChoice, RungStep
-from orchestrator.results.rungs import choose_across_rungs, step_line
+from orchestrator.results.rungs import choose_across_rungs, climb_text, step_line
 from selmix.rungs import RUNGS, Rung
 
 MARGIN = 0.02
@@ -250,3 +250,23 @@ def test_the_line_of_a_rung_says_what_it_added_and_whether_the_next_can_show_any
         "cannot show that it pays"
     )
     assert step_line("o", "own:gain", replace(lowest, room=None)).endswith("1.2 s of work")
+
+
+def test_the_climb_is_one_sentence_of_gains_and_costs() -> None:
+    lowest = RungStep(
+        "scores", "o/baseline/plug_in", "plug_in", 0.5, 2.0, None, None, "o/baseline/plug_in", 0.45
+    )
+    head = replace(
+        lowest, rung="head", best="o/baseline/balanced_head", approach="balanced_head", over=lowest.best, spent_s=5.0,
+        added=Figure(0.04, -0.06, 0.13),
+    )  # fmt: skip
+    top = replace(
+        head, rung="finetune", best="o/trial-003", approach="selmix", over=head.best, spent_s=70.0, score=0.6
+    )
+    assert climb_text("min_recall", [lowest, head, top]) == (
+        "scores: plug_in 50.0; head: balanced_head 50.0, +4.0 [-6.0, +13.0] pp over plug_in for 2.5 x the work so far; "
+        "finetune: SelMix 60.0, +4.0 [-6.0, +13.0] pp over balanced_head for 10.0 x the work so far (scores on select, "
+        "where they were chosen)"
+    )
+    free = replace(lowest, spent_s=0.0)
+    assert "the work" not in climb_text("min_recall", [free, head])
