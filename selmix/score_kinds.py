@@ -223,14 +223,20 @@ def from_log_odds(odds: float, kind: ScoreKind) -> float:
     return float(torch.sigmoid(value) if kind == "probabilities" else torch.nn.functional.logsigmoid(value))
 
 
-def log_probabilities(on_scale: Tensor, kind: ScoreKind) -> Tensor:
+def log_probabilities(on_scale: Tensor, kind: ScoreKind, in_place: bool = False) -> Tensor:
     """Logarithms of the probabilities of scores that :func:`on_log_scale` gave, shape (n, K).
 
     Probabilities count as they are given, without another scaling: equal ones stay equal.
+
+    Args:
+        on_scale: shape (n, K).
+        kind: of the scores before.
+        in_place: write over the scores where they are float64.
     """
     if kind != "logits":
         return on_scale
-    logs = torch.empty(on_scale.shape, dtype=torch.float64)
+    reuse = in_place and on_scale.dtype == torch.float64
+    logs = on_scale if reuse else torch.empty(on_scale.shape, dtype=torch.float64)
     for start, part in _blocks(on_scale):
         logs[start : start + len(part)] = torch.log_softmax(part.double(), dim=1)
     return logs

@@ -375,7 +375,7 @@ def _of_scores(
     try:
         if metric is None:
             corrected = None if biases is None else samples.predictions(biases)
-            plain = samples.predictions(all_scores=True)
+            plain = samples.predictions(all_scores=True, in_place=biases is None)
             document = _with_all(document, request, found, plain, context, corrected)
             if given is None or biases is None:
                 return document
