@@ -521,6 +521,50 @@ def by_others(y: np.ndarray, p: np.ndarray, group: np.ndarray, train: list[int])
     return {key: float(value) for key, value in values.items()}
 
 
+COSTS = ((0.0, 1.0, 2.0), (5.0, 0.0, 0.5), (1.0, -0.25, 0.0))
+
+
+def test_weights_and_costs_are_given_by_flags(tmp_path: Path) -> None:
+    labels, p = calibrated(600)
+    path, hat = table_of(tmp_path, "t", labels, p), p.argmax(axis=1)
+    weights = np.array([1.0, 0.5, 3.0])
+    recalls = sklearn.recall_score(labels, hat, average=None)
+    values = {
+        "weighted_recall": float((weights * recalls).sum() / weights.sum()),
+        "cost": float(np.array(COSTS)[labels, hat].mean()),
+    }
+    rows = ";".join(",".join(map(str, row)) for row in COSTS)
+    (tmp_path / "costs.csv").write_text(rows.replace(";", "\n") + "\n")
+    plain = here("evaluate", path, "--json").document
+    assert {plain["left_out"][key] for key in values} == {"--recall-weights", "--cost-matrix"}
+    for costs in (rows, str([list(row) for row in COSTS]), str(tmp_path / "costs.csv")):
+        flags = ("--recall-weights", "1,0.5,3", "--cost-matrix", costs)
+        document = here("evaluate", path, *flags, "--json").document
+        found = {row["metric"]: row for row in document["metrics"]}
+        for key, value in values.items():
+            assert found[key]["value"] == pytest.approx(value)
+            assert found[key]["low"] < value < found[key]["high"]
+            assert here("evaluate", path, *flags, "--objective", key, "--json").document["metric"] == key
+        assert document["cost_matrix"] == [list(row) for row in COSTS]
+        assert document["recall_weights"] == weights.tolist()
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (("--recall-weights", "1,2"), "--recall-weights: must be one per class, 3, got 2"),
+    (("--recall-weights", "1,a,2"), "--recall-weights: must be numbers with commas between, got '1,a,2'"),
+    (("--recall-weights", "0,0,0"), "--recall-weights: must be finite, >= 0 and not all 0"),
+    (("--cost-matrix", "0,1;1,0"), "--cost-matrix: must be 3 rows of 3 numbers, got 2 rows of [2]"),
+    (("--cost-matrix", "none.csv"), "--cost-matrix: must be rows of numbers such as '0,1;5,0', or a file with"),
+    (("--cost-matrix", "[1, 2]"), "--cost-matrix: must be rows of numbers"),
+    (("--objective", "weighted_recall"), "needs numbers of its own; give them with --recall-weights W,W,..."),
+    (("--objective", "cost"), "cost needs numbers of its own; give them with --cost-matrix ROWS"),
+])  # fmt: skip
+def test_weights_and_costs_that_do_not_fit(flags: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    done = here("evaluate", table_of(tmp_path, "t", *calibrated(60)), *flags, cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert says in done.err
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "says"),
     [
