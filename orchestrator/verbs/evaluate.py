@@ -311,6 +311,8 @@ def _context(request: Request, found: ScoreTable, metric: Metric | None) -> Metr
         for key, flag in FLAGS.items():
             text = text.replace(f"{key}:", f"{flag}:")
         raise UsageError(text)
+    if metric is not None and metric.of_cells is not None and found.unfit_groups:
+        raise PreflightError(f"{request.table}: {found.unfit_groups}")
     if metric is not None and metric.of_cells is not None and found.groups is None:
         raise UsageError(
             f"--objective: {metric.key} needs groups; give {request.table} a column group, or name one with --group"
@@ -495,7 +497,7 @@ def _with_all(
         elif metric.by_train_counts and request.train_counts is None:
             left_out[key] = "--train-counts"
         elif metric.of_cells is not None and found.groups is None:
-            left_out[key] = "groups"
+            left_out[key] = f"groups ({found.unfit_groups})" if found.unfit_groups else "groups"
         elif metric.of_predictions is not None and found.predicted is not None:
             left_out[key] = "scores"
     rows = []

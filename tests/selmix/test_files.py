@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from selmix.files import expanded_path, with_paths_expanded, written_aside
+from selmix.files import expanded_path, not_utf8, with_paths_expanded, written_aside
 from selmix.user_code import is_reference, load_function
 
 
@@ -91,6 +91,16 @@ def test_a_function_is_imported_by_its_name(module: str) -> None:
 def test_what_cannot_be_imported_is_named(module: str, reference: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_function(reference)
+
+
+@pytest.mark.parametrize(("content", "problem"), [
+    ("a\nbär".encode("latin-1"), "2: must be UTF-8, got the byte 0xe4 at place 2 (Latin-1?); convert it: iconv -f latin1"),
+    ("a\n".encode("utf-16"), "1: must be UTF-8, got UTF-16; convert it: iconv -f utf-16 -t utf-8"),
+])  # fmt: skip
+def test_text_in_another_encoding_is_told_by_its_line(content: bytes, problem: str) -> None:
+    assert not_utf8(content.split(b"\n")).startswith(problem)
+    with pytest.raises(ValueError, match="must have a line that is no UTF-8"):
+        not_utf8([b"a"])
 
 
 def test_paths_are_read_as_people_write_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
