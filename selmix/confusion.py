@@ -183,6 +183,10 @@ def coverage(confusion: Tensor) -> Tensor:
     return confusion.sum(dim=-2)
 
 
+def _is_large(value: object) -> bool:
+    return isinstance(value, Tensor) and value.numel() != 1
+
+
 def logit_gradient(objective: Callable[[Tensor], Tensor], confusion: Tensor) -> Tensor:
     """Gradient D = d psi / d C~ at unconstrained logits C~ with C[i, l] = pi_i softmax(C~[i])_l.
 
@@ -204,8 +208,9 @@ def logit_gradient(objective: Callable[[Tensor], Tensor], confusion: Tensor) -> 
     with torch.enable_grad():
         value = objective(matrix)
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            got = f"a tensor of shape {tuple(value.shape)}" if _is_large(value) else repr(value)
             raise ValueError(
-                f"an objective must return a scalar tensor that depends on the matrix, got {value!r}"
+                f"an objective must return a scalar tensor that depends on the matrix, got {got}"
             )
         # A value of shape (1,) is a scalar too; autograd.grad wants one without dimensions or an explicit gradient.
         (gradient,) = torch.autograd.grad(value.reshape(()), matrix)

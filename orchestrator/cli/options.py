@@ -298,7 +298,7 @@ def reproduce() -> argparse.ArgumentParser:
         "reproduce", "Train again from a pin and compare digests and numbers; exit code 7 where one differs, or on "
         "another stack where a metric lies outside the pin's own interval.",
         "  $ selmix reproduce digits"))))  # fmt: skip
-    parser.add_argument("name", metavar="NAME", help="name of the pin")
+    parser.add_argument("name", metavar="NAME", help="name of the pin, or its file")
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -484,7 +484,9 @@ def _matrix(text: str) -> tuple[tuple[float, ...], ...]:
         rows = path.read_text(encoding="utf-8-sig").splitlines() if is_file else text.split(";")
         if text.lstrip().startswith("[") and not is_file:
             return tuple(tuple(float(cost) for cost in row) for row in json.loads(text))
-        return tuple(tuple(map(float, re.split(r"[,;\s]+", row.strip(" \t,;")))) for row in rows if row.strip())
+        return tuple(
+            tuple(map(float, re.split(r"[,;\s]+", row.strip(" \t,;")))) for row in rows if row.strip()
+        )
     except (OSError, TypeError, ValueError):
         raise argparse.ArgumentTypeError(
             f"must be rows of numbers such as '0,1;5,0', or a file with a row per line, got {text!r}"

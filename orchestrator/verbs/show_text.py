@@ -196,7 +196,9 @@ def _without_winner(
     document: ShowDocument, objective: str, result: ObjectiveResult, metric: str, width: int | None
 ) -> str:
     """Rows that all break a bound: how far each of them is from it; empty where none has finished."""
-    bounds = result.bounds or bounds_of_constraints(document.spec["constraints"], document.data["class_names"])
+    bounds = result.bounds or bounds_of_constraints(
+        document.spec["constraints"], document.data["class_names"]
+    )
     best = max(
         (
             trial
@@ -206,8 +208,9 @@ def _without_winner(
         key=lambda trial: float("-inf") if trial.score is None else trial.score,
         default=None,
     )
+    labels = ["checkpoint" if document.base.get("checkpoint") else "train", "feedback", "select"]
     ranked = [] if best is None else [(best.score or 0.0, _row(
-        f"SelMix {short(best.trial_id)}", best.select, metric, best.score, ["feedback", "select"], best.cost_s, bounds,
+        f"SelMix {short(best.trial_id)}", best.select, metric, best.score, labels, best.cost_s, bounds,
     ))]  # fmt: skip
     for name, row in result.baselines.items():
         score = row.score if row.state == "FINISHED" else None

@@ -90,8 +90,9 @@ class ImageFolderConfig(Preprocess):
         earlier = sorted(child.name for child in folder.iterdir() if child.is_dir())
         names = tuple(class_folders(folder) if self.listing > 1 else earlier)
         if len(names) < 2:
+            shown = f": {names[0]}" if names else ""
             raise ValueError(
-                f"{folder}: must hold a folder for each of two or more classes, got {len(names)}"
+                f"{folder}: must hold a folder for each of two or more classes, got {len(names)}{shown}"
             )
         if self.class_order is None:
             return names

@@ -471,7 +471,9 @@ class _Parquet:
             return self.numbers([name])
         kind = getattr(kind, "storage_type", kind)
         if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)):
-            raise ValueError(f"{self.path}: {name} must hold numbers or lists of numbers, got {kind}{_if_texts(kind)}")
+            raise ValueError(
+                f"{self.path}: {name} must hold numbers or lists of numbers, got {kind}{_if_texts(kind)}"
+            )
         return self._lists(name, kind.value_type)
 
     def _lists(self, name: str, of: Any) -> Tensor:
@@ -668,7 +670,8 @@ class _Text:
             if len(numbers) != values.shape[1]:
                 raise RowError(
                     row,
-                    f"{name} must have as many numbers in every row, {values.shape[1]} as the first, got {len(numbers)}",
+                    f"{name} must have as many numbers in every row, {values.shape[1]} as the first, got "
+                    f"{len(numbers)}",
                 )
             values[row] = torch.tensor([float(number) for number in numbers], dtype=torch.float64)
         if values is None or values.shape[1] == 0:

@@ -63,6 +63,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     )
     (tmp_path / "own_broken_module.py").write_text("raise RuntimeError('at import')\n")
     (tmp_path / "own_empty_module.py").write_text("")
+    (tmp_path / "own_script_module.py").write_text("import sys\nsys.exit(3)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("own_files_module", "own_broken_module", "own_empty_module"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -86,6 +87,7 @@ def test_a_function_is_imported_by_its_name(module: str) -> None:
         ("own_files_module:value", "own_files_module has no function 'value'; it has f$"),
         ("own_empty_module:f", "own_empty_module has no function 'f'; it has none"),
         ("own_broken_module:f", "own_broken_module cannot be imported: RuntimeError: at import"),
+        ("own_script_module:f", "own_script_module cannot be imported: SystemExit: 3"),
     ],
 )
 def test_what_cannot_be_imported_is_named(module: str, reference: str, message: str) -> None:
@@ -94,7 +96,7 @@ def test_what_cannot_be_imported_is_named(module: str, reference: str, message: 
 
 
 @pytest.mark.parametrize(("content", "problem"), [
-    ("a\nbär".encode("latin-1"), "2: must be UTF-8, got the byte 0xe4 at place 2 (Latin-1?); convert it: iconv -f latin1"),
+    ("a\nbär".encode("latin-1"), "2: must be UTF-8, got the byte 0xe4 at place 2 (Latin-1?); convert it: iconv"),
     ("a\n".encode("utf-16"), "1: must be UTF-8, got UTF-16; convert it: iconv -f utf-16 -t utf-8"),
 ])  # fmt: skip
 def test_text_in_another_encoding_is_told_by_its_line(content: bytes, problem: str) -> None:

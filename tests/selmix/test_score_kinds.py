@@ -61,7 +61,9 @@ def test_probabilities_of_their_own_are_taken_for_logits_and_that_is_said() -> N
 
 def test_percentages_are_refused_and_other_shares_are_said() -> None:
     shares = (as_kind(logits(), "probabilities") * 100.0).round()
-    with pytest.raises(RowError, match=r"got percentages, rows that all sum to 100; divide them by 100, or state"):
+    with pytest.raises(
+        RowError, match=r"got percentages, rows that all sum to 100; divide them by 100, or state"
+    ):
         kind_of(shares)
     votes = kind_of(as_kind(logits(), "probabilities") * 500.0)
     assert votes.kind == "logits"

@@ -54,7 +54,9 @@ def test_the_path_may_name_the_home_and_variables(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WEIGHTS", str(tmp_path))
     torch.save({"state_dict": {"w": torch.zeros(2)}}, tmp_path / "a.pt")
-    assert carried_notes(spec(Path("~/a.pt")), NAMES) == carried_notes(spec(Path("$WEIGHTS/a.pt")), NAMES) == []
+    assert (
+        carried_notes(spec(Path("~/a.pt")), NAMES) == carried_notes(spec(Path("$WEIGHTS/a.pt")), NAMES) == []
+    )
 
 
 def test_other_names_and_another_preprocessing_are_said(tmp_path: Path) -> None:

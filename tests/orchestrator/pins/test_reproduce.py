@@ -42,6 +42,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def test_a_pin_is_named_by_its_file_too(home: Path, tmp_path: Path) -> None:
+    """As it was handed on, from any folder."""
+    absent = here("reproduce", tmp_path / "none.yaml", cwd=tmp_path)
+    assert (absent.code, absent.err) == (8, f"selmix: {tmp_path}/none.yaml: no such pin; there are: none\n")
+    done = here("reproduce", home / "pins" / "kept.yaml", cwd=tmp_path)
+    assert (done.code, done.out.partition(";")[0]) == (0, "kept: reproduced")
+
+
 @pytest.fixture
 def pins(home: Path, tmp_path: Path) -> Path:
     """A copy of the pin, to be changed."""

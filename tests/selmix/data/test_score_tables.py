@@ -262,14 +262,26 @@ def test_names_that_are_not_those_of_the_columns(tmp_path: Path) -> None:
             'label,scores\n0,"[0.1, 0.9]"\n1,"[0.1, x]"\n',
             r"row 2 \(line 3\): scores must be a list of numbers in brackets, got '\[0.1, x\]'",
         ),
-        ('label,scores\n0,"[0.1 0.9]"\n1,[1]\n', r"row 2 \(line 3\): scores must have as many numbers .* got 1"),
+        (
+            'label,scores\n0,"[0.1 0.9]"\n1,[1]\n',
+            r"row 2 \(line 3\): scores must have as many numbers .* got 1",
+        ),
         (
             'label,score_a,score_b\na,"0,5",1\nb,1,2\n',
             r"row 1 \(line 2\): score_a must be a number, got '0,5'; where a comma is the decimal sign, semicolons",
         ),
-        ("label;score_a;score_b\na;0,5;1.5\nb;1;2\n", r"row 1 \(line 2\): score_a must be a number, got '0,5'"),
-        ("label,hat\na,b\nb,a\n", r"hat must be a number, got 'b'; a column of predicted classes is named with"),
-        ("label,score_ä,score_b\n".encode("latin-1"), r"line 1: must be UTF-8, got the byte 0xe4 at place 13 \(Latin-1"),
+        (
+            "label;score_a;score_b\na;0,5;1.5\nb;1;2\n",
+            r"row 1 \(line 2\): score_a must be a number, got '0,5'",
+        ),
+        (
+            "label,hat\na,b\nb,a\n",
+            r"hat must be a number, got 'b'; a column of predicted classes is named with",
+        ),
+        (
+            "label,score_ä,score_b\n".encode("latin-1"),
+            r"line 1: must be UTF-8, got the byte 0xe4 at place 13 \(Latin-1",
+        ),
         (b"label,score_a,score_b\na,1,2\n" + "bä,1,2\n".encode("latin-1"), "line 3: must be UTF-8"),
     ],
 )
@@ -282,7 +294,8 @@ def test_text_that_does_not_do(content: str | bytes, message: str, tmp_path: Pat
 
 @pytest.mark.parametrize("content", [
     "label;score_a;score_b\na;0,5;-1,25e1\nb;1;2\n", "label\tscore_a\tscore_b\na\t0,5\t-12,5\nb\t1\t2\n",
-    "label, score_a, score_b\na, 0.5, -12.5\nb , 1, 2\n", '"label","score_a","score_b"\r\n"a","0.5","-12.5"\r\n"b",1,2\r\n',
+    "label, score_a, score_b\na, 0.5, -12.5\nb , 1, 2\n",
+    '"label","score_a","score_b"\r\n"a","0.5","-12.5"\r\n"b",1,2\r\n',
     'label,scores\n0,"[0.5, -12.5]"\n1,"[1. 2.]"\n', 'label,scores\n0,"[ 0.5\n -12.5]"\n1,"[1,2]"\n',
     "label;scores\n0;[0.5, -12.5]\n1;[1, 2]\n",
 ])  # fmt: skip
@@ -295,7 +308,9 @@ def test_text_of_every_writer(content: str, tmp_path: Path) -> None:
 
 def test_utf_16_is_said(tmp_path: Path) -> None:
     path = text(tmp_path, "label,score_a,score_b\na,1,2\n".encode("utf-16"))
-    with pytest.raises(ValueError, match="line 1: must be UTF-8, got UTF-16; convert it: iconv -f utf-16 -t utf-8"):
+    with pytest.raises(
+        ValueError, match="line 1: must be UTF-8, got UTF-16; convert it: iconv -f utf-16 -t utf-8"
+    ):
         read_scores(path)
 
 
@@ -330,7 +345,9 @@ def test_a_column_of_groups_that_nobody_asked_for_stands_in_no_way(
 
 def test_predictions_that_share_no_class_with_the_labels_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, label=["ant", "bee", "ant"], hat=[0, 1, 1])
-    with pytest.raises(ValueError, match="hat must hold classes of label, got 0, 1 and none of ant, bee; name the cl"):
+    with pytest.raises(
+        ValueError, match="hat must hold classes of label, got 0, 1 and none of ant, bee; name the cl"
+    ):
         read_scores(path, Columns(prediction="hat"))
     table = read_scores(path, Columns(prediction="hat", class_names=("ant", "bee")))
     assert table.predicted is not None
