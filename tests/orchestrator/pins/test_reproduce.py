@@ -50,6 +50,22 @@ def test_a_pin_is_named_by_its_file_too(home: Path, tmp_path: Path) -> None:
     assert (done.code, done.out.partition(";")[0]) == (0, "kept: reproduced")
 
 
+def test_files_that_lie_elsewhere_are_asked_for_by_their_keys(home: Path, tmp_path: Path) -> None:
+    document = read_pin(home / "pins", "kept")
+    document["protocol"]["data"] = {
+        "name": "parquet", "path": "features.parquet", "feedback": 5, "select": 5, "test": 5
+    }  # fmt: skip
+    write_pin(tmp_path / "pins" / "kept.yaml", sealed(document))
+    done = here("reproduce", "kept", cwd=tmp_path)
+    assert (done.code, done.out) == (4, "")
+    assert done.err.endswith(
+        "features.parquet: must be a Parquet file, there is none; say where it lies here: selmix reproduce kept "
+        "data.path=PATH\n"
+    )
+    done = here("reproduce", "kept", "data.path=other.parquet", cwd=tmp_path)
+    assert done.err.endswith("other.parquet: must be a Parquet file, there is none\n")
+
+
 @pytest.fixture
 def pins(home: Path, tmp_path: Path) -> Path:
     """A copy of the pin, to be changed."""

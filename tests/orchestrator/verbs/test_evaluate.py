@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from selmix.data.score_tables import read_scores
 from selmix.metrics import METRICS, MetricContext, Predictions
 from selmix.score_correction import load_score_correction
 from selmix.statistics.intervals import counts_interval, metric_interval
-from tests.command import here
+from tests.command import ROOT, environment, here
 
 CONTEXT = MetricContext(torch.tensor([50, 10, 5]))
 NAMES = ("cat", "dog", "eel")
@@ -522,6 +524,37 @@ def by_others(y: np.ndarray, p: np.ndarray, group: np.ndarray, train: list[int])
             fairlearn.equalized_odds_difference(y, hat, sensitive_features=group)
         )
     return {key: float(value) for key, value in values.items()}
+
+
+PEAK = """
+import resource, sys
+from orchestrator.cli.main import main
+code = main(sys.argv[1:])
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(peak, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+def test_all_metrics_of_two_million_rows_fit_into_a_gigabyte(kind: str, tmp_path: Path) -> None:
+    rng, count = np.random.default_rng(0), 2_000_000
+    values = rng.normal(size=(count, 4))
+    if kind == "probabilities":
+        values = np.exp(values) / np.exp(values).sum(axis=1, keepdims=True)
+    columns = {
+        "label": rng.integers(0, 4, count), "scores": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), 4),
+        "group": rng.integers(0, 2, count),
+    }  # fmt: skip
+    path = write(tmp_path / "large.parquet", columns)
+    # A shell between: a process begins with the peak of the one it was spawned from.
+    done = subprocess.run(
+        ["sh", "-c", '"$0" "$@"; exit $?', sys.executable, "-c", PEAK, "evaluate", str(path)],
+        check=False, capture_output=True, text=True, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stderr.splitlines()[-1]) < 1_000_000_000
 
 
 COSTS = ((0.0, 1.0, 2.0), (5.0, 0.0, 0.5), (1.0, -0.25, 0.0))
