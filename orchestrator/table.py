@@ -32,6 +32,10 @@ _CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f
 """Characters that a terminal takes for commands; lines, tabs and colours are ours."""
 
 
+_ANY_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""The same, and lines, tabs and colours: in a cell they come from a user's file."""
+
+
 class Interval(Protocol):
     """A value with its interval."""
 
@@ -66,6 +70,10 @@ def is_terminal(stream: TextIO) -> bool:
 def printable(text: str) -> str:
     """A text in which characters that would steer a terminal are written out: names come from users' files."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _on_one_line(cell: str) -> str:
+    return _ANY_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", cell)
 
 
 def message(text: str, width: int | None) -> str:
@@ -202,7 +210,8 @@ def table(
         width: columns of the terminal; None: every row stays on one line.
         notes: sentences below each row; none at all where it is empty.
     """
-    cells = [[column.title for column in columns], *(list(row) for row in rows)]
+    # A name with a line break or a colour would break the rows.
+    cells = [[column.title for column in columns], *([_on_one_line(cell) for cell in row] for row in rows)]
     pieces = _SOFT
     widths = _widths(columns, cells, width, pieces)
     # Names are kept whole if that is possible at all.

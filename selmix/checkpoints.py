@@ -14,7 +14,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +103,7 @@ class Fit:
         misshapen: name -> (shape in the model, shape in the file).
         elsewhere: number of stored tensors under other prefixes, which are left out.
         converted: types that were converted to the model's, such as ``bfloat16``.
+        whole: name -> type of whole numbers that the file has in place of weights, as quantised models have.
     """
 
     state: dict[str, Tensor]
@@ -113,11 +114,12 @@ class Fit:
     misshapen: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     elsewhere: int
     converted: tuple[str, ...]
+    whole: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_whole(self) -> bool:
         """True if every tensor of the model is there and nothing else is."""
-        return not (self.missing or self.unexpected or self.misshapen)
+        return not (self.missing or self.unexpected or self.misshapen or self.whole)
 
     @property
     def name(self) -> str:
@@ -239,6 +241,7 @@ def too_little(fit: Fit, model: nn.Module, head_name: str) -> str | None:
     lacks = [name for name in backbone if name not in fit.state]
     wrong = [f"{name} has shape {theirs}, not {ours}" for name, (ours, theirs) in fit.misshapen.items()]
     detail = f"; it lacks {_named(lacks)}" if lacks else ""
+    wrong += [f"{name} holds {kind}, no floating-point numbers" for name, kind in fit.whole.items()]
     detail += f"; {_named(wrong)}" if wrong else ""
     detail += f"; it has {_named(fit.unexpected)}" if fit.unexpected else ""
     return f"initial weights must be of the same architecture: {fits}{detail}"
@@ -315,6 +318,11 @@ def misfit(fit: Fit) -> str:
     problems = [
         f"{name} must have shape {ours}, got {theirs}" for name, (ours, theirs) in fit.misshapen.items()
     ]
+    problems += [
+        f"{name} must hold floating-point numbers, got {kind}: weights in whole numbers are quantised, and worth "
+        "nothing without their scale"
+        for name, kind in fit.whole.items()
+    ]
     problems += [f"unexpected {name}" for name in fit.unexpected]
     problems += [f"missing {name}" for name in fit.missing]
     shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
@@ -371,6 +379,7 @@ def _fit(stored: StoredState, own: State, names: Mapping[str, str], prefix: str)
     under = {name[len(prefix) :]: names[name] for name in names if name.startswith(prefix)}
     state: dict[str, Tensor] = {}
     converted: dict[str, None] = {}
+    whole: dict[str, str] = {}
     misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     for name, ours in own.items():
         if name not in under:
@@ -378,6 +387,9 @@ def _fit(stored: StoredState, own: State, names: Mapping[str, str], prefix: str)
         tensor = stored.tensors[under[name]]
         if tensor.shape != ours.shape:
             misshapen[name] = (tuple(ours.shape), tuple(tensor.shape))
+            continue
+        if ours.is_floating_point() and not (tensor.is_floating_point() or tensor.is_complex()):
+            whole[name] = str(tensor.dtype).removeprefix("torch.")
             continue
         if tensor.dtype != ours.dtype:
             converted[str(tensor.dtype).removeprefix("torch.")] = None
@@ -395,7 +407,7 @@ def _fit(stored: StoredState, own: State, names: Mapping[str, str], prefix: str)
     if not prefix:
         unexpected = [name for name in unexpected if name != "n_averaged"]
     return Fit(
-        state, stored.key, prefix, tuple(missing), tuple(unexpected), misshapen, elsewhere, tuple(converted)
+        state, stored.key, prefix, tuple(missing), tuple(unexpected), misshapen, elsewhere, tuple(converted), whole
     )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+_ROWS_AT_ONCE = 2**16  # bounds what is worked on beside the samples
+
 
 def confusion_counts(strata: Tensor, predictions: Tensor, num_strata: int, num_classes: int) -> Tensor:
     """Count the samples of each stratum by predicted class.
@@ -37,8 +39,13 @@ def confusion_counts(strata: Tensor, predictions: Tensor, num_strata: int, num_c
                 f"{name} must lie in [0, {limit}), got {int(values.min())} to {int(values.max())}"
             )
     # One flat index for each (stratum, class) cell: bincount takes a single dimension, and counts in int64.
-    cells = strata.long() * num_classes + predictions.long()
-    return torch.bincount(cells, minlength=num_strata * num_classes).view(num_strata, num_classes)
+    # In parts: the indices of a large table are not held beside it.
+    counts = torch.zeros(num_strata * num_classes, dtype=torch.int64, device=strata.device)
+    for start in range(0, len(strata), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        cells = strata[rows].long() * num_classes + predictions[rows].long()
+        counts += torch.bincount(cells, minlength=len(counts))
+    return counts.view(num_strata, num_classes)
 
 
 def joint_confusion(counts: Tensor) -> Tensor:
@@ -199,6 +206,10 @@ def coverage(confusion: Tensor) -> Tensor:
     return confusion.sum(dim=-2)
 
 
+def _is_large(value: object) -> bool:
+    return isinstance(value, Tensor) and value.numel() != 1
+
+
 def logit_gradient(objective: Callable[[Tensor], Tensor], confusion: Tensor) -> Tensor:
     """Gradient D = d psi / d C~ at unconstrained logits C~ with C[i, l] = pi_i softmax(C~[i])_l.
 
@@ -220,8 +231,9 @@ def logit_gradient(objective: Callable[[Tensor], Tensor], confusion: Tensor) -> 
     with torch.enable_grad():
         value = objective(matrix)
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            got = f"a tensor of shape {tuple(value.shape)}" if _is_large(value) else repr(value)
             raise ValueError(
-                f"an objective must return a scalar tensor that depends on the matrix, got {value!r}"
+                f"an objective must return a scalar tensor that depends on the matrix, got {got}"
             )
         # A value of shape (1,) is a scalar too; autograd.grad wants one without dimensions or an explicit gradient.
         (gradient,) = torch.autograd.grad(value.reshape(()), matrix)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,27 @@ def written_aside(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise
+
+
+def not_utf8(lines: Iterable[bytes]) -> str:
+    """What the first line of a text is that is no UTF-8, with its number and the command that mends it.
+
+    Args:
+        lines: of the text, one of which is none.
+    Raises:
+        ValueError: all of them are UTF-8.
+    """
+    for number, raw in enumerate(lines, 1):
+        if number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "1: must be UTF-8, got UTF-16; convert it: iconv -f utf-16 -t utf-8"
+        try:
+            raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return (
+                f"{number}: must be UTF-8, got the byte 0x{raw[error.start]:02x} at place {error.start + 1} "
+                "(Latin-1?); convert it: iconv -f latin1 -t utf-8"
+            )
+    raise ValueError("the text must have a line that is no UTF-8")
 
 
 def expanded_path(text: str) -> Path:

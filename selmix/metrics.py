@@ -7,10 +7,9 @@ bootstrap resamples are evaluated at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -248,25 +247,35 @@ def head_and_tail(confusion: Tensor, context: MetricContext) -> Tensor:
     return (members / sizes)[sizes.squeeze(1) > 0]
 
 
-def calibration_bins(predictions: Predictions) -> list[tuple[Tensor, Tensor]]:
+def calibration_bins(predictions: Predictions) -> Iterator[tuple[Tensor, Tensor]]:
     """Correctness (0 or 1) and confidence of the samples of each bin of equal mass, float64, by rising confidence."""
-    correct, confidence = predictions.correct, predictions.confidence
     # Stable, so that equal confidences fall into the same bins on every machine.
-    order = torch.argsort(confidence, stable=True)
-    return list(
-        zip(
-            correct[order].double().tensor_split(CALIBRATION_BINS),
-            confidence[order].double().tensor_split(CALIBRATION_BINS),
-            strict=True,
-        )
-    )
+    order = torch.argsort(predictions.confidence, stable=True)
+    for members in order.tensor_split(CALIBRATION_BINS):
+        yield _bin(predictions, members)
 
 
-def calibration_bins_of_equal_width(predictions: Predictions) -> list[tuple[Tensor, Tensor]]:
+def calibration_bins_of_equal_width(predictions: Predictions) -> Iterator[tuple[Tensor, Tensor]]:
     """:func:`calibration_bins` of equal width in the confidence, (b / 15, (b + 1) / 15]; some may be empty."""
-    correct, confidence = predictions.correct.double(), predictions.confidence.double()
-    place = ((confidence * CALIBRATION_BINS).ceil().long() - 1).clamp(0, CALIBRATION_BINS - 1)
-    return [(correct[place == b], confidence[place == b]) for b in range(CALIBRATION_BINS)]
+    # In one byte each, and in parts: a large table is not held several times.
+    place = torch.empty(len(predictions.labels), dtype=torch.uint8)
+    for rows in _parts(len(place)):
+        above = (predictions.confidence[rows].double() * CALIBRATION_BINS).ceil().long() - 1
+        place[rows] = above.clamp(0, CALIBRATION_BINS - 1).byte()
+    for b in range(CALIBRATION_BINS):
+        yield _bin(predictions, torch.nonzero(place == b).flatten())
+
+
+def _bin(predictions: Predictions, members: Tensor) -> tuple[Tensor, Tensor]:
+    """Correctness (0 or 1) and confidence of some samples, both float64."""
+    correct = predictions.labels[members] == predictions.predicted[members]
+    return correct.double(), predictions.confidence[members].double()
+
+
+def _parts(total: int) -> Iterator[slice]:
+    """Rows in parts: what is worked on beside a large table stays small."""
+    for start in range(0, total, _ROWS_AT_ONCE):
+        yield slice(start, start + _ROWS_AT_ONCE)
 
 
 def calibration_error(predictions: Predictions) -> float:
@@ -287,7 +296,7 @@ def calibration_error_equal_width(predictions: Predictions) -> float:
     return _binned_error(predictions, calibration_bins_of_equal_width(predictions))
 
 
-def _binned_error(predictions: Predictions, bins: list[tuple[Tensor, Tensor]]) -> float:
+def _binned_error(predictions: Predictions, bins: Iterable[tuple[Tensor, Tensor]]) -> float:
     # The sum of a bin's gaps, divided by n, is the bin's share of the samples times its mean gap.
     return float(
         sum(abs((correct - confidence).sum()) for correct, confidence in bins) / len(predictions.labels)
@@ -355,8 +364,13 @@ def auroc(predictions: Predictions) -> float:
     areas = []
     for k in ranked_classes(scores.shape[1]):
         positive = predictions.labels == k
-        below, equal = placements(scores[:, k], positive)
-        areas.append(float((below + 0.5 * equal)[positive].mean()) / float((~positive).sum()))
+        others = sorted_values(scores[:, k], ~positive)
+        # Halves, so that the sum is exact in any order.
+        total = sum(
+            float((below + 0.5 * equal).sum())
+            for _, below, equal in placed_parts(scores[:, k], positive, others)
+        )
+        areas.append(total / float(positive.sum()) / float(len(others)))
     return sum(areas) / len(areas)
 
 
@@ -371,13 +385,34 @@ def placements(values: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
     """
     below, equal = (torch.empty(len(values), dtype=torch.float64) for _ in range(2))
     for side in (positive, ~positive):
-        # numpy's, which keeps no places beside the sorted values.
-        others = torch.from_numpy(np.sort(values[~side].numpy()))
-        low, high = (
-            torch.searchsorted(others, values[side].contiguous(), right=right) for right in (False, True)
-        )
-        below[side], equal[side] = low.double(), (high - low).double()
+        for members, low, same in placed_parts(values, side, sorted_values(values, ~side)):
+            below[members], equal[members] = low, same
     return below, equal
+
+
+def sorted_values(values: Tensor, chosen: Tensor) -> Tensor:
+    """Chosen ones of some values, the least first."""
+    # numpy's sort keeps no places beside the values, and is done in their own memory.
+    kept = values[chosen].numpy()
+    kept.sort()
+    return torch.from_numpy(kept)
+
+
+def placed_parts(values: Tensor, chosen: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Chosen ones of some values, in parts: their places, how many of the others are below, and how many are equal.
+
+    Args:
+        values: shape (n,).
+        chosen: True for those that are placed, shape (n,).
+        others: sorted.
+    Yields:
+        Three tensors of one shape (m,); the counts are float64.
+    """
+    for rows in _parts(len(values)):
+        members = torch.nonzero(chosen[rows]).flatten() + rows.start
+        ours = values[members].contiguous()
+        low, high = (torch.searchsorted(others, ours, right=right) for right in (False, True))
+        yield members, low.double(), (high - low).double()
 
 
 def average_precision(predictions: Predictions) -> float:
@@ -388,15 +423,17 @@ def average_precision(predictions: Predictions) -> float:
     scores = log_probabilities_of(predictions)
     found = []
     for k in ranked_classes(scores.shape[1]):
-        values, order = scores[:, k].sort(descending=True)
-        hits = (predictions.labels == k)[order].double().cumsum(dim=0)
-        # Equal scores are one threshold: precision and recall are those after the last of them.
-        last = torch.ones(len(values), dtype=torch.bool)
-        last[:-1] = values[1:] != values[:-1]
-        reached = hits[last]
-        precision = reached / (torch.nonzero(last).flatten() + 1).double()
-        gained = torch.diff(reached, prepend=torch.zeros(1, dtype=torch.float64))
-        found.append(float((gained * precision).sum() / hits[-1]))
+        positive = predictions.labels == k
+        ours, others = (sorted_values(scores[:, k], side) for side in (positive, ~positive))
+        # The recall rises at the scores of positive samples alone; equal scores are one threshold. So the sum is the
+        # mean over these samples of the precision at their own scores.
+        total = 0.0
+        for rows in _parts(len(ours)):
+            hits, misses = (
+                len(side) - torch.searchsorted(side, ours[rows]).double() for side in (ours, others)
+            )
+            total += float((hits / (hits + misses)).sum())
+        found.append(total / len(ours))
     return sum(found) / len(found)
 
 

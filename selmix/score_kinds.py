@@ -71,11 +71,20 @@ def kind_of(scores: Tensor, stated: ScoreKind | None = None) -> ToldKind:
         if least >= 0.0 and most <= 1.0:
             return ToldKind("probabilities", "told by their range, which is within [0, 1]")
         hint = "; if they are log-probabilities, state it with --scores" if most <= 0.0 else ""
+        if least >= 0.0:
+            hint = "; none is below 0: if they are percentages divide them by 100, else give --threshold"
         return ToldKind("logits", f"told by their range, {least:.3g} to {most:.3g}{hint}")
     for kind, numbers in _OF_ROWS:
         if (told := _whole_rows(scores, kind, numbers)) is not None:
             return told
-    hint = ""
+    total = _common_sum(scores)
+    if total is not None and abs(total - 100.0) <= tolerance(scores.shape[1]) * 100.0:
+        raise RowError(
+            0,
+            "scores must be logits, log-probabilities or probabilities, got percentages, rows that all sum to 100; "
+            "divide them by 100, or state what they are with --scores logits",
+        )
+    hint = "" if total is None else f"; all sum to {total:.4g}: if they are shares of it, divide them by it"
     if bool((scores >= 0).all()) and bool((scores <= 1).all()):
         hint = "; all lie within [0, 1]: if each is a probability of its own, scale the rows to sum to one"
     return ToldKind(
@@ -120,6 +129,16 @@ def _whole_rows(scores: Tensor, kind: ScoreKind, numbers: str) -> ToldKind | Non
         kind,
         f"told by their rows, whose {numbers} sum to one in {count} of {total}; the others are scaled to one",
     )
+
+
+def _common_sum(scores: Tensor) -> float | None:
+    """Sum above 1 of every row of scores of which none is negative; None where they differ, or of one row."""
+    if len(scores) < 2 or not bool((scores >= 0).all()):
+        return None
+    sums = torch.cat([part.double().sum(dim=1) for _, part in _blocks(scores)])
+    total = float(sums.median())
+    alike = bool(((sums - total).abs() <= tolerance(scores.shape[1]) * total).all())
+    return total if total > 1.0 and alike else None
 
 
 def _blocks(scores: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -223,14 +242,20 @@ def from_log_odds(odds: float, kind: ScoreKind) -> float:
     return float(torch.sigmoid(value) if kind == "probabilities" else torch.nn.functional.logsigmoid(value))
 
 
-def log_probabilities(on_scale: Tensor, kind: ScoreKind) -> Tensor:
+def log_probabilities(on_scale: Tensor, kind: ScoreKind, in_place: bool = False) -> Tensor:
     """Logarithms of the probabilities of scores that :func:`on_log_scale` gave, shape (n, K).
 
     Probabilities count as they are given, without another scaling: equal ones stay equal.
+
+    Args:
+        on_scale: shape (n, K).
+        kind: of the scores before.
+        in_place: write over the scores where they are float64.
     """
     if kind != "logits":
         return on_scale
-    logs = torch.empty(on_scale.shape, dtype=torch.float64)
+    reuse = in_place and on_scale.dtype == torch.float64
+    logs = on_scale if reuse else torch.empty(on_scale.shape, dtype=torch.float64)
     for start, part in _blocks(on_scale):
         logs[start : start + len(part)] = torch.log_softmax(part.double(), dim=1)
     return logs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
@@ -23,6 +24,7 @@ def of_matrix_alone(function: Callable[..., Any], context: Any) -> Callable[[Any
         function: of the matrix, or of the matrix and the context.
         context: to bind.
     """
+    function = _without_exit(function)
     try:
         _, *others = inspect.signature(function).parameters.values()
     # Built-in functions need not have a signature; they know nothing of a context.
@@ -38,6 +40,19 @@ def of_matrix_alone(function: Callable[..., Any], context: Any) -> Callable[[Any
     if others and others[0].default is others[0].empty and others[0].kind not in starred:
         return lambda confusion: function(confusion, context)
     return function
+
+
+def _without_exit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, of which ``sys.exit`` is an error like any other: it must not end the program in silence."""
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except SystemExit as error:
+            raise RuntimeError(f"it called sys.exit({'' if error.code is None else error.code})") from error
+
+    return called
 
 
 def is_less_better(function: Callable[..., Any]) -> bool:
@@ -57,8 +72,8 @@ def load_function(reference: str) -> Callable[..., Any]:
         raise ValueError(f"must read package.module:function, got {reference!r}")
     try:
         module = importlib.import_module(module_name)
-    # A user's module may raise anything while it is imported.
-    except Exception as error:
+    # A user's module may raise anything while it is imported, or end the program, as a script does.
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
     function: Any = getattr(module, attribute, None)
     if not callable(function):

@@ -10,6 +10,7 @@ from orchestrator.errors import PreflightError
 from orchestrator.spec.schema import SweepSpec
 from selmix.checkpoints import carried_facts, read_checkpoint
 from selmix.data.wording import listed
+from selmix.files import expanded_path
 
 MAX_NAMES_SHOWN = 6
 
@@ -29,8 +30,8 @@ def carried_notes(spec: SweepSpec, class_names: Sequence[str]) -> list[str]:
     """
     if spec.pretrain.checkpoint is None:
         return []
-    path = Path(spec.pretrain.checkpoint)
     try:
+        path = expanded_path(spec.pretrain.checkpoint)
         names = read_checkpoint(path, on_meta=True).class_names
         facts = carried_facts(path)
     except ValueError as error:

@@ -29,7 +29,7 @@ def load_data(spec: SweepSpec) -> SweepData:
         if missing:
             raise PreflightError(
                 f"data: every class must have a sample in {split}, got none of {listed(missing, 'classes')}; "
-                f"{_advice(source, split, len(missing) == data.num_classes)}"
+                f"{lacking_advice(source, split, len(missing) == data.num_classes)}"
             )
     if uses_groups(spec):
         # C is estimated on feedback and the metrics on select: both need samples of every cell.
@@ -38,12 +38,12 @@ def load_data(spec: SweepSpec) -> SweepData:
             if cells:
                 raise PreflightError(
                     f"data: every class of every group must have a sample in {split} for a metric of groups, got none "
-                    f"of {listed(cells, 'cells')}"
+                    f"of {listed(cells, 'cells')}; give larger splits, other ones, or no metric of groups"
                 )
     return data
 
 
-def _advice(source: DataConfig, split: str, is_empty: bool) -> str:
+def lacking_advice(source: DataConfig, split: str, is_empty: bool) -> str:
     """Advice about classes that a split lacks."""
     if getattr(source, "has_own_splits", False):
         if is_empty and split != "train":

@@ -22,7 +22,9 @@ def evaluate(options: argparse.Namespace) -> int:
     request = Request(
         table=options.table, objective=options.objective, columns=columns, scores=options.scores,
         threshold=options.threshold, train_counts=options.train_counts,
-        definitions=Definitions(options.cvar_fraction, beta=options.beta), save=options.save,
+        definitions=Definitions(
+            options.cvar_fraction, options.recall_weights, options.cost_matrix, beta=options.beta
+        ), save=options.save,
         correction=options.correction,
     )  # fmt: skip
     emit(options, evaluate_table(request), evaluation_text)

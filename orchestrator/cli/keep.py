@@ -71,11 +71,13 @@ def export(options: argparse.Namespace) -> int:
 
 
 def reproduce(options: argparse.Namespace) -> int:
+    from orchestrator.pins.lock_file import found_pin
     from orchestrator.pins.reproduce import reproduce_pin, reproduction_text
 
-    document = reproduce_pin(options.pins, options.name, options.runs, options.overrides)
+    path = found_pin(options.pins, options.name)
+    document = reproduce_pin(path.parent, path.stem, options.runs, options.overrides)
     emit(options, document, reproduction_text)
     # On stderr too: with --json, stdout alone would leave a failure in a log unexplained.
     for problem in document.problems:
-        err(f"selmix: {options.name}: {problem}")
+        err(f"selmix: {path.stem}: {problem}")
     return document.exit_code

@@ -157,3 +157,7 @@ def _guarded(verb: Verb, parsed: argparse.Namespace) -> int:
     except KeyboardInterrupt as stop:
         err("selmix: interrupted")
         return stop.exit_code if isinstance(stop, Stopped) else 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import shutil
 import textwrap
 from pathlib import Path
@@ -301,7 +303,7 @@ def reproduce() -> argparse.ArgumentParser:
         "reproduce", "Train again from a pin and compare digests and numbers; exit code 7 where one differs, or on "
         "another stack where a metric lies outside the pin's own interval.",
         "  $ selmix reproduce digits"))))  # fmt: skip
-    parser.add_argument("name", metavar="NAME", help="name of the pin")
+    parser.add_argument("name", metavar="NAME", help="name of the pin, or its file")
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -424,6 +426,14 @@ def evaluate() -> argparse.ArgumentParser:
         help="weight of the recall beside the precision in f_beta (default: 2)",
     )  # fmt: skip
     parser.add_argument(
+        "--recall-weights", type=_numbers, metavar="W,W,...",
+        help="weights of the recalls in weighted_recall, one per class",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cost-matrix", type=_matrix, metavar="ROWS",
+        help="costs of cost, a row per true class: '0,1;5,0', or a file with a row per line",
+    )  # fmt: skip
+    parser.add_argument(
         "--save",
         type=_path,
         metavar="FILE",
@@ -462,6 +472,30 @@ def _whole_numbers(text: str) -> list[int]:
     except ValueError:
         # argparse would print the name of this function.
         raise argparse.ArgumentTypeError(f"must be whole numbers with commas between, got {text!r}") from None
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between, got {text!r}") from None
+
+
+def _matrix(text: str) -> tuple[tuple[float, ...], ...]:
+    """Rows of numbers: with semicolons between, as the list of lists of a sweep file, or lines of a file."""
+    path = _path(text)
+    try:
+        is_file = path.is_file()
+        rows = path.read_text(encoding="utf-8-sig").splitlines() if is_file else text.split(";")
+        if text.lstrip().startswith("[") and not is_file:
+            return tuple(tuple(float(cost) for cost in row) for row in json.loads(text))
+        return tuple(
+            tuple(map(float, re.split(r"[,;\s]+", row.strip(" \t,;")))) for row in rows if row.strip()
+        )
+    except (OSError, TypeError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"must be rows of numbers such as '0,1;5,0', or a file with a row per line, got {text!r}"
+        ) from None
 
 
 def _path(text: str) -> Path:

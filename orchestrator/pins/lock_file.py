@@ -335,11 +335,10 @@ def found_pin(pins: Path, name: str) -> Path:
         NotFound: there is no such pin.
     """
     given = Path(name)
-    if given.suffix == ".yaml" and given.is_file():
-        return given
-    path = pin_path(pins, name)
+    is_path = given.suffix == ".yaml" and (given.is_file() or len(given.parts) > 1)
+    path = given if is_path else pin_path(pins, name)
     if not path.is_file():
-        known = sorted(file.stem for file in pins.glob("*.yaml"))
+        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
         near = get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
         raise NotFound(f"{path}: no such pin; {hint}")

@@ -19,12 +19,13 @@ from orchestrator.pins.lock_file import (
     typed_pin,
     weights_beside,
 )
-from orchestrator.pins.portable import located
+from orchestrator.pins.portable import PRETRAIN_KEYS, located
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.store import Store
 from orchestrator.records.types import Metrics
 from orchestrator.results.rows import SELMIX
 from orchestrator.table import paragraph, sentence
+from selmix.files import PATH_KEYS
 
 if TYPE_CHECKING:
     from orchestrator.pins.test_split import OpenedTest
@@ -134,9 +135,26 @@ def reproduce_pin(pins: Path, name: str, store: Store, overrides: Sequence[str] 
     now = environment(pin.protocol.threads).stack()
     drift = {key: StackDifference(before[key], now[key]) for key in before if before[key] != now[key]}
     with imported_from(source_beside(path), sources):
-        compared = _Comparison(pin, same_stack=not drift).run(weights_beside(path), store, overrides)
+        try:
+            compared = _Comparison(pin, same_stack=not drift).run(weights_beside(path), store, overrides)
+        except PreflightError as error:
+            raise PreflightError(f"{error}{_elsewhere(pin, str(error), overrides)}") from error
     problems = [f"{c.what}: pinned {c.pinned}, got {c.got}" for c in compared if not c.passes]
     return _document(name, drift, compared, problems)
+
+
+def _elsewhere(pin: Pin, problem: str, overrides: Sequence[str]) -> str:
+    """Advice for files of a pin that lie elsewhere here: it names them, and not where they lay."""
+    protocol = {"data": pin.protocol.data, "pretrain": pin.protocol.pretrain}
+    given = {override.partition("=")[0] for override in overrides}
+    keys = [
+        f"{section}.{key}"
+        for section, names in (("data", PATH_KEYS), ("pretrain", PRETRAIN_KEYS))
+        for key in names
+        if problem.startswith(section) and protocol[section].get(key) is not None
+    ]
+    lacking = [f"{key}=PATH" for key in keys if key not in given]
+    return f"; say where it lies here: selmix reproduce {pin.name} {' '.join(lacking)}" if lacking else ""
 
 
 def _document(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from selmix.checkpoints import carried_facts
 from selmix.data import DATA, as_fields, preprocess_of
 from selmix.data.preprocess import INPUT_RANGES, Preprocess
+from selmix.files import expanded_path
 from selmix.models.libraries import MissingLibrary
 from selmix.models.preprocessing import default_preprocess
 
@@ -54,7 +54,13 @@ def left_to_model(name: str, given: Mapping[str, Any], model: Any, pretrain: Any
 def _carried(pretrain: Any, size: int | None, input_range: int | None) -> Preprocess | None:
     """Preprocessing that a checkpoint carries, brought to a size; None where it has none, or one of another range."""
     path = pretrain.get("checkpoint") if isinstance(pretrain, Mapping) else None
-    stored = carried_facts(Path(path)).get("preprocess") if isinstance(path, str) else None
+    if not isinstance(path, str):
+        return None
+    # A variable that is not set is said where the weights are read.
+    try:
+        stored = carried_facts(expanded_path(path)).get("preprocess")
+    except ValueError:
+        return None
     if not isinstance(stored, Mapping):
         return None
     try:

@@ -63,6 +63,7 @@ def data_document(spec: SweepSpec) -> DataDocument:
     Raises:
         PreflightError: the data cannot be read at all.
     """
+    from orchestrator.build.data import lacking_advice
     from orchestrator.build.leaks import ADVICE, find_leaks, sample_namer
     from orchestrator.build.selection import data_config
     from selmix.data import doubts_of, notes_of, preprocess_of, refuses_duplicates
@@ -87,7 +88,10 @@ def data_document(spec: SweepSpec) -> DataDocument:
         # Recall is undefined for a class without samples, in whichever split it is missing.
         empty = [label for label, count in zip(data.class_names, counts[name], strict=True) if count == 0]
         if empty:
-            problems.append(f"{name}: no sample of {listed(empty, 'classes', MAX_CLASSES_SHOWN)}")
+            advice = ""
+            if getattr(source, "has_own_splits", False) and not any(counts[name]):
+                advice = f"; {lacking_advice(source, name, is_empty=True)}"
+            problems.append(f"{name}: no sample of {listed(empty, 'classes', MAX_CLASSES_SHOWN)}{advice}")
         # Images are decoded batch by batch in training: a broken one would fail a trial in the middle.
         if isinstance(split.inputs, Images) and not split.inputs.is_decoded:
             images[name] = split.inputs

@@ -46,6 +46,15 @@ NATS = " nats"
 GOAL = 0.05
 """Half-width of an interval that counts as resolved, as :data:`selmix.baselines.score_table.GOAL`."""
 
+GIVEN_BY = {"recall_weights": "--recall-weights W,W,...", "cost_matrix": "--cost-matrix ROWS"}
+"""Definition that a metric cannot do without -> flag that gives it."""
+
+FLAGS = {
+    "cvar_fraction": "--cvar-fraction", "beta": "--beta", "recall_weights": "--recall-weights",
+    "cost_matrix": "--cost-matrix",
+}  # fmt: skip
+"""Key of a sweep file -> flag of the same number here."""
+
 OF_MEAN_RECALL = ("mean_recall", "balanced_accuracy", "balanced_error")
 """Metrics of which the change of the mean recall says nothing new."""
 
@@ -144,6 +153,8 @@ class EvaluateDocument:
         metrics: the metric, or all that the table gives, each with its interval where there is one.
         left_out: metrics that the table does not give, and what they need.
         definitions: numbers that define metrics: ``cvar_fraction`` and ``beta``.
+        recall_weights: weights of ``weighted_recall``, in the order of the classes; None without them.
+        cost_matrix: costs of ``cost``, a row per true class; None without them.
         saved: file that the correction was written to; None for none.
     """
 
@@ -168,6 +179,8 @@ class EvaluateDocument:
     definitions: dict[str, float] = field(default_factory=dict)
     not_tried: str = ""
     saved: str | None = None
+    recall_weights: list[float] | None = None
+    cost_matrix: list[list[float]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,9 +265,9 @@ def _metric(request: Request) -> Metric:
         if is_reference(objective):
             raise UsageError(f"--objective: {objective}: {error}") from error
         raise UsageError(f"--objective: unknown {objective!r}; {closest(objective, METRICS)}") from error
-    if metric.needs is not None:
+    if metric.needs is not None and getattr(request.definitions, metric.needs) is None:
         raise UsageError(
-            f"--objective: {metric.key} needs numbers of its own ({metric.needs}), which only a sweep file can give"
+            f"--objective: {metric.key} needs numbers of its own; give them with {GIVEN_BY[metric.needs]}"
         )
     if metric.by_train_counts and request.train_counts is None:
         raise UsageError(
@@ -295,7 +308,11 @@ def _context(request: Request, found: ScoreTable, metric: Metric | None) -> Metr
     # Definitions names the key of a sweep file; here the user typed a flag.
     if problems:
         text = "\n".join(problems)
-        raise UsageError(text.replace("cvar_fraction", "--cvar-fraction").replace("beta:", "--beta:"))
+        for key, flag in FLAGS.items():
+            text = text.replace(f"{key}:", f"{flag}:")
+        raise UsageError(text)
+    if metric is not None and metric.of_cells is not None and found.unfit_groups:
+        raise PreflightError(f"{request.table}: {found.unfit_groups}")
     if metric is not None and metric.of_cells is not None and found.groups is None:
         raise UsageError(
             f"--objective: {metric.key} needs groups; give {request.table} a column group, or name one with --group"
@@ -375,7 +392,7 @@ def _of_scores(
     try:
         if metric is None:
             corrected = None if biases is None else samples.predictions(biases)
-            plain = samples.predictions(all_scores=True)
+            plain = samples.predictions(all_scores=True, in_place=biases is None)
             document = _with_all(document, request, found, plain, context, corrected)
             if given is None or biases is None:
                 return document
@@ -437,12 +454,15 @@ def _samples(
 def _document(request: Request, found: ScoreTable) -> EvaluateDocument:
     """Document with what is known before a metric is computed."""
     single = found.scores is not None and found.scores.shape[1] == 1
+    weights, costs = request.definitions.recall_weights, request.definitions.cost_matrix
     positive = found.class_names[1] if single or request.columns.positive is not None else None
     return EvaluateDocument(
         table=str(request.table), rows=len(found.labels), num_classes=len(found.class_names),
         groups=list(found.group_names), is_resolved=False, metric=None, value=None, classes=[], half_width=None,
         samples_needed=None, correction=None, positive=positive,
         definitions={"cvar_fraction": request.definitions.cvar_fraction, "beta": request.definitions.beta},
+        recall_weights=None if weights is None else list(weights),
+        cost_matrix=None if costs is None else [list(row) for row in costs],
     )  # fmt: skip
 
 
@@ -472,12 +492,12 @@ def _with_all(
     counts = checked_counts(predictions, found.class_names)
     left_out = {}
     for key, metric in METRICS.items():
-        if metric.needs is not None:
-            left_out[key] = "numbers of their own, which only a sweep file gives"
+        if metric.needs is not None and getattr(request.definitions, metric.needs) is None:
+            left_out[key] = GIVEN_BY[metric.needs].partition(" ")[0]
         elif metric.by_train_counts and request.train_counts is None:
             left_out[key] = "--train-counts"
         elif metric.of_cells is not None and found.groups is None:
-            left_out[key] = "groups"
+            left_out[key] = f"groups ({found.unfit_groups})" if found.unfit_groups else "groups"
         elif metric.of_predictions is not None and found.predicted is not None:
             left_out[key] = "scores"
     rows = []

@@ -92,6 +92,8 @@ def show_text(document: ShowDocument, width: int | None, colour: bool = False, f
     for objective, result in document.objectives.items():
         if result.winner is None:
             blocks.append(sentence(f"{objective}: {_undecided(document, result)}", width))
+            if result.feasible is False and result.metric is not None:
+                blocks.append(_without_winner(document, objective, result, result.metric, width))
         else:
             blocks.append(_objective(document, objective, result, result.winner, width))
     winners = {name: r.winner for name, r in document.objectives.items() if r.winner is not None}
@@ -183,6 +185,47 @@ def _undecided(document: ShowDocument, result: ObjectiveResult) -> str:
     return "no result" if document.state == "failed" else "not decided yet"
 
 
+def _legends(result: ObjectiveResult, rows: Sequence[tuple[str, ...]], width: int | None) -> list[str]:
+    """What the signs in the table mean."""
+    return [
+        *([sentence(REFERENCE, width)] if any(row.reference for row in result.baselines.values()) else []),
+        *([sentence(BROKEN, width)] if any(BREAKS in cell for row in rows for cell in row) else []),
+    ]
+
+
+def _without_winner(
+    document: ShowDocument, objective: str, result: ObjectiveResult, metric: str, width: int | None
+) -> str:
+    """Rows that all break a bound: how far each of them is from it; empty where none has finished."""
+    bounds = result.bounds or bounds_of_constraints(
+        document.spec["constraints"], document.data["class_names"]
+    )
+    best = max(
+        (
+            trial
+            for trial in document.trials
+            if trial.objective == objective and trial.kind == "trial" and metric in trial.select
+        ),
+        key=lambda trial: float("-inf") if trial.score is None else trial.score,
+        default=None,
+    )
+    labels = ["checkpoint" if document.base.get("checkpoint") else "train", "feedback", "select"]
+    ranked = [] if best is None else [(best.score or 0.0, _row(
+        f"SelMix {short(best.trial_id)}", best.select, metric, best.score, labels, best.cost_s, bounds,
+    ))]  # fmt: skip
+    for name, row in result.baselines.items():
+        score = row.score if row.state == "FINISHED" else None
+        # A failed row goes last; a score of 0 is one like any other.
+        ranked.append((float("-inf") if score is None else score, _baseline(name, row, metric, bounds)))
+    if not ranked:
+        return ""
+    rows = [cells for _, cells in sorted(ranked, key=lambda each: -each[0])]
+    return "\n".join([
+        *_results(f"{metric} on select{unit_of(metric).heading}", rows, bounds, width),
+        *_legends(result, rows, width),
+    ])  # fmt: skip
+
+
 def _objective(
     document: ShowDocument, objective: str, result: ObjectiveResult, winner: Winner, width: int | None
 ) -> str:
@@ -193,8 +236,7 @@ def _objective(
     lines = [
         objective,
         *_results(f"{metric} on select{unit_of(metric).heading}", rows, bounds, width),
-        *([sentence(REFERENCE, width)] if any(row.reference for row in result.baselines.values()) else []),
-        *([sentence(BROKEN, width)] if any(BREAKS in cell for row in rows for cell in row) else []),
+        *_legends(result, rows, width),
         paragraph(
             "winner", "; ".join([shipped_file(winner, metric, bounds), *reasons(result, winner)]), width
         ),

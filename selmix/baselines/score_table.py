@@ -158,18 +158,21 @@ class ScoredSamples:
     kind: ScoreKind = "logits"
     offsets: Tensor | None = None
 
-    def predictions(self, offsets: Tensor | None = None, all_scores: bool = False) -> Predictions:
+    def predictions(
+        self, offsets: Tensor | None = None, all_scores: bool = False, in_place: bool = False
+    ) -> Predictions:
         """Predictions by the scores with offsets.
 
         Args:
             offsets: shape (K,); None for those of the scores as they are.
             all_scores: keep the probabilities of all classes beside that of the predicted one.
+            in_place: these may be written over the scores, which are not needed any more.
         """
         offsets = self.offsets if offsets is None else offsets
         if offsets is None:
             offsets = torch.zeros(len(self.names), dtype=torch.float64)
         predicted = decide(self.scores, offsets)
-        kept = log_probabilities(self.scores, self.kind) if all_scores else None
+        kept = log_probabilities(self.scores, self.kind, in_place) if all_scores else None
         confidence = torch.empty(len(predicted), dtype=torch.float64)
         for start in range(0, len(predicted), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)

@@ -249,6 +249,8 @@ def _lists(files: TableSource, name: str, column: Any, start: int, width: int | 
     import pyarrow.compute as pc
 
     where = files.path
+    # Of a tensor for each row the lists that it is stored as.
+    column = getattr(column, "storage", column)
     if not _is_list(column.type):
         raise ValueError(f"{where}: {name} must hold lists of numbers, got {column.type}")
     if column.null_count:

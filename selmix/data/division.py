@@ -113,7 +113,8 @@ def parts_named(
     unknown = [repr(name) for name, part in zip(names, known, strict=True) if part is None]
     if unknown:
         raise ValueError(
-            f"{where}: {column} must be one of {spellings()}, in any case, got {listed(unknown, 'other names')}"
+            f"{where}: {column} must be one of {spellings()}, in any case, got {listed(unknown, 'other names')}; "
+            "name each of them so, or leave its rows out"
         )
     places = torch.tensor([PARTS.index(part) for part in known if part is not None], dtype=torch.int64)
     changed = renamed(names)

@@ -26,6 +26,7 @@ from selmix.data.preprocess import Preprocess
 from selmix.data.sizes import check_held, held_by_class, order_problems, size_problems, sweep_data
 from selmix.data.split_names import PARTS
 from selmix.data.splits import Split, SweepData
+from selmix.files import not_utf8
 
 Listed = tuple[list[str], Tensor]  # files and their labels
 
@@ -89,8 +90,9 @@ class ImageFolderConfig(Preprocess):
         earlier = sorted(child.name for child in folder.iterdir() if child.is_dir())
         names = tuple(class_folders(folder) if self.listing > 1 else earlier)
         if len(names) < 2:
+            shown = f": {names[0]}" if names else ""
             raise ValueError(
-                f"{folder}: must hold a folder for each of two or more classes, got {len(names)}"
+                f"{folder}: must hold a folder for each of two or more classes, got {len(names)}{shown}"
             )
         if self.class_order is None:
             return names
@@ -319,14 +321,12 @@ def _read_list(path: Path, root: Path) -> Listed:
     files, labels = [], []
     # Some editors begin a file with a byte order mark, which is no part of the first path.
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    for number, raw in enumerate(content.split(b"\n"), 1):
+    lines = content.split(b"\n")
+    for number, raw in enumerate(lines, 1):
         try:
             line = raw.decode("utf-8").strip()
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path}:{number}: must be UTF-8, got the byte 0x{raw[error.start]:02x} at place {error.start + 1} "
-                "(Latin-1?); convert it: iconv -f latin1 -t utf-8"
-            ) from error
+            raise ValueError(f"{path}:{not_utf8(lines)}") from error
         if not line:
             continue
         # From the right: a path may hold spaces.

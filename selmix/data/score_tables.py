@@ -5,6 +5,7 @@ Whatever a table lacks is said with its row, counted from 1 without the header, 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -17,11 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selmix.data.columns import label_names
 from selmix.data.text_table import delimiter_of
+from selmix.files import not_utf8
 from selmix.score_kinds import RowError
 
 _ROWS_AT_ONCE = 4096  # bounds what is decoded beside the tensor that it goes to
 _TEXTS = (".csv", ".tsv", ".txt")
+OF_PREDICTIONS = "; a column of predicted classes is named with --prediction"
 FORMS = "a Parquet, CSV or TSV file (.parquet, .csv, .tsv, .csv.gz)"
 
 
@@ -61,6 +65,7 @@ class ScoreTable:
         groups: shape (n,), int64; None where there are no groups.
         group_names: A texts, sorted; empty where there are no groups.
         predicted: predicted class of each row, shape (n,), int64; None where there are scores.
+        unfit_groups: why a column ``group`` that nobody asked for gives no groups; "" elsewhere.
     """
 
     labels: Tensor
@@ -69,6 +74,7 @@ class ScoreTable:
     groups: Tensor | None = None
     group_names: tuple[str, ...] = ()
     predicted: Tensor | None = None
+    unfit_groups: str = ""
 
 
 def read_scores(path: Path, columns: Columns | None = None) -> ScoreTable:
@@ -139,11 +145,26 @@ class _Reader:
             raise AssertionError("columns of one file have one length")
         if group is None:
             return ScoreTable(labels, scores, names, predicted=predicted)
-        index, values = self.file.values(group, classes=False)
+        try:
+            groups, group_names = self._groups(group)
+        except RowError as error:
+            unfit = f"{self.file.place(error.row)}: {error.text}"
+        except ValueError as error:
+            unfit = str(error).removeprefix(f"{self.path}: ")
+        else:
+            return ScoreTable(labels, scores, names, groups, group_names, predicted)
+        if self.columns.group is not None:
+            raise ValueError(f"{self.path}: {unfit}")
+        # A column of that name may be anything; most metrics need no groups.
+        return ScoreTable(labels, scores, names, predicted=predicted, unfit_groups=unfit)
+
+    def _groups(self, column: str) -> tuple[Tensor, tuple[str, ...]]:
+        """Group of each row, shape (n,), and the names of the groups."""
+        index, values = self.file.values(column, classes=False)
         if len(values) < 2:
-            raise ValueError(f"{self.path}: {group} must name at least two groups, got {values}")
-        place, group_names = _sorted(values)
-        return ScoreTable(labels, scores, names, place[index], group_names, predicted)
+            raise ValueError(f"{column} must name at least two groups, got {values}")
+        place, names = _sorted(values)
+        return place[index], names
 
     def _scores(self, group: str | None) -> tuple[Tensor, tuple[str, ...]]:
         """Scores, and names of the classes as the columns give them; () where they give none."""
@@ -165,7 +186,7 @@ class _Reader:
                     f"column beside the label, got {self._listed()}; name it with --scores-column or --score-prefix"
                 )
         if len(found) == 1:
-            return self.file.scores(found[0]), ()
+            return self.file.scores(found[0]), self.file.label_names(self.columns.label)
         return self.file.numbers(found), tuple(
             name.removeprefix(prefix) if not stated else name for name in found
         )
@@ -174,6 +195,8 @@ class _Reader:
         """Labels, and the names of the classes."""
         index, values = self.file.values(self.columns.label)
         classes = max(2, scores.shape[1])
+        # Names in a file's metadata are of its labels, whatever scores stand beside them.
+        held = held if len(held) == classes else ()
         if scores.shape[1] == 1 and not self.columns.class_names:
             return self._two_values(index, values)
         names = self._class_names(held, classes)
@@ -260,6 +283,13 @@ class _Reader:
         of_labels, of_predictions = self.file.values(self.columns.label), self.file.values(column)
         # By text: one column may hold the numbers that the other one holds as texts.
         held = {str(value): value for value in (*of_labels[1], *of_predictions[1])}
+        if not {str(value) for value in of_labels[1]} & {str(value) for value in of_predictions[1]} and (
+            not self.columns.class_names
+        ):
+            raise ValueError(
+                f"{self.path}: {column} must hold classes of {self.columns.label}, got {_some(of_predictions[1])} and "
+                f"none of {_some(of_labels[1])}; name the classes in the order of their numbers with --class-names"
+            )
         names = self.columns.class_names or _sorted(list(held.values()))[1]
         found = []
         for name, (index, values) in ((self.columns.label, of_labels), (column, of_predictions)):
@@ -285,6 +315,11 @@ class _Reader:
             if at == 0:
                 labels, predicted, names = 1 - labels, 1 - predicted, names[::-1]
         return labels, predicted, names
+
+
+def _some(values: Sequence[Any]) -> str:
+    """Some of the values of a column, in words."""
+    return ", ".join(map(str, values[:3])) + (", ..." if len(values) > 3 else "")
 
 
 def _placed(values: Sequence[Any], names: Sequence[str]) -> Tensor:
@@ -337,6 +372,8 @@ def _indexed(column: Any, name: str, classes: bool) -> tuple[Tensor, list[Any]]:
 
     if not len(column):
         raise ValueError(f"{name}: must have rows, got none")
+    if pa.types.is_nested(column.type):
+        raise ValueError(f"{name} must hold whole numbers or texts, got {column.type}")
     if column.null_count:
         missing = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
         raise RowError(int(missing[0]), f"{name} must be given in every row, it is missing")
@@ -394,6 +431,11 @@ class _Parquet:
             raise ValueError(f"{path}: must be {FORMS}: {error}") from error
         self.names = list(self.schema.names)
 
+    def label_names(self, column: str) -> tuple[str, ...]:
+        """Names of Hugging Face's ``ClassLabel`` of a column; () where there are none, or where they are numbers."""
+        names = label_names(self.schema, column) or ()
+        return () if any(name.isdigit() for name in names) else tuple(names)
+
     def place(self, row: int) -> str:
         """Name a row, from 0."""
         return f"row {row + 1}"
@@ -427,8 +469,11 @@ class _Parquet:
         kind = self.schema.field(name).type
         if _is_numeric(kind):
             return self.numbers([name])
+        kind = getattr(kind, "storage_type", kind)
         if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)):
-            raise ValueError(f"{self.path}: {name} must hold numbers or lists of numbers, got {kind}")
+            raise ValueError(
+                f"{self.path}: {name} must hold numbers or lists of numbers, got {kind}{_if_texts(kind)}"
+            )
         return self._lists(name, kind.value_type)
 
     def _lists(self, name: str, of: Any) -> Tensor:
@@ -444,7 +489,8 @@ class _Parquet:
         # Read ahead or in threads, pyarrow would hold more of the column beside the tensor.
         with pq.ParquetFile(self.path, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[name], use_threads=False):
-                column = batch.column(0)
+                # Of a tensor for each row the lists that it is stored as.
+                column = getattr(batch.column(0), "storage", batch.column(0))
                 if column.null_count:
                     missing = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
                     raise RowError(
@@ -485,11 +531,14 @@ class _Text:
             with self._lines() as lines:
                 header = next(iter(lines), "")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: must be text in UTF-8: {error.reason}; save it as UTF-8") from error
+            raise ValueError(f"{path}: line {self._not_utf8()}") from error
         except (OSError, EOFError) as error:
             raise ValueError(f"{path}: must be {FORMS}: {error}") from error
         self.delimiter = delimiter_of(header)
-        self.names = next(csv.reader([header], delimiter=self.delimiter), [])
+        written = next(csv.reader([header], delimiter=self.delimiter), [])
+        # Blanks behind the commas are no part of a name.
+        self.names = [name.strip() for name in written]
+        self._written = dict(zip(self.names, written, strict=True))
         if not self.names:
             raise ValueError(f"{path}: must have a line with the names of the columns, got none")
         twice = [name for name in self.names if self.names.count(name) > 1]
@@ -498,10 +547,20 @@ class _Text:
                 f"{path}: line 1: every column must have a name of its own, got {twice[0]!r} twice"
             )
 
+    def _binary(self) -> Any:
+        return gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")
+
     def _lines(self) -> io.TextIOWrapper:
-        binary: Any = gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")  # noqa: SIM115
         # Excel begins its files with a byte order mark.
-        return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
+        return io.TextIOWrapper(self._binary(), encoding="utf-8-sig", newline="")
+
+    def _not_utf8(self) -> str:
+        with self._binary() as lines:
+            return not_utf8(lines)
+
+    def label_names(self, column: str) -> tuple[str, ...]:
+        """No names: a text file has none beside its columns."""
+        return ()
 
     def place(self, row: int) -> str:
         """Name a row, from 0, with its line: a text may go over several, and empty ones count as none."""
@@ -514,23 +573,32 @@ class _Text:
 
     def _columns(self, names: Sequence[str], numeric: bool) -> Any:
         import pyarrow as pa
-        from pyarrow import csv as pacsv
 
-        kinds = {name: pa.float64() for name in names} if numeric else {}
         try:
-            return pacsv.read_csv(
-                pa.input_stream(str(self.path), compression="gzip" if self.path.suffix == ".gz" else None),
-                parse_options=pacsv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
-                # A class may be named NA: only an empty cell is missing.
-                convert_options=pacsv.ConvertOptions(
-                    include_columns=list(names), column_types=kinds, null_values=[""], strings_can_be_null=True,
-                    quoted_strings_can_be_null=False,
-                ),
-            )  # fmt: skip
+            return self._read(names, numeric, ".")
         except pa.ArrowInvalid as error:
+            # Where no comma ends a cell it may be the decimal sign, of all the numbers.
+            if numeric and self.delimiter != ",":
+                with contextlib.suppress(pa.ArrowInvalid):
+                    return self._read(names, numeric, ",")
             raise self._reason(names, numeric, str(error)) from error
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{self.path}: must be {FORMS}: {error}") from error
+
+    def _read(self, names: Sequence[str], numeric: bool, decimal: str) -> Any:
+        import pyarrow as pa
+        from pyarrow import csv as pacsv
+
+        written = [self._written[name] for name in names]
+        return pacsv.read_csv(
+            pa.input_stream(str(self.path), compression="gzip" if self.path.suffix == ".gz" else None),
+            parse_options=pacsv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
+            # A class may be named NA: only an empty cell is missing.
+            convert_options=pacsv.ConvertOptions(
+                include_columns=written, column_types={name: pa.float64() for name in written} if numeric else {},
+                null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False, decimal_point=decimal,
+            ),
+        ).rename_columns(list(names))  # fmt: skip
 
     def _reason(self, names: Sequence[str], numeric: bool, arrow: str) -> ValueError:
         """Problem, with its row: pyarrow names the column only."""
@@ -547,14 +615,29 @@ class _Text:
                         )
                     for name, place in places.items():
                         if cells[place] and not _is_number(cells[place]):
-                            return RowError(row, f"{name} must be a number, got {cells[place]!r}")
+                            return RowError(
+                                row,
+                                f"{name} must be a number, got {cells[place]!r}{self._advice(cells[place], names)}",
+                            )
         except UnicodeDecodeError as error:
-            return ValueError(f"{self.path}: must be text in UTF-8: {error.reason}; save it as UTF-8")
+            raise ValueError(f"{self.path}: line {self._not_utf8()}") from error
         return ValueError(f"{self.path}: must be {FORMS}: {arrow}")
+
+    def _advice(self, cell: str, names: Sequence[str]) -> str:
+        if self.delimiter == "," and _is_number(cell.replace(",", ".", 1)):
+            return "; where a comma is the decimal sign, semicolons must stand between the cells"
+        return OF_PREDICTIONS if len(names) == 1 and any(sign.isalpha() for sign in cell) else ""
 
     def values(self, name: str, classes: bool = True) -> tuple[Tensor, list[Any]]:
         """Place of each row's value among the distinct ones, and these; truth values of classes are whole numbers."""
-        return _indexed(self._columns([name], numeric=False)[name], name, classes)
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = self._columns([name], numeric=False)[name]
+        # As in the header: blanks behind the commas are no part of a text.
+        return _indexed(
+            pc.utf8_trim_whitespace(column) if pa.types.is_string(column.type) else column, name, classes
+        )
 
     def numbers(self, names: Sequence[str]) -> Tensor:
         """Columns of numbers, shape (n, K)."""
@@ -565,8 +648,43 @@ class _Text:
         return values
 
     def scores(self, name: str) -> Tensor:
-        """A column of numbers, shape (n, 1)."""
-        return self.numbers([name])
+        """A column of numbers, shape (n, 1), or of lists in brackets, as pandas and numpy write them, shape (n, K)."""
+        with self._lines() as lines:
+            reader = csv.reader(lines, delimiter=self.delimiter)
+            next(reader)
+            first = next((cells for cells in reader if cells), [])
+        place = self.names.index(name)
+        is_list = len(first) > place and first[place].strip().startswith("[")
+        return self._lists(name) if is_list else self.numbers([name])
+
+    def _lists(self, name: str) -> Tensor:
+        column = self._columns([name], numeric=False)[name]
+        values: Tensor | None = None
+        for row, cell in enumerate(column):
+            text = (cell.as_py() or "").strip()
+            numbers = text.removeprefix("[").removesuffix("]").replace(",", " ").split()
+            if not (text.startswith("[") and text.endswith("]") and all(map(_is_number, numbers))):
+                raise RowError(row, f"{name} must be a list of numbers in brackets, got {text[:60]!r}")
+            if values is None:
+                values = torch.empty(len(column), len(numbers), dtype=torch.float64)
+            if len(numbers) != values.shape[1]:
+                raise RowError(
+                    row,
+                    f"{name} must have as many numbers in every row, {values.shape[1]} as the first, got "
+                    f"{len(numbers)}",
+                )
+            values[row] = torch.tensor([float(number) for number in numbers], dtype=torch.float64)
+        if values is None or values.shape[1] == 0:
+            raise ValueError(f"{self.path}: {name} must have rows of numbers, got none")
+        return values
+
+
+def _if_texts(kind: Any) -> str:
+    """Advice for a column of texts in the place of scores."""
+    import pyarrow as pa
+
+    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+    return OF_PREDICTIONS if texts else ""
 
 
 def _is_number(text: str) -> bool:

@@ -8,14 +8,14 @@ is covered is the error of the bins, not that of the unbinned probabilities.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
 from selmix.metrics import CALIBRATION_BINS, Predictions, calibration_bins, calibration_bins_of_equal_width
 from selmix.statistics.proportions import Bounds, normal_quantile
 
-Bins = Callable[[Predictions], list[tuple[Tensor, Tensor]]]
+Bins = Callable[[Predictions], Iterable[tuple[Tensor, Tensor]]]
 """Correctness and confidence of the samples of each bin."""
 
 _MEAN_ABS_NORMAL = math.sqrt(2.0 / math.pi)

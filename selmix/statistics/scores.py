@@ -15,8 +15,9 @@ from selmix.metrics import (
     Predictions,
     auroc,
     log_probabilities_of,
-    placements,
+    placed_parts,
     ranked_classes,
+    sorted_values,
     squared_errors,
 )
 from selmix.statistics.means import Influence, stratified_variance
@@ -87,11 +88,12 @@ def auroc_influences(predictions: Predictions) -> Tensor:
     total = torch.zeros(len(labels), dtype=torch.float64)
     for k in curves:
         positive = labels == k
-        below, equal = placements(scores[:, k], positive)
         ours, others = float(positive.sum()), float((~positive).sum())
-        # A sample of another class is rightly placed below those of class k.
-        right = torch.where(positive, below + 0.5 * equal, ours - below - 0.5 * equal)
-        total += right / (ours * others * len(curves))
+        for side, is_positive in ((positive, True), (~positive, False)):
+            for members, below, equal in placed_parts(scores[:, k], side, sorted_values(scores[:, k], ~side)):
+                # A sample of another class is rightly placed below those of class k.
+                right = below + 0.5 * equal if is_positive else ours - below - 0.5 * equal
+                total[members] += right / (ours * others * len(curves))
     return total
 
 

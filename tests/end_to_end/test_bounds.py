@@ -79,3 +79,10 @@ def test_where_no_trial_meets_a_bound_a_row_that_does_is_the_winner(tmp_path: Pa
     done = launch(tmp_path / "none", *SMALL, *still, bound, "search.num_trials=1")
     assert done.code == 6, done.err
     assert "no feasible trial for min_recall, and none of " in done.err
+    # The rows are shown all the same, each with what it lacks.
+    text = here("show", "smoke", "--runs", tmp_path / "none").out
+    rows = show(tmp_path / "none")["objectives"]["min_recall"]["baselines"]
+    lines = [line for line in text.splitlines() if " !  " in line and line.startswith("  ")]
+    assert {line.split()[0].rstrip("*") for line in lines} == {"SelMix", *rows}
+    assert "g_mean >= 0.95, %" in text
+    assert "! breaks this bound: neither winner nor opponent" in text

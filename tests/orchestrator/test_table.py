@@ -119,6 +119,12 @@ def test_a_long_cell_continues_below_itself_and_notes_below_their_row() -> None:
     ]
 
 
+def test_a_name_with_a_line_break_or_a_colour_stays_in_its_cell() -> None:
+    assert table(columns_of(2), [["a\nb", "\x1b[31mred"], ["c\td", "\x00"]], None).splitlines() == [
+        "  t0      t1", "  a\\x0ab  \\x1b[31mred", "  c\\x09d  \\x00",
+    ]  # fmt: skip
+
+
 def test_a_table_without_rows_is_its_titles() -> None:
     assert table(columns_of(2), [], 40) == "  t0  t1"
 

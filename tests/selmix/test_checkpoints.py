@@ -94,6 +94,16 @@ def test_other_types_are_converted_and_it_is_said(kind: torch.dtype, tmp_path: P
         assert loaded.notes == (f"converted {str(kind).removeprefix('torch.')} to the model's types",)
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.int32, torch.bool])
+def test_quantised_weights_are_refused(kind: torch.dtype, tmp_path: Path) -> None:
+    torch.save({n: t.to(kind) if n == "head.weight" else t for n, t in STATE.items()}, tmp_path / "x.pt")
+    name = str(kind).removeprefix("torch.")
+    with pytest.raises(
+        ValueError, match=f"head.weight must hold floating-point numbers, got {name}: .* quantised"
+    ):
+        load_for_model(tmp_path / "x.pt", Net())
+
+
 def test_trained_weights_come_before_their_average_and_a_key_chooses(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"model_ema": OTHER, "model": STATE}, path)

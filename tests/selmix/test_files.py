@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from selmix.files import expanded_path, with_paths_expanded, written_aside
+from selmix.files import expanded_path, not_utf8, with_paths_expanded, written_aside
 from selmix.user_code import is_reference, load_function
 
 
@@ -63,6 +63,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     )
     (tmp_path / "own_broken_module.py").write_text("raise RuntimeError('at import')\n")
     (tmp_path / "own_empty_module.py").write_text("")
+    (tmp_path / "own_script_module.py").write_text("import sys\nsys.exit(3)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("own_files_module", "own_broken_module", "own_empty_module"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -86,11 +87,22 @@ def test_a_function_is_imported_by_its_name(module: str) -> None:
         ("own_files_module:value", "own_files_module has no function 'value'; it has f$"),
         ("own_empty_module:f", "own_empty_module has no function 'f'; it has none"),
         ("own_broken_module:f", "own_broken_module cannot be imported: RuntimeError: at import"),
+        ("own_script_module:f", "own_script_module cannot be imported: SystemExit: 3"),
     ],
 )
 def test_what_cannot_be_imported_is_named(module: str, reference: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_function(reference)
+
+
+@pytest.mark.parametrize(("content", "problem"), [
+    ("a\nbär".encode("latin-1"), "2: must be UTF-8, got the byte 0xe4 at place 2 (Latin-1?); convert it: iconv"),
+    ("a\n".encode("utf-16"), "1: must be UTF-8, got UTF-16; convert it: iconv -f utf-16 -t utf-8"),
+])  # fmt: skip
+def test_text_in_another_encoding_is_told_by_its_line(content: bytes, problem: str) -> None:
+    assert not_utf8(content.split(b"\n")).startswith(problem)
+    with pytest.raises(ValueError, match="must have a line that is no UTF-8"):
+        not_utf8([b"a"])
 
 
 def test_paths_are_read_as_people_write_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -92,6 +92,10 @@ BAD: dict[str, tuple[Callable[..., Any], str]] = {
     "infinite": (lambda c: (c.diagonal() / c.sum(1)).log().mean(), "must be a finite number, got -inf"),
     "raises": (lambda c: c["x"], "fails on a 3 x 3 confusion matrix"),
     "argument": (lambda c, *, beta: c.sum() * beta, "fails on a 3 x 3 confusion matrix: TypeError: .*beta"),
+    "exits": (
+        lambda c: sys.exit(3),
+        r"fails on a 3 x 3 confusion matrix: RuntimeError: it called sys\.exit\(3\)",
+    ),
     "scale": (
         lambda c: c.diagonal().sum(),
         "must not depend on the scale of C, got 60 of counts and 1 of the same",

@@ -59,6 +59,23 @@ def test_probabilities_of_their_own_are_taken_for_logits_and_that_is_said() -> N
     assert "all lie within" not in kind_of(logits()).reason
 
 
+def test_percentages_are_refused_and_other_shares_are_said() -> None:
+    shares = (as_kind(logits(), "probabilities") * 100.0).round()
+    with pytest.raises(
+        RowError, match=r"got percentages, rows that all sum to 100; divide them by 100, or state"
+    ):
+        kind_of(shares)
+    votes = kind_of(as_kind(logits(), "probabilities") * 500.0)
+    assert votes.kind == "logits"
+    assert votes.reason.endswith("; all sum to 500: if they are shares of it, divide them by it")
+    assert "if they are shares" not in kind_of(logits()).reason
+    assert kind_of(shares, "logits").kind == "logits"
+    # Of one row, or with a negative score, a sum says nothing.
+    assert kind_of(shares[:1]).kind == kind_of(shares - 1.0).kind == "logits"
+    told = kind_of(shares[:, :1])
+    assert "if they are percentages divide them by 100, else give --threshold" in told.reason
+
+
 def test_a_single_row_that_is_no_probability_among_many_is_named() -> None:
     scores = as_kind(logits(), "probabilities")
     scores[6] *= 0.9

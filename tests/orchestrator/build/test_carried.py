@@ -50,6 +50,15 @@ def test_another_order_is_refused_with_the_key_that_mends_it(tmp_path: Path) -> 
         carried_notes(spec(tmp_path / "b.safetensors"), NAMES)
 
 
+def test_the_path_may_name_the_home_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WEIGHTS", str(tmp_path))
+    torch.save({"state_dict": {"w": torch.zeros(2)}}, tmp_path / "a.pt")
+    assert (
+        carried_notes(spec(Path("~/a.pt")), NAMES) == carried_notes(spec(Path("$WEIGHTS/a.pt")), NAMES) == []
+    )
+
+
 def test_other_names_and_another_preprocessing_are_said(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     facts = {"class_names": ["n01", "n02", "n03"], "preprocess": {"size": 64, "crop": "center"}}

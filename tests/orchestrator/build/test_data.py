@@ -74,7 +74,8 @@ def test_a_cell_is_missed_only_by_a_metric_of_groups(tmp_path: Path, split: str)
     data = table(tmp_path / "t.parquet", (f"{split} a 1", f"{split} b 0", "train a 0"))
     load_data(spec_of(data))
     with pytest.raises(
-        PreflightError, match=f"a sample in {split} for a metric of groups, got none of a x 1, b x 0$"
+        PreflightError,
+        match=f"a sample in {split} for a metric of groups, got none of a x 1, b x 0; give larger splits",
     ):
         load_data(spec_of(data, objectives=["worst_group_recall"]))
 

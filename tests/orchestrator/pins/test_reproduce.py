@@ -42,6 +42,30 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def test_a_pin_is_named_by_its_file_too(home: Path, tmp_path: Path) -> None:
+    """As it was handed on, from any folder."""
+    absent = here("reproduce", tmp_path / "none.yaml", cwd=tmp_path)
+    assert (absent.code, absent.err) == (8, f"selmix: {tmp_path}/none.yaml: no such pin; there are: none\n")
+    done = here("reproduce", home / "pins" / "kept.yaml", cwd=tmp_path)
+    assert (done.code, done.out.partition(";")[0]) == (0, "kept: reproduced")
+
+
+def test_files_that_lie_elsewhere_are_asked_for_by_their_keys(home: Path, tmp_path: Path) -> None:
+    document = read_pin(home / "pins", "kept")
+    document["protocol"]["data"] = {
+        "name": "parquet", "path": "features.parquet", "feedback": 5, "select": 5, "test": 5
+    }  # fmt: skip
+    write_pin(tmp_path / "pins" / "kept.yaml", sealed(document))
+    done = here("reproduce", "kept", cwd=tmp_path)
+    assert (done.code, done.out) == (4, "")
+    assert done.err.endswith(
+        "features.parquet: must be a Parquet file, there is none; say where it lies here: selmix reproduce kept "
+        "data.path=PATH\n"
+    )
+    done = here("reproduce", "kept", "data.path=other.parquet", cwd=tmp_path)
+    assert done.err.endswith("other.parquet: must be a Parquet file, there is none\n")
+
+
 @pytest.fixture
 def pins(home: Path, tmp_path: Path) -> Path:
     """A copy of the pin, to be changed."""

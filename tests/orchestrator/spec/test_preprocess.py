@@ -140,13 +140,17 @@ def test_the_digest_is_of_every_step() -> None:
     assert len(set(digests)) == len(changes)
 
 
-def test_the_preprocessing_that_a_checkpoint_carries_comes_before_that_of_its_model(tmp_path: Path) -> None:
+def test_the_preprocessing_that_a_checkpoint_carries_comes_before_that_of_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = images(tmp_path / "images")
     config = ImageFolderConfig(str(folder), size=32, resize=40, crop="squash", feedback=1, select=1, test=1)
     save_weights(tmp_path / "base.safetensors", {"w": torch.zeros(1)}, facts_of(config.load()))
     pretrain = f"pretrain: {{checkpoint: '{tmp_path}/base.safetensors'}}\n"
     spec = spec_of(text(folder) + pretrain)
     assert (spec.data["size"], spec.data["resize"], spec.data["crop"]) == (32, 40, "squash")
+    monkeypatch.setenv("WEIGHTS", str(tmp_path))
+    assert spec_of(text(folder) + "pretrain: {checkpoint: $WEIGHTS/base.safetensors}\n").data["resize"] == 40
     assert spec_of(text(folder, ", size: 64") + pretrain).data["resize"] == 80
     for facts in (None, {"preprocess": {"size": "big"}}, {"preprocess": {"crop": "none"}}, {"preprocess": 3}):
         save_weights(tmp_path / "base.safetensors", {"w": torch.zeros(1)}, facts)

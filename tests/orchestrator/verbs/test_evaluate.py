@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from selmix.data.score_tables import read_scores
 from selmix.metrics import METRICS, MetricContext, Predictions
 from selmix.score_correction import load_score_correction
 from selmix.statistics.intervals import counts_interval, metric_interval
-from tests.command import here
+from tests.command import ROOT, environment, here
 
 CONTEXT = MetricContext(torch.tensor([50, 10, 5]))
 NAMES = ("cat", "dog", "eel")
@@ -223,6 +225,9 @@ def test_groups_on_the_command_line(tmp_path: Path) -> None:
     done = here("evaluate", one, "--objective", "worst_group_recall")
     assert done.code == 4
     assert "group must name at least two groups" in done.err
+    # Metrics that need no groups do not mind.
+    assert here("evaluate", one, "--objective", "min_recall").code == 0
+    assert "for want of groups (group must name at least two groups, got [0])" in here("evaluate", one).out
 
 
 # -- tables as they come --------------------------------------------------------------------------------------
@@ -519,6 +524,81 @@ def by_others(y: np.ndarray, p: np.ndarray, group: np.ndarray, train: list[int])
             fairlearn.equalized_odds_difference(y, hat, sensitive_features=group)
         )
     return {key: float(value) for key, value in values.items()}
+
+
+PEAK = """
+import resource, sys
+from orchestrator.cli.main import main
+code = main(sys.argv[1:])
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(peak, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+def test_all_metrics_of_two_million_rows_fit_into_a_gigabyte(kind: str, tmp_path: Path) -> None:
+    rng, count = np.random.default_rng(0), 2_000_000
+    values = rng.normal(size=(count, 4))
+    if kind == "probabilities":
+        values = np.exp(values) / np.exp(values).sum(axis=1, keepdims=True)
+    columns = {
+        "label": rng.integers(0, 4, count), "scores": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), 4),
+        "group": rng.integers(0, 2, count),
+    }  # fmt: skip
+    path = write(tmp_path / "large.parquet", columns)
+    # A shell between: a process begins with the peak of the one it was spawned from.
+    done = subprocess.run(
+        ["sh", "-c", '"$0" "$@"; exit $?', sys.executable, "-c", PEAK, "evaluate", str(path)],
+        check=False, capture_output=True, text=True, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stderr.splitlines()[-1]) < 1_000_000_000
+
+
+COSTS = ((0.0, 1.0, 2.0), (5.0, 0.0, 0.5), (1.0, -0.25, 0.0))
+
+
+def test_weights_and_costs_are_given_by_flags(tmp_path: Path) -> None:
+    labels, p = calibrated(600)
+    path, hat = table_of(tmp_path, "t", labels, p), p.argmax(axis=1)
+    weights = np.array([1.0, 0.5, 3.0])
+    recalls = sklearn.recall_score(labels, hat, average=None)
+    values = {
+        "weighted_recall": float((weights * recalls).sum() / weights.sum()),
+        "cost": float(np.array(COSTS)[labels, hat].mean()),
+    }
+    rows = ";".join(",".join(map(str, row)) for row in COSTS)
+    (tmp_path / "costs.csv").write_text(rows.replace(";", "\n") + "\n")
+    plain = here("evaluate", path, "--json").document
+    assert {plain["left_out"][key] for key in values} == {"--recall-weights", "--cost-matrix"}
+    for costs in (rows, str([list(row) for row in COSTS]), str(tmp_path / "costs.csv")):
+        flags = ("--recall-weights", "1,0.5,3", "--cost-matrix", costs)
+        document = here("evaluate", path, *flags, "--json").document
+        found = {row["metric"]: row for row in document["metrics"]}
+        for key, value in values.items():
+            assert found[key]["value"] == pytest.approx(value)
+            assert found[key]["low"] < value < found[key]["high"]
+            assert here("evaluate", path, *flags, "--objective", key, "--json").document["metric"] == key
+        assert document["cost_matrix"] == [list(row) for row in COSTS]
+        assert document["recall_weights"] == weights.tolist()
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (("--recall-weights", "1,2"), "--recall-weights: must be one per class, 3, got 2"),
+    (("--recall-weights", "1,a,2"), "--recall-weights: must be numbers with commas between, got '1,a,2'"),
+    (("--recall-weights", "0,0,0"), "--recall-weights: must be finite, >= 0 and not all 0"),
+    (("--cost-matrix", "0,1;1,0"), "--cost-matrix: must be 3 rows of 3 numbers, got 2 rows of [2]"),
+    (("--cost-matrix", "none.csv"), "--cost-matrix: must be rows of numbers such as '0,1;5,0', or a file with"),
+    (("--cost-matrix", "[1, 2]"), "--cost-matrix: must be rows of numbers"),
+    (("--objective", "weighted_recall"), "needs numbers of its own; give them with --recall-weights W,W,..."),
+    (("--objective", "cost"), "cost needs numbers of its own; give them with --cost-matrix ROWS"),
+])  # fmt: skip
+def test_weights_and_costs_that_do_not_fit(flags: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    done = here("evaluate", table_of(tmp_path, "t", *calibrated(60)), *flags, cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert says in done.err
 
 
 @pytest.mark.parametrize(

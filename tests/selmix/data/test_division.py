@@ -49,7 +49,10 @@ def test_names_of_a_column_are_read_and_said() -> None:
     assert [PARTS[k] for k in parts.tolist()] == ["train", "test", "select", "select", "train"]
     assert told == ("fold: 'Dev' is select, 'TRAIN' is train, 'val' is select",)
     assert parts_named(["train", "select"], torch.tensor([1]), "fold", "t")[1] == ()
-    with pytest.raises(ValueError, match=r"t: fold must be one of train, .*in any case, got 'x', 'y'$"):
+    with pytest.raises(
+        ValueError,
+        match=r"t: fold must be one of train, .*in any case, got 'x', 'y'; name each of them so, or leave",
+    ):
         parts_named(["train", "x", "y"], torch.tensor([0]), "fold", "t")
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from selmix.data.images import IMAGENET_MEAN, IMAGENET_STD, Images, batch_of, batches, unreadable
+from selmix.data.preprocess import Preprocess, decode
 
 
 def in_memory(count: int = 5) -> Images:
@@ -100,6 +101,11 @@ def test_files_that_cannot_be_decoded_are_listed_in_order(tmp_path: Path) -> Non
     )
     assert [line.split(":")[0] for line in problems] == [*map(str, broken), str(tmp_path / "none.png")]
     assert all("must be an image that Pillow reads" in line for line in problems)
+    # Bytes have no name: their address in memory is none.
+    with pytest.raises(
+        ValueError, match=r"row 3: must be an image that Pillow reads: cannot identify image file$"
+    ):
+        decode(b"no", Preprocess(size=8), "row 3")
     assert unreadable(Images(size=8)) == []
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -202,8 +204,8 @@ def test_a_class_may_be_named_na_and_a_parquet_file_anything(tmp_path: Path) -> 
         ({"label": ["cat", "dog"], "score_dog": [1, 2], "score_eel": [1, 2]}, "must be one of dog, eel, got 'cat'"),
         ({"label": [0, None], "scores": SCORES}, "row 2: label must be given in every row"),
         ({"label": pa.array([], pa.int64()), "scores": pa.array([], pa.list_(pa.float32()))}, "must have rows"),
-        ({"label": [0, 1], "scores": SCORES, "group": ["a", "a"]}, r"group must name at least two groups, got \['a'\]"),
-        ({"label": [0, 1], "scores": SCORES, "group": ["a", None]}, "row 2: group must be given in every row"),
+        ({"label": [[0], [1]], "scores": SCORES}, "label must hold whole numbers or texts, got list<"),
+        ({"label": ["a", "b"], "hat": ["a", "b"]}, "got string; a column of predicted classes is named with --predict"),
         ({"label": ["a", "b"], "proba": [0.1, 0.2]}, "needs the class that they are of, one of a, b; give --positive"),
         ({"label": [0, 1, 2], "proba": [0.1, 0.2, 0.3]}, "row 3: label must have two values with one column"),
     ],
@@ -256,9 +258,31 @@ def test_names_that_are_not_those_of_the_columns(tmp_path: Path) -> None:
         ("label,a,a\na,1,2\n", "line 1: every column must have a name of its own, got 'a' twice"),
         ("", "must have a line with the names of the columns"),
         ("label,score_a,score_b\n", "label: must have rows, got none"),
-        ('label,scores\n0,"[0.1, 0.9]"\n', r"row 1 \(line 2\): scores must be a number, got"),
-        ("label,score_ä,score_b\n".encode("latin-1"), "must be text in UTF-8"),
-        (b"label,score_a,score_b\na,1,2\n" + "bä,1,2\n".encode("latin-1"), "must be text in UTF-8"),
+        (
+            'label,scores\n0,"[0.1, 0.9]"\n1,"[0.1, x]"\n',
+            r"row 2 \(line 3\): scores must be a list of numbers in brackets, got '\[0.1, x\]'",
+        ),
+        (
+            'label,scores\n0,"[0.1 0.9]"\n1,[1]\n',
+            r"row 2 \(line 3\): scores must have as many numbers .* got 1",
+        ),
+        (
+            'label,score_a,score_b\na,"0,5",1\nb,1,2\n',
+            r"row 1 \(line 2\): score_a must be a number, got '0,5'; where a comma is the decimal sign, semicolons",
+        ),
+        (
+            "label;score_a;score_b\na;0,5;1.5\nb;1;2\n",
+            r"row 1 \(line 2\): score_a must be a number, got '0,5'",
+        ),
+        (
+            "label,hat\na,b\nb,a\n",
+            r"hat must be a number, got 'b'; a column of predicted classes is named with",
+        ),
+        (
+            "label,score_ä,score_b\n".encode("latin-1"),
+            r"line 1: must be UTF-8, got the byte 0xe4 at place 13 \(Latin-1",
+        ),
+        (b"label,score_a,score_b\na,1,2\n" + "bä,1,2\n".encode("latin-1"), "line 3: must be UTF-8"),
     ],
 )
 def test_text_that_does_not_do(content: str | bytes, message: str, tmp_path: Path) -> None:
@@ -266,6 +290,68 @@ def test_text_that_does_not_do(content: str | bytes, message: str, tmp_path: Pat
     with pytest.raises(ValueError, match=message) as caught:
         read_scores(path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("content", [
+    "label;score_a;score_b\na;0,5;-1,25e1\nb;1;2\n", "label\tscore_a\tscore_b\na\t0,5\t-12,5\nb\t1\t2\n",
+    "label, score_a, score_b\na, 0.5, -12.5\nb , 1, 2\n",
+    '"label","score_a","score_b"\r\n"a","0.5","-12.5"\r\n"b",1,2\r\n',
+    'label,scores\n0,"[0.5, -12.5]"\n1,"[1. 2.]"\n', 'label,scores\n0,"[ 0.5\n -12.5]"\n1,"[1,2]"\n',
+    "label;scores\n0;[0.5, -12.5]\n1;[1, 2]\n",
+])  # fmt: skip
+def test_text_of_every_writer(content: str, tmp_path: Path) -> None:
+    table = read_scores(text(tmp_path, content, "t.csv"))
+    assert table.scores is not None
+    assert table.scores.tolist() == [[0.5, -12.5], [1.0, 2.0]]
+    assert (table.labels.tolist(), len(table.class_names)) == ([0, 1], 2)
+
+
+def test_utf_16_is_said(tmp_path: Path) -> None:
+    path = text(tmp_path, "label,score_a,score_b\na,1,2\n".encode("utf-16"))
+    with pytest.raises(
+        ValueError, match="line 1: must be UTF-8, got UTF-16; convert it: iconv -f utf-16 -t utf-8"
+    ):
+        read_scores(path)
+
+
+def test_a_tensor_for_each_row_and_the_names_in_the_metadata(tmp_path: Path) -> None:
+    rows = np.array(SCORES)
+    feature = {"names": ["ant", "bee", "cow"], "_type": "ClassLabel"}
+    facts = {b"huggingface": json.dumps({"info": {"features": {"label": feature}}}).encode()}
+    columns = {"label": [2, 0], "scores": pa.FixedShapeTensorArray.from_numpy_ndarray(rows)}
+    pq.write_table(pa.table(columns).replace_schema_metadata(facts), tmp_path / "t.parquet")
+    table = read_scores(tmp_path / "t.parquet")
+    assert table.scores is not None
+    assert table.scores.tolist() == SCORES
+    assert (table.class_names, table.labels.tolist()) == (("ant", "bee", "cow"), [2, 0])
+
+
+@pytest.mark.parametrize(("groups", "problem"), [
+    (["a", "a"], "group must name at least two groups, got ['a']"),
+    (["a", None], "row 2: group must be given in every row, it is missing"),
+    ([["a"], ["b"]], "group must hold whole numbers or texts, got list<"),
+])  # fmt: skip
+def test_a_column_of_groups_that_nobody_asked_for_stands_in_no_way(
+    groups: list[Any], problem: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, label=[0, 1], scores=SCORES, group=groups)
+    table = read_scores(path)
+    assert (table.groups, table.group_names) == (None, ())
+    assert problem in table.unfit_groups
+    with pytest.raises(ValueError, match="group") as caught:
+        read_scores(path, Columns(group="group"))
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_predictions_that_share_no_class_with_the_labels_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, label=["ant", "bee", "ant"], hat=[0, 1, 1])
+    with pytest.raises(
+        ValueError, match="hat must hold classes of label, got 0, 1 and none of ant, bee; name the cl"
+    ):
+        read_scores(path, Columns(prediction="hat"))
+    table = read_scores(path, Columns(prediction="hat", class_names=("ant", "bee")))
+    assert table.predicted is not None
+    assert table.predicted.tolist() == [0, 1, 1]
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

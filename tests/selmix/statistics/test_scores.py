@@ -40,6 +40,26 @@ def test_the_area_is_the_share_of_pairs_in_order(classes: int) -> None:
     assert auroc(found) == pytest.approx(sum(areas) / len(areas), abs=1e-12)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_size_of_the_parts_changes_nothing(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large table is worked on in parts; metrics, limits and counts are those of the whole, ties across parts too."""
+    found, keys = (
+        model(classes, 40, 3),
+        [key for key, each in METRICS.items() if each.of_predictions is not None],
+    )
+    whole = {key: found.value(METRICS[key], context(classes)) for key in keys}
+    placed, influences = placements(found.confidence, found.correct), auroc_influences(found)
+    counts = found.counts(classes)
+    monkeypatch.setattr("selmix.metrics._ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("selmix.confusion._ROWS_AT_ONCE", 7)
+    assert {key: found.value(METRICS[key], context(classes)) for key in keys} == pytest.approx(
+        whole, abs=1e-14
+    )
+    assert all(map(torch.equal, placements(found.confidence, found.correct), placed))
+    assert torch.equal(auroc_influences(found), influences)
+    assert torch.equal(found.counts(classes), counts)
+
+
 def test_placements_count_ties_apart() -> None:
     below, equal = placements(torch.tensor([1.0, 2.0, 2.0, 3.0]), torch.tensor([True, True, False, False]))
     assert below.tolist() == [0.0, 0.0, 1.0, 2.0]
