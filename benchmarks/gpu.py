@@ -176,7 +176,7 @@ def main() -> int:
     device = torch.device(options.device)
     small = device.type == "cpu"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, small sizes"
-    found = {"device": name, "torch": torch.__version__}
+    found: dict[str, Any] = {"device": name, "torch": torch.__version__}
     found |= run(
         device,
         small,
