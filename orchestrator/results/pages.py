@@ -66,7 +66,8 @@ class Pages:
             views[name] = make(self._key(name), self.sweep_id, name, self.metrics[name])
             further.append(trials_view(views[name], self.sweep_id, name, self.metrics[name]))
             # Relative: the pages of a file lie wherever `selmix ui` serves them.
-            links[name] = runs_link("", self.tracker.experiment_id, further[-1].key).lstrip("/")
+            link = runs_link("", self.tracker.experiment_id, further[-1].key).lstrip("/")
+            links[name] = f"{link}&compareRunsMode=CHART"
             for rank, row in enumerate(ranked_rows(name, result), start=1):
                 record = folder.load_trial(row.id)
                 # A baseline has its own score; SelMix stands in the table with the mean over its fresh seeds.

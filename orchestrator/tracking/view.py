@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from orchestrator.credentials import masked
+from orchestrator.documents import Document
 from orchestrator.http_client import SERVERS
 
 HOST, PORT = "127.0.0.1", 5000
@@ -26,6 +27,9 @@ RANK_TAG = "selmix.rank"
 """Place of a run in the table of `selmix show`, as ``007``; runs that are no row of it have none."""
 
 SCORE = "best/score"
+
+_PLAIN = "Model metrics"
+"""Section of MLflow's page of charts with the metrics that have no prefix."""
 
 _WIDTHS = {
     "attributes.`Run Name`": 290, f"tags.`{RANK_TAG}`": 100, f"metrics.`{SCORE}`": 150, "tags.`selmix.labels`": 200,
@@ -65,8 +69,29 @@ class View:
             "selectedColumns": list(self.columns),
             "columnOrder": ordered,
             "columnWidths": {column: _WIDTHS.get(column, _WIDTH) for column in ordered},
+            # The pages fill the sections with charts themselves, where there is a list of charts at all.
+            "compareRunCharts": [],
+            "compareRunSections": self._sections(),
+            "isAccordionReordered": True,
         }
         return f"{VIEW_TAG}{self.key}", json.dumps(state)
+
+    def _sections(self) -> list[Document]:
+        """Sections of the page of charts: learning curves first; metrics of one dot each below, closed."""
+        # A section has the metrics of its prefix.
+        prefixes = dict.fromkeys(key.rpartition("/")[0] for key in map(_metric_of, self.columns) if key)
+        best = sorted({SCORE.rpartition("/")[0], "best/select", *prefixes})
+        named = [(_PLAIN, True), ("select", True), *((prefix, False) for prefix in best)]
+        return [
+            {"uuid": f"selmix-{number}", "name": name, "display": is_open, "isReordered": False, "deleted": False,
+             "isGenerated": True}
+            for number, (name, is_open) in enumerate(named)
+        ]  # fmt: skip
+
+
+def _metric_of(column: str) -> str:
+    """Metric that a column shows; empty where it shows something else."""
+    return column.removeprefix("metrics.`").removesuffix("`") if column.startswith("metrics.") else ""
 
 
 def view_key(sweep_id: str, objectives: Sequence[str], objective: str) -> str:

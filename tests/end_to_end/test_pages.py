@@ -128,12 +128,20 @@ def test_the_printed_link_lists_the_table_below_its_verdict(runs: Path, page: An
             look(page, each.replace(":5000/", f":{port}/"), f"table-{objective}")
             assert listed(page) == expected(two, objective)
         assert lines == expected(two, "min_recall")
-        # The note leads to the trials, the runs with learning curves.
-        look(page, f"{served}-trials", "trials")
-        trials = sorted(document["trials"], key=lambda each: -each["score"])
-        assert {row["trial_id"].partition("/")[2] for row in trials if row["kind"] == "trial"} == set(
-            listed(page)
+        # The note leads to the trials, the runs with learning curves, and these stand before metrics of one dot.
+        look(page, served, "note")
+        note = page.evaluate(
+            "() => [...document.querySelectorAll('a')].map(a => a.getAttribute('href') || '')"
         )
+        (trials_link,) = {href for href in note if "-trials" in href}
+        look(page, f"http://127.0.0.1:{port}/{trials_link.lstrip('/')}", "charts", "text=Model metrics")
+        sections = re.findall(
+            r"(?m)^(Model metrics|select|best|best/select)\s*\(\d+\)", page.inner_text("body")
+        )
+        assert sections[0] == "Model metrics"
+        look(page, f"{served}-trials", "trials")
+        trials = [row["trial_id"].partition("/")[2] for row in document["trials"] if row["kind"] == "trial"]
+        assert sorted(listed(page)) == trials
 
 
 def test_sorted_by_score_a_running_sweep_and_one_of_before_are_lists_too(
