@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from orchestrator.errors import NotFound, PreflightError
 from orchestrator.http_client import SERVERS
 from orchestrator.records.store import Store
+from orchestrator.signals import Stopped, stopped_by_signals
 from orchestrator.tracking.address import sqlite_path, tracking_of
 from orchestrator.tracking.view import HOST, PORT, pages_of
 
@@ -27,7 +28,7 @@ def open_ui(
         port: port to listen on.
         links: address of the pages -> lines to print below it.
     Returns:
-        Exit code of the server; 130 after Ctrl-C.
+        Exit code of the server; 130 after Ctrl-C, 143 after another signal.
     Raises:
         NotFound: there is no store yet.
         PreflightError: the port is taken, or the address is not one of this machine.
@@ -48,11 +49,13 @@ def open_ui(
     command = ui_command(address, host, port)
     process = subprocess.Popen(command, env=ui_environment(address, os.environ), stdout=subprocess.DEVNULL)
     try:
-        return process.wait()
-    except KeyboardInterrupt:
+        # Any signal that ends this command ends the server too: left alone it would keep the port.
+        with stopped_by_signals():
+            return process.wait()
+    except KeyboardInterrupt as stop:
         process.terminate()
         process.wait()
-        return 130
+        return stop.exit_code if isinstance(stop, Stopped) else 130
 
 
 def check_port_free(host: str, port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -58,6 +59,18 @@ def test_ctrl_c_ends_the_server_too(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(subprocess, "Popen", server)
     assert open_ui(LocalStore(tmp_path), "127.0.0.1", 5001) == 130
     assert (server.ended, server.waits) == (True, 2)
+
+
+def test_a_signal_from_elsewhere_ends_the_server_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would keep the port, and the next `selmix ui` would find it taken."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").touch()
+    server = Server(0)
+    waited = iter([lambda: signal.raise_signal(signal.SIGTERM), lambda: None])
+    monkeypatch.setattr(server, "wait", lambda: next(waited)())
+    monkeypatch.setattr(subprocess, "Popen", server)
+    assert open_ui(LocalStore(tmp_path), "127.0.0.1", 5001) == 143
+    assert server.ended
 
 
 def test_a_password_of_a_database_is_on_no_command_line() -> None:
