@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.documents import SCHEMA_VERSION
+from orchestrator.files import write_atomically
+from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import CrossFittedScore, Settings
 
 
@@ -49,3 +53,22 @@ class ScreenRecord:
     promoted: list[PromotedConfig]
     choice: CrossFittedScore
     cost_s: float
+
+
+def write_table(folder: RunFolder, objective: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table of the screened configurations.
+
+    Args:
+        folder: of the sweep.
+        objective: of the sweep.
+        rows: one per configuration, all with the same keys.
+    """
+    # Imported here: whoever only reads the record needs no pyarrow.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path, sink = folder.screen_table_path(objective), pa.BufferOutputStream()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), sink)
+    write_atomically(path, sink.getvalue().to_pybytes())
+    folder.store.publish(path)

@@ -7,12 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from orchestrator.files import write_atomically
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.screen import PromotedConfig, ScreenRecord
+from orchestrator.records.screen import PromotedConfig, ScreenRecord, write_table
 from orchestrator.records.types import CrossFittedScore
 from orchestrator.search.screening import next_points, on_features, sizes
 from orchestrator.spec.schema import SweepSpec
@@ -135,12 +131,7 @@ def _write_table(
         {"id": f"{number:04d}", "seed": seed, **config.flat(), **result, "promoted": places.get(number)}
         for number, (config, result) in enumerate(zip(configs, results, strict=True))
     ]
-    path = folder.screen_table_path(objective)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    write_atomically(path, sink.getvalue().to_pybytes())
-    folder.store.publish(path)
+    write_table(folder, objective, rows)
 
 
 def screened_line(record: ScreenRecord, unit: Unit) -> str:

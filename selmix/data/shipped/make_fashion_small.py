@@ -12,9 +12,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from selmix.data.images import Images
 from selmix.data.shipped.fashion_small import FILE, OFFICIAL, PARTS
 
@@ -28,6 +25,10 @@ def make(path: Path, folder: str | None = None) -> None:
     Raises:
         ValueError: the official files are missing or damaged.
     """
+    # Imported here: the method itself needs torch and numpy only.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     official = OFFICIAL if folder is None else replace(OFFICIAL, path=folder)
     data = official.load()
     splits = {

@@ -610,7 +610,7 @@ def test_a_minimum_on_few_samples_says_what_a_tie_takes(
 ) -> None:
     folder = sweep(tmp_path)
     add(folder, 0, [20, 20], mean_recall=1.0)
-    oppose(folder, "balanced_head", 0)
+    oppose(folder, "balanced_head", 0, select=figures(0, mean_recall=0.5))
     verdict = result_of(folder, *overrides).verdict
     assert verdict is not None
     assert verdict.samples_to_tie == expected

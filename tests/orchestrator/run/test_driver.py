@@ -87,7 +87,7 @@ class Sweep:
     def replicates(self) -> tuple[ListSource, int, int]:
         return ListSource([]), 0, 0
 
-    def baselines(self) -> tuple[list[Any], int]:
+    def baselines(self, rungs: list[str]) -> tuple[list[Any], int]:
         return [], 0
 
     # As an executor.
