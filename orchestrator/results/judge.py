@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from orchestrator.records.folder import RunFolder
+from orchestrator.records.screen import ScreenRecord
 from orchestrator.records.types import Figure, TrialRecord
 from orchestrator.results.candidates import (
     Candidate,
@@ -40,6 +41,7 @@ from orchestrator.results.rows import (
     Outcome,
     ReplicateMeans,
     RungStep,
+    ScreenSummary,
     SearchGain,
     SweepResult,
     Verdict,
@@ -48,7 +50,7 @@ from orchestrator.results.rows import (
     baseline_row,
     rung_of,
 )
-from orchestrator.results.rungs import choose_across_rungs
+from orchestrator.results.rungs import choose_across_rungs, rank_correlation
 from orchestrator.results.shipped import Shipped, shipped_file
 from selmix.metric_keys import ends_of
 from selmix.rungs import RUNGS, Rung
@@ -263,6 +265,23 @@ class Judge:
             below = wins
         return steps
 
+    def screen(self) -> ScreenSummary | None:
+        """The screen of the objective, beside the full runs of what it promoted; None without one."""
+        record = self.folder.load(self.folder.screen_path(self.objective), ScreenRecord)
+        if record is None:
+            return None
+        trials, pairs = {}, []
+        finished = [t for t in self.trials.values() if t.state == "FINISHED" and t.score is not None]
+        for each in record.promoted:
+            trial = next((t for t in finished if t.point == each.point), None)
+            if trial is not None and trial.score is not None:
+                trials[each.id] = trial.trial_id
+                pairs.append((each.score if each.cross_fitted is None else each.cross_fitted, trial.score))
+        return ScreenSummary(
+            record.num_configs, [each.id for each in record.promoted], record.choice, record.cost_s, trials,
+            rank_correlation(pairs),
+        )  # fmt: skip
+
     def _spent_s(self, rung: Rung) -> float:
         """Seconds of work of everything that a rung ran."""
         baselines = self.folder.load_baselines(self.objective)
@@ -313,6 +332,7 @@ class Judge:
             rungs=within,
             more_labels=self.more_labels(best, candidates) if verdict is None else None,
             climb=self.climb(candidates),
+            screen=self.screen(),
         )
 
     def shipped(self, candidate: Candidate) -> Shipped:

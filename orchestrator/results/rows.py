@@ -383,6 +383,28 @@ class RungChoice:
 
 
 @dataclass(frozen=True)
+class ScreenSummary:
+    """A screen in a result; ``screen/OBJECTIVE.parquet`` has its configurations.
+
+    Attributes:
+        num_configs: configurations that were screened.
+        promoted: their ids, the best first.
+        choice: score of the choice over feedback and select, out of fold.
+        cost_s: seconds of work.
+        trials: promoted id -> the trial of the search that began with it, for those that finished.
+        rank_correlation: Spearman's, of the screened scores and those of these trials on the whole network; None of
+            fewer than three.
+    """
+
+    num_configs: int
+    promoted: list[str]
+    choice: CrossFittedScore
+    cost_s: float
+    trials: dict[str, str] = field(default_factory=dict)
+    rank_correlation: float | None = None
+
+
+@dataclass(frozen=True)
 class RungStep:
     """What a rung added over the rungs below it.
 
@@ -478,6 +500,7 @@ class ObjectiveResult:
             earlier version.
         more_labels: rows of more labels than a winner that has no opponent; of one with a verdict they stand there.
         climb: what each rung added, from the cheapest on; empty likewise.
+        screen: of heads; None without one.
     """
 
     metric: str | None = None
@@ -496,6 +519,7 @@ class ObjectiveResult:
     rungs: list[RungChoice] = field(default_factory=list)
     more_labels: MoreLabels | None = None
     climb: list[RungStep] = field(default_factory=list)
+    screen: ScreenSummary | None = None
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ Across rungs their score on select is that of fits on a part of the labels, if a
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from orchestrator.messages import counted
 from orchestrator.records.types import BASELINE, CrossFittedScore
 from orchestrator.results.candidates import Candidate
-from orchestrator.results.rows import ChosenBy, RungChoice, RungStep, approach_name
+from orchestrator.results.rows import ChosenBy, RungChoice, RungStep, ScreenSummary, approach_name
 from orchestrator.table import difference, number, short, unit_of
 from selmix.rungs import RUNGS, Rung
 
@@ -129,6 +130,43 @@ def step_line(objective: str, metric: str, step: RungStep) -> str:
         else:
             room += f", of which less than about {number(told, unit)} is not told apart on these samples"
     return f"{best}{added}{wins}; {step.spent_s:.1f} s of work{room}"
+
+
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Spearman's correlation of pairs of scores, ties by their mean ranks; None of fewer than three, or without spread.
+
+    Args:
+        pairs: of two scores each.
+    """
+    if len(pairs) < 3:
+        return None
+    first, second = (_ranks([pair[side] for pair in pairs]) for side in (0, 1))
+    try:
+        return statistics.correlation(first, second)
+    except statistics.StatisticsError:  # all of one side are equal
+        return None
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1 on, equal values at the mean of theirs."""
+    return [
+        sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2
+        for value in values
+    ]
+
+
+def screen_text(metric: str, screen: ScreenSummary) -> str:
+    """State what a screen did, and how its order compares with that of full runs."""
+    unit = unit_of(metric)
+    ids = ", ".join(each.rpartition("/")[2] for each in screen.promoted) or "none"
+    text = f"{screen.num_configs} heads in {screen.cost_s:.0f} s; promoted {ids}"
+    if screen.choice.score is not None:
+        text += f"; the choice scores {number(screen.choice.score, unit)} out of fold"
+    elif screen.choice.reason:
+        text += f"; no score out of fold: {screen.choice.reason}"
+    if screen.rank_correlation is not None:
+        text += f"; rank correlation with {len(screen.trials)} full runs {screen.rank_correlation:+.2f}"
+    return text
 
 
 def climb_text(metric: str, climb: Sequence[RungStep]) -> str:

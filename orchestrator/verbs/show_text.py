@@ -25,7 +25,7 @@ from orchestrator.results.rows import (
     ranked_rows,
     selmix_row,
 )
-from orchestrator.results.rungs import climb_text
+from orchestrator.results.rungs import climb_text, screen_text
 from orchestrator.results.winner_text import (
     answer,
     next_steps,
@@ -248,6 +248,8 @@ def _objective(
         lines.append(paragraph("", f"FOR COMPARISON ONLY: the winner used {used}", width))
     if len(result.climb) > 1:
         lines.append(paragraph("rungs", climb_text(metric, result.climb), width))
+    if result.screen is not None:
+        lines.append(paragraph("screen", screen_text(metric, result.screen), width))
     lines.append(paragraph("significance", _significance(result, winner), width))
     if result.selmix is not None and winner.approach != SELMIX:
         lines.append(paragraph("SelMix", _selmix(result.selmix, unit_of(metric)), width))

@@ -57,6 +57,9 @@ def test_what_is_promoted_is_trained_again_and_searched_first(runs: Path) -> Non
     (head,) = [row for row in document["rows"] if row["approach"] == "selmix_head"]
     assert (head["rung"], head["state"], len(head["seeds"])) == ("head", "FINISHED", 1)
     assert head["cross_fitted"]["score"] == record(runs).choice.score
+    summary = document["objectives"]["min_recall"]["screen"]
+    assert (summary["num_configs"], summary["promoted"]) == (10, [each.id for each in promoted])
+    assert set(summary["trials"]) <= set(summary["promoted"])
     points = [each.point for each in promoted if each.id != "min_recall/screen/0000"]
     trials: list[dict[str, Any]] = [t for t in document["trials"] if t["kind"] == "trial"]
     searched = [{name: trial["config"][name] for name in points[0]} for trial in trials]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.records.types import CrossFittedScore, Figure
 from orchestrator.results.candidates import Candidate
 from orchestrator.results.rows import RungChoice, RungStep
-from orchestrator.results.rungs import choose_across_rungs, climb_text, step_line
+from orchestrator.results.rungs import choose_across_rungs, climb_text, rank_correlation, step_line
 from selmix.rungs import RUNGS, Rung
 
 MARGIN = 0.02
@@ -270,3 +270,11 @@ def test_the_climb_is_one_sentence_of_gains_and_costs() -> None:
     )
     free = replace(lowest, spent_s=0.0)
     assert "the work" not in climb_text("min_recall", [free, head])
+
+
+def test_the_rank_correlation_is_scipy_s() -> None:
+    spearmanr = pytest.importorskip("scipy.stats").spearmanr
+    pairs = [(0.1, 0.4), (0.3, 0.2), (0.3, 0.9), (0.7, 0.8), (0.9, 0.8)]
+    assert rank_correlation(pairs) == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic)
+    assert rank_correlation(pairs[:2]) is None
+    assert rank_correlation([(0.5, 0.1), (0.5, 0.2), (0.5, 0.3)]) is None
