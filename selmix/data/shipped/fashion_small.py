@@ -38,6 +38,14 @@ class FashionSmallConfig:
     name: ClassVar[str] = "fashion_small"
     input_shape: ClassVar[tuple[int, ...]] = (1, SIDE, SIDE)
     class_names: ClassVar[tuple[str, ...]] = FashionMnistConfig.class_names
+    feedback: ClassVar[int] = OFFICIAL.feedback
+    select: ClassVar[int] = OFFICIAL.select
+    test: ClassVar[int] = OFFICIAL.test
+
+    @property
+    def train_sizes(self) -> list[int]:
+        """Training samples of each class."""
+        return OFFICIAL.train_sizes
 
     # cached_property writes to __dict__ directly, so it works on a frozen dataclass.
     @cached_property

@@ -30,6 +30,7 @@ CASES: dict[Any, tuple[str, str]] = {
     check_parameters.parameter_problems: ("parameters:\n  lr: {value: 0}", "6: parameters.lr.value: must be a number"),
     check_parameters.compare_problems: ("compare:\n  lr: [0.1]", "6: compare.lr: must be a list of two or more"),
     checks.rung_problems: ("rungs: [head, scores]", "5: rungs: must name each rung once, in this order: scores, head"),
+    checks.screen_problems: ("screen: {num_configs: 8}", "5: screen: must have a searched parameter that acts"),
     check_parameters.batch_problems: ("resources:\n  workers: 3", "6: resources.workers: workers x accumulate must"),
     checks.search_problems: ("search: {method: grid}\nparameters: {lr: {min: 1, max: 2}}", "6: parameters.lr: method"),
     checks.resource_problems: ("resources:\n  max_gpus: 0.5\n  gpu: 1", "6: resources.max_gpus: must hold one trial"),

@@ -310,7 +310,8 @@ def test_gaussians_refuse_what_is_no_number_in_range(key: str) -> None:
 def test_what_the_table_of_data_sets_knows() -> None:
     assert {name: unlabelled_key(name) for name in (*DATA, "absent")} == {
         "digits": "unlabelled", "gaussians": "unlabelled", "parquet": None, "cifar": "unlabelled_largest",
-        "stl10": "unlabelled", "fashion_mnist": "unlabelled", "image_folder": None, "image_list": None, "absent": None,
+        "stl10": "unlabelled", "fashion_mnist": "unlabelled", "fashion_small": None,
+        "image_folder": None, "image_list": None, "absent": None,
     }  # fmt: skip
     assert has_groups(DigitsConfig(noisy_share=0.1))
     assert not has_groups(GaussiansConfig())
