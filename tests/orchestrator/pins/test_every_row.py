@@ -12,7 +12,7 @@ from tests.command import here
 from tests.orchestrator.pins.test_named_rows import check_row, launched
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore"),  # matters of MLflow's, on a store that begins empty
 ]
 
