@@ -1,8 +1,8 @@
 """Early stopping of trials that are behind their peers; schedulers of Ray Tune, built elsewhere, decide.
 
 A trial's peers are the trials of its study: scores of two objectives cannot be compared, and the arms of a comparison
-must not be judged by each other. What a scheduler has seen lies in ``rounds.jsonl`` too, from which a sweep that resumes
-fills a new one.
+must not be judged by each other. What a scheduler has seen lies in ``rounds.jsonl`` too: a sweep that resumes fills a
+new one from there.
 """
 
 from __future__ import annotations
