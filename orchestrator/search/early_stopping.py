@@ -17,8 +17,11 @@ from orchestrator.records.types import TrialRecord
 STEPS, VALUE = "steps", "value"
 """Keys of the results that a scheduler compares: SGD steps done, and :attr:`BestSoFar.value`."""
 
-INFEASIBLE = -1e9
+INFEASIBLE = -(2.0**24)
 """Value of a round that misses the bounds by next to nothing: below every score, and a finite number to average."""
+
+QUANTUM, VIOLATION_QUANTUM = 2.0**-30, 2.0**-16
+"""Steps of scores and of violations in a value: means of some thousand equal values are that value, without rounding."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,21 @@ class BestSoFar:
     violation: float = 0.0
 
     @property
+    def rank(self) -> tuple[bool, float]:
+        """Sort key of rounds and trials: those within the bounds by score, before the others by the least violation."""
+        feasible = self.violation == 0.0
+        return feasible, self.score if feasible else -self.violation
+
+    @property
     def value(self) -> float:
-        """One number that ranks as rounds and trials do: within the bounds by score, else by the least violation."""
-        return self.score if self.violation == 0.0 else INFEASIBLE - self.violation
+        """The rank as one number, which schedulers compare and average.
+
+        Many trials stay at the score of their start model. A mean that is above all that it is a mean of, by the
+        rounding of floats, would end them for being as good as their peers.
+        """
+        if self.violation == 0.0:
+            return round(self.score / QUANTUM) * QUANTUM
+        return INFEASIBLE - round(self.violation / VIOLATION_QUANTUM) * VIOLATION_QUANTUM
 
 
 def best_so_far(
@@ -55,7 +70,7 @@ def best_so_far(
         now = BestSoFar(row["steps"], row["score"], violation(row["select"]))
         before = curve[-1] if curve else now
         # Of equal rounds the earlier one stays, as in a run.
-        best = now if now.value > before.value else before
+        best = now if now.rank > before.rank else before
         curve.append(BestSoFar(now.steps, best.score, best.violation))
     return curve
 
