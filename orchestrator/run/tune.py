@@ -152,7 +152,7 @@ class RunCallback(Callback):
         """
         self._recorder.on_round(trial.config["trial_id"], result)
         # A scheduler that stops a run marks its report as the last one; the trainable knows nothing of it.
-        if result["done"] and not result["finished"] and self._method:
+        if self._method and result["done"] and not result["finished"]:
             # Before Tune acts on it: from here on the run is on record as stopped, whoever dies. It resumes never.
             result["should_checkpoint"] = False
             self._searcher.end(trial.trial_id, RunOutcome.pruned(result, self._method))

@@ -21,7 +21,7 @@ INFEASIBLE = -(2.0**24)
 """Value of a round that misses the bounds by next to nothing: below every score, and a finite number to average."""
 
 QUANTUM, VIOLATION_QUANTUM = 2.0**-30, 2.0**-16
-"""Steps of scores and of violations in a value: means of some thousand equal values are that value, without rounding."""
+"""Steps of scores and of violations in a value: the mean of a thousand equal values is that value, without rounding."""
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ def test_trials_are_stopped_early_on_ray_alone(folder: RunFolder, monkeypatch: p
     error = refused(folder, None, asked)
     assert isinstance(error, UsageError)
     assert str(error) == (
-        "--in-process: trials are stopped early by Ray Tune alone, got early_stopping.method median; leave --in-process "
-        "out, or early_stopping"
+        "--in-process: trials are stopped early by Ray Tune alone, got early_stopping.method median; leave "
+        "--in-process out, or early_stopping"
     )
 
     def checked(*_: object, **__: object) -> None:

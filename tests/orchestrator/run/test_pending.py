@@ -158,8 +158,8 @@ def test_trials_that_were_stopped_early_are_so_to_the_journal_and_to_their_peers
         for index in range(3):
             missed = number == 1 and index < 2
             home.folder.append_round(record.trial_id, {
-                "round": index, "steps": 20 * index, "time_ms": 0, "score": 0.1 * (index + number), "feasible": not missed,
-                "select": {"mean_recall": 0.25 if missed else 0.5}, "scalars": {},
+                "round": index, "steps": 20 * index, "time_ms": 0, "score": 0.1 * (index + number),
+                "feasible": not missed, "select": {"mean_recall": 0.25 if missed else 0.5}, "scalars": {},
             })  # fmt: skip
         home.folder.save_trial(record)
     for _ in range(2):  # the driver was killed before the journal had it; a second time it changes nothing

@@ -186,7 +186,7 @@ def test_temperature_and_effective_pairs_set_the_same() -> None:
             "each of several workers must have 0 or 1 GPU of its own, got 0.5",
         ),
         ("early_stopping: {}", "early_stopping.method: must be given"),
-        ("early_stopping: {method: hyperband}", "method: must be one of asha, median, got hyperband"),
+        ("early_stopping: {method: hyperband}", "method: must be one of asha, median, got 'hyperband'"),
         ("early_stopping: {method: asha, grace: 20}", "grace: unknown key; did you mean grace_steps?"),
         ("early_stopping: {method: asha, grace_steps: 0}", "grace_steps: must be greater than or equal to 1"),
         ("early_stopping: {method: asha, reduction_factor: 1}", "reduction_factor: must be greater than 1"),
