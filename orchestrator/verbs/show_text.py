@@ -151,8 +151,8 @@ def _setting(document: ShowDocument, width: int | None) -> str:
         ("search space", ", ".join(_searched(spec)) or "none: the defaults only"),
         (
             "runs",
-            f"{done.finished} finished{_stopped_early(document.trials)}, {done.failed} failed, of {done.total} (trials, "
-            "and finalists on "
+            f"{done.finished} finished{_stopped_early(document.trials)}, {done.failed} failed, "
+            f"of {done.total} (trials, and finalists on "
             f"{counted(spec['selection']['replicates'], 'fresh seed')}){_interruptions(document.trials)}",
         ),
     ]

@@ -109,7 +109,7 @@ def test_a_stopped_trial_is_pruned_everywhere_and_cannot_win(undisturbed: Path) 
     sent = {
         run.data.tags["selmix.trial_id"]: run
         for run in mlflow_runs(undisturbed)
-        if "selmix.kind" in run.data.tags
+        if "selmix.trial_id" in run.data.tags
     }
     assert {run.info.status for run in sent.values()} == {"FINISHED"}
     for name in PRUNED:
