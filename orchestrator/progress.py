@@ -82,7 +82,8 @@ class Progress:
         self._running = max(0, self._running - 1)
         self._done += 1
         self._failed += state == "FAILED"
-        if score is not None and (self._best is None or score > self._best):
+        # A run that was stopped early has a score, but cannot win.
+        if score is not None and state != "PRUNED" and (self._best is None or score > self._best):
             self._best, self._unit = score, unit
         shown_score = "" if score is None else f"  score {number(score, unit):>5}"
         line = f"  {self._done:>3}/{self._total} {name}  {state.lower()}{shown_score}  {seconds:.1f} s"

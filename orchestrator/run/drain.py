@@ -41,7 +41,7 @@ def kept_text(folder: RunFolder, state: SweepState, command: str, width: int | N
         width: columns of the terminal; None: lines stay whole.
     """
     records = [*folder.load_trials(), *folder.load_baselines()]
-    finished = sum(record.state == "FINISHED" for record in records)
+    finished = sum(record.state in ("FINISHED", "PRUNED") for record in records)
     resumes = sum(record.state == "INTERRUPTED" for record in records)
     from_checkpoint = sum(
         record.state == "INTERRUPTED" and record.checkpoint is not None for record in records

@@ -38,8 +38,10 @@ from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
 from orchestrator.run.prepare import prepare_base, prepare_heads, shared_by_runs
 from orchestrator.run.recorder import Recorder
+from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.search.screen import screen_objective, screened_line
 from orchestrator.search.sources import Source
+from orchestrator.search.space import most_steps
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.table import unit_of
 from orchestrator.tracking.tracker import Tracker
@@ -303,7 +305,7 @@ class Driver:
         self._plan(total)
         if done < total:
             self.progress.phase("search", total, done)
-            self._dispatch(executor, source)
+            self._dispatch(executor, source, self._early_stopping())
         # After the phase and not in the midst of it: trials that were under way have ended, and are on record.
         failed = [t for t in self.folder.load_trials() if t.kind == "trial" and t.state == "FAILED"]
         if len(failed) > self.spec.search.max_failed * total and not self.drain.is_requested():
@@ -312,6 +314,15 @@ class Driver:
                 f"{self.spec.name}: {len(failed)} of {total} trials failed, search.max_failed allows "
                 f"{100 * self.spec.search.max_failed:g} %: {'; '.join(reasons[:3])}"
             )
+
+    def _early_stopping(self) -> EarlyStopping | None:
+        section = self.spec.early_stopping
+        if section is None:
+            return None
+        # Imported here: it needs Ray, which a sweep in this process does without.
+        from orchestrator.run.tune import peers
+
+        return self.pending.early_stopping(partial(peers, section, most_steps(self.spec)))
 
     def _replicate(self, executor: Executor) -> None:
         if self.drain.is_requested():
@@ -326,8 +337,8 @@ class Driver:
         self.state.planned_runs = runs
         self.folder.save_state(self.state)
 
-    def _dispatch(self, executor: Executor, source: Source) -> None:
-        executor.run(Dispatcher(source, self.recorder, self.drain.is_requested, executor.exclusive))
+    def _dispatch(self, executor: Executor, source: Source, stopping: EarlyStopping | None = None) -> None:
+        executor.run(Dispatcher(source, self.recorder, self.drain.is_requested, executor.exclusive, stopping))
         if self.drain.is_requested():
             self.recorder.on_drain()
         for problem in self.recorder.problems:

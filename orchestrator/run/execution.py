@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypedDict
 from orchestrator.records.types import TrialRecord
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.recorder import Recorder
+from orchestrator.search.early_stopping import BestSoFar, EarlyStopping
 from orchestrator.search.sources import Source
 from trainables.baseline import BaselineJob, BaselineReport
 from trainables.heads import FittedHeads, HeadJob
@@ -89,6 +90,7 @@ class Dispatcher:
         recorder: of the sweep.
         draining: returns True once the sweep is to stop.
         exclusive: returns the resources of a worker of an exclusive run; None where it can get no more than it has.
+        stopping: decides which runs end early; None where all run to their end.
     """
 
     def __init__(
@@ -97,9 +99,10 @@ class Dispatcher:
         recorder: Recorder,
         draining: Callable[[], bool],
         exclusive: Callable[[], WorkerResources | None] = lambda: None,
+        stopping: EarlyStopping | None = None,
     ) -> None:
         self.recorder, self.draining = recorder, draining
-        self._source, self._exclusive = source, exclusive
+        self._source, self._exclusive, self._stopping = source, exclusive, stopping
         self._under_way: dict[str, TrialRecord] = {}
 
     @property
@@ -127,6 +130,28 @@ class Dispatcher:
             resume_from=checkpoint or None, takes=takes,
         )  # fmt: skip
 
+    @property
+    def stops_early(self) -> bool:
+        """True if runs may end early: every report must be judged then."""
+        return self._stopping is not None
+
+    def judge(self, trial_id: str, reached: BestSoFar, finished: bool = False) -> bool:
+        """True if a run is to end now, because it is behind its peers.
+
+        Args:
+            trial_id: of the run.
+            reached: by its latest round.
+            finished: True if it has ended by itself.
+        """
+        record = self._under_way.get(trial_id)
+        if record is None or self._stopping is None:
+            return False
+        try:
+            return self._stopping.stops(record, reached, finished)
+        except Exception as error:  # a boundary: see the docstring of the class
+            self.recorder.problems.append(f"judging {trial_id}: {error!r}")
+            return False
+
     def end(self, trial_id: str, outcome: RunOutcome) -> None:
         """Decide what becomes of a run that ended; a second report of its end changes nothing.
 
@@ -139,6 +164,9 @@ class Dispatcher:
             return
         if outcome.kind == "finished":
             self._tell(record, outcome.score, outcome.violation)
+        elif outcome.kind == "pruned":
+            self.recorder.on_pruned(trial_id, outcome)
+            self._learn(record, lambda: self._source.prune(record))
         # The run failed by itself, which its last checkpoint has put on record: a value was not finite.
         elif record.state == "FAILED":
             self._tell(record, None)
@@ -167,7 +195,10 @@ class Dispatcher:
         return False
 
     def _tell(self, record: TrialRecord, score: float | None, violation: float = 0.0) -> None:
+        self._learn(record, lambda: self._source.tell(record, score, violation))
+
+    def _learn(self, record: TrialRecord, tell: Callable[[], None]) -> None:
         try:
-            self._source.tell(record, score, violation)
+            tell()
         except Exception as error:  # a boundary: see the docstring of the class
             self.recorder.problems.append(f"telling the search the result of {record.trial_id}: {error!r}")

@@ -75,7 +75,7 @@ def launch_sweep(
             f"launch: --until must be a rung of the sweep, {', '.join(spec.rungs)}, got {until}; see its key rungs"
         )
     if cluster is None:
-        _check_in_process(spec, store)
+        _check_in_process(spec, store, until)
     folder = RunFolder.at(store, spec.name)
     # First, because the other checks take seconds.
     check_free(folder)
@@ -167,17 +167,28 @@ def needs_ray(spec: SweepSpec, store: Store, until: Rung | None) -> bool:
         store: the runs folder.
         until: rung to end with; None to climb all.
     """
-    climbed = [r for r in spec.rungs if until is None or RUNGS.index(r) <= RUNGS.index(until)]
-    only_cheap = all(rung in ("scores", "head") for rung in climbed)
+    only_cheap = all(rung in ("scores", "head") for rung in _climbed(spec, until))
     return not only_cheap or spec.resources.workers > 1 or store.filesystem() is not None
 
 
-def _check_in_process(spec: SweepSpec, store: Store) -> None:
+def _climbed(spec: SweepSpec, until: Rung | None) -> list[Rung]:
+    """Rungs that a launch climbs."""
+    return [r for r in spec.rungs if until is None or RUNGS.index(r) <= RUNGS.index(until)]
+
+
+def _check_in_process(spec: SweepSpec, store: Store, until: Rung | None) -> None:
     """Check that a sweep needs no Ray.
 
     Raises:
-        UsageError: the sweep has several workers, or checkpoints that this process cannot write where they belong.
+        UsageError: the sweep has several workers, checkpoints that this process cannot write where they belong, or
+            trials that Tune is to stop early.
     """
+    # Without a search there is nothing to stop.
+    if spec.early_stopping is not None and "finetune" in _climbed(spec, until):
+        raise UsageError(
+            f"--in-process: trials are stopped early by Ray Tune alone, got early_stopping.method "
+            f"{spec.early_stopping.method}; leave --in-process out, or early_stopping"
+        )
     if spec.resources.workers > 1:
         raise UsageError(
             f"--in-process: runs have one worker, got resources.workers {spec.resources.workers}; set "

@@ -22,7 +22,7 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.run.drain import Drained
 from orchestrator.run.execution import MAX_LOSSES, Dispatcher, WorkerResources
 from orchestrator.run.outcome import RunOutcome
-from orchestrator.run.tune import DrainStopper, RunCallback, RunSearcher
+from orchestrator.run.tune import DrainStopper, RunCallback, RunScheduler, RunSearcher
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ResourceSection
 from trainables.baseline import BaselineJob, BaselineReport, fit_baseline, write_baseline
@@ -61,6 +61,7 @@ class RayExecutor:
         report: Callable[[str], None],
     ) -> None:
         self._resources, self._folder, self.shared, self._draining = spec.resources, folder, shared, draining
+        self._method = spec.early_stopping.method if spec.early_stopping is not None else ""
         self._one_worker = spec.resources.model_copy(update={"workers": 1})
         self._limit = ConcurrencyLimit(spec.resources, spec.search.max_concurrent_trials, cluster, report)
         # A baseline is no trial of the search and takes one worker. The limit is made before the search, as it raises
@@ -121,6 +122,7 @@ class RayExecutor:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         searcher = RunSearcher(dispatcher, self._limit)
+        scheduler = RunScheduler(dispatcher) if dispatcher.stops_early else None
         # A new Tuner in a new folder for each phase of each launch: Tuner.restore loses trials that were under way, and
         # an old folder without it mixes old trials and new ones.
         storage, _, name = self._folder.address_of(self._folder.unused_ray_path()).rpartition("/")
@@ -128,10 +130,13 @@ class RayExecutor:
             _trainable(self.shared, self._resources),
             # The searcher ends the search, so there is no number of samples. A new actor per run would cost a second
             # and more.
-            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True
+            ),
             run_config=tune.RunConfig(
                 name=name, storage_path=storage, storage_filesystem=self.shared.filesystem,
-                callbacks=[RunCallback(dispatcher, searcher)], stop=DrainStopper(self._draining), verbose=0,
+                callbacks=[RunCallback(dispatcher, searcher, self._method)], stop=DrainStopper(self._draining),
+                verbose=0,
                 # The dispatcher decides what resumes: Tune would also retry a run that failed by its own fault.
                 failure_config=tune.FailureConfig(max_failures=0),
                 # A run requests its checkpoints itself, its last one too; Tune's default for classes would add one.

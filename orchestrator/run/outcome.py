@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from trainables.failures import RankLost
 
-Kind = Literal["finished", "failed", "worker_lost", "out_of_memory", "stopped"]
+Kind = Literal["finished", "failed", "worker_lost", "out_of_memory", "stopped", "pruned"]
 
 _MEMORY = re.compile(
     r"\bOutOfMemoryError\b|\bMemoryError\b|out of memory|running low on memory|_ALLOC_FAILED", re.I
@@ -28,11 +28,13 @@ class RunOutcome:
     Attributes:
         kind: ``finished``; ``failed`` by itself, wherever it runs; ``worker_lost``, worker or node, so that the run
             resumes elsewhere; ``out_of_memory``, which need not be so when exclusive; ``stopped`` with the sweep, in
-            the midst of the run.
-        reason: cause of death, in one line.
+            the midst of the run; ``pruned``, stopped early by itself, for good.
+        reason: cause of death, in one line; of a pruned run what stopped it.
         details: traceback as the worker had it; empty where it left none.
-        score: of the chosen round of a finished run.
-        violation: of the constraints in the chosen round, 0.0 where they hold.
+        score: of the chosen round of a finished run, of the best round so far of a pruned one.
+        violation: of the constraints in that round, 0.0 where they hold.
+        round: of a pruned run: its best round so far.
+        steps: of a pruned run: SGD steps up to that round.
     """
 
     kind: Kind
@@ -40,6 +42,22 @@ class RunOutcome:
     details: str = ""
     score: float | None = None
     violation: float = 0.0
+    round: int | None = None
+    steps: int | None = None
+
+    @classmethod
+    def pruned(cls, report: Mapping[str, Any], method: str) -> RunOutcome:
+        """Build the outcome of a run that is stopped early, by its last report.
+
+        Args:
+            report: of the trainable.
+            method: that stopped it.
+        """
+        best, steps = report["best"], report["row"]["steps"]
+        return cls(
+            "pruned", f"early stopping ({method}) after {steps} steps", score=best["score"],
+            violation=best["violation"], round=best["round"], steps=best["steps"],
+        )  # fmt: skip
 
     @classmethod
     def of_report(cls, report: Mapping[str, Any] | None) -> RunOutcome:

@@ -22,7 +22,8 @@ from orchestrator.results.judge import Judge, decided
 from orchestrator.results.shipped import replicate_weights
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.prepare import Prepared
-from orchestrator.search.sources import ListSource, StudySource
+from orchestrator.search.early_stopping import BestSoFar, EarlyStopping, Scheduler, best_so_far
+from orchestrator.search.sources import ListSource, StudySource, prune
 from orchestrator.search.space import default_point, distributions, grid, settings, trials_per_objective
 from orchestrator.search.study import ObjectiveStudy
 from orchestrator.spec.schema import SweepSpec
@@ -81,8 +82,27 @@ class PendingRuns:
         }  # fmt: skip
         records = {r.trial_id: r for r in self.folder.load_trials() if r.kind == "trial"}
         unfinished = self._reconcile(studies, records)
-        source = StudySource(studies, trials_per_objective(spec), unfinished, self.new_trial, may_begin)
+        source = StudySource(
+            studies, trials_per_objective(spec), unfinished, self.new_trial, may_begin, self._curve
+        )
         return source, self.num_trials, sum(record.is_done for record in records.values())
+
+    def early_stopping(self, build: Callable[[], Scheduler]) -> EarlyStopping:
+        """Early stopping of the trials, which knows all that is on record of them.
+
+        Args:
+            build: as :class:`orchestrator.search.early_stopping.EarlyStopping` takes it.
+        """
+        stopping = EarlyStopping(build)
+        for record in self.folder.load_trials():
+            if record.kind == "trial":
+                stopping.fill(record, self._curve(record))
+        return stopping
+
+    def _curve(self, record: TrialRecord) -> list[BestSoFar]:
+        """Best round so far after each round that is on record of a trial."""
+        rule = self.prepared.rules[record.objective]
+        return best_so_far(self.folder.rounds(record.trial_id), rule.violation)
 
     def _promoted(self, objective: str) -> list[dict[str, Any]]:
         """Points that a screen promoted, without the defaults, which are trial 0 anyway."""
@@ -118,7 +138,9 @@ class PendingRuns:
                     unfinished.append(self.new_trial(name, trial.number, dict(trial.params)))
                 elif not record.is_done:
                     unfinished.append(self._resumable(record))
-                # Killed between the record and the journal.
+                # Killed between the record and the journal, here and below.
+                elif record.state == "PRUNED":
+                    prune(study, record, self._curve(record))
                 elif not trial.state.is_finished():
                     values = {key: estimate.value for key, estimate in record.select.items()}
                     failed = record.state == "FAILED"

@@ -263,6 +263,24 @@ class Recorder:
         record.state, record.error, record.checkpoint = "FAILED", outcome.reason, None
         self._end(record)
 
+    @never_raises
+    def on_pruned(self, trial_id: str, outcome: RunOutcome) -> None:
+        """End a run that was stopped early: its rounds are kept, and it has neither weights nor predictions.
+
+        Args:
+            trial_id: of the run.
+            outcome: of the run.
+        """
+        record = self._live[trial_id]
+        checkpoint, record.checkpoint = record.checkpoint, None
+        record.state, record.stop_reason = "PRUNED", outcome.reason
+        record.round, record.steps, record.score = outcome.round, outcome.steps, outcome.score
+        record.feasible = outcome.violation == 0.0
+        self._end(record)
+        # Only now, when the record does not name it any more.
+        if checkpoint is not None:
+            self.folder.drop(checkpoint)
+
     def losses_in_a_row(self, trial_id: str) -> int:
         """Number of times that a run was interrupted since its last checkpoint."""
         return self._losses_in_a_row.get(trial_id, 0)

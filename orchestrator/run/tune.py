@@ -1,4 +1,4 @@
-"""Searcher, callback and stopper of Tune around a dispatcher: they pass events between the two and decide nothing.
+"""Searcher, callback, scheduler and stopper of Tune around a dispatcher: they pass events on and decide nothing.
 
 Tune pickles them for a snapshot that nothing here reads: a copy is an inert object, so that no lock, thread or stream
 has to be pickled.
@@ -6,15 +6,19 @@ has to be pickled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 from ray.tune import Callback, Stopper
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.run.execution import Dispatcher
 from orchestrator.run.outcome import RunOutcome
+from orchestrator.search.early_stopping import STEPS, VALUE, BestSoFar, Scheduler
+from orchestrator.spec.sections import EarlyStoppingSection
 
 
 class InertSearcher(Searcher):
@@ -125,10 +129,11 @@ class RunCallback(Callback):
     Args:
         dispatcher: of the runs.
         searcher: that suggested the runs.
+        method: of early stopping; empty without it.
     """
 
-    def __init__(self, dispatcher: Dispatcher, searcher: RunSearcher) -> None:
-        self._recorder, self._searcher = dispatcher.recorder, searcher
+    def __init__(self, dispatcher: Dispatcher, searcher: RunSearcher, method: str = "") -> None:
+        self._recorder, self._searcher, self._method = dispatcher.recorder, searcher, method
 
     def __reduce__(self) -> tuple[Any, ...]:
         return InertCallback, ()
@@ -146,6 +151,11 @@ class RunCallback(Callback):
             **info: not used.
         """
         self._recorder.on_round(trial.config["trial_id"], result)
+        # A scheduler that stops a run marks its report as the last one; the trainable knows nothing of it.
+        if self._method and result["done"] and not result["finished"]:
+            # Before Tune acts on it: from here on the run is on record as stopped, whoever dies. It resumes never.
+            result["should_checkpoint"] = False
+            self._searcher.end(trial.trial_id, RunOutcome.pruned(result, self._method))
 
     def on_checkpoint(
         self, iteration: int, trials: Any, trial: Any, checkpoint: tune.Checkpoint, **info: Any
@@ -171,6 +181,78 @@ class RunCallback(Callback):
             **info: not used.
         """
         self._searcher.end(trial.trial_id, RunOutcome.of_trial(trial))
+
+
+def peers(section: EarlyStoppingSection, most_steps: int) -> Scheduler:
+    """Scheduler of Tune that compares the trials of a study.
+
+    Args:
+        section: of the sweep file.
+        most_steps: largest number of steps that a trial may have.
+    """
+    grace = section.grace(most_steps)
+    if section.method == "median":
+        # Without end: a trial that has too few peers would else be paused for the sake of waiting ones.
+        time_slice: Any = math.inf
+        rule: Scheduler = MedianStoppingRule(
+            time_attr=STEPS, metric=VALUE, mode="max", grace_period=grace,
+            min_samples_required=section.min_samples, min_time_slice=time_slice,
+        )  # fmt: skip
+        return rule
+    # A trial ends by itself; with `stop_last_trials` a report that passes two milestones would later enter the lower
+    # one, with a value of more steps.
+    asha: Scheduler = ASHAScheduler(
+        time_attr=STEPS, metric=VALUE, mode="max", max_t=max(most_steps, grace), grace_period=grace,
+        reduction_factor=section.reduction_factor, stop_last_trials=False,
+    )  # fmt: skip
+    return asha
+
+
+class RunScheduler(FIFOScheduler):
+    """Scheduler that starts runs in their order, and ends those that the dispatcher judges to be behind.
+
+    Args:
+        dispatcher: of the runs.
+    """
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._dispatcher = dispatcher
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FIFOScheduler, ()
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Judge a run by a report.
+
+        Args:
+            tune_controller: of Tune; not used.
+            trial: that reported.
+            result: the report, its keys flattened.
+        Returns:
+            One of Tune's decisions.
+        """
+        ends = self._judge(trial, result)
+        return TrialScheduler.STOP if ends else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Let its peers know the last report of a run, which Tune shows to no other method.
+
+        Args:
+            tune_controller: of Tune; not used.
+            trial: that ended.
+            result: its last report, its keys flattened.
+        """
+        # A run that a drain ends before its first report has none.
+        if result.get("finished", False):
+            self._judge(trial, result)
+
+    def _judge(self, trial: Any, result: dict[str, Any]) -> bool:
+        # A value that was not finite ended the run before its evaluation.
+        if "row/steps" not in result:
+            return False
+        reached = BestSoFar(result["row/steps"], result["best/score"], result["best/violation"])
+        return self._dispatcher.judge(trial.config["trial_id"], reached, result["finished"])
 
 
 class InertStopper(Stopper):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from orchestrator.records.types import TrialRecord
+from orchestrator.search.early_stopping import BestSoFar
 from orchestrator.search.study import ObjectiveStudy
 
 
@@ -27,6 +28,9 @@ class Source(Protocol):
             score: to maximise; None where the run failed.
             violation: by how much the constraints are missed, 0.0 where they hold.
         """
+
+    def prune(self, record: TrialRecord) -> None:
+        """Learn from a run that was stopped early, as far as it came."""
 
 
 class ListSource:
@@ -50,6 +54,9 @@ class ListSource:
     def tell(self, record: TrialRecord, score: float | None, violation: float) -> None:
         """Do nothing: no search learns from a replicate."""
 
+    def prune(self, record: TrialRecord) -> None:
+        """Do nothing, likewise."""
+
 
 class StudySource:
     """Trials of the search: first those that an earlier launch left unfinished, then new points, objectives in turn.
@@ -60,6 +67,8 @@ class StudySource:
         unfinished: records to resume.
         build: (name of the study, number, parameters) -> a new record.
         may_begin: False once too many trials have failed: then no new one begins.
+        curve: record of a trial -> its best round so far after each of its rounds; asked for those that are stopped
+            early.
     """
 
     def __init__(
@@ -69,9 +78,10 @@ class StudySource:
         unfinished: Iterable[TrialRecord],
         build: Callable[[str, int, dict[str, Any]], TrialRecord],
         may_begin: Callable[[], bool],
+        curve: Callable[[TrialRecord], Sequence[BestSoFar]] = lambda _: (),
     ) -> None:
         self._studies, self._num_trials, self._build = studies, num_trials, build
-        self._may_begin = may_begin
+        self._may_begin, self._curve = may_begin, curve
         self._unfinished = deque(unfinished)
 
     def next(self) -> TrialRecord | None:
@@ -96,3 +106,19 @@ class StudySource:
     def tell(self, record: TrialRecord, score: float | None, violation: float) -> None:
         """Tell the study of the trial."""
         self._studies[record.study].tell(record.number, score, violation)
+
+    def prune(self, record: TrialRecord) -> None:
+        """Tell the study of the trial, with its values so far."""
+        prune(self._studies[record.study], record, self._curve(record))
+
+
+def prune(study: ObjectiveStudy, record: TrialRecord, curve: Sequence[BestSoFar]) -> None:
+    """Tell a study that a trial was stopped early.
+
+    Args:
+        study: of the trial.
+        record: of the trial.
+        curve: its best round so far after each of its rounds.
+    """
+    values = {reached.steps: reached.score for reached in curve}
+    study.prune(record.number, values, curve[-1].violation if curve else 0.0)

@@ -120,6 +120,18 @@ def grid(spec: SweepSpec) -> list[dict[str, Any]] | None:
     return [first, *(point for point in points if point != first)]
 
 
+def most_steps(spec: SweepSpec) -> int:
+    """Largest number of SGD steps that a trial of the sweep may have."""
+    if "steps" in spec.compare:
+        return int(max(spec.compare["steps"]))
+    parameter = spec.parameters.get("steps")
+    if parameter is None:
+        return FinetuneConfig().steps
+    if parameter.values is not None:
+        return int(max(parameter.values))
+    return int(parameter.value if parameter.max is None else parameter.max)
+
+
 def trials_per_objective(spec: SweepSpec) -> int:
     """``search.num_trials``, or the size of a grid that is smaller."""
     points = grid(spec)

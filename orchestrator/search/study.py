@@ -126,15 +126,40 @@ class ObjectiveStudy:
         state = TrialState.COMPLETE
         if score is None or not math.isfinite(score):
             score, state = None, TrialState.FAIL
+        if self._violates(number, violation) is not None:
+            self._study.tell(number, score, state=state, skip_if_finished=True)
+
+    def prune(self, number: int, values: Mapping[int, float], violation: float = 0.0) -> None:
+        """Record that a trial was stopped early; if it has ended already, nothing changes.
+
+        Optuna takes the last of the values for the trial's own.
+
+        Args:
+            number: of the trial.
+            values: SGD steps -> the score of its best round so far.
+            violation: of the last of them, as of :meth:`tell`.
+        """
+        trial = self._violates(number, violation)
+        if trial is None:
+            return
+        # A driver killed in their midst has reported the first ones.
+        reported = self._storage.get_trial(trial._trial_id).intermediate_values
+        for steps in sorted(set(values) - set(reported)):
+            trial.report(values[steps], steps)
+        self._study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
+
+    def _violates(self, number: int, violation: float) -> optuna.trial.Trial | None:
+        """A trial that has not ended, with its violation; None where it has."""
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
         known = self._storage.get_trial(trial_id)
         if known.state.is_finished():
-            return
+            return None
+        trial = optuna.trial.Trial(self._study, trial_id)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if not known.constraints:  # a driver killed before the next line had set it
-                optuna.trial.Trial(self._study, trial_id).set_constraint("violation", violation)
-        self._study.tell(number, score, state=state, skip_if_finished=True)
+                trial.set_constraint("violation", violation)
+        return trial
 
 
 def _cut_torn_line(journal: Path) -> None:

@@ -153,7 +153,7 @@ def _beside(name: str, value: Any) -> dict[str, Any]:
 
 def batch_problems(typed: TypedFile) -> Iterable[Problem]:
     """``accumulate`` times the workers must divide every batch size that the file can meet them with."""
-    sizes, parts = (_counts(typed, name) for name in ("batch_size", "accumulate"))
+    sizes, parts = (counts_of(typed, name) for name in ("batch_size", "accumulate"))
     workers = 1 if typed.resources is None else typed.resources.workers
     wrong = [(size, part) for size in sizes for part in parts if size % (part * workers)]
     if not wrong:
@@ -177,7 +177,7 @@ def batch_problems(typed: TypedFile) -> Iterable[Problem]:
     yield places[0], f"accumulate must divide every batch_size, got {part} and {size}; {advice}"
 
 
-def _counts(typed: TypedFile, name: str) -> list[int]:
+def counts_of(typed: TypedFile, name: str) -> list[int]:
     """All values that a counted parameter can take; none where its form is wrong, which is reported elsewhere."""
     if name in typed.compare:
         values: Any = typed.compare[name]

@@ -16,7 +16,12 @@ from orchestrator.spec.check_objectives import (
     objective_problems,
     selection_problems,
 )
-from orchestrator.spec.check_parameters import batch_problems, compare_problems, parameter_problems
+from orchestrator.spec.check_parameters import (
+    batch_problems,
+    compare_problems,
+    counts_of,
+    parameter_problems,
+)
 from orchestrator.spec.schema import SweepSpec, as_tuples
 from orchestrator.spec.sections import OF_THE_NETWORK
 from orchestrator.spec.typed import Problem, TypedFile, typed_file
@@ -172,6 +177,31 @@ def search_problems(typed: TypedFile) -> Iterable[Problem]:
                 yield ("parameters", name), "method grid needs a list of values"
 
 
+def stopping_problems(typed: TypedFile) -> Iterable[Problem]:
+    """A trial must be able to end between the grace and its last step, by keys that act under the method."""
+    section = typed.early_stopping
+    if section is None:
+        return
+    if section.idle in section.model_fields_set:
+        other = "median" if section.method == "asha" else "asha"
+        yield (
+            ("early_stopping", section.idle),
+            f"acts under method {other} only, got method {section.method}; leave it out",
+        )
+    most = max(counts_of(typed, "steps"), default=None)
+    if section.grace_steps is not None and most is not None and section.grace_steps >= most:
+        yield (
+            ("early_stopping", "grace_steps"),
+            f"must be less than the most steps of a trial, {most}, got {section.grace_steps}",
+        )
+    trials = None if typed.search is None else typed.search.num_trials
+    if section.method == "median" and trials is not None and section.min_samples >= trials:
+        yield (
+            ("early_stopping", "min_samples"),
+            f"must be less than search.num_trials {trials}, got {section.min_samples}",
+        )
+
+
 def resource_problems(typed: TypedFile) -> Iterable[Problem]:
     """Several workers have whole GPUs, and one trial fits within the sweep's share of a cluster."""
     section = typed.resources
@@ -207,6 +237,7 @@ CHECKS: tuple[Callable[[TypedFile], Iterable[Problem]], ...] = (
     constraint_problems,
     selection_problems,
     search_problems,
+    stopping_problems,
     resource_problems,
 )
 """Checks of meaning, each over the sections that are of the right type. A new rule is an entry here."""

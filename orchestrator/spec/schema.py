@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, StrictStr
 from orchestrator.documents import Document
 from orchestrator.spec.sections import (
     ConstraintSection,
+    EarlyStoppingSection,
     MetricsSection,
     ModelSection,
     Name,
@@ -44,6 +45,7 @@ class SweepSpec(Section):
         compare: setting -> the values that are compared; empty where nothing is.
         screen: of heads on frozen features; None for none.
         search: method and size of the search.
+        early_stopping: of trials of the search; None for none.
         selection: ranking of rounds and trials.
         resources: of a trial, and of the sweep.
     """
@@ -61,6 +63,7 @@ class SweepSpec(Section):
     compare: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     screen: ScreenSection | None = None
     search: SearchSection = SearchSection()
+    early_stopping: EarlyStoppingSection | None = None
     selection: SelectionSection = SelectionSection()
     resources: ResourceSection = ResourceSection()
     _left_to_model: frozenset[str] = PrivateAttr(frozenset())
@@ -96,6 +99,10 @@ class SweepSpec(Section):
             del document["pretrain"]["checkpoint_key"]
         if document["screen"] is None:
             del document["screen"]
+        if self.early_stopping is None:
+            del document["early_stopping"]
+        else:
+            del document["early_stopping"][self.early_stopping.idle]
         # Likewise: all rungs.
         if tuple(document["rungs"]) == RUNGS:
             del document["rungs"]

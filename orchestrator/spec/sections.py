@@ -221,6 +221,37 @@ class ScreenSection(Section):
     folds: Annotated[StrictInt, Field(ge=2)] = 5
 
 
+class EarlyStoppingSection(Section):
+    """Stopping of trials that are behind their peers, which are the trials of the same objective (and arm).
+
+    Attributes:
+        method: ``asha`` (asynchronous successive halving: at each milestone the best 1 / reduction_factor of those that
+            have come so far continue) or ``median`` (a trial ends where its best is below the median of the averages of
+            the others).
+        grace_steps: SGD steps before which no trial is stopped; None: an eighth of the most steps of a trial.
+        reduction_factor: of ``asha``: ratio of a milestone to the one before, the first of which is ``grace_steps``.
+        min_samples: of ``median``: trials that must have come as far before one is stopped.
+    """
+
+    method: Literal["asha", "median"]
+    grace_steps: Count | None = None
+    reduction_factor: Annotated[Number, Field(gt=1)] = 4
+    min_samples: Count = 3
+
+    @property
+    def idle(self) -> str:
+        """Key that does not act under its method."""
+        return "min_samples" if self.method == "asha" else "reduction_factor"
+
+    def grace(self, most_steps: int) -> int:
+        """SGD steps before which no trial is stopped.
+
+        Args:
+            most_steps: largest number of steps that a trial of the sweep may have.
+        """
+        return max(1, most_steps // 8) if self.grace_steps is None else self.grace_steps
+
+
 class SelectionSection(Section):
     """Ranking of rounds and trials on the select split.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -19,6 +19,7 @@ from orchestrator.spec.preprocess import left_to_model
 from orchestrator.spec.schema import SweepSpec, as_tuples
 from orchestrator.spec.sections import (
     ConstraintSection,
+    EarlyStoppingSection,
     MetricsSection,
     ModelSection,
     ParameterSection,
@@ -36,7 +37,7 @@ Problem = tuple[KeyPath, str]
 """A place in the file, and a message: what must hold, what was got, what to do."""
 
 LATER: dict[KeyPath, tuple[str, ...]] = {
-    (): ("budget", "early_stopping", "deterministic"),
+    (): ("budget", "deterministic"),
     ("selection",): ("metrics",),
     ("parameters", "*"): ("when",),
 }
@@ -78,6 +79,7 @@ class TypedFile:
         metrics: section.
         screen: section.
         search: section.
+        early_stopping: section.
         selection: section.
         resources: section.
         rungs: from the cheapest on, in the order of the file.
@@ -96,6 +98,7 @@ class TypedFile:
     metrics: MetricsSection | None = None
     screen: ScreenSection | None = None
     search: SearchSection | None = None
+    early_stopping: EarlyStoppingSection | None = None
     selection: SelectionSection | None = None
     resources: ResourceSection | None = None
     rungs: tuple[Rung, ...] = RUNGS
@@ -312,7 +315,7 @@ def _keys_of(parent: KeyPath) -> list[str]:
         section = ConstraintSection if parent[0] == "constraints" else ParameterSection
     elif parent:
         annotation = SweepSpec.model_fields[str(parent[0])].annotation
-        section = (
-            annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else SweepSpec
-        )
+        # A section that may be left out is a union with None.
+        kinds = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+        section = next((each for each in kinds if issubclass(each, BaseModel)), SweepSpec)
     return [info.alias or name for name, info in section.model_fields.items()]

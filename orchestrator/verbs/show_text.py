@@ -151,11 +151,18 @@ def _setting(document: ShowDocument, width: int | None) -> str:
         ("search space", ", ".join(_searched(spec)) or "none: the defaults only"),
         (
             "runs",
-            f"{done.finished} finished, {done.failed} failed, of {done.total} (trials, and finalists on "
+            f"{done.finished} finished{stopped_early(document.trials)}, {done.failed} failed, "
+            f"of {done.total} (trials, and finalists on "
             f"{counted(spec['selection']['replicates'], 'fresh seed')}){_interruptions(document.trials)}",
         ),
     ]
     return "\n".join(paragraph(label, text, width) for label, text in lines)
+
+
+def stopped_early(trials: Sequence[TrialRow]) -> str:
+    """How many of the finished runs were stopped early; empty where none was."""
+    pruned = sum(trial.state == "PRUNED" for trial in trials)
+    return f", {pruned} of them stopped early" if pruned else ""
 
 
 def _interruptions(trials: Sequence[TrialRow]) -> str:

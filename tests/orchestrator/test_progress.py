@@ -66,7 +66,7 @@ def test_the_live_line_has_counts_and_the_best_score_and_is_drawn_over(
     progress.ended("a", "FINISHED", 0.5, 1.0)
     progress.ended("b", "FAILED", None, 1.0)
     progress.ended("c", "FINISHED", 0.25, 1.0)
-    progress.ended("d", "PRUNED", 0.25, 1.0)
+    progress.ended("d", "PRUNED", 0.75, 1.0)  # it cannot win
     assert screen(stream)[-1] == "search: 4/5 done  0 running  1 failed  best score 50.0  about 2 s left"
     progress.say("an event")
     assert screen(stream) == ["search: 5 runs", "an event", ""]

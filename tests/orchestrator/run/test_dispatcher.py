@@ -14,7 +14,9 @@ from orchestrator.records.types import TrialRecord
 from orchestrator.run.execution import MAX_LOSSES, Assignment, Dispatcher, WorkerResources
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.recorder import Recorder
+from orchestrator.search.early_stopping import BestSoFar
 from orchestrator.search.sources import ListSource
+from orchestrator.tracking.values import Best
 
 WHOLE: WorkerResources = {"cpu": 1.0, "gpu": 1.0}
 LOST = RunOutcome("worker_lost", "its node died")
@@ -112,6 +114,50 @@ def test_what_cannot_be_helped_fails_at_once(sweep: Sweep, outcome: RunOutcome) 
     sweep.next()
     sweep.end(outcome)
     assert (sweep.stored.state, sweep.stored.losses) == ("FAILED", 0)
+
+
+PRUNED = RunOutcome(
+    "pruned", "early stopping (asha) after 40 steps", score=0.5, violation=0.25, round=1, steps=20
+)
+
+
+def test_a_run_that_is_stopped_early_is_pruned_for_good(sweep: Sweep) -> None:
+    pruned: list[TrialRecord] = []
+    sweep.dispatcher._source.prune = pruned.append  # type: ignore[method-assign]
+    sweep.next()
+    checkpoint = sweep.folder.ray_path / "000" / "checkpoint_0"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trial.json").write_text('{"finished": false, "cost_s": 1.0}')
+    sweep.recorder.on_checkpoint(sweep.record.trial_id, str(checkpoint.absolute()))
+    sweep.end(PRUNED)
+    stored = sweep.stored
+    assert (stored.state, stored.is_done, stored.stop_reason) == ("PRUNED", True, PRUNED.reason)
+    assert (stored.round, stored.steps, stored.score, stored.feasible) == (1, 20, 0.5, False)
+    assert (stored.checkpoint, stored.select, stored.error, checkpoint.exists()) == (None, {}, None, False)
+    assert pruned == [sweep.record]
+    assert sweep.is_over
+    sweep.end(LOST)  # its actor ends a moment later
+    assert sweep.stored == stored
+    (end,) = sweep.recorder.tracker.finish_trial.call_args_list  # type: ignore[attr-defined]
+    _, status, _, _, best, tags, _ = end.args
+    assert (status, best, tags["selmix.state"]) == ("FINISHED", Best(), "PRUNED")
+    assert tags["selmix.stop_reason"] == PRUNED.reason
+
+
+def test_what_judges_may_fail_and_ends_nothing(sweep: Sweep) -> None:
+    stopping = MagicMock()
+    dispatcher = Dispatcher(ListSource([sweep.record]), sweep.recorder, lambda: False, lambda: None, stopping)
+    assert (dispatcher.stops_early, sweep.dispatcher.stops_early) == (True, False)
+    reached, name = BestSoFar(20, 0.5), sweep.record.trial_id
+    assert not dispatcher.judge(name, reached)  # it has not begun
+    stopping.stops.assert_not_called()
+    dispatcher.next()
+    stopping.stops.return_value = True
+    assert dispatcher.judge(name, reached)
+    stopping.stops.assert_called_once_with(sweep.record, reached, False)
+    stopping.stops.side_effect = ValueError("no")
+    assert not dispatcher.judge(name, reached)
+    assert sweep.recorder.problems == [f"judging {name}: ValueError('no')"]
 
 
 def test_while_it_drains_nobody_failed(sweep: Sweep) -> None:

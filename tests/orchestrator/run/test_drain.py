@@ -120,19 +120,19 @@ def test_a_driver_that_hangs_is_overdue_and_one_that_ends_in_time_is_not(
     [
         (
             {"state": "stopped"},
-            "s is stopped: 1 finished run kept, 2 others to be resumed (1 from a checkpoint)\n\n"
+            "s is stopped: 2 finished runs kept, 2 others to be resumed (1 from a checkpoint)\n\n"
             "next           selmix launch x.yaml: resume\n"
             "               selmix show s --runs {runs}: what there is so far",
         ),
         (
             {"state": "stopped", "cancelled": True},
-            "s is cancelled for good: 1 finished run kept\n\n"
+            "s is cancelled for good: 2 finished runs kept\n\n"
             "next           selmix show s --runs {runs}: what there is so far",
         ),
         (
             {"state": "failed"},
-            "s is failed: 1 finished run kept\n\n"
-            "next           selmix logs s o/trial-003 --runs {runs}: the traceback of a failed run\n"
+            "s is failed: 2 finished runs kept\n\n"
+            "next           selmix logs s o/trial-004 --runs {runs}: the traceback of a failed run\n"
             "               selmix show s --runs {runs}: what there is so far",
         ),
     ],
@@ -141,7 +141,7 @@ def test_what_was_kept_is_said_with_what_to_do_next(tmp_path: Path, known: dict[
     folder = RunFolder.local(tmp_path, "s")
     folder.create()
     ends: list[dict[str, Any]] = [
-        {"state": "FINISHED"}, {"state": "INTERRUPTED"}, {"state": "INTERRUPTED", "checkpoint": "ray/0"},
+        {"state": "FINISHED"}, {"state": "PRUNED"}, {"state": "INTERRUPTED"}, {"state": "INTERRUPTED", "checkpoint": "ray/0"},
         {"state": "FAILED"},
     ]  # fmt: skip
     for number, end in enumerate(ends):

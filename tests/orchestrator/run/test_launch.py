@@ -61,6 +61,25 @@ def test_several_workers_and_object_stores_need_ray(
     assert not folder.store.root.exists()
 
 
+def test_trials_are_stopped_early_on_ray_alone(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = "early_stopping={method: median}"
+    error = refused(folder, None, asked)
+    assert isinstance(error, UsageError)
+    assert str(error) == (
+        "--in-process: trials are stopped early by Ray Tune alone, got early_stopping.method median; leave "
+        "--in-process out, or early_stopping"
+    )
+
+    def checked(*_: object, **__: object) -> None:
+        raise PreflightError("far enough")
+
+    # Without a search there is nothing to stop: such a launch runs in this process by itself.
+    monkeypatch.setattr(module, "check_all", checked)
+    assert str(refused(folder, None, asked, "rungs=[scores, head]")) == "far enough"
+    with pytest.raises(PreflightError, match="far enough"):
+        launch_sweep(load_spec(SMOKE, [asked]), SMOKE, folder.store, None, until="head")
+
+
 def test_one_driver_at_a_time_and_the_second_reads_nothing(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

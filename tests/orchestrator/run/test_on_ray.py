@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import MagicMock
@@ -10,16 +11,22 @@ import pytest
 from ray import cloudpickle, tune
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError
 from ray.tune.execution import class_cache
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.utils.util import flatten_dict
 
 from orchestrator.cluster.address import Cluster
 from orchestrator.errors import PreflightError
+from orchestrator.records.types import TrialRecord
 from orchestrator.run import on_ray
 from orchestrator.run.drain import Drained
-from orchestrator.run.execution import MAX_LOSSES
+from orchestrator.run.execution import MAX_LOSSES, Dispatcher
 from orchestrator.run.on_ray import RayExecutor, without_credentials
-from orchestrator.run.tune import DrainStopper, InertCallback, RunCallback, RunSearcher
+from orchestrator.run.tune import DrainStopper, InertCallback, RunCallback, RunScheduler, RunSearcher, peers
+from orchestrator.search.early_stopping import BestSoFar, EarlyStopping
+from orchestrator.search.sources import ListSource
 from orchestrator.spec.checks import load_spec
+from orchestrator.spec.sections import EarlyStoppingSection
 from selmix.baselines import BASELINES
 from selmix.models import ModelConfig
 from tests.command import SMOKE
@@ -65,6 +72,71 @@ def test_no_more_than_the_limit_and_none_while_it_drains(sweep: Sweep) -> None:
     assert not stopper("tune-1", {})
 
 
+def flat(report: dict[str, Any]) -> dict[str, Any]:
+    """A report as Tune passes it to schedulers."""
+    flattened: dict[str, Any] = flatten_dict(report)
+    return flattened
+
+
+def report(steps: int, score: float, finished: bool = False) -> dict[str, Any]:
+    row = {
+        "round": 1,
+        "steps": steps,
+        "time_ms": 0,
+        "score": score,
+        "feasible": True,
+        "select": {},
+        "scalars": {},
+    }
+    best = {"round": 0, "steps": 0, "score": score, "feasible": True, "violation": 0.0}
+    return {"row": row, "best": best, "cost_s": 1.5, "finished": finished, "failed": False, "done": finished,
+            "should_checkpoint": True}  # fmt: skip
+
+
+def test_a_run_behind_its_peers_is_ended_and_saved_no_more(sweep: Sweep) -> None:
+    section = EarlyStoppingSection(method="asha", grace_steps=20)
+    stopping = EarlyStopping(partial(peers, section, 60))
+    sweep.record.kind, sweep.record.number = "trial", 1
+    stopping.stops(TrialRecord("o/trial-000", "o", "trial", 0, 0), BestSoFar(20, 0.5))
+    dispatcher = Dispatcher(ListSource([sweep.record]), sweep.recorder, lambda: False, lambda: None, stopping)
+    searcher, scheduler = RunSearcher(dispatcher, lambda: 1), RunScheduler(dispatcher)
+    callback = RunCallback(dispatcher, searcher, "asha")
+    trial = MagicMock(trial_id="tune-1", config=searcher.suggest("tune-1"))
+    # As Tune does it: the scheduler decides, the callback learns of it, then the run ends.
+    first, last = report(0, 0.25), report(20, 0.25)
+    assert scheduler.on_trial_result(None, trial, flat(first)) == TrialScheduler.CONTINUE
+    callback.on_trial_result(1, [], trial, first)
+    assert first["should_checkpoint"]
+    assert sweep.stored.state == "RUNNING"
+    assert scheduler.on_trial_result(None, trial, flat(last)) == TrialScheduler.STOP
+    last["done"] = True
+    callback.on_trial_result(1, [], trial, last)
+    assert not last["should_checkpoint"]
+    assert (sweep.stored.state, sweep.stored.cost_s) == ("PRUNED", 1.5)
+    assert sweep.stored.stop_reason == "early stopping (asha) after 20 steps"
+    scheduler.on_trial_complete(None, trial, flat(last))
+    searcher.on_trial_complete("tune-1", flat(last))
+    assert sweep.stored.state == "PRUNED"
+    assert searcher.suggest("tune-2") == Searcher.FINISHED
+    assert sweep.recorder.problems == []
+
+
+def test_the_last_round_of_a_finished_run_counts_and_one_without_an_evaluation_does_not(sweep: Sweep) -> None:
+    stopping = MagicMock()
+    stopping.stops.return_value = False
+    dispatcher = Dispatcher(ListSource([sweep.record]), sweep.recorder, lambda: False, lambda: None, stopping)
+    scheduler = RunScheduler(dispatcher)
+    assignment = dispatcher.next()
+    assert assignment is not None
+    trial = MagicMock(config=assignment)
+    scheduler.on_trial_complete(None, trial, flat(report(60, 0.5, finished=True)))
+    stopping.stops.assert_called_once_with(sweep.record, BestSoFar(60, 0.5), True)
+    scheduler.on_trial_complete(None, trial, flat(report(60, 0.5, finished=True) | {"row": None}))
+    scheduler.on_trial_complete(None, trial, flat(report(40, 0.5)))  # a drain ends it
+    scheduler.on_trial_complete(None, trial, {})
+    stopping.stops.assert_called_once()
+
+
 def test_copies_in_tune_s_snapshot_are_inert(sweep: Sweep) -> None:
     searcher = RunSearcher(sweep.dispatcher, lambda: 1)
     copy = cast(Searcher, cloudpickle.loads(cloudpickle.dumps(searcher)))
@@ -72,6 +144,8 @@ def test_copies_in_tune_s_snapshot_are_inert(sweep: Sweep) -> None:
     copy.on_trial_complete("x", {"finished": True})
     callback = RunCallback(sweep.dispatcher, searcher)
     assert type(cloudpickle.loads(cloudpickle.dumps(callback))) is InertCallback
+    scheduler = cloudpickle.loads(cloudpickle.dumps(RunScheduler(sweep.dispatcher)))
+    assert type(scheduler) is FIFOScheduler
     stopper = cloudpickle.loads(cloudpickle.dumps(DrainStopper(lambda: True)))
     assert not stopper.stop_all()
     assert not stopper("x", {})

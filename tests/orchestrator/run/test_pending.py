@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -23,6 +24,7 @@ from orchestrator.records.types import (
 from orchestrator.results.rows import Choice, Choices
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.pending import PendingRuns
+from orchestrator.search.early_stopping import INFEASIBLE
 from orchestrator.spec.checks import load_spec
 from selmix.baselines import BASELINES, CrossFitted, baselines_for
 from selmix.rungs import RUNGS
@@ -143,6 +145,40 @@ def test_an_unfinished_journal_learns_failures_and_violations_from_the_records(t
         trials = source._studies["min_recall"].trials()
         assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
         assert [trial.constraints.get("violation") for trial in trials] == [0.25, 0.0, 0.0]
+
+
+def test_trials_that_were_stopped_early_are_so_to_the_journal_and_to_their_peers(tmp_path: Path) -> None:
+    home = pending(tmp_path)
+    source, _, _ = home.search(lambda: True)
+    for number, state in enumerate(("FINISHED", "PRUNED", "RUNNING")):
+        record = source.next()
+        assert record is not None
+        record.state, record.score = state, 0.5  # type: ignore[assignment]
+        record.select = {"mean_recall": Figure(1.0, 0.0, 1.0)}
+        for index in range(3):
+            missed = number == 1 and index < 2
+            home.folder.append_round(record.trial_id, {
+                "round": index, "steps": 20 * index, "time_ms": 0, "score": 0.1 * (index + number),
+                "feasible": not missed, "select": {"mean_recall": 0.25 if missed else 0.5}, "scalars": {},
+            })  # fmt: skip
+        home.folder.save_trial(record)
+    for _ in range(2):  # the driver was killed before the journal had it; a second time it changes nothing
+        source, _, done = home.search(lambda: True)
+        trials = source._studies["min_recall"].trials()
+        assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "RUNNING"]
+        assert done == 2
+        assert trials[1].intermediate_values == pytest.approx({0: 0.1, 20: 0.1, 40: 0.3})
+        assert trials[1].value == pytest.approx(0.3)
+        assert trials[1].constraints == {"violation": 0.0}
+    scheduler = MagicMock()
+    home.early_stopping(lambda: scheduler)
+    seen = [call.args[1:] for call in scheduler.on_trial_complete.call_args_list]
+    # Of the unfinished one all but the last, whose decision may be lost.
+    assert [(peer.trial_id[-3:], result["steps"]) for peer, result in seen] == [
+        *(("000", steps) for steps in (0, 20, 40)), *(("001", steps) for steps in (0, 20, 40)), ("002", 0), ("002", 20),
+    ]  # fmt: skip
+    assert [result["value"] for _, result in seen[3:6]] == pytest.approx([INFEASIBLE - 0.25] * 2 + [0.3])
+    scheduler.on_trial_result.assert_not_called()
 
 
 def test_objectives_and_arms_take_turns(tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from orchestrator.search.space import default_point, distributions, grid, settings, trials_per_objective
+from orchestrator.search.space import (
+    default_point,
+    distributions,
+    grid,
+    most_steps,
+    settings,
+    trials_per_objective,
+)
 from orchestrator.search.study import ObjectiveStudy
 from orchestrator.spec.schema import SweepSpec
 from selmix.config import FinetuneConfig
@@ -20,6 +27,20 @@ from tests.orchestrator.spec.test_schema import MINIMAL, spec_of
 def searched(parameters: str, **search: object) -> SweepSpec:
     section = ", ".join(f"{key}: {value}" for key, value in search.items())
     return spec_of(f"{MINIMAL}parameters: {{{parameters}}}\nsearch: {{{section}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "most"),
+    [
+        ("", FinetuneConfig().steps),
+        ("parameters: {steps: {value: 60}}", 60),
+        ("parameters: {steps: {values: [20, 90, 60]}}", 90),
+        ("parameters: {steps: {min: 20, max: 70}}", 70),
+        ("compare: {steps: [20, 50]}", 50),
+    ],
+)
+def test_the_most_steps_of_a_trial(lines: str, most: int) -> None:
+    assert most_steps(spec_of(f"{MINIMAL}{lines}\n")) == most
 
 
 def test_forms_of_a_wandb_file_as_distributions() -> None:

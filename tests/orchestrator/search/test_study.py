@@ -70,6 +70,45 @@ def test_a_score_of_zero_is_a_result(tmp_path: Path) -> None:
     assert (trial.state.name, trial.value) == ("COMPLETE", 0.0)
 
 
+def test_a_trial_that_was_stopped_early_keeps_its_values(tmp_path: Path) -> None:
+    made = study(tmp_path / "j")
+    made.ask()
+    # A driver was killed after the first value.
+    trial_id = made._storage.get_trial_id_from_study_id_trial_number(made._study._study_id, 0)
+    made._storage.set_trial_intermediate_value(trial_id, 0, 0.125)
+    made.prune(0, {40: 0.5, 0: 0.125, 20: 0.25}, violation=0.75)
+    made.prune(0, {60: 1.0})
+    made.tell(0, 1.0)
+    (trial,) = study(tmp_path / "j").trials()
+    assert (trial.state.name, trial.value) == ("PRUNED", 0.5)
+    assert trial.intermediate_values == {0: 0.125, 20: 0.25, 40: 0.5}
+    assert trial.constraints == {"violation": 0.75}
+
+
+def test_the_search_learns_from_what_was_stopped_early(tmp_path: Path) -> None:
+    """TPE proposes near the pruned trial that came furthest, and the same points after the journal is read again."""
+    points: list[list[float]] = []
+    for best in (0.1, 0.9):
+        path, xs = tmp_path / str(best), list[float]()
+        for number in range(40):
+            made = study(path)
+            _, point = made.ask()
+            made.prune(number, {0: 0.0, 20: -abs(point["x"] - best)})
+            xs.append(point["x"])
+        points.append(xs[20:])
+    assert sum(points[0]) / 20 < 0.4
+    assert sum(points[1]) / 20 > 0.6
+
+
+def test_one_that_is_complete_is_not_pruned(tmp_path: Path) -> None:
+    made = study(tmp_path / "j")
+    made.ask()
+    made.tell(0, 0.25)
+    made.prune(0, {0: 0.5})
+    assert (states(made), made.trials()[0].value) == (["COMPLETE"], 0.25)
+    assert made.trials()[0].intermediate_values == {}
+
+
 @pytest.mark.parametrize("score", [None, math.nan, math.inf, -math.inf])
 def test_a_score_that_ranks_nothing_is_a_failure_and_stays_one(tmp_path: Path, score: float | None) -> None:
     made = study(tmp_path / "j")

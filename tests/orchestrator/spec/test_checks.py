@@ -33,6 +33,10 @@ CASES: dict[Any, tuple[str, str]] = {
     checks.screen_problems: ("screen: {num_configs: 8}", "5: screen: must have a searched parameter that acts"),
     check_parameters.batch_problems: ("resources:\n  workers: 3", "6: resources.workers: workers x accumulate must"),
     checks.search_problems: ("search: {method: grid}\nparameters: {lr: {min: 1, max: 2}}", "6: parameters.lr: method"),
+    checks.screen_problems: ("screen:\n  num_configs: 8", "5: screen: must have a searched parameter"),
+    checks.stopping_problems: (
+        "early_stopping:\n  method: asha\n  grace_steps: 400", "7: early_stopping.grace_steps: must be less than",
+    ),
     checks.resource_problems: ("resources:\n  max_gpus: 0.5\n  gpu: 1", "6: resources.max_gpus: must hold one trial"),
 }  # fmt: skip
 """Check -> a section that it alone finds fault with, and its report."""

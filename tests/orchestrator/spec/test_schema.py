@@ -49,6 +49,31 @@ def test_what_is_resolved_is_the_specification_again() -> None:
     assert spec_of(MINIMAL, "search.seed=1").digest() != spec_of(MINIMAL).digest()
 
 
+@pytest.mark.parametrize(
+    ("section", "resolved"),
+    [
+        ("{method: asha}", {"method": "asha", "grace_steps": None, "reduction_factor": 4}),
+        (
+            "{method: asha, grace_steps: 20, reduction_factor: 2.5}",
+            {"method": "asha", "grace_steps": 20, "reduction_factor": 2.5},
+        ),
+        ("{method: median}", {"method": "median", "grace_steps": None, "min_samples": 3}),
+        (
+            "{method: median, grace_steps: 399, min_samples: 1}",
+            {"method": "median", "grace_steps": 399, "min_samples": 1},
+        ),
+    ],
+)
+def test_early_stopping_is_resolved_where_it_is_asked_for(section: str, resolved: dict[str, object]) -> None:
+    spec = spec_of(f"{MINIMAL}early_stopping: {section}\n")
+    assert spec.resolved()["early_stopping"] == resolved
+    again = spec_from_resolved(spec.resolved())
+    assert (again.early_stopping, again.digest()) == (spec.early_stopping, spec.digest())
+    assert "early_stopping" not in spec_of(MINIMAL).resolved()
+    # With rungs that search nothing there is nothing to stop, and nothing wrong.
+    assert spec_of(f"{MINIMAL}early_stopping: {section}\nrungs: [scores, head]\n").early_stopping is not None
+
+
 def test_scalars_are_those_of_yaml_1_2() -> None:
     assert parse_scalar("1e-3") == 0.001
     assert parse_scalar("no") == "no"
@@ -160,7 +185,33 @@ def test_temperature_and_effective_pairs_set_the_same() -> None:
             "resources: {workers: 2, gpu: 0.5}",
             "each of several workers must have 0 or 1 GPU of its own, got 0.5",
         ),
-        ("early_stopping: {}", "not supported yet"),
+        ("early_stopping: {}", "early_stopping.method: must be given"),
+        ("early_stopping: {method: hyperband}", "method: must be one of asha, median, got 'hyperband'"),
+        ("early_stopping: {method: asha, grace: 20}", "grace: unknown key; did you mean grace_steps?"),
+        ("early_stopping: {method: asha, grace_steps: 0}", "grace_steps: must be greater than or equal to 1"),
+        ("early_stopping: {method: asha, reduction_factor: 1}", "reduction_factor: must be greater than 1"),
+        (
+            "early_stopping: {method: asha, min_samples: 3}",
+            "min_samples: acts under method median only, got method asha; leave it out",
+        ),
+        (
+            "early_stopping: {method: median, reduction_factor: 2}",
+            "reduction_factor: acts under method asha only, got method median; leave it out",
+        ),
+        (
+            "early_stopping: {method: median, grace_steps: 60}\nparameters: {steps: {values: [20, 60]}}",
+            "grace_steps: must be less than the most steps of a trial, 60, got 60",
+        ),
+        (
+            "early_stopping: {method: asha, grace_steps: 90}\ncompare: {steps: [20, 90]}",
+            "grace_steps: must be less than the most steps of a trial, 90, got 90",
+        ),
+        (
+            "early_stopping: {method: median, min_samples: 4}\nsearch: {num_trials: 4}",
+            "min_samples: must be less than search.num_trials 4, got 4",
+        ),
+        ("budget: {}", "not supported yet"),
+        ("screen: {promot: 2}", "promot: unknown key; did you mean promote?"),
         ("selection: {metrics: [a]}", "not supported yet"),
         (
             "search: {method: grid}\nparameters: {lr: {min: 0.1, max: 1}}",

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.records.types import Figure, SweepState, TrialRecord
 from orchestrator.results.rows import MoreLabels, ObjectiveResult, ReplicateMeans, Verdict, Winner
 from orchestrator.verbs.show import RunCounts, run_counts, trial_row
-from orchestrator.verbs.show_text import answer
+from orchestrator.verbs.show_text import answer, stopped_early
 
 METRICS = {"min_recall": Figure(0.8, 0.6, 0.9)}
 
@@ -45,6 +45,12 @@ def test_the_time_left_is_that_of_the_ended_runs_since_the_first_began(
     assert run_counts(planned(8), records("RUNNING"), "running").eta_s is None
     assert run_counts(planned(1), records("FINISHED"), "finished").eta_s == 0.0
     assert run_counts(planned(0), [], "running") == RunCounts(0, 0, 0, 0, None)
+
+
+def test_runs_that_were_stopped_early_are_counted_where_there_are_some() -> None:
+    rows = [trial_row(record, "finished") for record in records("FINISHED", "PRUNED", "FAILED", "PRUNED")]
+    assert stopped_early(rows) == ", 2 of them stopped early"
+    assert stopped_early(rows[:1]) == ""
 
 
 def test_a_run_without_its_driver_is_interrupted() -> None:
