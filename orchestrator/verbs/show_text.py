@@ -28,6 +28,7 @@ from orchestrator.results.rows import (
 from orchestrator.results.rungs import climb_text
 from orchestrator.results.winner_text import (
     answer,
+    further_step,
     next_steps,
     opponent_names,
     other_rows,
@@ -130,16 +131,20 @@ def _setting(document: ShowDocument, width: int | None) -> str:
     train, base = data["train_counts"], document.base
     source = base.get("checkpoint") or f"pre-trained by {base.get('recipe')}"
     # The resolution of a recall: one sample of a class more or less is the smallest change.
-    per_class = data["num_select"] // len(train)
-    step = 100 / per_class
+    # Earlier records have the sum alone, as if the classes had equally many.
+    held = data.get("select_counts") or [data["num_select"] // len(train)]
+    smallest, largest = min(held), max(held)
+    step = 100 / max(1, smallest)
+    per_class, up_to = (f"{smallest}", "") if smallest == largest else (f"{smallest} to {largest}", "up to ")
     bounds = [bound_of(constraint, data["class_names"]).shown for constraint in spec["constraints"]]
     subject = f" subject to {', '.join(bounds)}" if bounds else ""
     lines = [
-        ("objective", f"{', '.join(spec['objectives'])}{subject}{_ranking(spec)}"),
+        ("objective", f"{', '.join(spec['objectives'])}{subject}{_ranking(document)}"),
         (
             "data",
             f"{spec['data']['name']}: {len(train)} classes, {max(train)} to {min(train)} training samples per class, "
-            f"{per_class} select samples per class (a recall moves in steps of {step:.{1 if step >= 0.1 else 3}f} pp)",
+            f"{per_class} select samples per class (a recall moves in steps of {up_to}"
+            f"{step:.{1 if step >= 0.1 else 3}f} pp)",
         ),
         # Written by the launch of a sweep on images; sweeps of earlier versions lack it.
         *([("preprocess", preprocess_words(spec["data"]))] if "resize" in spec["data"] else []),
@@ -148,13 +153,20 @@ def _setting(document: ShowDocument, width: int | None) -> str:
             ("ablation", f"{name}: {', '.join(map(_plain, values))}")
             for name, values in spec.get("compare", {}).items()
         ),
-        ("search space", ", ".join(_searched(spec)) or "none: the defaults only"),
-        (
+    ]
+    searches = "finetune" in document.climbed
+    # Without trials a screen alone searches.
+    if searches or spec.get("screen"):
+        lines.append(("search space", ", ".join(_searched(spec)) or "none: the defaults only"))
+    if searches:
+        lines.append((
             "runs",
             f"{done.finished} finished, {done.failed} failed, of {done.total} (trials, and finalists on "
             f"{counted(spec['selection']['replicates'], 'fresh seed')}){_interruptions(document.trials)}",
-        ),
-    ]
+        ))  # fmt: skip
+    else:
+        early = f", and not yet {', '.join(document.left)}" if document.left else ""
+        lines.append(("runs", f"baselines of {', '.join(document.climbed)}{early}; no trials"))
     return "\n".join(paragraph(label, text, width) for label, text in lines)
 
 
@@ -167,10 +179,11 @@ def _interruptions(trials: Sequence[TrialRow]) -> str:
     return f"; {losses} were interrupted with a worker or node and resumed, {lost_s:.0f} s were run again"
 
 
-def _ranking(spec: Document) -> str:
+def _ranking(document: ShowDocument) -> str:
     """Gloss of the column ``score``; empty for a statistic that this version does not know."""
-    meaning = STATISTICS.get(spec["selection"].get("statistic", ""))
-    return "" if meaning is None else f"; trials are ranked by score, the {meaning} of the metric on select"
+    meaning = STATISTICS.get(document.spec["selection"].get("statistic", ""))
+    ranked = "trials" if "finetune" in document.climbed else "rows"
+    return "" if meaning is None else f"; {ranked} are ranked by score, the {meaning} of the metric on select"
 
 
 def _searched(spec: Document) -> list[str]:
@@ -251,7 +264,8 @@ def _objective(
     lines.append(paragraph("significance", _significance(result, winner), width))
     if result.selmix is not None and winner.approach != SELMIX:
         lines.append(paragraph("SelMix", _selmix(result.selmix, unit_of(metric)), width))
-    lines.append(paragraph("search", _search(result), width))
+    if "finetune" in document.climbed:
+        lines.append(paragraph("search", _search(result), width))
     if result.compare is not None:
         seeds = document.spec["selection"]["replicates"]
         lines += ["", sentence(_caption(result.compare, seeds), width)]
@@ -529,8 +543,9 @@ def _next(document: ShowDocument, width: int | None, flag: str) -> str:
     if document.state == "finished" and winners:
         instead = other_rows(document.objectives)
         return next_steps(
-            name, winners, len(document.objectives), flag, document.links, served, width, instead
-        )
+            name, winners, len(document.objectives), flag, document.links, served, width, instead,
+            further_step(f"selmix launch FILE{flag}, the same file", document.left),
+        )  # fmt: skip
     lines = []
     if document.state == "running" and document.progress.eta_s is not None:
         lines.append(f"about {document.progress.eta_s:.0f} s left")
