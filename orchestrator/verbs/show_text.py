@@ -456,6 +456,8 @@ def _search(result: ObjectiveResult) -> str:
     if not result.tied:
         return "no trial can win: none finished within the bounds on all its fresh seeds"
     tied = ", ".join(short(name) for name in result.tied)
+    if gain is None and len(result.finalists) == 1:
+        return f"{tied} is the only finalist: nothing else ran on fresh seeds"
     if gain is None:
         return f"tied finalists: {tied}"
     meaning = "a significant gain" if gain.low > 0 else "no significant gain"
