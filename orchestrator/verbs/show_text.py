@@ -114,7 +114,12 @@ def _headline(document: ShowDocument, width: int | None, colour: bool) -> str:
     ]
     if not lines:
         done = document.progress
-        lines.append(f"{document.sweep} is {document.state}: {done.finished} of {done.total} runs finished")
+        kept = f"{done.finished} of {done.total} runs finished"
+        if "finetune" not in document.climbed:
+            # Its runs are baselines, which are not planned ahead.
+            rows = (row for result in document.objectives.values() for row in result.baselines.values())
+            kept = f"{counted(sum(row.state == 'FINISHED' for row in rows), 'baseline')} finished"
+        lines.append(f"{document.sweep} is {document.state}: {kept}")
     # A finished sweep may have a problem, too: an objective without a feasible trial.
     if document.problem:
         lines.append(document.problem)

@@ -218,6 +218,15 @@ def test_a_stored_verdict_says_that_it_is_by_the_earlier_rule(outcome: Any, says
     assert answer(result(earlier)) == says
 
 
+def test_what_is_finished_of_a_sweep_without_trials_are_baselines() -> None:
+    stored = Path(__file__).parents[2] / "screens" / "documents" / "show_until.json"
+    document = from_document(ShowDocument, json.loads(stored.read_text()))
+    (judged,) = document.objectives.values()
+    open_ones = {"min_recall": ObjectiveResult(baselines=judged.baselines)}
+    stopped = replace(document, state="stopped", objectives=open_ones)
+    assert show_text(stopped, None).splitlines()[0] == "until is stopped: 14 baselines finished"
+
+
 def test_the_step_of_a_recall_is_that_of_the_smallest_class_of_select() -> None:
     stored = Path(__file__).parents[2] / "screens" / "documents" / "show_until.json"
     document = from_document(ShowDocument, json.loads(stored.read_text()))
