@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import PreflightError
-from selmix.files import written_aside
+from selmix.files import NOT_ORDINARY, written_aside
 
 ADVICE = "choose another --runs folder"
 
@@ -105,8 +105,9 @@ def check_file_writable(path: Path, advice: str = ADVICE) -> None:
         PreflightError: it could not.
     """
     _try_to_write(path, path.parent, advice)
-    if path.is_dir():
-        raise PreflightError(f"{path}: must be writable: a folder lies there; {advice}")
+    if path.exists() and not path.is_file():
+        there = "a folder lies there" if path.is_dir() else NOT_ORDINARY
+        raise PreflightError(f"{path}: must be writable: {there}; {advice}")
 
 
 def _try_to_write(path: Path, folder: Path, advice: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import os
 import re
 import tempfile
@@ -14,6 +15,8 @@ from typing import Any
 PATH_KEYS = ("path", "root", "train_list", "held_list", "test_list")
 """Keys of the configurations of data that name a file or folder."""
 
+NOT_ORDINARY = "no ordinary file lies there"
+
 
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
@@ -21,7 +24,13 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     The new file lies in the same folder, because a rename does not cross file systems, and is removed if the block
     fails. The folder is made.
+
+    Raises:
+        OSError: something else than an ordinary file lies at ``path``, a device for example, which a rename would
+            destroy.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, NOT_ORDINARY, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     # Only the name is needed: the block opens the file by itself.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,19 +72,23 @@ class PinnedInputs:
         """Corrected labels and probabilities.
 
         Args:
-            x: a tensor of floats, as ``forward`` takes it; images, as of :meth:`preprocess`; or a table with columns
-                that the model was fitted on: the path of a Parquet file, a pyarrow table or a data frame.
+            x: a tensor of floats, as ``forward`` takes it; of a model of no images an array of numbers likewise;
+                images, as of :meth:`preprocess`; or a table with columns that the model was fitted on: the path of a
+                Parquet file, a pyarrow table or a data frame.
             group: group of each sample: its place among ``group_names``, shape (n,), or its name; read by a correction
                 by group.
         Returns:
             Labels, shape (n,), and probabilities, shape (n, K).
         Raises:
-            ValueError: it is none of these, or of another shape than the model takes; or a group is not known.
+            ValueError: it is none of these, or of another shape than the model takes; a number is missing or infinite;
+                or a group is not known.
         """
         if group is not None and not isinstance(group, Tensor):
             group = self.places_of(group)
+        if self.steps is None and isinstance(x, np.ndarray) and x.dtype.kind in "fiu":
+            x = torch.from_numpy(np.ascontiguousarray(x))
         if isinstance(x, Tensor) and (x.is_floating_point() or self.steps is None):
-            return predict(self.model, self.correction, x, group)
+            return self._predicted(x, group)
         parts = list(self._batches(x))
         if group is not None and len(group) != sum(len(part) for part in parts):
             raise ValueError(
@@ -93,6 +98,26 @@ class PinnedInputs:
             logits = torch.cat([self.model(part.to(self._device)) for part in parts])
         used = Correction.none(logits.shape[1]) if self.correction is None else self.correction
         return used.predict(logits, group)
+
+    def _predicted(self, x: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Predict a tensor of samples, in the precision and on the device of the model."""
+        x = x.to(next(self.model.parameters()))
+        finite = torch.isfinite(x.flatten(1)).all(dim=1) if x.dim() > 1 else torch.ones(0)
+        if not bool(finite.all()):
+            raise ValueError(
+                f"samples must be finite numbers, sample {int((~finite).nonzero()[0])} is the first of others"
+            )
+        if group is not None and len(group) != len(x):
+            raise ValueError(f"group: must be given for each of {len(x)} samples, got {len(group)}")
+        try:
+            return predict(self.model, self.correction, x, group)
+        except RuntimeError as error:
+            # Not checked before: many networks take images of any size.
+            if tuple(x.shape[1:]) == self.input_shape:
+                raise
+            raise ValueError(
+                f"samples must have shape {self.input_shape}, got {tuple(x.shape[1:])} behind the batch"
+            ) from error
 
     def places_of(self, groups: Sequence[Any]) -> Tensor:
         """Places of groups among ``group_names``, shape (n,); a pin that keeps no names has the places themselves.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 Rung = Literal["scores", "head", "finetune", "retrain"]
@@ -9,3 +10,8 @@ Rung = Literal["scores", "head", "finetune", "retrain"]
 
 RUNGS: tuple[Rung, ...] = ("scores", "head", "finetune", "retrain")
 """Rungs from the cheapest on."""
+
+
+def up_to(rungs: Sequence[Rung], last: Rung | None) -> list[Rung]:
+    """Those of ``rungs`` that are climbed where ``last`` is the last one; None: all of them."""
+    return [rung for rung in rungs if last is None or RUNGS.index(rung) <= RUNGS.index(last)]

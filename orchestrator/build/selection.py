@@ -107,6 +107,10 @@ def warnings_of(spec: SweepSpec) -> list[str]:
         warnings.append(f"data: not checked yet, a launch will stop here: {official.advice}")
     if spec.search.num_trials == 1 and spec.searched:
         warnings.append("search.num_trials: 1 runs the defaults only; nothing is searched")
+    if spec.searched and not spec.searches and spec.screen is None:
+        warnings.append(
+            f"parameters: {', '.join(spec.searched)} is not searched: rungs has no finetune, and there is no screen"
+        )
     return warnings
 
 

@@ -68,15 +68,16 @@ def _launch(options: argparse.Namespace) -> int:
             options.runs,
             cluster,
             options.quiet,
-            command=_again(options),
+            command=_again(options, options.until),
+            further=_again(options, None),
             until=options.until,
         )
 
 
-def _again(options: argparse.Namespace) -> str:
-    """The command line of a launch, to be given again as it is."""
+def _again(options: argparse.Namespace, until: str | None) -> str:
+    """The command line of a launch, to be given again as it is, but to end with the rung ``until``."""
     flags = ["--in-process"] if options.in_process else []
-    flags += ["--until", options.until] if options.until else []
+    flags += ["--until", until] if until else []
     flags += ["--address", masked(options.address)] if options.address else []
     words = ["selmix", "launch", str(options.file), *options.overrides, *flags]
     return shlex.join(words) + runs_flag(options.runs.shown)

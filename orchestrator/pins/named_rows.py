@@ -39,7 +39,7 @@ def named_row(folder: RunFolder, name: str, objectives: Sequence[str] = ()) -> T
     if not found:
         near = get_close_matches(name, [each for record in records for each in _names(record)], 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise NotFound(f"--row: {folder.name} has no row {name!r}; {hint}There are {_all(records)}")
+        raise NotFound(f"--row: {folder.name} has no row {name!r}; {hint}there are {_all(records)}")
     if len(found) > 1:
         ids = ", ".join(record.trial_id for record in found)
         raise UsageError(
@@ -136,4 +136,6 @@ def _all(records: Sequence[TrialRecord]) -> str:
     trials = list(dict.fromkeys(_names(record)[0] for record in records if record.kind == "trial"))
     shown = trials if len(trials) <= 3 else [trials[0], "...", trials[-1]]
     seeds = [" and their seeds, as trial-000/seed-1"] if any(r.kind == "replicate" for r in records) else []
-    return f"{', '.join([SELMIX, *approaches, *shown])}{''.join(seeds)}"
+    # A sweep that ended below the rung finetune has no trial.
+    best = [SELMIX] if trials else []
+    return f"{', '.join([*best, *approaches, *shown])}{''.join(seeds)}"

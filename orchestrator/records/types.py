@@ -237,6 +237,7 @@ class DataFacts:
         digests: split -> digest of its content.
         num_select: samples of select.
         group_names: of the group attribute; empty where there is none.
+        select_counts: samples of select per class; empty in records of earlier versions.
     """
 
     class_names: list[str]
@@ -244,6 +245,7 @@ class DataFacts:
     digests: dict[str, str]
     num_select: int
     group_names: list[str] = field(default_factory=list)
+    select_counts: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,11 @@ def step_line(objective: str, metric: str, step: RungStep) -> str:
     if step.added is not None:
         over = _shown(step.over or "")
         added = f"; {over} below it: {difference(step.added, unit)}{unit.difference} on select"
-    wins = "" if step.wins == step.best else f"; {_shown(step.wins)} still wins"
+    wins = ""
+    if step.wins != step.best:
+        # What already won below goes on winning; another row takes over because it is the cheapest that is near.
+        how = "still wins" if step.wins == step.over else "wins: it is cheaper, and within the margin"
+        wins = f"; {_shown(step.wins)} {how}"
     room = "" if step.room is None else f"; room above {number(step.room, unit)}{unit.difference}"
     # Where an added gain is known its half-width says what these samples can tell apart.
     if step.room is not None and step.added is not None:

@@ -18,7 +18,7 @@ from orchestrator.results.rows import (
     beyond,
 )
 from orchestrator.table import difference, estimate, number, paragraph, sentence, short, unit_of
-from selmix.rungs import RUNGS
+from selmix.rungs import RUNGS, Rung
 
 
 def answer(result: ObjectiveResult) -> str:
@@ -66,7 +66,7 @@ def answer(result: ObjectiveResult) -> str:
     if verdict.against not in verdict.not_told_apart:
         nearest, *rest = verdict.not_told_apart
         gap, against, cheaper = on_select(verdict.differences[nearest]), approach_name(nearest), ""
-    also = f" and {counted(len(rest), 'other')}" if rest else ""
+    also = f"{',' if cheaper else ''} and {counted(len(rest), 'other')}" if rest else ""
     needed = ""
     if verdict.samples_needed is not None:
         more = f"about {rounded(verdict.samples_needed):,} samples per class"
@@ -101,15 +101,26 @@ def rounded(number: int) -> int:
 
 
 def result_text(
-    sweep: str, results: SweepResult, flag: str, links: Mapping[str, str], served: bool, width: int | None
+    sweep: str, results: SweepResult, flag: str, links: Mapping[str, str], served: bool, width: int | None,
+    further: str = "",
 ) -> str:  # fmt: skip
     """Verdicts of a sweep and what to do next: what its launch ends with. Arguments as of :func:`next_steps`."""
     winners = [name for name, result in results.objectives.items() if result.winner is not None]
     answers = [sentence(f"{name}: {answer(results.objectives[name])}", width) for name in winners]
     instead = other_rows(results.objectives)
-    steps = next_steps(sweep, winners, len(results.objectives), flag, links, served, width, instead)
+    steps = next_steps(sweep, winners, len(results.objectives), flag, links, served, width, instead, further)
     shown = paragraph("", f"selmix show {sweep}{flag}: the table of all rows, and how sure it is", width)
     return "\n".join([*answers, *([""] if answers else []), steps, shown])
+
+
+def further_step(command: str, left: Sequence[Rung]) -> str:
+    """How to climb the rungs that a launch left out; empty where it left none.
+
+    Args:
+        command: that climbs them.
+        left: rungs of the sweep that are not climbed yet.
+    """
+    return f"{command}: go on with {' and '.join(left)}" if left else ""
 
 
 def other_rows(objectives: Mapping[str, ObjectiveResult]) -> list[tuple[str, str, str]]:
@@ -122,7 +133,7 @@ def other_rows(objectives: Mapping[str, ObjectiveResult]) -> list[tuple[str, str
 
 def next_steps(
     sweep: str, winners: Sequence[str], num_objectives: int, flag: str, links: Mapping[str, str], served: bool,
-    width: int | None, instead: Sequence[tuple[str, str, str]] = (),
+    width: int | None, instead: Sequence[tuple[str, str, str]] = (), further: str = "",
 ) -> str:  # fmt: skip
     """What to do with a result: pin it, look at its runs.
 
@@ -135,6 +146,7 @@ def next_steps(
         served: True if a server has the pages; else `selmix ui` serves them.
         width: columns of the terminal; None: lines stay whole.
         instead: rows that one may pin in the winner's place, as of :func:`other_rows`.
+        further: how to climb the rungs that are left, as of :func:`further_step`; empty where none is.
     """
     steps = []
     if winners:
@@ -145,6 +157,8 @@ def next_steps(
     for objective, row, why in instead:
         of = f" --objective {objective}" if num_objectives > 1 else ""
         steps.append(f"selmix pin {sweep}{of}{flag} --row {row} --name NAME: {why}")
+    if further:
+        steps.append(further)
     if not links:
         steps.append(f"selmix ui{flag}: every run and round in MLflow")
     elif served:

@@ -32,7 +32,7 @@ from orchestrator.results.judge import Judge, judged
 from orchestrator.results.pages import Pages, links_of
 from orchestrator.results.rows import SweepResult, load_results, said
 from orchestrator.results.rungs import step_line
-from orchestrator.results.winner_text import result_text
+from orchestrator.results.winner_text import further_step, result_text
 from orchestrator.run.drain import Drain, Drained, kept_text
 from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
@@ -48,7 +48,7 @@ from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.values import Best, parent_tags, sweep_params, trial_tags
 from selmix.data.splits import SweepData
 from selmix.metrics import MetricContext
-from selmix.rungs import RUNGS, Rung
+from selmix.rungs import Rung, up_to
 from trainables.heads import FittedHeads, HeadJob
 
 SHOWN_S = 5.0
@@ -70,6 +70,7 @@ class Launch:
         lease: of the sweep, held by this process.
         cluster: to run on; None to run in this process, without Ray.
         command: that resumes the sweep, as the user would type it.
+        further: command that climbs the rungs which this launch leaves out.
         may_exit: True if the driver may end the process where a drain hangs.
     """
 
@@ -81,6 +82,7 @@ class Launch:
     lease: Lease
     cluster: Cluster | None
     command: str = "selmix launch FILE"
+    further: str = "selmix launch FILE"
     may_exit: bool = True
 
 
@@ -252,8 +254,7 @@ class Driver:
     @property
     def _rungs(self) -> list[Rung]:
         """Rungs that this launch climbs, from the cheapest on."""
-        until = self.state.until
-        return [r for r in self.spec.rungs if until is None or RUNGS.index(r) <= RUNGS.index(until)]
+        return up_to(self.spec.rungs, self.state.until)
 
     def _stages(self) -> list[list[Rung]]:
         """Rungs that are climbed together, one stage after the other.
@@ -413,9 +414,11 @@ class Driver:
 
     def _verdict_text(self, results: SweepResult, width: int | None) -> str:
         served = self.launch.tracking.startswith(SERVERS)
+        left = [rung for rung in self.spec.rungs if rung not in self._rungs]
         return result_text(
-            self.spec.name, results, runs_flag(self.folder.store.shown), self._links(), served, width
-        )
+            self.spec.name, results, runs_flag(self.folder.store.shown), self._links(), served, width,
+            further_step(self.launch.further, left),
+        )  # fmt: skip
 
     def _links(self) -> dict[str, str]:
         return links_of(self.state, self.launch.tracking, self.spec.objectives)

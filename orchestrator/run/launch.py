@@ -33,7 +33,7 @@ from orchestrator.run.preflight import check_all, check_unchanged
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.tracking.address import recorded_address, tracking_of
 from selmix import METHOD
-from selmix.rungs import RUNGS, Rung
+from selmix.rungs import RUNGS, Rung, up_to
 
 if TYPE_CHECKING:
     from selmix.data.splits import SweepData
@@ -47,6 +47,7 @@ def launch_sweep(
     quiet: bool = False,
     *,
     command: str | None = None,
+    further: str | None = None,
     until: Rung | None = None,
     may_exit: bool = True,
 ) -> int:
@@ -59,6 +60,7 @@ def launch_sweep(
         cluster: to run on; None to run in this process, without Ray.
         quiet: True for warnings only.
         command: that resumes the sweep, for messages; None: ``selmix launch FILE``.
+        further: that climbs the rungs which ``until`` leaves out, for messages; None: ``selmix launch FILE``.
         until: rung of the sweep to end with; a later launch goes on from there. None to climb all.
         may_exit: False where the process is not ours to end, a notebook's: a drain that hangs raises KeyboardInterrupt.
     Returns:
@@ -128,8 +130,19 @@ def launch_sweep(
         # Imported here, because a refusal above needs neither MLflow nor Ray, and Ray reads its environment on import.
         from orchestrator.run.driver import Driver, Launch
 
-        again = command or f"selmix launch {file}{runs_flag(store.shown)}"
-        launch = Launch(spec, folder, data, tracking, progress, lease, cluster, again, may_exit)
+        again = f"selmix launch {file}{runs_flag(store.shown)}"
+        launch = Launch(
+            spec,
+            folder,
+            data,
+            tracking,
+            progress,
+            lease,
+            cluster,
+            command or again,
+            further or again,
+            may_exit,
+        )
         return Driver(launch, state).run()
 
 
@@ -167,7 +180,11 @@ def needs_ray(spec: SweepSpec, store: Store, until: Rung | None) -> bool:
         store: the runs folder.
         until: rung to end with; None to climb all.
     """
+<<<<<<< HEAD
     only_cheap = all(rung in ("scores", "head") for rung in _climbed(spec, until))
+=======
+    only_cheap = all(rung in ("scores", "head") for rung in up_to(spec.rungs, until))
+>>>>>>> w-s18
     return not only_cheap or spec.resources.workers > 1 or store.filesystem() is not None
 
 

@@ -52,7 +52,7 @@ class Prepared:
         data = self.data
         return DataFacts(
             list(data.class_names), data.train_counts.tolist(), dict(data.digests), len(data.select),
-            list(data.group_names),
+            list(data.group_names), data.select.counts(data.num_classes).tolist(),
         )  # fmt: skip
 
 

@@ -115,9 +115,9 @@ def ls_text(document: LsDocument, width: int | None) -> str:
     for sweep in document.sweeps:
         done = sweep.progress
         failed = f", {done.failed} failed" if done.failed else ""
-        rows.append(
-            (sweep.sweep, sweep.state, f"{done.finished}/{done.total}{failed}", minute(sweep.created))
-        )
+        # A sweep of corrections and heads alone has none.
+        runs = f"{done.finished}/{done.total}{failed}" if done.total else ""
+        rows.append((sweep.sweep, sweep.state, runs, minute(sweep.created)))
         notes.append([_summary(name, result) for name, result in sweep.objectives.items()])
     columns = (Column("sweep"), Column("state"), Column("runs", right=True), Column("created"))
     return table(columns, rows, width, notes)

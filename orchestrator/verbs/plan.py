@@ -139,10 +139,13 @@ def plan_text(document: PlanDocument, width: int | None) -> str:
     workers = document.resources.workers
     on_workers = f" on {workers} workers each (baselines on one)" if workers > 1 else ""
     device = "one GPU" if memory.device == "cuda" else "this machine"
-    lines = [
+    searched = [
         ("trials", f"{document.trials}, {document.at_once} at once{on_workers}, about {probe.trial_s:.1f} s each "
                    f"({probe.rounds} rounds, {probe.rounds_measured} of them timed)"),
         ("finalists", f"at most {document.replicates} runs on fresh seeds"),
+    ]  # fmt: skip
+    lines = [
+        *(searched if document.trials else [("trials", "none: the rungs have no finetune")]),
         ("baselines", f"{document.baselines}; base model about {probe.pretrain_s:.1f} s"),
         ("memory", f"about {memory.peak_bytes / 1e9:.1f} GB per worker, {memory.fit} would fit in the "
                    f"{memory.device_bytes / 1e9:.1f} GB of {device}"),
@@ -150,8 +153,10 @@ def plan_text(document: PlanDocument, width: int | None) -> str:
         ("mlflow", document.tracking_uri),
         *(("warning", warning) for warning in document.warnings),
     ]  # fmt: skip
+    # Corrections and heads are not timed: where there is nothing else, that is most of the time.
+    beside = "" if document.trials else " and seconds per baseline"
     first = (
-        f"{document.sweep}: about {duration(document.estimated_s)}, {megabytes(document.estimated_bytes)} of "
+        f"{document.sweep}: about {duration(document.estimated_s)}{beside}, {megabytes(document.estimated_bytes)} of "
         f"{megabytes(document.free_bytes)} free"
     )
     return "\n".join([sentence(first, width), *(paragraph(label, text, width) for label, text in lines)])

@@ -15,6 +15,7 @@ from orchestrator.records.types import Metrics, Settings, SweepState, TrialRecor
 from orchestrator.results.pages import links_of
 from orchestrator.results.rows import ObjectiveResult, Row, base_labels, baseline_row, load_results, row_of
 from orchestrator.tracking.address import present_address
+from selmix.rungs import RUNGS, Rung, up_to
 
 ENDED = ("FINISHED", "PRUNED", "FAILED", "KILLED")
 
@@ -102,6 +103,7 @@ class ShowDocument:
         test_seen: openings of the same test split by any sweep of the runs folder, as far as they are known.
         test_problem: reason why these cannot be read; None without one.
         links: objective -> link to its runs in MLflow; without a server `selmix ui` must serve them.
+        until: rung that the last launch ended with; None where it climbed all rungs of the file.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -126,6 +128,17 @@ class ShowDocument:
     test_seen: list[SeenTest] = field(default_factory=list)
     test_problem: str | None = None
     links: dict[str, str] = field(default_factory=dict)
+    until: Rung | None = None
+
+    @property
+    def climbed(self) -> list[Rung]:
+        """Rungs that the sweep climbs, from the cheapest on; without ``finetune`` there are no trials."""
+        return up_to(self.spec.get("rungs", RUNGS), self.until)
+
+    @property
+    def left(self) -> list[Rung]:
+        """Rungs of the file that the last launch left out."""
+        return [rung for rung in self.spec.get("rungs", RUNGS) if rung not in self.climbed]
 
 
 def show_document(folder: RunFolder) -> ShowDocument:
@@ -167,6 +180,7 @@ def show_document(folder: RunFolder) -> ShowDocument:
         test_seen=seen,
         test_problem=problem,
         links=links_of(state, tracking, spec.get("objectives", [])),
+        until=state.until,
     )
 
 

@@ -28,6 +28,7 @@ from orchestrator.results.rows import (
 from orchestrator.results.rungs import climb_text, screen_text
 from orchestrator.results.winner_text import (
     answer,
+    further_step,
     next_steps,
     opponent_names,
     other_rows,
@@ -113,7 +114,12 @@ def _headline(document: ShowDocument, width: int | None, colour: bool) -> str:
     ]
     if not lines:
         done = document.progress
-        lines.append(f"{document.sweep} is {document.state}: {done.finished} of {done.total} runs finished")
+        kept = f"{done.finished} of {done.total} runs finished"
+        if "finetune" not in document.climbed:
+            # Its runs are baselines, which are not planned ahead.
+            rows = (row for result in document.objectives.values() for row in result.baselines.values())
+            kept = f"{counted(sum(row.state == 'FINISHED' for row in rows), 'baseline')} finished"
+        lines.append(f"{document.sweep} is {document.state}: {kept}")
     # A finished sweep may have a problem, too: an objective without a feasible trial.
     if document.problem:
         lines.append(document.problem)
@@ -130,16 +136,20 @@ def _setting(document: ShowDocument, width: int | None) -> str:
     train, base = data["train_counts"], document.base
     source = base.get("checkpoint") or f"pre-trained by {base.get('recipe')}"
     # The resolution of a recall: one sample of a class more or less is the smallest change.
-    per_class = data["num_select"] // len(train)
-    step = 100 / per_class
+    # Earlier records have the sum alone, as if the classes had equally many.
+    held = data.get("select_counts") or [data["num_select"] // len(train)]
+    smallest, largest = min(held), max(held)
+    step = 100 / max(1, smallest)
+    per_class, up_to = (f"{smallest}", "") if smallest == largest else (f"{smallest} to {largest}", "up to ")
     bounds = [bound_of(constraint, data["class_names"]).shown for constraint in spec["constraints"]]
     subject = f" subject to {', '.join(bounds)}" if bounds else ""
     lines = [
-        ("objective", f"{', '.join(spec['objectives'])}{subject}{_ranking(spec)}"),
+        ("objective", f"{', '.join(spec['objectives'])}{subject}{_ranking(document)}"),
         (
             "data",
             f"{spec['data']['name']}: {len(train)} classes, {max(train)} to {min(train)} training samples per class, "
-            f"{per_class} select samples per class (a recall moves in steps of {step:.{1 if step >= 0.1 else 3}f} pp)",
+            f"{per_class} select samples per class (a recall moves in steps of {up_to}"
+            f"{step:.{1 if step >= 0.1 else 3}f} pp)",
         ),
         # Written by the launch of a sweep on images; sweeps of earlier versions lack it.
         *([("preprocess", preprocess_words(spec["data"]))] if "resize" in spec["data"] else []),
@@ -148,14 +158,21 @@ def _setting(document: ShowDocument, width: int | None) -> str:
             ("ablation", f"{name}: {', '.join(map(_plain, values))}")
             for name, values in spec.get("compare", {}).items()
         ),
-        ("search space", ", ".join(_searched(spec)) or "none: the defaults only"),
-        (
+    ]
+    searches = "finetune" in document.climbed
+    # Without trials a screen alone searches.
+    if searches or spec.get("screen"):
+        lines.append(("search space", ", ".join(_searched(spec)) or "none: the defaults only"))
+    if searches:
+        lines.append((
             "runs",
             f"{done.finished} finished{stopped_early(document.trials)}, {done.failed} failed, "
             f"of {done.total} (trials, and finalists on "
             f"{counted(spec['selection']['replicates'], 'fresh seed')}){_interruptions(document.trials)}",
-        ),
-    ]
+        ))  # fmt: skip
+    else:
+        early = f", and not yet {', '.join(document.left)}" if document.left else ""
+        lines.append(("runs", f"baselines of {', '.join(document.climbed)}{early}; no trials"))
     return "\n".join(paragraph(label, text, width) for label, text in lines)
 
 
@@ -174,10 +191,11 @@ def _interruptions(trials: Sequence[TrialRow]) -> str:
     return f"; {losses} were interrupted with a worker or node and resumed, {lost_s:.0f} s were run again"
 
 
-def _ranking(spec: Document) -> str:
+def _ranking(document: ShowDocument) -> str:
     """Gloss of the column ``score``; empty for a statistic that this version does not know."""
-    meaning = STATISTICS.get(spec["selection"].get("statistic", ""))
-    return "" if meaning is None else f"; trials are ranked by score, the {meaning} of the metric on select"
+    meaning = STATISTICS.get(document.spec["selection"].get("statistic", ""))
+    ranked = "trials" if "finetune" in document.climbed else "rows"
+    return "" if meaning is None else f"; {ranked} are ranked by score, the {meaning} of the metric on select"
 
 
 def _searched(spec: Document) -> list[str]:
@@ -260,7 +278,8 @@ def _objective(
     lines.append(paragraph("significance", _significance(result, winner), width))
     if result.selmix is not None and winner.approach != SELMIX:
         lines.append(paragraph("SelMix", _selmix(result.selmix, unit_of(metric)), width))
-    lines.append(paragraph("search", _search(result), width))
+    if "finetune" in document.climbed:
+        lines.append(paragraph("search", _search(result), width))
     if result.compare is not None:
         seeds = document.spec["selection"]["replicates"]
         lines += ["", sentence(_caption(result.compare, seeds), width)]
@@ -451,6 +470,8 @@ def _search(result: ObjectiveResult) -> str:
     if not result.tied:
         return "no trial can win: none finished within the bounds on all its fresh seeds"
     tied = ", ".join(short(name) for name in result.tied)
+    if gain is None and len(result.finalists) == 1:
+        return f"{tied} is the only finalist: nothing else ran on fresh seeds"
     if gain is None:
         return f"tied finalists: {tied}"
     meaning = "a significant gain" if gain.low > 0 else "no significant gain"
@@ -538,8 +559,9 @@ def _next(document: ShowDocument, width: int | None, flag: str) -> str:
     if document.state == "finished" and winners:
         instead = other_rows(document.objectives)
         return next_steps(
-            name, winners, len(document.objectives), flag, document.links, served, width, instead
-        )
+            name, winners, len(document.objectives), flag, document.links, served, width, instead,
+            further_step(f"selmix launch FILE{flag}, the same file", document.left),
+        )  # fmt: skip
     lines = []
     if document.state == "running" and document.progress.eta_s is not None:
         lines.append(f"about {document.progress.eta_s:.0f} s left")

@@ -423,6 +423,10 @@ def _inputs_of(inputs: Any, rows: int, mean: Sequence[float] | None, std: Sequen
         )
     if mean is not None or std is not None:
         raise ValueError("mean: normalises uint8 images of shape (n, H, W, C), leave it out for other inputs")
+    if array.is_complex():
+        raise ValueError(
+            f"inputs: must be real numbers, got {array.dtype}; give real and imaginary parts as features"
+        )
     floats = array.to(torch.float32)
     finite = torch.isfinite(floats.flatten(1)).all(dim=1)
     if not bool(finite.all()):

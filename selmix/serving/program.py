@@ -20,7 +20,7 @@ class PinnedProgram(nn.Module):
     come as they are.
 
     Args:
-        pinned: the model.
+        pinned: the model; its parameters have no gradients from here on, so that ``.numpy()`` of an output works.
     Attributes:
         by_group: True if it takes a second input, the place of each sample's group.
     """
@@ -36,7 +36,7 @@ class PinnedProgram(nn.Module):
 
     def __init__(self, pinned: PinnedInputs) -> None:
         super().__init__()
-        self.network = pinned.model
+        self.network = pinned.model.requires_grad_(False)
         self.by_group = pinned.correction is not None and pinned.correction.group_offset is not None
         self.is_normalised = pinned.steps is not None
         self.is_corrected = pinned.correction is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,9 @@ def climbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "smoke: started in this process" in done.err
     assert "min_recall: rung scores: best " in done.err
     assert "min_recall: rung head: best " in done.err
+    # The command that climbs on, as it was typed, without --until.
+    typed = shlex.join(["selmix", "launch", str(SMOKE), *SMALL])
+    assert f"{typed} --runs {runs}: go on with finetune and retrain" in done.err
     return runs
 
 
@@ -44,6 +48,18 @@ def test_the_best_of_the_cheap_rungs_is_judged_and_pinned(climbed: Path, tmp_pat
     where = ("--runs", climbed, "--pins", tmp_path)
     assert here("pin", "smoke", "--name", "cheap", *where).code == 0
     assert here("reproduce", "cheap", *where).code == 0
+
+
+def test_what_says_nothing_without_trials_is_left_out(climbed: Path) -> None:
+    text = here("show", "smoke", "--runs", climbed).out
+    assert "no trial can win" not in text
+    assert not any(line.startswith(("search ", "search space")) for line in text.splitlines())
+    assert "runs           baselines of scores, head, and not yet finetune, retrain; no trials" in text
+    assert f"selmix launch FILE --runs {climbed}, the same file: go on with finetune and retrain" in text
+    asked = here("pin", "smoke", "--row", "selmix", "--name", "none", "--runs", climbed)
+    assert asked.code == 8
+    assert "has no row 'selmix'; there are " in asked.err
+    assert "there are selmix" not in asked.err
 
 
 def test_what_is_finished_is_not_climbed_again(climbed: Path) -> None:

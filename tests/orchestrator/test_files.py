@@ -127,6 +127,14 @@ def test_a_folder_that_can_be_made_is_not_made(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_folder_below_a_file_is_refused_with_the_advice_given(tmp_path: Path) -> None:
+    # A rename over a device would replace it by a file, for every program of the machine.
+    os.mkfifo(tmp_path / "pipe")
+    refused = r"pipe: must be writable: no ordinary file lies there; move it"
+    with pytest.raises(PreflightError, match=refused):
+        check_file_writable(tmp_path / "pipe", "move it")
+    with pytest.raises(PreflightError, match=refused):
+        write_atomically(tmp_path / "pipe", b"", "move it")
+    assert (tmp_path / "pipe").is_fifo()
     (tmp_path / "file").write_text("")
     with pytest.raises(PreflightError, match=r"x\.yaml: must be writable: .*; choose another --pins folder"):
         check_writable(tmp_path / "file" / "x.yaml", "choose another --pins folder")

@@ -157,5 +157,20 @@ def test_tables_of_images_are_predicted(tmp_path: Path) -> None:
 def test_a_model_without_images_or_table_says_what_it_takes(tmp_path: Path) -> None:
     model: Any = pinned(tmp_path / "a.yaml", (1, 8, 8), data={"name": "digits"})
     assert model.predict(torch.zeros(2, 1, 8, 8))[0].shape == (2,)
+    # Arrays are what a notebook has, in NumPy's own precision, too.
+    draw = torch.rand(3, 1, 8, 8)
+    expected = model.predict(draw)
+    for given in (draw.double(), draw.numpy(), draw.double().numpy(), draw.flip(3).numpy()[..., ::-1]):
+        labels, probabilities = model.predict(given)
+        assert torch.equal(labels, expected[0])
+        assert torch.equal(probabilities, expected[1])
+    damaged = draw.clone()
+    damaged[1, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="samples must be finite numbers, sample 1 is the first of others"):
+        model.predict(damaged)
+    with pytest.raises(ValueError, match=r"samples must have shape \(1, 8, 8\), got \(5,\) behind the batch"):
+        model.predict(torch.zeros(2, 5))
+    with pytest.raises(ValueError, match="group: must be given for each of 3 samples, got 1"):
+        model.predict(draw, group=torch.tensor([0]))
     with pytest.raises(ValueError, match=r"takes a tensor of samples of shape \(1, 8, 8\), got list"):
         model.predict(photographs(tmp_path))

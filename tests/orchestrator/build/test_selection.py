@@ -124,3 +124,18 @@ UNREAD = [
 def test_files_that_are_not_there_yet_are_a_warning(data: dict[str, Any]) -> None:
     (warning,) = warnings_of(spec_of(data))
     assert warning.startswith("data: not checked yet, a launch will stop here: nowhere")
+
+
+def test_a_space_that_nothing_searches_is_warned_of() -> None:
+    space = {"lr": {"min": 0.01, "max": 0.1}}
+
+    def warned(**more: Any) -> list[str]:
+        return [
+            text for text in warnings_of(spec_of(parameters=space, **more)) if text.startswith("parameters")
+        ]
+
+    assert warned(rungs=["scores", "head"]) == [
+        "parameters: lr is not searched: rungs has no finetune, and there is no screen"
+    ]
+    assert warned(rungs=["scores", "head"], screen={"num_configs": 64, "promote": 3}) == []
+    assert warned() == []

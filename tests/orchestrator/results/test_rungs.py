@@ -250,6 +250,12 @@ def test_the_line_of_a_rung_says_what_it_added_and_whether_the_next_can_show_any
         "cannot show that it pays"
     )
     assert step_line("o", "own:gain", replace(lowest, room=None)).endswith("1.2 s of work")
+    # A row that did not win before does not win "still".
+    for step in (lowest, head):
+        cheaper = replace(step, wins="o/baseline/untouched")
+        assert "; untouched wins: it is cheaper, and within the margin; 1.2 s" in step_line(
+            "o", "min_recall", cheaper
+        )
 
 
 def test_the_climb_is_one_sentence_of_gains_and_costs() -> None:

@@ -21,6 +21,7 @@ from orchestrator.results.rows import (
     ranked_rows,
 )
 from orchestrator.results.winner_text import (
+    further_step,
     next_steps,
     reasons,
     recommended_row,
@@ -220,6 +221,12 @@ def test_a_launch_ends_with_verdicts_then_commands_that_work_as_they_stand() -> 
     # Nothing won: there is no verdict and nothing to pin, but the runs can be looked at.
     none = result_text("s", SweepResult(objectives={"p": ObjectiveResult()}), "", {}, False, None)
     assert none.splitlines()[0] == "next           selmix ui: every run and round in MLflow"
+    # Rungs that the launch left out come before the pages.
+    steps = result_text(
+        "s", one, "", {}, False, None, further_step("selmix launch s.yaml", ["finetune", "retrain"])
+    )
+    assert steps.splitlines()[3].strip() == "selmix launch s.yaml: go on with finetune and retrain"
+    assert further_step("selmix launch s.yaml", []) == ""
     # Without views all objectives have one link.
     same = next_steps("s", ["o", "q"], 2, "", dict.fromkeys("oq", "https://host/#/1"), True, None)
     assert same.splitlines()[-1].strip() == "https://host/#/1"

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.documents import from_document
 from orchestrator.records.types import Figure, SweepState, TrialRecord
 from orchestrator.results.rows import MoreLabels, ObjectiveResult, ReplicateMeans, Verdict, Winner
+<<<<<<< HEAD
 from orchestrator.verbs.show import RunCounts, run_counts, trial_row
 from orchestrator.verbs.show_text import answer, stopped_early
+=======
+from orchestrator.verbs.show import RunCounts, ShowDocument, run_counts, trial_row
+from orchestrator.verbs.show_text import answer, show_text
+>>>>>>> w-s18
 
 METRICS = {"min_recall": Figure(0.8, 0.6, 0.9)}
 
@@ -132,7 +140,7 @@ OTHERS = ["balanced_head", "untouched", "tau_normalisation"]
         ),
         (
             verdict("undecided", not_told_apart=OTHERS, samples_needed=6_433, against_is_cheaper=True),
-            f"CANNOT TELL: SelMix trial-007 is not told apart from untouched, which is cheaper and 2 others: {GAP}; "
+            f"CANNOT TELL: SelMix trial-007 is not told apart from untouched, which is cheaper, and 2 others: {GAP}; "
             "about 6,430 samples per class would tell, 24 are there",
         ),
         (
@@ -219,3 +227,30 @@ def test_a_winner_is_named_by_its_row() -> None:
 def test_a_stored_verdict_says_that_it_is_by_the_earlier_rule(outcome: Any, says: str) -> None:
     earlier = Verdict(outcome, "untouched", Figure(0.01, -0.02, 0.04), against_is_cheaper=True)
     assert answer(result(earlier)) == says
+
+
+def test_what_is_finished_of_a_sweep_without_trials_are_baselines() -> None:
+    stored = Path(__file__).parents[2] / "screens" / "documents" / "show_until.json"
+    document = from_document(ShowDocument, json.loads(stored.read_text()))
+    (judged,) = document.objectives.values()
+    open_ones = {"min_recall": ObjectiveResult(baselines=judged.baselines)}
+    stopped = replace(document, state="stopped", objectives=open_ones)
+    assert show_text(stopped, None).splitlines()[0] == "until is stopped: 14 baselines finished"
+
+
+def test_the_step_of_a_recall_is_that_of_the_smallest_class_of_select() -> None:
+    stored = Path(__file__).parents[2] / "screens" / "documents" / "show_until.json"
+    document = from_document(ShowDocument, json.loads(stored.read_text()))
+
+    def held(counts: list[int]) -> str:
+        text = show_text(replace(document, data=document.data | {"select_counts": counts}), None)
+        (line,) = [line for line in text.splitlines() if line.startswith("data ")]
+        return line.split("per class, ")[1]
+
+    assert held([24] * 6) == "24 select samples per class (a recall moves in steps of 4.2 pp)"
+    assert (
+        held([9, 40, 9, 20, 20, 46])
+        == "9 to 46 select samples per class (a recall moves in steps of up to 11.1 pp)"
+    )
+    # Earlier records have the sum alone.
+    assert held([]) == "24 select samples per class (a recall moves in steps of 4.2 pp)"

@@ -111,6 +111,7 @@ def test_floats_of_any_shape_are_taken_as_they_are() -> None:
         (X, Y[:, None], {}, r"label: must have one dimension, got shape \(90, 1\)"),
         ([["a"]] * 90, Y, {}, "inputs: must be numbers, as many for every row"),
         ([[1.0]] * 89 + [[1.0, 2.0]], Y, {}, "inputs: must be numbers, as many for every row"),
+        (X.astype(complex), Y, {}, "inputs: must be real numbers, got torch.complex128"),
         (np.where(np.arange(90)[:, None] == 4, np.nan, X), Y, {}, "inputs: must be finite .* they are not in row 4$"),
         (X[:, 0], Y, {}, r"inputs: must have a shape \(n, \.\.\.\) with rows, got \(90,\)"),
         (np.zeros((90, 5, 5, 5), np.uint8), Y, {}, "images must have 1 or 3 channels"),
