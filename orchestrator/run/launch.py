@@ -180,17 +180,8 @@ def needs_ray(spec: SweepSpec, store: Store, until: Rung | None) -> bool:
         store: the runs folder.
         until: rung to end with; None to climb all.
     """
-<<<<<<< HEAD
-    only_cheap = all(rung in ("scores", "head") for rung in _climbed(spec, until))
-=======
     only_cheap = all(rung in ("scores", "head") for rung in up_to(spec.rungs, until))
->>>>>>> w-s18
     return not only_cheap or spec.resources.workers > 1 or store.filesystem() is not None
-
-
-def _climbed(spec: SweepSpec, until: Rung | None) -> list[Rung]:
-    """Rungs that a launch climbs."""
-    return [r for r in spec.rungs if until is None or RUNGS.index(r) <= RUNGS.index(until)]
 
 
 def _check_in_process(spec: SweepSpec, store: Store, until: Rung | None) -> None:
@@ -201,7 +192,7 @@ def _check_in_process(spec: SweepSpec, store: Store, until: Rung | None) -> None
             trials that Tune is to stop early.
     """
     # Without a search there is nothing to stop.
-    if spec.early_stopping is not None and "finetune" in _climbed(spec, until):
+    if spec.early_stopping is not None and "finetune" in up_to(spec.rungs, until):
         raise UsageError(
             f"--in-process: trials are stopped early by Ray Tune alone, got early_stopping.method "
             f"{spec.early_stopping.method}; leave --in-process out, or early_stopping"

@@ -12,13 +12,8 @@ import pytest
 from orchestrator.documents import from_document
 from orchestrator.records.types import Figure, SweepState, TrialRecord
 from orchestrator.results.rows import MoreLabels, ObjectiveResult, ReplicateMeans, Verdict, Winner
-<<<<<<< HEAD
-from orchestrator.verbs.show import RunCounts, run_counts, trial_row
-from orchestrator.verbs.show_text import answer, stopped_early
-=======
 from orchestrator.verbs.show import RunCounts, ShowDocument, run_counts, trial_row
-from orchestrator.verbs.show_text import answer, show_text
->>>>>>> w-s18
+from orchestrator.verbs.show_text import answer, show_text, stopped_early
 
 METRICS = {"min_recall": Figure(0.8, 0.6, 0.9)}
 
