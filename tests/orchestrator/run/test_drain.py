@@ -142,8 +142,7 @@ def test_what_was_kept_is_said_with_what_to_do_next(tmp_path: Path, known: dict[
     folder.create()
     ends: list[dict[str, Any]] = [
         {"state": "FINISHED"}, {"state": "PRUNED"}, {"state": "INTERRUPTED"},
-        {"state": "INTERRUPTED", "checkpoint": "ray/0"},
-        {"state": "FAILED"},
+        {"state": "INTERRUPTED", "checkpoint": "ray/0"}, {"state": "FAILED"},
     ]  # fmt: skip
     for number, end in enumerate(ends):
         folder.save_trial(TrialRecord(f"o/trial-{number:03d}", "o", "trial", number, 0, **end))
