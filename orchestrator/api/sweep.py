@@ -22,6 +22,7 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.synced_folder import open_store
 from orchestrator.signals import Stopped
 from orchestrator.verbs.show import ShowDocument
+from selmix.rungs import Rung
 
 if TYPE_CHECKING:
     from orchestrator.pins.pin import WrittenPin
@@ -159,7 +160,12 @@ class Sweep:
         return Shown(plan_document(self.spec, open_store(self._runs)), plan_text)
 
     def launch(
-        self, *, in_process: bool = False, address: str | None = None, progress: bool = False
+        self,
+        *,
+        in_process: bool = False,
+        address: str | None = None,
+        progress: bool = False,
+        until: Rung | None = None,
     ) -> OpenedSweep:
         """Run the sweep, or resume it; a finished one is not run again.
 
@@ -169,6 +175,7 @@ class Sweep:
             in_process: True to run in this process, one run after the other, without Ray.
             address: of a running Ray cluster, HOST:6379; None: RAY_ADDRESS, else a Ray of its own on this machine.
             progress: True for the lines of ``selmix launch`` on stderr; warnings are shown in any case.
+            until: rung to end with; a later launch without it goes on from there.
         Returns:
             The finished sweep.
         Raises:
@@ -190,7 +197,7 @@ class Sweep:
             )
         from orchestrator.cluster.address import Cluster, driver_address
         from orchestrator.cluster.ray_session import ray_environment
-        from orchestrator.run.launch import launch_sweep
+        from orchestrator.run.launch import launch_sweep, needs_ray
 
         cluster = None if in_process else Cluster(driver_address(address, os.environ))
         store = open_store(self._runs)
@@ -201,8 +208,11 @@ class Sweep:
             # Ray reads its environment when it is imported.
             if cluster is not None:
                 stack.enter_context(ray_environment(cluster))
+            spec = self._read(table)
+            if cluster is not None and cluster.is_private and not needs_ray(spec, store, until):
+                cluster = None
             code = launch_sweep(
-                self._read(table), self._file(table), store, cluster, not progress, may_exit=False
+                spec, self._file(table), store, cluster, not progress, until=until, may_exit=False
             )
         opened = OpenedSweep(RunFolder.open(store, folder.name))
         _raise_for(code, opened)

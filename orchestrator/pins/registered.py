@@ -153,7 +153,7 @@ def version_text(document: Document, alias: str) -> str:
     found: Mapping[str, Any] | None = document["test"].get(metric)
     if found is not None:
         figure = Figure(found["value"], found["low"], found["high"])
-        lines.append(f"**{metric} on test {estimate(figure, unit)} {unit.value}** (95 % interval).")
+        lines.append(f"**{metric} on test {estimate(figure, unit)}{unit.value}** (95 % interval).")
     verdict = document["verdict"]["test"]
     if verdict is not None:
         gap = verdict["difference"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -346,7 +347,7 @@ def test_the_registered_model_agrees(case: Case, monkeypatch: pytest.MonkeyPatch
         pin["test"]["min_recall"]["value"], abs=1e-6
     )
     assert {key for key in version.tags if key.startswith("test.")} == {f"test.{key}" for key in pin["test"]}
-    assert version.description.startswith("**min_recall on test ")
+    assert re.match(r"\*\*min_recall on test [\d.]+ \[[\d.]+, [\d.]+\] %\*\* \(95 %", version.description)
     assert f"models:/mine@{case.name}" in version.description
 
 

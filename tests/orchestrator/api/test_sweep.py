@@ -190,3 +190,15 @@ def test_a_drain_that_hangs_does_not_end_a_notebook() -> None:
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the signal may take a moment
         driver._leave()
         threading.Event().wait(5)
+
+
+@pytest.mark.usefixtures("few_baselines")
+def test_a_launch_ends_with_a_rung_without_ray(tmp_path: Path) -> None:
+    sweep = Sweep.from_file(SMOKE, runs=tmp_path / "runs")
+    done = sweep.launch(until="scores")
+    assert [step.rung for step in done.result("min_recall").climb] == ["scores"]
+    assert done.show().document.left == ["head", "finetune", "retrain"]
+    # Nothing of this rung runs side by side: a private cluster would only cost its start.
+    assert "started in this process" in (tmp_path / "runs" / "smoke" / "driver.log").read_text()
+    with pytest.raises(UsageError, match=r"--until must be a rung of the sweep, scores, got head"):
+        Sweep.from_file(SMOKE, "name=t", "rungs=[scores]", runs=tmp_path / "runs").launch(until="head")
