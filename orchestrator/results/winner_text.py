@@ -120,7 +120,8 @@ def further_step(command: str, left: Sequence[Rung]) -> str:
         command: that climbs them.
         left: rungs of the sweep that are not climbed yet.
     """
-    return f"{command}: go on with {' and '.join(left)}" if left else ""
+    names = " and ".join([", ".join(left[:-1]), *left[-1:]] if left[1:] else left)
+    return f"{command}: go on with {names}" if left else ""
 
 
 def other_rows(objectives: Mapping[str, ObjectiveResult]) -> list[tuple[str, str, str]]:

@@ -227,6 +227,8 @@ def test_a_launch_ends_with_verdicts_then_commands_that_work_as_they_stand() -> 
     )
     assert steps.splitlines()[3].strip() == "selmix launch s.yaml: go on with finetune and retrain"
     assert further_step("selmix launch s.yaml", []) == ""
+    assert further_step("x", ["head"]) == "x: go on with head"
+    assert further_step("x", ["head", "finetune", "retrain"]) == "x: go on with head, finetune and retrain"
     # Without views all objectives have one link.
     same = next_steps("s", ["o", "q"], 2, "", dict.fromkeys("oq", "https://host/#/1"), True, None)
     assert same.splitlines()[-1].strip() == "https://host/#/1"
