@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -187,9 +188,14 @@ def test_a_launch_in_another_thread_is_refused() -> None:
 def test_a_drain_that_hangs_does_not_end_a_notebook() -> None:
     driver = object.__new__(Driver)
     driver.launch = type("Launch", (), {"may_exit": False})()
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the signal may take a moment
-        driver._leave()
-        threading.Event().wait(5)
+    # As in a notebook's kernel: a job that a shell runs in the background begins with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the signal may take a moment
+            driver._leave()
+            threading.Event().wait(5)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("few_baselines")
