@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-import signal
 import threading
 from pathlib import Path
 from typing import Any
