@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from selmix.baselines import baselines_for
+from selmix.baselines import BASELINES, baselines_for
 from tests.command import SMOKE, Background, selmix
 from tests.fakes.smoke import finished, mlflow_runs, records
 
@@ -45,23 +45,25 @@ def table(runs: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_kill_9_in_every_phase(tmp_path: Path) -> None:
-    """Killed at half of the search, among the finalists and among the baselines, each time launched again.
+    """Killed among the rows below the search, at half of it, and among the rows that need it, each time launched again.
 
     What it is compared with ran undisturbed, in one process.
     """
     runs, undisturbed = tmp_path / "runs", tmp_path / "undisturbed"
     assert selmix(*LAUNCH, "--in-process", "--runs", undisturbed).code == 0
-    launch = (*LAUNCH, "--runs", runs)
+    launch, baselines = (*LAUNCH, "--runs", runs), runs / "smoke" / "baselines" / "min_recall"
+    dear = [name for name in baselines_for(num_groups=0) if BASELINES[name].rung in ("finetune", "retrain")]
     with Background(*launch, log=tmp_path / "log") as driver:
+        driver.wait_until(lambda: len(list(baselines.rglob("record.json"))) >= 3)
+        driver.kill_driver()
+        assert not records(runs)
+        assert selmix("ls", "--runs", runs, "--json").document["sweeps"][0]["state"] == "stopped"
+    with Background(*launch, log=tmp_path / "log2") as driver:
         driver.wait_until(lambda: len(finished(runs)) >= 2)
         driver.kill_driver()
         before = {name: record for name, record in records(runs).items() if record["state"] == "FINISHED"}
-        assert selmix("ls", "--runs", runs, "--json").document["sweeps"][0]["state"] == "stopped"
-    with Background(*launch, log=tmp_path / "log2") as driver:
-        driver.wait_until(lambda: any(len(name.split("/")) == 3 for name in finished(runs)))
-        driver.kill_driver()
     with Background(*launch, log=tmp_path / "log3") as driver:
-        driver.wait_until(lambda: len(list((runs / "smoke" / "baselines").rglob("record.json"))) >= 3)
+        driver.wait_until(lambda: any((baselines / name / "record.json").is_file() for name in dear))
         driver.kill_driver()
     again = selmix(*launch)
     assert again.code == 0, again.err
