@@ -40,8 +40,9 @@ SPREADS = (0.7, 1.5)
 SEPARATION = 1.5  # root mean square distance of a mean from the centre, in units of sqrt(d / 10)
 PARTS = ("train", "feedback", "select", "test")
 STAGES = {
-    "base model:": "base model", "balanced heads:": "balanced heads", "search:": "search",
-    "finalists on fresh seeds:": "replicates", "baselines:": "baselines",
+    "base model:": "base model", "balanced heads:": "balanced heads", "baselines of scores:": "scores",
+    "baselines of head:": "head", "search:": "search", "finalists on fresh seeds:": "replicates",
+    "baselines of finetune": "finetune and retrain",
 }  # fmt: skip
 """Beginning of a line of the driver's log -> stage that it begins."""
 

@@ -52,9 +52,9 @@ def test_the_log_tells_the_stage(tmp_path: Path) -> None:
     assert stage_of(log) == "base model"
     with log.open("a") as file:
         file.write(
-            "2026-01-01T00:00:07+00:00 baselines: 19 runs\n2026-01-01T00:00:09+00:00   1/19 x finished\n"
+            "2026-01-01T00:00:07+00:00 baselines of head: 9 runs\n2026-01-01T00:00:09+00:00   1/19 x finished\n"
         )
-    assert stage_of(log) == "baselines"
+    assert stage_of(log) == "head"
     assert [when.second for when, _ in events(log)] == [0, 1, 7, 9]
 
 
@@ -88,12 +88,13 @@ def test_a_small_run_prints_every_stage_and_every_row(
     assert main([*options, "--trials", "2", "--keep", str(home)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found["stages"]) == [
-        "start, data", "base model", "balanced heads", "search", "replicates", "baselines",
+        "start, data", "base model", "balanced heads", "scores", "head", "search", "replicates",
+        "finetune and retrain",
     ]  # fmt: skip
     assert found["rows"] == 12 * 38
     assert all(stage["s"] >= 0 for stage in found["stages"].values())
     assert sum(stage["s"] for stage in found["stages"].values()) == pytest.approx(found["wall_s"], abs=2.0)
-    assert found["stages"]["baselines"]["worker_mb"] > 100
+    assert found["stages"]["head"]["worker_mb"] > 100
     assert found["heads_s"] > 0
     assert set(found["baselines"]) == set(baselines_for(0))
     assert {row["state"] for row in found["baselines"].values()} == {"FINISHED"}
