@@ -19,6 +19,7 @@ PAGES = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # matters of MLflow's, on a store that begins empty
 def test_the_walk_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

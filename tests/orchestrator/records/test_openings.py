@@ -59,6 +59,7 @@ def by(folder: RunFolder) -> list[str]:
     return [opening.by for opening in folder.load_state().test_openings]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["local", "synced"])
 def test_sweeps_with_the_same_test_split_count_together(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, address: str

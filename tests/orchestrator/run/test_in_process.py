@@ -45,6 +45,7 @@ def test_it_is_pinned_and_reproduced(undisturbed: Path, tmp_path: Path) -> None:
     assert all(row["equal"] for row in done.document["compared"])
 
 
+@pytest.mark.slow
 def test_a_drained_sweep_resumes_to_the_same_result(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +87,7 @@ def too_hot(_host: RunHost) -> dict[str, Any]:
     raise ValueError("too hot")
 
 
+@pytest.mark.slow
 def test_a_trial_that_raises_fails_with_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +124,7 @@ def test_the_failure_budget_outlasts_a_launch(tmp_path: Path, monkeypatch: pytes
     assert [row["state"] for row in show(runs)["trials"]] == ["FAILED", "FAILED"]
 
 
+@pytest.mark.slow
 def test_a_baseline_that_raises_is_a_row_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_a_server_gets_the_same(server: MlflowServer, tmp_path: Path) -> None:
     check_everything(server.address, run_id)
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_costs_nothing(server: MlflowServer, tmp_path: Path) -> None:
     notes: list[str] = []
     tracker = tracker_of(server.address, tmp_path, notes, sweep_id="away")

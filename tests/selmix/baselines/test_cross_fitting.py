@@ -165,6 +165,7 @@ def test_three_samples_of_a_class_are_too_few_for_a_row_on_both() -> None:
         BASELINES["post_hoc_bias_search_both"].fit(dataclasses.replace(task, data=few))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_every_baseline_of_a_head_is_cross_fitted(name: str) -> None:
     task = small_task(groups=2, metric="worst_group_recall")

@@ -76,6 +76,7 @@ def test_costs_are_decided_by_the_matrix() -> None:
     assert found > value("cost", test.argmax(dim=1), truth, 4) + 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "gain"), [("min_recall", 0.15), ("cvar_recall", 0.12), ("h_mean", 0.04)])
 def test_four_classes_gain_on_new_samples(metric: str, gain: float) -> None:
     """On average: which step is within one standard error of the best differs from sample to sample."""

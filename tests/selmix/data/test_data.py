@@ -97,6 +97,7 @@ def test_gaussians_follow_their_world() -> None:
         GaussiansConfig(separation=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", SMOOTH_OBJECTIVES)
 def test_the_optimum_of_two_gaussians_in_closed_form(objective: str) -> None:
     config = GaussiansConfig(classes=2, dim=3, separation=1.5, seed=2)
