@@ -331,6 +331,7 @@ def test_no_credentials_and_no_stray_files(smoke_runs: Path) -> None:
         assert store.execute("select count(*) from runs where status = 'RUNNING'").fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_the_smoke_sweep_is_that_of_ray_to_the_bit(smoke_runs: Path, tmp_path: Path) -> None:
     done = in_process.launch(tmp_path / "runs", "search.max_concurrent_trials=1")
     assert done.code == 0, done.err

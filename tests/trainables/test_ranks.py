@@ -102,7 +102,6 @@ def plan(cluster: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[RankPlan]:
     ray.util.remove_placement_group(group)
 
 
-@pytest.mark.slow
 def test_all_ranks_are_stepped_as_one_and_end_with_the_error_of_one(plan: RankPlan) -> None:
     trainable = object.__new__(FinetuneTrainable)
     trainable.setup({"seed": 5}, ranks=plan)
@@ -118,7 +117,6 @@ def test_all_ranks_are_stepped_as_one_and_end_with_the_error_of_one(plan: RankPl
         trainable.step()
 
 
-@pytest.mark.slow
 def test_the_first_rank_reports_and_one_that_dies_is_lost_by_name(plan: RankPlan) -> None:
     group = RankGroup(plan)
     group.start({"seed": 5})
