@@ -1,6 +1,6 @@
 """SelMix against every baseline on long-tailed Fashion-MNIST, paired by seed, judged on all official test images.
 
-    python benchmarks/fashion_mnist.py --seeds 0 1 2 3 4 [--json]
+    python benchmarks/fashion_mnist.py --seeds 0 1 2 3 4 [--json] [--keep FILE]
 
 Imbalance 100, 1,000 training samples in the largest class, 100 feedback and 200 select samples a class, 1,000 test
 samples a class; small_cnn, the product's defaults, the round chosen on select. Seed s seeds the order of the classes,
@@ -27,9 +27,10 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", type=Path, help="file of the seeds that are done, to go on from")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    report(FASHION, compare(FASHION, options.seeds), options.json)
+    report(FASHION, compare(FASHION, options.seeds, options.keep), options.json)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,11 +96,25 @@ def values(task: BaselineTask, state: Any, split: Split) -> dict[str, float]:
     return evaluate_predictions(task.predictions(state, split), task.context)
 
 
-def compare(setting: Setting, seeds: Sequence[int]) -> list[Row]:
-    """The rows of all seeds, two at a time."""
+def compare(setting: Setting, seeds: Sequence[int], kept: Path | None = None) -> list[Row]:
+    """The rows of all seeds, two at a time.
+
+    Args:
+        setting: of the comparison.
+        seeds: one run of everything each.
+        kept: file of JSON lines, one a seed: those that are there are not run again, the others are added as they end.
+    """
+    parts: dict[int, list[Row]] = {}
+    if kept is not None and kept.is_file():
+        parts = {part["seed"]: part["rows"] for part in map(json.loads, kept.read_text().splitlines())}
     with ProcessPoolExecutor(max_workers=2) as pool:
-        parts = list(pool.map(partial(rows_of_seed, setting), seeds))
-    return [row for part in parts for row in part]
+        missing = {pool.submit(rows_of_seed, setting, seed): seed for seed in seeds if seed not in parts}
+        for done in as_completed(missing):
+            parts[missing[done]] = done.result()
+            if kept is not None:
+                with kept.open("a") as file:
+                    file.write(json.dumps({"seed": missing[done], "rows": done.result()}) + "\n")
+    return [row for seed in seeds for row in parts[seed]]
 
 
 def paired(rows: list[Row], objective: str, method: str, other: str) -> tuple[float, float, float]:
