@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +54,13 @@ class ScreenRecord:
     cost_s: float
 
 
-def write_table(folder: RunFolder, objective: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table of the screened configurations.
+def write_table(folder: RunFolder, objective: str, table: Any) -> None:
+    """Write the Arrow table of the screened configurations.
 
     Args:
         folder: of the sweep.
         objective: of the sweep.
-        rows: one per configuration, all with the same keys.
+        table: a row per configuration.
     """
     # Imported here: whoever only reads the record needs no pyarrow.
     import pyarrow as pa
@@ -69,6 +68,6 @@ def write_table(folder: RunFolder, objective: str, rows: Sequence[Mapping[str, A
 
     path, sink = folder.screen_table_path(objective), pa.BufferOutputStream()
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), sink)
+    pq.write_table(table, sink)
     write_atomically(path, sink.getvalue().to_pybytes())
     folder.store.publish(path)

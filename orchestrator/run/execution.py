@@ -14,9 +14,10 @@ from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.recorder import Recorder
 from orchestrator.search.early_stopping import BestSoFar, EarlyStopping
 from orchestrator.search.sources import Source
+from selmix.screen import ScreenResult
 from trainables.baseline import BaselineJob, BaselineReport
 from trainables.heads import FittedHeads, HeadJob
-from trainables.screen import ScreenJob, ScreenPart
+from trainables.screen import ScreenJob
 from trainables.shared import Shared
 
 MAX_LOSSES = 3
@@ -63,7 +64,7 @@ class Executor(Protocol):
             PreflightError: there is too little memory for it, or its worker is lost again and again.
         """
 
-    def screen(self, job: ScreenJob) -> ScreenPart:
+    def screen(self, job: ScreenJob) -> ScreenResult:
         """Run a part of a screen with the resources of one worker; raises as :meth:`heads`."""
 
     def exclusive(self) -> WorkerResources | None:

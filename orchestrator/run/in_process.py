@@ -9,10 +9,11 @@ from orchestrator.build.base_model import torch_threads
 from orchestrator.records.folder import RunFolder
 from orchestrator.run.execution import Assignment, Dispatcher, WorkerResources
 from orchestrator.run.outcome import RunOutcome
+from selmix.screen import ScreenResult
 from trainables.baseline import BaselineJob, BaselineReport, fit_baseline, write_baseline
 from trainables.heads import FittedHeads, HeadJob, fit_heads
 from trainables.host import RunHost
-from trainables.screen import ScreenJob, ScreenPart, screen_part
+from trainables.screen import ScreenJob, screen_part
 from trainables.shared import Shared
 
 
@@ -33,7 +34,7 @@ class InProcessExecutor:
         with torch_threads(self.shared.threads):
             return fit_heads(self.shared, job, self.shared.gpu)
 
-    def screen(self, job: ScreenJob) -> ScreenPart:
+    def screen(self, job: ScreenJob) -> ScreenResult:
         """Run a part of a screen; likewise."""
         with torch_threads(self.shared.threads):
             return screen_part(self.shared, job, self.shared.gpu)

@@ -25,12 +25,13 @@ from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.tune import DrainStopper, RunCallback, RunScheduler, RunSearcher
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ResourceSection
+from selmix.screen import ScreenResult
 from trainables.baseline import BaselineJob, BaselineReport, fit_baseline, write_baseline
 from trainables.failures import NoGpu
 from trainables.finetune import FinetuneTrainable
 from trainables.heads import FittedHeads, HeadJob, fit_heads
 from trainables.ranks import RankPlan
-from trainables.screen import ScreenJob, ScreenPart, screen_part
+from trainables.screen import ScreenJob, screen_part
 from trainables.shared import Shared
 
 J = TypeVar("J")
@@ -74,7 +75,7 @@ class RayExecutor:
             fit_heads, job, "balanced heads of the base model: one worker must be able to fit them"
         )
 
-    def screen(self, job: ScreenJob) -> ScreenPart:
+    def screen(self, job: ScreenJob) -> ScreenResult:
         """Run a part of a screen as a task of its own."""
         return self._task(screen_part, job, f"screen of {job.objective}: one worker must be able to run it")
 

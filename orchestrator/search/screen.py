@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.records.folder import RunFolder
@@ -13,14 +13,14 @@ from orchestrator.records.types import CrossFittedScore
 from orchestrator.search.screening import next_points, on_features, sizes
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.table import Unit, number
-from selmix.config import FinetuneConfig
-from selmix.metrics import MetricContext, Predictions
+from selmix.metrics import MetricContext
+from selmix.screen import Screened, ScreenResult
 from selmix.screen.choice import choice_out_of_fold
-from selmix.screen.promotion import parameter_distances, promoted
+from selmix.screen.promotion import promotion
 from selmix.statistics.selection import SelectionRule, rank
-from trainables.screen import ScreenJob, ScreenPart
+from trainables.screen import ScreenJob
 
-RunPart = Callable[[ScreenJob], ScreenPart]
+RunPart = Callable[[ScreenJob], ScreenResult]
 """Function that runs a part of a screen somewhere: in this process, or on a worker."""
 
 
@@ -49,89 +49,59 @@ def screen_objective(
     if section is None:
         raise ValueError("screen: the sweep must have one")
     points: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-    held_out: list[Predictions | None] = []
-    fold_of, reason, cost_s = None, "", 0.0
+    parts: list[ScreenResult] = []
+    rows: list[Screened] = []
     for count in sizes(section.num_configs, section.generations):
-        told = [(point, *_told(result)) for point, result in zip(points, results, strict=True)]
+        # By the scores on select, which all have.
+        told = [(point, row.score, row.violation or 0.0) for point, row in zip(points, rows, strict=True)]
         fresh = next_points(spec, count, told)
         flat = [on_features(spec, point).flat() for point in fresh]
-        part = run(ScreenJob(
+        parts.append(run(ScreenJob(
             objective, flat, spec.search.seed, section.folds, max(CROSS_FITTED, len(flat) // 8)
-        ))  # fmt: skip
-        points, results = points + fresh, [*results, *part.results]
-        held_out += _predictions(part)
-        fold_of, reason, cost_s = part.fold_of, part.reason, cost_s + part.seconds
-    configs = [on_features(spec, point) for point in points]
-    chosen = _promoted(configs, results, objective, section.promote)
-    choice = CrossFittedScore(
-        None, section.folds, 0, reason or "no configuration has predictions out of fold"
-    )
-    found = None if fold_of is None else choice_out_of_fold(held_out, fold_of, rule, context)
-    if found is not None and fold_of is not None:
-        missed, score = rank(rule, found[0], context)
-        choice = CrossFittedScore(score, section.folds, len(fold_of), "", -missed)
-    _write_table(folder, objective, spec.search.seed, configs, results, chosen)
+        )))  # fmt: skip
+        # Numbered on over the generations.
+        rows += [
+            replace(row, id=f"{number:04d}", promoted=None)
+            for number, row in enumerate(parts[-1].rows, len(rows))
+        ]
+        points += fresh
+    chosen = promotion(rows, objective, section.promote)
+    for place, row in enumerate(chosen):
+        rows[row] = replace(rows[row], promoted=place)
+    cost_s = sum(part.seconds for part in parts)
+    write_table(folder, objective, ScreenResult(tuple(rows), tuple(chosen), "", cost_s).table())
     record = ScreenRecord(
         objective=objective,
-        num_configs=len(configs),
-        ended=dict(sorted(Counter(str(result["stop_reason"]) for result in results).items())),
+        num_configs=len(rows),
+        ended=dict(sorted(Counter(row.stop_reason for row in rows).items())),
         promoted=[
             PromotedConfig(
-                f"{objective}/screen/{number:04d}", points[number], configs[number].flat(), results[number]["score"],
-                results[number]["cross_fitted"],
+                f"{objective}/screen/{row.id}", points[place], row.config.flat(), row.score, row.cross_fitted
             )
-            for number in chosen
+            for place in chosen
+            for row in [rows[place]]
+            if row.score is not None
         ],
-        choice=choice,
+        choice=_choice(parts, section.folds, rule, context),
         cost_s=cost_s,
-    )  # fmt: skip
+    )
     folder.save(folder.screen_path(objective), record)
     return record
 
 
-def _told(result: dict[str, Any]) -> tuple[float | None, float]:
-    """Score on select and violation, by which the next generation is chosen: all have these."""
-    return result["score"], result["violation"] or 0.0
-
-
-def _predictions(part: ScreenPart) -> list[Predictions | None]:
-    if part.labels is None:
-        return [None] * len(part.results)
-    return [
-        None if classes is None or sure is None else Predictions(part.labels, classes, sure, part.groups)
-        for classes, sure in zip(part.predicted, part.confidence, strict=True)
-    ]
-
-
-def _promoted(
-    configs: Sequence[FinetuneConfig], results: Sequence[dict[str, Any]], objective: str, count: int
-) -> list[int]:
-    """Numbers of the promoted: feasible ones first, by the score out of fold, those without one after them."""
-
-    def key(number: int) -> tuple[bool, float, float, int]:
-        score, violation = results[number]["cross_fitted"], results[number]["cross_fitted_violation"] or 0.0
-        if score is None:
-            score, violation = _told(results[number])
-        return (
-            results[number]["cross_fitted"] is not None, -violation, -math.inf if score is None else score, -number
-        )  # fmt: skip
-
-    able = [number for number, result in enumerate(results) if result["score"] is not None]
-    order = sorted(able, key=key, reverse=True)
-    return promoted(order, parameter_distances(configs, objective), count)
-
-
-def _write_table(
-    folder: RunFolder, objective: str, seed: int, configs: Sequence[FinetuneConfig],
-    results: Sequence[dict[str, Any]], chosen: Sequence[int],
-) -> None:  # fmt: skip
-    places = {number: place for place, number in enumerate(chosen)}
-    rows = [
-        {"id": f"{number:04d}", "seed": seed, **config.flat(), **result, "promoted": places.get(number)}
-        for number, (config, result) in enumerate(zip(configs, results, strict=True))
-    ]
-    write_table(folder, objective, rows)
+def _choice(
+    parts: Sequence[ScreenResult], folds: int, rule: SelectionRule, context: MetricContext
+) -> CrossFittedScore:
+    """Score of the choice among all configurations out of fold; none, with the reason, where none was cross-fitted."""
+    # The folds are those of the samples' contents, and so the same in every part.
+    fold_of = next((part.fold_of for part in parts if part.fold_of is not None), None)
+    held_out = [each for part in parts for each in part.held_out]
+    found = None if fold_of is None else choice_out_of_fold(held_out, fold_of, rule, context)
+    if found is None or fold_of is None:
+        reason = next((part.not_cross_fitted for part in parts if part.not_cross_fitted), "")
+        return CrossFittedScore(None, folds, 0, reason or "no configuration has predictions out of fold")
+    missed, score = rank(rule, found[0], context)
+    return CrossFittedScore(score, folds, len(fold_of), "", -missed)
 
 
 def screened_line(record: ScreenRecord, unit: Unit) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from selmix.baselines.decoupled import TAUS as NORM_TAUS
 from selmix.baselines.decoupled import learned_scales, smoothed_heads, tau_normalised
 from selmix.baselines.fitted_on_both import bias_search_on_both, last_layer_on_both
-from selmix.baselines.frozen import frozen_features
+from selmix.baselines.frozen import frozen
 from selmix.baselines.group_dro import group_dro_head
 from selmix.baselines.group_thresholds import group_thresholds
 from selmix.baselines.head_losses import (
@@ -300,10 +300,7 @@ def selmix_head(task: BaselineTask) -> Models:
 
     The single fine-tuner makes these models: a screen only ranks.
     """
-    view = task.view(task.base.state)
-    data, base = frozen_features(task.data, task.base, view)
-    flat = dataclasses.replace(task, data=data, base=base, winner_states=())
-    states = []
+    view, flat, states = task.view(task.base.state), frozen(task), []
     for seed in task.seeds:
         head = _finetuned(flat, task.winner_config, seed)
         states.append(with_head(task.base.state, view, head["head.weight"], head["head.bias"]))

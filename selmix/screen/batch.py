@@ -33,6 +33,15 @@ from selmix.statistics.selection import SelectionRule
 _PAIRS_AT_ONCE = 2**23
 
 
+HALVED = "halving"
+"""Reason why a row ended that successive halving left behind."""
+
+
+def has_failed(stop_reason: str | None) -> bool:
+    """True if something that is not finite, or an objective without a value, ended a run."""
+    return (stop_reason or "").startswith(("nonfinite", "error"))
+
+
 @dataclass(frozen=True)
 class Head:
     """A linear head.
@@ -82,7 +91,7 @@ class Row:
     @property
     def failed(self) -> bool:
         """True if something that is not finite, or an objective without a value, ended the run."""
-        return (self.stop_reason or "").startswith(("nonfinite", "error"))
+        return has_failed(self.stop_reason)
 
     def round_length(self) -> int:
         """Steps of the round that has begun."""

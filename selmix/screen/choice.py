@@ -33,23 +33,16 @@ def choice_out_of_fold(
         Predictions on all samples, and the configuration that was chosen for each fold; None where no configuration
         has predictions.
     """
-    standing = [number for number, each in enumerate(held_out) if each is not None]
+    standing = {number: each for number, each in enumerate(held_out) if each is not None}
     if not standing:
         return None
-    folds, chosen, parts = int(fold_of.max()) + 1, [], []
-    for fold in range(folds):
-        others = fold_of != fold
-
-        def on_others(number: int, others: Tensor = others) -> tuple[float, float]:
-            found = held_out[number]
-            assert found is not None
-            return rank(selection, found.take(others), context)
-
+    chosen, parts, places = [], [], []
+    for fold in range(int(fold_of.max()) + 1):
+        judging = fold_of == fold
+        ranks = {number: rank(selection, each.take(~judging), context) for number, each in standing.items()}
         # The first of equals, so that the result depends on the numbers alone.
-        best = max(standing, key=lambda number: (on_others(number), -number))
+        best = max(ranks, key=lambda number: (ranks[number], -number))
         chosen.append(best)
-        found = held_out[best]
-        assert found is not None
-        parts.append(found.take(~others))
-    order = torch.argsort(torch.cat([torch.nonzero(fold_of == fold).flatten() for fold in range(folds)]))
-    return concatenated(parts).take(order), chosen
+        parts.append(standing[best].take(judging))
+        places.append(torch.nonzero(judging).flatten())
+    return concatenated(parts).take(torch.argsort(torch.cat(places))), chosen

@@ -15,6 +15,7 @@ from selmix.config import FinetuneConfig
 from selmix.confusion import class_confusion, coverage, logit_gradient, own_classes, shrunk_rows
 from selmix.constraints import scaled_slacks, with_constraints
 from selmix.gain import gain_matrix
+from selmix.metric_keys import is_own
 from selmix.metrics import head_and_tail
 from selmix.multipliers import (
     BOUND_START,
@@ -31,7 +32,6 @@ from selmix.objectives import (
     known_objective,
 )
 from selmix.statistics.selection import Constraint
-from selmix.user_code import is_reference
 
 # As in gain.py: below this the products come near float64's subnormal numbers.
 _MIN_NORMALISER = 1e-250
@@ -83,7 +83,7 @@ class Memories:
         self._configs = list(configs)
         # What a function of the user's own does with a stack of matrices is not known.
         self._mapped = known_objective(objective) is not None and not any(
-            is_reference(constraint.metric) for constraint in self.constraints
+            is_own(constraint.metric) for constraint in self.constraints
         )
         size = (len(configs), self._num_strata, num_classes)
         self._counts = torch.zeros(size, dtype=torch.float64, device=device)
@@ -194,7 +194,7 @@ class Memories:
         def of_one(matrix: Tensor) -> Tensor:
             return scaled_slacks(constraint, matrix, self.context)
 
-        if is_reference(constraint.metric):
+        if is_own(constraint.metric):
             return torch.stack([of_one(matrix) for matrix in confusion])
         return torch.vmap(of_one)(confusion)
 

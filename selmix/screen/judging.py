@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from selmix.data.splits import Split
+from selmix.metric_keys import is_own
 from selmix.metrics import MetricContext, Predictions, metric_named
 from selmix.screen.decisions import Decisions, confusions
 from selmix.statistics.selection import (
@@ -25,7 +26,6 @@ from selmix.statistics.selection import (
     score_of_counts,
     violations,
 )
-from selmix.user_code import is_reference
 
 _FAST_RESAMPLES = 250
 # Standard errors that two estimates must lie apart to be told apart without the score: an error in 10^9 comparisons.
@@ -177,7 +177,7 @@ class Judge:
         """The metric of the shared resamples of each row, higher is better, shape (p, R)."""
         metric = metric_named(self.rule.metric, self.rule.definitions)
         # The other statistics cost no resamples, and functions of the user's own are called on one matrix at a time.
-        if self.rule.statistic != "bagged" or is_reference(self.rule.metric):
+        if self.rule.statistic != "bagged" or is_own(self.rule.metric):
             return None
         rows, (strata, classes) = len(predicted), counts.shape[1:]
         of_recalls = metric.of_recalls is not None

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from selmix.config import FinetuneConfig
+from selmix.objectives import AnyObjective
+from selmix.screen.result import Screened
 
 DISTANCE = 0.1
 """Least distance of two promoted configurations; two drawn at random lie about a third apart."""
@@ -86,3 +88,30 @@ def promoted(order: Sequence[int], distances: Tensor, count: int, least: float =
             chosen.append(number)
     left = [number for number in order if number not in chosen]
     return chosen + left[: count - len(chosen)]
+
+
+def promotion(
+    rows: Sequence[Screened], objective: AnyObjective, count: int, least: float = DISTANCE
+) -> list[int]:
+    """Choose the configurations of a screen that are promoted: the best that stand, kept apart (:func:`promoted`).
+
+    Args:
+        rows: all configurations, of one screen or of several generations.
+        objective: decides which settings act.
+        count: how many to choose, >= 0.
+        least: distance that every two of them must have, unless they fill up.
+    Returns:
+        Places in ``rows``, the best first.
+    """
+    if not count:
+        return []
+    last = (-math.inf, -math.inf)
+    # Cross-fitted ranks are compared with each other only: where there are some, rows without one come last. Of equal
+    # ones the better on select comes first.
+    order = sorted(
+        (place for place, row in enumerate(rows) if row.stands and row.rank is not None),
+        key=lambda place: (rows[place].cross_fitted_rank or last, rows[place].rank or last),
+        reverse=True,
+    )
+    name = objective if isinstance(objective, str) else ""
+    return promoted(order, parameter_distances([row.config for row in rows], name), count, least)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from selmix.config import FinetuneConfig
 from selmix.metrics import Predictions
-from selmix.screen.batch import Head, Row
+from selmix.screen.batch import HALVED, Head, Row, has_failed
 from selmix.screen.judging import Judge
 from selmix.statistics.selection import Rank
 
@@ -54,6 +54,11 @@ class Screened:
     seconds: float
     promoted: int | None
     head: Head | None
+
+    @property
+    def stands(self) -> bool:
+        """True if it neither failed nor was halved away."""
+        return not has_failed(self.stop_reason) and self.stop_reason != HALVED
 
     @property
     def rank(self) -> Rank | None:

@@ -14,11 +14,11 @@ from selmix.config import FinetuneConfig
 from selmix.data.splits import SweepData
 from selmix.objectives import AnyObjective
 from selmix.run.start_model import Base
-from selmix.screen.batch import Batch, Head, Row, Setting
+from selmix.screen.batch import HALVED, Batch, Head, Row, Setting
 from selmix.screen.cross_fit import CrossFit, cross_fit
 from selmix.screen.judging import Judge
-from selmix.screen.promotion import DISTANCE, parameter_distances, promoted
-from selmix.screen.result import Screened, ScreenResult, screened
+from selmix.screen.promotion import DISTANCE, promotion
+from selmix.screen.result import ScreenResult, screened
 from selmix.statistics.selection import SelectionRule
 from selmix.weights import load_checkpoint_into
 
@@ -27,7 +27,6 @@ MEMORY = 2 * 2**30
 
 # Bytes of what is built on the way, whatever the number of rows: ten matrices of pairs, logits and mixed features.
 _SCRATCH = 2**30
-_HALVED = "halving"
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def screen(
         raise ValueError(
             f"every configuration failed before a round could be judged, the first one by {failed[0].stop_reason}"
         )
-    standing = [row.number for row in rows if not row.failed and row.stop_reason != _HALVED]
+    standing = [row.number for row in rows if not row.failed and row.stop_reason != HALVED]
     fitted = CrossFit(())
     judged = _best(rows, judge, standing, cross_fit_best)
     if folds and judged:
@@ -148,7 +147,7 @@ def screen(
         screened(row, seeds[row.number], head, judge, ranks.get(row.number))
         for row, head in zip(rows, heads, strict=True)
     ]
-    chosen = _promoted([rows_of[number] for number in standing], configs, objective, promote, distance)
+    chosen = promotion(rows_of, objective, promote, distance)
     places = {number: place for place, number in enumerate(chosen)}
     return ScreenResult(
         tuple(replace(row, promoted=places.get(number)) for number, row in enumerate(rows_of)), tuple(chosen),
@@ -316,7 +315,7 @@ def _halve(setting: Setting, rows: Sequence[Row], keep: float) -> None:
         running, key=lambda row: setting.judge.rank(row.best) if row.best is not None else (False, 0.0), reverse=True
     )  # fmt: skip
     for row in order[max(1, math.ceil(keep * len(order))) :]:
-        row.stop_reason = _HALVED
+        row.stop_reason = HALVED
 
 
 def _best(rows: Sequence[Row], judge: Judge, numbers: Sequence[int], count: int | None) -> list[int]:
@@ -327,25 +326,3 @@ def _best(rows: Sequence[Row], judge: Judge, numbers: Sequence[int], count: int 
     # Stable: of equal ranks the earlier configuration stays.
     order = sorted(held, key=lambda number: judge.rank(held[number]), reverse=True)
     return sorted(order[:count])
-
-
-def _promoted(
-    rows: Sequence[Screened],
-    configs: Sequence[FinetuneConfig],
-    objective: AnyObjective,
-    count: int,
-    least: float,
-) -> list[int]:
-    """Numbers of the promoted among the rows that may be."""
-    if not count:
-        return []
-    last = (-math.inf, -math.inf)
-    # Cross-fitted ranks are compared with each other only: where there are some, rows without one come last. Of equal
-    # ones the better on select comes first.
-    order = sorted(
-        (row for row in rows if row.rank is not None),
-        key=lambda row: (row.cross_fitted_rank or last, row.rank or last),
-        reverse=True,
-    )
-    name = objective if isinstance(objective, str) else ""
-    return promoted([int(row.id) for row in order], parameter_distances(configs, name), count, least)
