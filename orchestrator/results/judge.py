@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
 from orchestrator.records.folder import RunFolder
@@ -76,18 +75,35 @@ def judged(folder: RunFolder, spec: SweepSpec, rungs: Sequence[Rung] = RUNGS) ->
         spec: specification of the sweep.
         rungs: that have been climbed; without ``finetune`` among them, and in ``spec``, no trial is looked at.
     """
+    judges, reached = _judges(folder, spec, rungs)
+    return SweepResult(
+        objectives={name: judge.result(choice, reached) for name, (judge, choice) in judges.items()}
+    )
+
+
+def climbed(
+    folder: RunFolder, spec: SweepSpec, rungs: Sequence[Rung]
+) -> dict[str, tuple[str, list[RungStep]]]:
+    """Metric of each objective, and what each rung added to it: the part of :func:`judged` that a rung ends with."""
+    judges, reached = _judges(folder, spec, rungs)
+    return {
+        name: (judge.rule.metric, judge.climb(judge.candidates(choice, reached)))
+        for name, (judge, choice) in judges.items()
+    }
+
+
+def _judges(
+    folder: RunFolder, spec: SweepSpec, rungs: Sequence[Rung]
+) -> tuple[dict[str, tuple[Judge, Choice | None]], list[Rung]]:
+    """Judge and choice of each objective, and the sweep's rungs among ``rungs``."""
     reached = [rung for rung in spec.rungs if rung in rungs]
-
-    @cache
-    def judge_of(objective: str) -> Judge:
-        return Judge(folder, spec, objective)
-
+    judges = {name: Judge(folder, spec, name) for name in spec.objectives}
     # Before the search there is nothing to choose, and no choice may be stored that a later rung would be bound to.
     searched = "finetune" in reached
-    choices = _decided(folder, spec, judge_of).objectives if searched else dict.fromkeys(spec.objectives)
-    return SweepResult(
-        objectives={name: judge_of(name).result(choices[name], reached) for name in spec.objectives}
+    choices = (
+        _decided(folder, spec, judges.__getitem__).objectives if searched else dict.fromkeys(spec.objectives)
     )
+    return {name: (judge, choices[name]) for name, judge in judges.items()}, reached
 
 
 def _decided(folder: RunFolder, spec: SweepSpec, judge_of: Callable[[str], Judge]) -> Choices:
@@ -239,15 +255,16 @@ class Judge:
         return outcomes_against(self.rule.metric, predictions, self.predictions.over(reference), self.context)
 
     def climb(self, candidates: Sequence[Candidate]) -> list[RungStep]:
-        """What each rung added over those below it, from the cheapest on.
+        """List what each rung added over those below it, from the cheapest on.
 
         Args:
-            candidates: rows that may win, at least one.
+            candidates: rows that may win.
         """
         from selmix.metrics import metric_named
 
         metric, bounded = metric_named(self.rule.metric, self.rule.definitions), bool(self.bounds)
-        by_row = {each.row: each for each in candidates}
+        by_row, spent_s = {each.row: each for each in candidates}, self._spent_s()
+        low, high = ends_of(self.rule.metric)
         steps: list[RungStep] = []
         below: Candidate | None = None
         for rung in dict.fromkeys(each.rung for each in sorted(candidates, key=lambda each: each.cheapness)):
@@ -255,12 +272,11 @@ class Judge:
             wins, choices = choose_across_rungs(reached, self.margin, bounded)
             best = by_row[choices[-1].best]
             added = None if below is None else self.difference(best.records, below.records)
-            low, high = ends_of(self.rule.metric)
             end, value = low if metric.minimise else high, mean_select(wins.records)[self.rule.metric].value
             room = abs(end - value) if math.isfinite(end) else None
             over = None if below is None else below.row
             steps.append(RungStep(
-                rung, best.row, best.name, best.score, self._spent_s(rung), over, added, wins.row, room
+                rung, best.row, best.name, best.score, spent_s[rung], over, added, wins.row, room
             ))  # fmt: skip
             below = wins
         return steps
@@ -282,13 +298,13 @@ class Judge:
             rank_correlation(pairs),
         )  # fmt: skip
 
-    def _spent_s(self, rung: Rung) -> float:
-        """Seconds of work of everything that a rung ran."""
-        baselines = self.folder.load_baselines(self.objective)
-        spent = sum(record.cost_s for record in baselines if (record.rung or rung_of(record.name)) == rung)
-        if rung == "finetune":
-            runs = [*self.trials.values(), *(run for each in self.replicates.values() for run in each)]
-            spent += sum(run.cost_s + run.lost_s for run in runs)
+    def _spent_s(self) -> dict[Rung, float]:
+        """Seconds of work of everything that each rung ran."""
+        spent: dict[Rung, float] = dict.fromkeys(RUNGS, 0.0)
+        for record in self.folder.load_baselines(self.objective):
+            spent[record.rung or rung_of(record.name)] += record.cost_s
+        runs = [*self.trials.values(), *(run for each in self.replicates.values() for run in each)]
+        spent["finetune"] += sum(run.cost_s + run.lost_s for run in runs)
         return spent
 
     def result(self, choice: Choice | None, rungs: Sequence[Rung] = RUNGS) -> ObjectiveResult:

@@ -14,6 +14,7 @@ from orchestrator.errors import PreflightError
 from orchestrator.files import read_json
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import (
+    BASELINE,
     BaseFacts,
     CrossFittedScore,
     Figure,
@@ -23,7 +24,7 @@ from orchestrator.records.types import (
     TrialState,
     baseline_id,
 )
-from orchestrator.table import Unit, difference
+from orchestrator.table import Unit, difference, short
 from selmix.metric_keys import class_rate_key
 from selmix.rungs import Rung
 from selmix.statistics.bounds import missed_by
@@ -50,6 +51,12 @@ SELMIX = "selmix"
 def approach_name(approach: str) -> str:
     """Name of an approach on a screen."""
     return "SelMix" if approach == SELMIX else approach
+
+
+def name_of_row(row: str) -> str:
+    """Name on a screen of a row by its id: of a baseline, or SelMix with its trial."""
+    name = short(row)
+    return name.removeprefix(f"{BASELINE}/") if name.startswith(f"{BASELINE}/") else f"SelMix {name}"
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,17 @@ import statistics
 from collections.abc import Sequence
 
 from orchestrator.messages import counted
-from orchestrator.records.types import BASELINE, CrossFittedScore
+from orchestrator.records.types import CrossFittedScore
 from orchestrator.results.candidates import Candidate
-from orchestrator.results.rows import ChosenBy, RungChoice, RungStep, ScreenSummary, approach_name
-from orchestrator.table import difference, number, short, unit_of
+from orchestrator.results.rows import (
+    ChosenBy,
+    RungChoice,
+    RungStep,
+    ScreenSummary,
+    approach_name,
+    name_of_row,
+)
+from orchestrator.table import difference, number, unit_of
 from selmix.rungs import RUNGS, Rung
 
 CROSS_FITTED: ChosenBy = "cross_fitted"
@@ -118,13 +125,13 @@ def step_line(objective: str, metric: str, step: RungStep) -> str:
     best = f"{objective}: rung {step.rung}: best {approach_name(step.approach)}, score {number(step.score, unit)}"
     added = ""
     if step.added is not None:
-        over = _shown(step.over or "")
+        over = name_of_row(step.over or "")
         added = f"; {over} below it: {difference(step.added, unit)}{unit.difference} on select"
     wins = ""
     if step.wins != step.best:
         # What already won below goes on winning; another row takes over because it is the cheapest that is near.
         how = "still wins" if step.wins == step.over else "wins: it is cheaper, and within the margin"
-        wins = f"; {_shown(step.wins)} {how}"
+        wins = f"; {name_of_row(step.wins)} {how}"
     room = "" if step.room is None else f"; room above {number(step.room, unit)}{unit.difference}"
     # Where an added gain is known its half-width says what these samples can tell apart.
     if step.room is not None and step.added is not None:
@@ -184,13 +191,8 @@ def climb_text(metric: str, climb: Sequence[RungStep]) -> str:
     for step in climb:
         text = f"{step.rung}: {approach_name(step.approach)} {number(step.score, unit)}"
         if step.added is not None:
-            text += f", {difference(step.added, unit)}{unit.difference} over {_shown(step.over or '')}"
+            text += f", {difference(step.added, unit)}{unit.difference} over {name_of_row(step.over or '')}"
             text += f" for {step.spent_s / spent_s:.1f} x the work so far" if spent_s > 0.0 else ""
         parts.append(text)
         spent_s += step.spent_s
     return f"{'; '.join(parts)} (scores on select, where they were chosen)"
-
-
-def _shown(row: str) -> str:
-    name = short(row)
-    return name.removeprefix(f"{BASELINE}/") if name.startswith(f"{BASELINE}/") else f"SelMix {name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from orchestrator.messages import counted
-from orchestrator.records.types import BASELINE, Figure
+from orchestrator.records.types import Figure
 from orchestrator.results.rows import (
     SELMIX,
     Bound,
@@ -16,6 +16,7 @@ from orchestrator.results.rows import (
     Winner,
     approach_name,
     beyond,
+    name_of_row,
 )
 from orchestrator.table import difference, estimate, number, paragraph, sentence, short, unit_of
 from selmix.rungs import RUNGS, Rung
@@ -226,13 +227,13 @@ def reasons(result: ObjectiveResult, winner: Winner) -> list[str]:
                 found.append(f"chosen {_by_cross_fitting(result, winner.row or '', choice.leader)}")
             elif choice.best != choice.leader:
                 how = _by_cross_fitting(result, choice.best, choice.leader)
-                found.append(f"the best of the rung {choice.rung} is {_name_of(choice.best)}, {how}")
+                found.append(f"the best of the rung {choice.rung} is {name_of_row(choice.best)}, {how}")
         if not (is_own and by_folds):
             others.append(choice)
     ahead = max(others, key=lambda choice: _score(result, choice.best), default=None)
     if ahead is not None and _score(result, ahead.best) > own:
         dearer = ", and dearer" if RUNGS.index(ahead.rung) >= RUNGS.index(winner.rung) else ""
-        found.append(f"{_name_of(ahead.best)} is ahead on select by less than the margin{dearer}")
+        found.append(f"{name_of_row(ahead.best)} is ahead on select by less than the margin{dearer}")
     return found
 
 
@@ -244,12 +245,12 @@ def _by_cross_fitting(result: ObjectiveResult, ours: str, theirs: str) -> str:
         ours: id of the row that was chosen by this score.
         theirs: id of the other one.
     """
-    our_fit, their_fit = (result.baselines[_name_of(row)].cross_fitted for row in (ours, theirs))
+    our_fit, their_fit = (result.baselines[name_of_row(row)].cross_fitted for row in (ours, theirs))
     # For the type checker: rows that were compared by this score have one.
     if our_fit is None or their_fit is None or our_fit.score is None or their_fit.score is None:
         raise AssertionError(f"{ours} and {theirs} were compared by cross-fitted scores")
     unit = unit_of(result.metric)
-    against = f"{number(their_fit.score, unit)} of {_name_of(theirs)}"
+    against = f"{number(their_fit.score, unit)} of {name_of_row(theirs)}"
     if their_fit.violation:
         against += ", which breaks a bound there"
     elif their_fit.score >= our_fit.score:
@@ -262,15 +263,9 @@ def _by_cross_fitting(result: ObjectiveResult, ours: str, theirs: str) -> str:
 def _score(result: ObjectiveResult, row: str) -> float:
     """Score on select of a row: of SelMix the mean over its fresh seeds."""
     means = {each.trial_id: each.score for each in result.finalists}
-    baseline = result.baselines.get(_name_of(row))
+    baseline = result.baselines.get(name_of_row(row))
     score = means.get(row) if baseline is None else baseline.score
     return float("-inf") if score is None else score
-
-
-def _name_of(row: str) -> str:
-    """Name of a row by its id: of a baseline, or SelMix with its trial."""
-    name = short(row)
-    return name.removeprefix(f"{BASELINE}/") if name.startswith(f"{BASELINE}/") else f"SelMix {name}"
 
 
 def recommended_row(result: ObjectiveResult) -> tuple[str | None, str]:

@@ -28,7 +28,7 @@ from orchestrator.records.logs import append_log
 from orchestrator.records.store import runs_flag
 from orchestrator.records.types import SweepState
 from orchestrator.results.infeasible import why_nothing_wins
-from orchestrator.results.judge import Judge, judged
+from orchestrator.results.judge import Judge, climbed, judged
 from orchestrator.results.pages import Pages, links_of
 from orchestrator.results.rows import SweepResult, load_results, said
 from orchestrator.results.rungs import step_line
@@ -275,10 +275,10 @@ class Driver:
         if self.drain.is_requested():
             return
         reached = self._rungs[: self._rungs.index(rungs[-1]) + 1]
-        for objective, result in judged(self.folder, self.spec, reached).objectives.items():
-            for step in result.climb:
-                if step.rung in rungs and result.metric is not None:
-                    self.progress.say(step_line(objective, result.metric, step))
+        for objective, (metric, steps) in climbed(self.folder, self.spec, reached).items():
+            for step in steps:
+                if step.rung in rungs:
+                    self.progress.say(step_line(objective, metric, step))
 
     def _screen(self, executor: Executor) -> None:
         """Screen the objectives that have no screen yet: one that was cut off is run anew."""
