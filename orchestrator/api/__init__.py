@@ -1,1 +1,1 @@
-"""What a notebook imports: sweeps as objects, from their file, a dictionary or arrays to the winner as a model."""
+"""Sweeps as objects for a notebook, from their file, a dictionary or arrays to the winner as a model."""

@@ -564,7 +564,7 @@ def pins_flag(pins: Path) -> str:
 
 
 def pin_text(pins: Path, name: str, flags: str, width: int | None) -> str:
-    """What a new pin says on test, and what to do with it.
+    """Text of a new pin: its verdict on test, and what to do with it.
 
     Args:
         pins: folder of the pins.

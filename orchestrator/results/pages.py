@@ -1,4 +1,4 @@
-"""What MLflow's pages show of a sweep: its runs while they come in, then the table of its result, in its order."""
+"""MLflow's pages of a sweep: its runs while they come in, then the table of its result, in its order."""
 
 from __future__ import annotations
 

@@ -413,7 +413,7 @@ class ScreenSummary:
 
 @dataclass(frozen=True)
 class RungStep:
-    """What a rung added over the rungs below it.
+    """Gain of a rung over the rungs below it.
 
     Attributes:
         rung: the rung.

@@ -115,7 +115,7 @@ def result_text(
 
 
 def further_step(command: str, left: Sequence[Rung]) -> str:
-    """How to climb the rungs that a launch left out; empty where it left none.
+    """Command that climbs the rungs which a launch left out; empty where it left none.
 
     Args:
         command: that climbs them.
@@ -137,7 +137,7 @@ def next_steps(
     sweep: str, winners: Sequence[str], num_objectives: int, flag: str, links: Mapping[str, str], served: bool,
     width: int | None, instead: Sequence[tuple[str, str, str]] = (), further: str = "",
 ) -> str:  # fmt: skip
-    """What to do with a result: pin it, look at its runs.
+    """Lines on what to do with a result: pin it, look at its runs.
 
     Args:
         sweep: name of the sweep.

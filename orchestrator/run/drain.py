@@ -32,7 +32,7 @@ class Drained(BaseException):
 
 
 def kept_text(folder: RunFolder, state: SweepState, command: str, width: int | None) -> str:
-    """What a launch that ends early leaves: the finished runs, and what to do next.
+    """Text at the end of a launch that ends early: the finished runs, and what to do next.
 
     Args:
         folder: records of the sweep.

@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.command import here
-from tests.fakes.in_process import launch, show
+from tests.fakes.in_process import SMALL, launch, show
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-
-SMALL = ("search.num_trials=2", "selection.replicates=1", "selection.finalists=1")
 
 
 def test_a_bound_on_one_class_is_for_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,12 @@ import pytest
 
 from orchestrator.records.folder import RunFolder
 from tests.command import SMOKE, here
+from tests.fakes.in_process import SMALL
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # matters of MLflow's, on a store that begins empty
     pytest.mark.usefixtures("few_baselines"),
 ]
-
-SMALL = ("search.num_trials=2", "selection.replicates=1", "selection.finalists=1")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,9 @@ from typing import Any
 
 from tests.command import SMOKE, Done, here
 
+SMALL = ("search.num_trials=2", "selection.replicates=1", "selection.finalists=1")
+"""Overrides of a sweep that is as small as one can be with a search and finalists."""
+
 
 def launch(runs: Path, *overrides: str, file: Path = SMOKE, cwd: Path | None = None) -> Done:
     return here("launch", file, *overrides, "--in-process", "--runs", runs, cwd=cwd or runs.parent)

@@ -15,7 +15,7 @@ from orchestrator.run.recorder import Recorder
 from selmix.baselines import BASELINES, BaselineTask
 from selmix.baselines.task import Models
 from tests.command import SMOKE, here
-from tests.fakes.in_process import launch, show, table
+from tests.fakes.in_process import SMALL, launch, show, table
 from tests.fakes.smoke import mlflow_runs
 from trainables.host import RunHost
 
@@ -23,8 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # matters of MLflow's, on a store that begins empty
     pytest.mark.usefixtures("few_baselines"),
 ]
-
-SMALL = ("search.num_trials=2", "selection.replicates=1", "selection.finalists=1")
 
 
 @pytest.fixture(scope="module")
