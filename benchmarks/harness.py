@@ -109,11 +109,18 @@ def compare(setting: Setting, seeds: Sequence[int], kept: Path | None = None) ->
         parts = {part["seed"]: part["rows"] for part in map(json.loads, kept.read_text().splitlines())}
     with ProcessPoolExecutor(max_workers=2) as pool:
         missing = {pool.submit(rows_of_seed, setting, seed): seed for seed in seeds if seed not in parts}
+        failed: BaseException | None = None
         for done in as_completed(missing):
+            # The others are kept all the same.
+            if done.exception() is not None:
+                failed = failed or done.exception()
+                continue
             parts[missing[done]] = done.result()
             if kept is not None:
                 with kept.open("a") as file:
                     file.write(json.dumps({"seed": missing[done], "rows": done.result()}) + "\n")
+    if failed is not None:
+        raise failed
     return [row for seed in seeds for row in parts[seed]]
 
 

@@ -17,7 +17,7 @@ from selmix.objectives import known_objective
 from selmix.policy import POLICIES, Policy
 from selmix.precision import PRECISIONS
 
-STARTS = ("balanced_head", "given")
+STARTS = ("balanced_head", "best_head", "given")
 POOLS = ("train+feedback", "train")
 AUGMENTS = ("none", "weak")
 SECONDS = ("labelled", "pseudo", "oracle")
@@ -39,7 +39,7 @@ class FinetuneConfig:
 
     Attributes:
         start: ``given`` for the base model unchanged; ``balanced_head`` to retrain its classifier first,
-            class-balanced, on train + feedback.
+            class-balanced, on train + feedback; ``best_head`` to take the best head of the rung below.
         draw_from: splits that pairs are drawn from, ``train+feedback`` or ``train``.
         second: source of the partner samples of pairs: ``labelled`` (the same pool), ``pseudo`` (unlabelled samples
             under the current model's labels) or ``oracle`` (under their true labels, for ablation only).

@@ -1,4 +1,4 @@
-"""Report of a node of a cluster, from a Ray task pinned to it. Imports neither torch nor training code."""
+"""Report of a node of a cluster, from a Ray task pinned to it. Imports torch and training code only where asked to."""
 
 from __future__ import annotations
 
@@ -105,6 +105,11 @@ def node_report(probe: Probe) -> NodeReport:
         # Last, as the rest takes time and the driver compares clocks.
         time_s=time.time(),
     )
+
+
+def import_torch() -> None:
+    """Import what a fit needs, so that the first one on this worker does not wait for it."""
+    import trainables.baseline  # noqa: F401
 
 
 def versions() -> dict[str, str | None]:

@@ -8,7 +8,8 @@ import os
 import secrets
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from orchestrator.cluster.address import Cluster, on_loopback_only
 from orchestrator.cluster.code_package import Package
 from orchestrator.errors import PreflightError
 from orchestrator.messages import first_line
+from trainables.node import import_torch
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with it and ``verbose=0`` Tune prints nothing of a success
@@ -30,6 +32,8 @@ _QUIET = {
     # With a searcher of our own Tune lets one trial wait at a time. Our searcher limits their number, and an
     # autoscaler is to see all that wait at once.
     "TUNE_MAX_PENDING_TRIALS_PG": "10000",
+    # Of a private cluster: a worker that has imported torch waits for the next task, and is not ended after a second.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver drains by its own handler
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # tracebacks go to the runs' own logs
     # Nothing reads Tune's snapshots, so their frequency needs no warning.
@@ -112,7 +116,80 @@ def connected(cluster: Cluster) -> Iterator[None]:
     try:
         yield
     finally:
+        if cluster.is_private:
+            _without_grace()
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def connecting(cluster: Cluster | None, workers: int = 0) -> Iterator[Callable[[], None]]:
+    """Start or join Ray as :func:`connected` does, on a thread of its own, for as long as the block lasts.
+
+    Starting Ray is waiting for its processes: meanwhile the driver opens MLflow and trains the base model.
+
+    Args:
+        cluster: to connect to; None for no Ray.
+        workers: workers of a private Ray that import torch before there is work for them.
+    Yields:
+        Function that waits until Ray is there, and raises what kept it away.
+    """
+    if cluster is None:
+        yield lambda: None
+        return
+    there, over = threading.Event(), threading.Event()
+    problems: list[BaseException] = []
+
+    def hold() -> None:
+        try:
+            with connected(cluster):
+                if cluster.is_private:
+                    _warm(workers)
+                there.set()
+                # Ray's processes end with the thread that started them, not only with this process.
+                over.wait()
+        except BaseException as error:  # raised where it is waited for
+            problems.append(error)
+        finally:
+            there.set()
+
+    # It would say that it cannot take SIGTERM on this thread, where it must not have it.
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    thread = threading.Thread(target=hold, name="selmix-ray", daemon=True)
+    thread.start()
+
+    def ready() -> None:
+        there.wait()
+        if problems:
+            raise problems[0]
+
+    try:
+        yield ready
+    finally:
+        over.set()
+        thread.join()
+
+
+def _warm(workers: int) -> None:
+    """Let workers import what the first task needs; nothing waits for them, and a failure shows in the first task."""
+    import ray
+
+    task = ray.remote(import_torch)
+    for _ in range(workers):
+        task.options(num_cpus=1, max_retries=0).remote()
+
+
+def _without_grace() -> None:
+    """Let :func:`ray.shutdown` end the processes of a private cluster at once.
+
+    They ignore its SIGTERM (:func:`_no_drain_signal_for_children`), and each would be waited for a second in vain.
+    """
+    # Not public; where another version has it elsewhere, the end takes these seconds.
+    from ray._private import worker
+
+    node = getattr(worker, "_global_node", None)
+    kill = getattr(node, "kill_all_processes", None)
+    if node is not None and kill is not None:
+        node.kill_all_processes = lambda **options: kill(**{**options, "allow_graceful": False})
 
 
 @contextlib.contextmanager

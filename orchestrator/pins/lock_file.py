@@ -17,7 +17,7 @@ from orchestrator.documents import SCHEMA_VERSION, Document, from_document
 from orchestrator.errors import NotFound, PreflightError
 from orchestrator.files import write_atomically
 from orchestrator.provenance import Environment
-from orchestrator.records.types import Figure, Metrics, OwnSource, Settings
+from orchestrator.records.types import BestHead, Figure, Metrics, OwnSource, Settings
 from orchestrator.results.rows import (
     Bound,
     MoreLabels,
@@ -95,6 +95,7 @@ class Protocol:
             earlier versions, whose constraints have all but these.
         group_names: names of the groups, in their order; None where the data have none, and in pins of earlier
             versions.
+        best_head: row whose head the run started from; None where it started elsewhere.
     """
 
     data: Document
@@ -113,6 +114,7 @@ class Protocol:
     columns: str | list[str] | None = None
     bounds: list[Bound] | None = None
     group_names: list[str] | None = None
+    best_head: BestHead | None = None
 
     @property
     def bounds_of_search(self) -> list[Bound]:

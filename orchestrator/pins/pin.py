@@ -386,7 +386,7 @@ def _document(
         seed=target.seed,
         round=record.round if target.approach == SELMIX else None,
         config=record.config if row is None else row.config,
-        protocol=_protocol(test, judge),
+        protocol=_protocol(test, judge, record.config if row is None else row.config),
         base=portable(state.base.to_document()),
         digests={
             **state.data.digests, "preprocess": preprocess_digest(test.split.inputs), "base": state.base.digest,
@@ -418,7 +418,7 @@ def _document(
     return to_document(pin)
 
 
-def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
+def _protocol(test: OpenedTest, judge: Judge, config: Mapping[str, object]) -> Protocol:
     from orchestrator.build.selection import data_config
     from selmix.data.images import steps_of
 
@@ -442,6 +442,9 @@ def _protocol(test: OpenedTest, judge: Judge) -> Protocol:
         columns=columns if columns is None or isinstance(columns, str) else list(columns),
         bounds=judge.bounds,
         group_names=list(getattr(source, "group_names", ())) or None,
+        best_head=judge.folder.load_best_head(judge.objective)
+        if config.get("start") == "best_head"
+        else None,
     )
 
 

@@ -208,6 +208,7 @@ class _Comparison:
                 start_base(spec.model.config, state, data, rule),
                 settings=spec.pretrain.settings, initial=initial_state(spec, data),
             )  # fmt: skip
+            start = self._with_best_head(data, start, rule)
             context = MetricContext(data.train_counts.cpu(), rule.definitions, data.num_groups)
             # On the same stack equal weights give equal predictions: evaluating the stored ones would add nothing.
             if stored is not None and not self.same_stack:
@@ -222,6 +223,28 @@ class _Comparison:
             self._metrics("select", pin.select, metrics_of(on_select, context))
             self._metrics("test", pin.test, metrics_of(test.predictions(made), context))
         return self.compared
+
+    def _with_best_head(self, data: SweepData, start: Base, rule: SelectionRule) -> Base:
+        """Start models with the head of the rung below that the pinned run started from, fitted again."""
+        from selmix.baselines import BASELINES, BaselineTask
+        from selmix.baselines.task import head_of
+        from selmix.config import FinetuneConfig
+        from selmix.weights import state_digest
+
+        handed = self.pin.protocol.best_head
+        if handed is None:
+            return start
+        if handed.approach not in BASELINES:
+            raise PreflightError(
+                f"{self.pin.name}: protocol.best_head.approach must be one of {', '.join(BASELINES)}, got "
+                f"{handed.approach}"
+            )
+        task = BaselineTask(
+            data, start, self.pin.objective, rule, (handed.seed,), FinetuneConfig(**handed.config), ()
+        )
+        head = head_of(BASELINES[handed.approach](task).states[0], start, data)
+        self._equal("digests/best_head", handed.digest, state_digest(head), must=self.same_stack)
+        return replace(start, best_head=head)
 
     def _trained(
         self, spec: SweepSpec, data: SweepData, start: Base, rule: SelectionRule

@@ -22,7 +22,7 @@ from orchestrator.files import drop_torn_line_, read_json, write_atomically, wri
 from orchestrator.records.lease_on_disk import LeaseBackend
 from orchestrator.records.paths import RunPaths
 from orchestrator.records.store import LocalStore, Store, runs_flag
-from orchestrator.records.types import SweepState, TrialRecord
+from orchestrator.records.types import BestHead, SweepState, TrialRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,6 +110,10 @@ class RunFolder(RunPaths):
 
     def save_state(self, state: SweepState) -> None:
         self._write_json(self.state_path, state.to_document())
+
+    def load_best_head(self, objective: str) -> BestHead | None:
+        """Row of the best head that was handed up to the trials; None where none was."""
+        return self.load(self.best_head_record(objective), BestHead)
 
     def load_state(self) -> SweepState:
         """The sweep as a whole.

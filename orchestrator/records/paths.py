@@ -59,6 +59,14 @@ class RunPaths:
         """The balanced head; its weight decay is tuned for the objective's own metric."""
         return self.path / "base" / f"head-{objective}.safetensors"
 
+    def best_head(self, objective: str) -> Path:
+        """Best head of the rung ``head``, which ``start: best_head`` begins with."""
+        return self.path / "base" / f"best-head-{objective}.safetensors"
+
+    def best_head_record(self, objective: str) -> Path:
+        """Row that this head is of."""
+        return self.path / "base" / f"best-head-{objective}.json"
+
     def screen_path(self, objective: str) -> Path:
         """Record of the screen of an objective."""
         return self.path / "screen" / f"{objective}.json"

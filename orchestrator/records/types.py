@@ -173,6 +173,23 @@ class TrialRecord:
         return self.name
 
 
+@dataclass(frozen=True)
+class BestHead:
+    """Best head of the rung ``head``, which runs with ``start: best_head`` begin with.
+
+    Attributes:
+        approach: of its row: a key of BASELINES.
+        seed: of its model.
+        config: settings of its row, where it has some.
+        digest: of its ``weight`` and ``bias``.
+    """
+
+    approach: str
+    seed: int
+    config: Settings
+    digest: str
+
+
 def trial_record(
     objective: str, number: int, seed: int, config: Settings, acting: Settings, arm: str = ""
 ) -> TrialRecord:

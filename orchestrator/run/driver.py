@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,13 +26,14 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease import Lease
 from orchestrator.records.logs import append_log
 from orchestrator.records.store import runs_flag
-from orchestrator.records.types import SweepState
+from orchestrator.records.types import SweepState, TrialRecord
 from orchestrator.results.infeasible import why_nothing_wins
 from orchestrator.results.judge import Judge, climbed, judged
 from orchestrator.results.pages import Pages, links_of
 from orchestrator.results.rows import SweepResult, load_results, said
 from orchestrator.results.rungs import step_line
 from orchestrator.results.winner_text import further_step, result_text
+from orchestrator.run.best_head import hand_up
 from orchestrator.run.drain import Drain, Drained, kept_text
 from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
@@ -69,6 +70,7 @@ class Launch:
         progress: shown to the user.
         lease: of the sweep, held by this process.
         cluster: to run on; None to run in this process, without Ray.
+        ray: waits until Ray is there, and raises what kept it away.
         command: that resumes the sweep, as the user would type it.
         further: command that climbs the rungs which this launch leaves out.
         may_exit: True if the driver may end the process where a drain hangs.
@@ -81,6 +83,7 @@ class Launch:
     progress: Progress
     lease: Lease
     cluster: Cluster | None
+    ray: Callable[[], None] = lambda: None
     command: str = "selmix launch FILE"
     further: str = "selmix launch FILE"
     may_exit: bool = True
@@ -230,26 +233,20 @@ class Driver:
         """
         cluster, draining = self.launch.cluster, self.drain.is_requested
         shared = shared_by_runs(self.spec, self.prepared, self.folder, cluster)
-        with contextlib.ExitStack() as stack:
-            if cluster is not None:
-                from orchestrator.cluster.ray_session import connected
+        self.launch.ray()
+        # Workers are alive from here on; runs stop at the end of a round.
+        self.drain.at_once = False
+        try:
+            if cluster is None:
+                from orchestrator.run.in_process import InProcessExecutor
 
-                stack.enter_context(connected(cluster))
-                # Ray has taken SIGTERM for itself.
-                self.drain.listen()
-            # Workers are alive from here on; runs stop at the end of a round.
-            self.drain.at_once = False
-            try:
-                if cluster is None:
-                    from orchestrator.run.in_process import InProcessExecutor
+                yield InProcessExecutor(self.folder, shared, draining)
+            else:
+                from orchestrator.run.on_ray import RayExecutor
 
-                    yield InProcessExecutor(self.folder, shared, draining)
-                else:
-                    from orchestrator.run.on_ray import RayExecutor
-
-                    yield RayExecutor(self.spec, self.folder, shared, cluster, draining, self.progress.warn)
-            finally:
-                self.drain.at_once = True
+                yield RayExecutor(self.spec, self.folder, shared, cluster, draining, self.progress.warn)
+        finally:
+            self.drain.at_once = True
 
     @property
     def _rungs(self) -> list[Rung]:
@@ -269,8 +266,8 @@ class Driver:
         if "head" in rungs and self.spec.screen is not None:
             self._screen(executor)
         if "finetune" in rungs:
+            self._hand_up(executor)
             self._search(executor)
-            self._replicate(executor)
         self._baselines(executor, rungs)
         if self.drain.is_requested():
             return
@@ -300,21 +297,53 @@ class Driver:
             self.drain.at_once = False
             self.progress.say(f"{objective}: {screened_line(record, unit_of(rule.metric))}")
 
+    def _hand_up(self, executor: Executor) -> None:
+        """Give the trials the best head of the rung below, where they start from it."""
+        if self.drain.is_requested() or not self.spec.starts_from_best_head:
+            return
+        prepared = hand_up(self.spec, self.folder, self.pending.prepared)
+        self.pending.prepared = prepared
+        executor.shared = replace(executor.shared, bases=prepared.bases)
+        for objective in prepared.bases:
+            found = self.folder.load_best_head(objective)
+            if found is not None:
+                self.progress.say(f"{objective}: trials may start from the head of {found.approach}")
+
     def _search(self, executor: Executor) -> None:
+        """Run the trials, then the finalists on fresh seeds: on the same workers, which are started once."""
         max_failed = self.pending.max_failed
         source, total, done = self.pending.search(lambda: self.recorder.failed_trials <= max_failed)
         self._plan(total)
         if done < total:
             self.progress.phase("search", total, done)
-            self._dispatch(executor, source, self._early_stopping())
+            self._dispatch(executor, source, self._early_stopping(), self._finalists)
+        else:
+            replicates = self._finalists()
+            if replicates is not None:
+                self._dispatch(executor, replicates)
         # After the phase and not in the midst of it: trials that were under way have ended, and are on record.
-        failed = [t for t in self.folder.load_trials() if t.kind == "trial" and t.state == "FAILED"]
+        failed = self._failed_trials()
         if len(failed) > self.spec.search.max_failed * total and not self.drain.is_requested():
             reasons = sorted({str(t.error) for t in failed})
             raise TooManyFailures(
                 f"{self.spec.name}: {len(failed)} of {total} trials failed, search.max_failed allows "
                 f"{100 * self.spec.search.max_failed:g} %: {'; '.join(reasons[:3])}"
             )
+
+    def _failed_trials(self) -> list[TrialRecord]:
+        return [t for t in self.folder.load_trials() if t.kind == "trial" and t.state == "FAILED"]
+
+    def _finalists(self) -> Source | None:
+        """Source of the finalists' runs on fresh seeds; None where there are none, or the sweep ends before them."""
+        trials = self.pending.num_trials
+        if self.drain.is_requested() or len(self._failed_trials()) > self.spec.search.max_failed * trials:
+            return None
+        source, total, done = self.pending.replicates()
+        self._plan(trials + total)
+        if done == total:
+            return None
+        self.progress.phase("finalists on fresh seeds", total, done)
+        return source
 
     def _early_stopping(self) -> EarlyStopping | None:
         section = self.spec.early_stopping
@@ -325,21 +354,17 @@ class Driver:
 
         return self.pending.early_stopping(partial(peers, section, most_steps(self.spec)))
 
-    def _replicate(self, executor: Executor) -> None:
-        if self.drain.is_requested():
-            return
-        source, total, done = self.pending.replicates()
-        self._plan(self.pending.num_trials + total)
-        if done < total:
-            self.progress.phase("finalists on fresh seeds", total, done)
-            self._dispatch(executor, source)
-
     def _plan(self, runs: int) -> None:
         self.state.planned_runs = runs
         self.folder.save_state(self.state)
 
-    def _dispatch(self, executor: Executor, source: Source, stopping: EarlyStopping | None = None) -> None:
-        executor.run(Dispatcher(source, self.recorder, self.drain.is_requested, executor.exclusive, stopping))
+    def _dispatch(
+        self, executor: Executor, source: Source, stopping: EarlyStopping | None = None,
+        then: Callable[[], Source | None] = lambda: None,
+    ) -> None:  # fmt: skip
+        executor.run(
+            Dispatcher(source, self.recorder, self.drain.is_requested, executor.exclusive, stopping, then)
+        )
         if self.drain.is_requested():
             self.recorder.on_drain()
         for problem in self.recorder.problems:

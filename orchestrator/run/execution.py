@@ -91,7 +91,9 @@ class Dispatcher:
         recorder: of the sweep.
         draining: returns True once the sweep is to stop.
         exclusive: returns the resources of a worker of an exclusive run; None where it can get no more than it has.
-        stopping: decides which runs end early; None where all run to their end.
+        stopping: decides which trials end early; None where all run to their end.
+        then: called once every run of the source has ended: the source of the runs that follow, or None. Workers are
+            kept meanwhile.
     """
 
     def __init__(
@@ -101,9 +103,11 @@ class Dispatcher:
         draining: Callable[[], bool],
         exclusive: Callable[[], WorkerResources | None] = lambda: None,
         stopping: EarlyStopping | None = None,
+        then: Callable[[], Source | None] = lambda: None,
     ) -> None:
         self.recorder, self.draining = recorder, draining
         self._source, self._exclusive, self._stopping = source, exclusive, stopping
+        self._then = then
         self._under_way: dict[str, TrialRecord] = {}
 
     @property
@@ -117,6 +121,11 @@ class Dispatcher:
             return None
         try:
             record = self._source.next()
+            if record is None and not self._under_way:
+                following, self._then = self._then(), lambda: None
+                if following is not None:
+                    self._source = following
+                    record = following.next()
             if record is None:
                 return None
             # Looked up at each start, because nodes may have come or gone since it ran out of memory.

@@ -20,7 +20,7 @@ from orchestrator.clock import utc_now
 from orchestrator.cluster.address import Cluster, check_reachable
 from orchestrator.cluster.code_package import sweep_package
 from orchestrator.cluster.doctor import check_cluster
-from orchestrator.cluster.ray_session import ray_environment
+from orchestrator.cluster.ray_session import connecting, ray_environment
 from orchestrator.errors import TooManyFailures, UsageError
 from orchestrator.progress import Progress
 from orchestrator.provenance import Submission, submission
@@ -37,6 +37,9 @@ from selmix.rungs import RUNGS, Rung, up_to
 
 if TYPE_CHECKING:
     from selmix.data.splits import SweepData
+
+WARM = 2
+"""Workers of a private Ray that import torch while the driver opens MLflow: as many as the cheap rungs use at once."""
 
 
 def launch_sweep(
@@ -115,7 +118,7 @@ def launch_sweep(
         check_cluster(spec, store, cluster)
     roots = roots_of(references_in(spec.resolved()))
     environment = contextlib.nullcontext() if cluster is None else ray_environment(cluster, roots)
-    with acquire(folder) as lease, environment:
+    with acquire(folder) as lease, environment, contextlib.ExitStack() as ready:
         # Another driver may have changed the folder before the lease was taken.
         folder.refresh()
         progress.keep(partial(append_log, folder, folder.log_path))
@@ -131,6 +134,9 @@ def launch_sweep(
         from orchestrator.run.driver import Driver, Launch
 
         again = f"selmix launch {file}{runs_flag(store.shown)}"
+        # A sweep that was judged is only sent again.
+        needed = cluster if state.exit_code is None else None
+        ray = ready.enter_context(connecting(needed, WARM if spec.resources.gpu == 0 else 0))
         launch = Launch(
             spec,
             folder,
@@ -139,6 +145,7 @@ def launch_sweep(
             progress,
             lease,
             cluster,
+            ray,
             command or again,
             further or again,
             may_exit,

@@ -20,6 +20,7 @@ from orchestrator.records.types import (
 from orchestrator.results.finalists import finalists
 from orchestrator.results.judge import Judge, decided
 from orchestrator.results.shipped import replicate_weights
+from orchestrator.run.best_head import best_head_digest
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.prepare import Prepared
 from orchestrator.search.early_stopping import BestSoFar, EarlyStopping, Scheduler, best_so_far
@@ -160,6 +161,9 @@ class PendingRuns:
         objective, arm = self._studies[study]
         config = settings(self.spec, parameters, self.spec.arms[arm])
         acting = config.acting(acting_objective(self.spec, objective))
+        if config.start == "best_head":
+            # Another head would make another trial of the same settings.
+            acting["best_head"] = best_head_digest(self.folder, objective)
         record = trial_record(objective, number, self.spec.search.seed, config.flat(), acting, arm)
         record.point = dict(parameters)
         # The first value of `compare` is the reference, with which the others are compared.

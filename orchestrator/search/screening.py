@@ -69,11 +69,15 @@ def next_points(
 def on_features(spec: SweepSpec, point: Mapping[str, Any]) -> FinetuneConfig:
     """Settings of a point on frozen features.
 
+    The best head of the rung is not known yet: what starts from it in the search starts from the balanced one here.
+
     Args:
         spec: of the sweep.
         point: searched parameter -> value.
     """
+    given = settings(spec, point)
+    start = "balanced_head" if given.start == "best_head" else given.start
     return replace(
-        settings(spec, point), mixup_layer="features", second="labelled", augment="none", precision="float32",
+        given, start=start, mixup_layer="features", second="labelled", augment="none", precision="float32",
         channels_last=False, accumulate=1, diagnose=False,
     )  # fmt: skip

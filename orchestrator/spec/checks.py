@@ -129,6 +129,19 @@ def rung_problems(typed: TypedFile) -> Iterable[Problem]:
         yield ("rungs",), "must name more than retrain, which is a reference and cannot win"
     if "finetune" not in rungs and typed.compare:
         yield ("compare",), "compares trials of the rung finetune, which rungs does not name; add it there"
+    start = typed.parameters.get("start")
+    given = () if start is None else (*(start.values or ()), start.value)
+    if (
+        "finetune" in rungs
+        and "head" not in rungs
+        and "best_head" in (*given, *typed.compare.get("start", ()))
+    ):
+        section = "parameters" if start is not None else "compare"
+        yield (
+            (section, "start"),
+            "best_head is the best of the rung head, which rungs does not name; add it there, or start from "
+            "balanced_head",
+        )
 
 
 def screen_problems(typed: TypedFile) -> Iterable[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, StrictStr
@@ -146,11 +146,24 @@ class SweepSpec(Section):
         return "finetune" in self.rungs
 
     @property
+    def starts_from_best_head(self) -> bool:
+        """True if a trial may start from the best head of the rung below."""
+        return self.searches and "best_head" in _values_of("start", self.parameters, self.compare)
+
+    @property
     def recipe(self) -> str | None:
         """The pre-training recipe; None where a checkpoint is given."""
         if self.pretrain.checkpoint is not None:
             return None
         return self.pretrain.recipe or "erm"
+
+
+def _values_of(
+    name: str, parameters: Mapping[str, ParameterSection], compare: Mapping[str, Sequence[Any]]
+) -> tuple[Any, ...]:
+    """Values that a file gives a parameter that has no range."""
+    section = parameters.get(name)
+    return (*(() if section is None else section.values or (section.value,)), *compare.get(name, ()))
 
 
 def spec_from_resolved(document: Document) -> SweepSpec:

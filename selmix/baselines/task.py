@@ -207,6 +207,21 @@ def with_head(state: State, view: ClassifierView, weight: Tensor, bias: Tensor) 
     return {**state, f"{prefix}weight": weight.cpu(), f"{prefix}bias": bias.cpu()}
 
 
+def head_of(state: State, base: Base, data: SweepData) -> dict[str, Tensor]:
+    """Classifier of a state dict.
+
+    Args:
+        state: weights of the sweep's model.
+        base: with the model's configuration.
+        data: of the sweep.
+    Returns:
+        ``weight`` (K, d) and ``bias`` (K,).
+    """
+    name = base.model.view(base.model.build(data.input_shape, data.num_classes)).head_name
+    prefix = f"{name}." if name else ""
+    return {key: state[f"{prefix}{key}"] for key in ("weight", "bias")}
+
+
 def with_bias(state: State, view: ClassifierView, added: Tensor) -> dict[str, Tensor]:
     """State dict whose classifier adds a post-hoc correction to its logits.
 

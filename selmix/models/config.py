@@ -13,12 +13,13 @@ from selmix.model import ClassifierView
 from selmix.models.libraries import LIBRARIES, library_model
 from selmix.models.linear_head import linear_head, standardised_head
 from selmix.models.resnet_cifar import resnet32
-from selmix.models.small_cnn import small_cnn
+from selmix.models.small_cnn import small_cnn, tiny_cnn
 from selmix.models.wide_resnet import wrn_28_2
 from selmix.user_code import is_reference, load_function
 
 MODELS = {
     "small_cnn": small_cnn,
+    "tiny_cnn": tiny_cnn,
     "wrn_28_2": wrn_28_2,
     "resnet32": resnet32,
     "linear_head": linear_head,

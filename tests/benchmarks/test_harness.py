@@ -49,8 +49,9 @@ def test_seeds_that_are_done_are_kept_and_not_run_again(
     kept, setting = tmp_path / "kept.jsonl", harness.Setting.__new__(harness.Setting)
     with pytest.raises(ArithmeticError):
         harness.compare(setting, [0, 1, 2], kept)
-    before = [json.loads(line)["seed"] for line in kept.read_text().splitlines()]
+    # In whatever order they ended, the two that did are kept.
+    assert {json.loads(line)["seed"] for line in kept.read_text().splitlines()} == {0, 1}
     found = harness.compare(setting, [0, 1, 2], kept)
     assert [row["seed"] for row in found] == [0, 1, 2]
-    assert ran == [0, 1, 2, *(seed for seed in (0, 1, 2) if seed not in before)]
+    assert ran == [0, 1, 2, 2]
     assert harness.compare(setting, [2, 0], kept) == [found[2], found[0]]

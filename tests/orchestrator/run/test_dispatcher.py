@@ -57,6 +57,30 @@ class Sweep:
         return self.folder.load_trial(self.record.trial_id)
 
 
+def test_what_follows_is_asked_for_once_when_every_run_has_ended(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    asked: list[bool] = []
+    fresh = TrialRecord("o/trial-000/seed-2", "o", "replicate", 0, seed=2)
+
+    def then() -> ListSource:
+        asked.append(True)
+        return ListSource([fresh])
+
+    sweep.dispatcher = Dispatcher(
+        ListSource([sweep.record]), sweep.recorder, lambda: sweep.draining, lambda: None, None, then
+    )
+    sweep.next()
+    # The first may still come back.
+    assert sweep.dispatcher.next() is None
+    sweep.end(LOST)
+    assert (sweep.next()["trial_id"], asked) == (sweep.record.trial_id, [])
+    sweep.end(FINISHED)
+    assert sweep.next()["trial_id"] == fresh.trial_id
+    sweep.dispatcher.end(fresh.trial_id, FINISHED)
+    assert sweep.is_over
+    assert asked == [True]
+
+
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
     return Sweep(tmp_path)
