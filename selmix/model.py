@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from selmix.data.images import Inputs, batches
+from selmix.features import FeatureCache
 from selmix.precision import Arithmetic
 
 
@@ -24,6 +25,7 @@ class ClassifierView:
         head_name: name of the classifier in the module.
         arithmetic: precision and memory format of the forward pass; see :meth:`compute_in_`.
         network: callable of a forward pass: the module, or a wrapper that exchanges its gradients with other ranks.
+        cache: of the features of a model that nobody trains; None computes them each time.
     Raises:
         ValueError: the module has no ``nn.Linear``, none of that name, or one without a bias.
     """
@@ -43,6 +45,7 @@ class ClassifierView:
             raise ValueError(f"the classifier {self.head_name!r} must have a bias; build it with bias=True")
         self.arithmetic = Arithmetic()
         self.network: Callable[[Tensor], Tensor] = model
+        self.cache: FeatureCache | None = None
 
     def compute_in_(self, arithmetic: Arithmetic) -> None:
         """Use ``arithmetic`` in every later forward pass through this view."""
@@ -83,6 +86,12 @@ def predict(view: ClassifierView, inputs: Inputs, batch_size: int = 512) -> tupl
     Returns:
         Features, shape (n, d), and logits, shape (n, K).
     """
+    if view.cache is not None:
+        return view.cache.predict(view, inputs, batch_size, lambda: _predicted(view, inputs, batch_size))
+    return _predicted(view, inputs, batch_size)
+
+
+def _predicted(view: ClassifierView, inputs: Inputs, batch_size: int) -> tuple[Tensor, Tensor]:
     # Kept for each module: frozen batch normalisation is in another mode than the rest.
     modes = [(module, module.training) for module in view.model.modules()]
     view.model.eval()

@@ -174,8 +174,9 @@ def _task(shared: Shared, job: BaselineJob) -> BaselineTask:
     with contextlib.ExitStack() as stack:
         local_paths = [stack.enter_context(fetched(shared.filesystem, path)) for path in job.winner_weights]
         return BaselineTask(
-            shared.on_device(), shared.bases[job.objective], job.objective, shared.rules[job.objective],
-            tuple(job.seeds), FinetuneConfig(**job.config), tuple(load_weights(path) for path in local_paths),
+            shared.on_device(), shared.base_with_features(job.objective), job.objective,
+            shared.rules[job.objective], tuple(job.seeds),
+            FinetuneConfig(**job.config), tuple(load_weights(path) for path in local_paths),
         )  # fmt: skip
 
 

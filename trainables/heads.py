@@ -55,5 +55,7 @@ def fit_heads(shared: Shared, job: HeadJob, gpu: float) -> FittedHeads:
     keep_to_share(gpu)
     started = time.perf_counter()
     rules = {objective: shared.rules[objective] for objective in job.objectives}
-    heads = start_heads(job.model, job.state, shared.on_device(), rules)
+    heads = start_heads(
+        job.model, job.state, shared.on_device(), rules, shared.features_of(job.model, job.state)
+    )
     return FittedHeads(heads, time.perf_counter() - started)

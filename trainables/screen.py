@@ -43,7 +43,7 @@ def screen_part(shared: Shared, job: ScreenJob, gpu: float) -> ScreenResult:
     torch.set_num_threads(shared.threads)
     keep_to_share(gpu)
     found = screen(
-        shared.on_device(), shared.bases[job.objective], job.objective,
+        shared.on_device(), shared.base_with_features(job.objective), job.objective,
         [FinetuneConfig(**config) for config in job.configs], [job.seed] * len(job.configs),
         shared.rules[job.objective], folds=job.folds, cross_fit_best=job.cross_fit_best,
     )  # fmt: skip

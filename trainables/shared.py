@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from selmix.data.splits import SweepData
+from selmix.features import FeatureCache
+from selmix.models import ModelConfig
 from selmix.run.start_model import Base
 from selmix.statistics.selection import SelectionRule
+from selmix.weights import State, state_digest
 from trainables.failures import NoGpu
-from trainables.staged import StagedData
+from trainables.staged import StagedData, session_folder
 
 CHECKPOINT_EVERY_S = 10.0
 FAKE_GPUS = "SELMIX_FAKE_GPUS"
@@ -33,6 +37,7 @@ class Shared:
         gpu: of a worker; with 0 it runs on the CPU, otherwise on the first GPU that it sees, and a share below 1 keeps
             to its memory.
         filesystem: pyarrow's, of checkpoints and baselines; None for that of this machine.
+        features: folder of this machine for the features of the base model; empty for that of a node's Ray session.
         checkpoint_every_s: minimum time between two checkpoints of a trial that has not finished.
     """
 
@@ -42,7 +47,25 @@ class Shared:
     threads: int
     gpu: float
     filesystem: Any = None
+    features: str = ""
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
+
+    def features_of(self, model: ModelConfig, state: State) -> FeatureCache | None:
+        """Cache of the features of a model that nobody trains, on this machine; None where they are the inputs.
+
+        Args:
+            model: configuration of the network.
+            state: its weights.
+        """
+        if model.name == "linear_head":
+            return None
+        folder = Path(self.features) if self.features else session_folder() / "selmix-features"
+        return FeatureCache(folder, state_digest(state))
+
+    def base_with_features(self, objective: str) -> Base:
+        """Start models of an objective, with the cache of their features."""
+        base = self.bases[objective]
+        return replace(base, cache=self.features_of(base.model, base.state))
 
     def on_device(self) -> SweepData:
         """Load the data onto the device of the trials.

@@ -42,7 +42,7 @@ class StagedData:
         """
         if not self.copied:
             return load_data(Path(self.address))
-        folder = (scratch or _session_folder()) / "selmix-data"
+        folder = (scratch or session_folder()) / "selmix-data"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / self.digest.removeprefix("sha256:")
         # The workers of a node start at once, and one of them copies. The kernel releases the lock however its holder
@@ -76,7 +76,7 @@ def _blocks(filesystem: Any, address: str) -> Iterator[bytes]:
             yield block
 
 
-def _session_folder() -> Path:
+def session_folder() -> Path:
     """Session folder of the Ray node of this worker: on the node's own disk, and gone with the cluster."""
     import ray
 

@@ -86,6 +86,11 @@ class RunPaths:
         return self.path / "data.pt"
 
     @property
+    def features_path(self) -> Path:
+        """Features of the base model, while the sweep runs on this machine."""
+        return self.path / "features"
+
+    @property
     def ray_path(self) -> Path:
         """Ray's own files and checkpoints, gone when the sweep is finished."""
         return self.path / "ray"

@@ -412,6 +412,7 @@ class Driver:
         self.progress.end(partial(self._verdict_text, results))
         # No run of a finished sweep resumes: its checkpoints and its staged data may go.
         self.folder.drop("ray")
+        self.folder.drop("features")
         self.folder.store.discard(self.folder.staged_data)
         return self.state.exit_code
 

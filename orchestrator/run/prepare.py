@@ -144,6 +144,8 @@ def shared_by_runs(spec: SweepSpec, prepared: Prepared, folder: RunFolder, clust
     return Shared(
         data, prepared.bases, prepared.rules, threads=spec.resources.cpu, gpu=spec.resources.gpu,
         filesystem=folder.store.filesystem(),
+        # Nodes of a cluster have disks of their own.
+        features=str(folder.features_path.absolute()) if cluster is None or cluster.is_private else "",
     )  # fmt: skip
 
 

@@ -40,4 +40,5 @@ def frozen_features(data: SweepData, base: Base, view: ClassifierView) -> tuple[
         unlabelled=None,
     )  # fmt: skip
     head = {f"head.{name}": tensor.float().cpu() for name, tensor in head_state(view).items()}
-    return flat, replace(base, model=ModelConfig("linear_head"), state=head)
+    # Of features there is nothing more to keep.
+    return flat, replace(base, model=ModelConfig("linear_head"), state=head, cache=None)

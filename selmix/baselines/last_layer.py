@@ -17,6 +17,7 @@ from selmix.baselines.shared_fits import SHARED_FITS
 from selmix.data.splits import Split, SweepData, join
 from selmix.groups import strata_of
 from selmix.metrics import MetricContext, Predictions
+from selmix.features import FeatureCache
 from selmix.model import ClassifierView, predict
 from selmix.models import ModelConfig
 from selmix.run.start_model import Base
@@ -142,8 +143,9 @@ def tuned_heads(
 
 
 def start_heads(
-    config: ModelConfig, state: State, data: SweepData, selections: Mapping[str, SelectionRule]
-) -> dict[str, State]:
+    config: ModelConfig, state: State, data: SweepData, selections: Mapping[str, SelectionRule],
+    cache: FeatureCache | None = None,
+) -> dict[str, State]:  # fmt: skip
     """Heads of ``start: balanced_head``: class-balanced on train + feedback, their decays tuned on select.
 
     Args:
@@ -151,12 +153,14 @@ def start_heads(
         state: weights of the base model.
         data: splits, on the device that the heads are fitted on.
         selections: objective -> rule that tunes the weight decay.
+        cache: of the features of this network with these weights.
     Returns:
         Objective -> ``weight`` (K, d) and ``bias`` (K,), float32 on the CPU.
     """
     model = config.build(data.input_shape, data.num_classes)
     load_checkpoint_into(model, state)
     view = config.view(model.to(data.train.inputs.device))
+    view.cache = cache
     tuned = tuned_heads(view, join(data.train, data.feedback), data, list(selections.values()))
     return {objective: head for objective, (head, _) in zip(selections, tuned, strict=True)}
 

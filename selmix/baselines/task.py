@@ -51,7 +51,10 @@ class BaselineTask:
         # A new module each time: two views of different weights may be in use at once.
         model = self.base.model.build(data.input_shape, data.num_classes)
         load_checkpoint_into(model, split_correction(state)[0])
-        return self.base.model.view(model.to(data.train.inputs.device))
+        view = self.base.model.view(model.to(data.train.inputs.device))
+        # Of the base model alone: other weights are read once.
+        view.cache = self.base.cache if state is self.base.state else None
+        return view
 
     def logits(self, state: State, split: Split) -> Tensor:
         """Logits of a split, shape (n, K), on the CPU; a correction beside the weights is left out."""

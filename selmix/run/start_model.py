@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from selmix.features import FeatureCache
 from selmix.models import ModelConfig
 from selmix.pretrain import PretrainSettings
 from selmix.weights import load_checkpoint_into
@@ -26,6 +27,7 @@ class Base:
         settings: of the pre-training, for a baseline that is trained from scratch.
         initial: weights that the pre-training began with; None for random ones.
         best_head: ``weight`` and ``bias`` for ``start: best_head``; None where no rung below has handed one up.
+        cache: of the features of the base model; None computes them wherever they are read.
     """
 
     model: ModelConfig
@@ -35,6 +37,7 @@ class Base:
     settings: PretrainSettings = field(default_factory=PretrainSettings)
     initial: Mapping[str, Tensor] | None = None
     best_head: Mapping[str, Tensor] | None = None
+    cache: FeatureCache | None = None
 
     def build(self, start: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """Build the start model of a run, on the CPU.

@@ -205,7 +205,9 @@ def _on_features(data: SweepData, base: Base) -> tuple[SweepData, Base]:
         return replace(data, **flat), base
     model = base.model.build(data.input_shape, data.num_classes)
     load_checkpoint_into(model, base.state)
-    return frozen_features(data, base, base.model.view(model.to(data.train.inputs.device)))
+    view = base.model.view(model.to(data.train.inputs.device))
+    view.cache = base.cache
+    return frozen_features(data, base, view)
 
 
 # -- running ----------------------------------------------------------------------------------------------
