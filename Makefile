@@ -19,8 +19,8 @@ AGAIN := PYTHON=python3.11 make $(MAKECMDGOALS)
 .PHONY: sweep test ci long check lint types schemas screens install clean
 
 sweep: $(READY)
-	$(BIN)/selmix launch sweeps/digits_min_recall.yaml
-	@$(BIN)/selmix show digits_min_recall
+	$(BIN)/selmix launch sweeps/fashion_min_recall.yaml
+	@$(BIN)/selmix show fashion_min_recall
 
 test: $(DEV)
 	$(BIN)/python -m pytest

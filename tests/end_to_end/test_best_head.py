@@ -90,7 +90,9 @@ def test_it_is_part_of_the_identity_of_a_trial(runs: Path) -> None:
     assert found is not None
     for record in folder.load_trials():
         acting = FinetuneConfig(**record.config).acting("min_recall")
-        plain, with_head = (config_hash("min_recall", each) for each in (acting, acting | {"best_head": found.digest}))
+        plain, with_head = (
+            config_hash("min_recall", each) for each in (acting, acting | {"best_head": found.digest})
+        )
         assert record.config_hash == with_head != plain
 
 

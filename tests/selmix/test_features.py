@@ -48,7 +48,9 @@ def no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ClassifierView, "features_and_logits", refused)
 
 
-def test_what_is_read_is_to_the_bit_what_was_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_read_is_to_the_bit_what_was_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inputs = inputs_of(1030)  # more than two batches
     plain = predict(view_of(), inputs)
     first = predict(view_of(folder=tmp_path), inputs)
@@ -79,7 +81,9 @@ def test_everything_that_bits_depend_on_is_in_the_key(tmp_path: Path) -> None:
     other = view_of(folder=tmp_path)
     other.compute_in_(Arithmetic("bfloat16"))
     assert asked(other, inputs) == 5
-    pixels = torch.randint(0, 256, (20, *SHAPE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.randint(
+        0, 256, (20, *SHAPE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     images = Images(size=8, mean=(0.5,), std=(0.5,), pixels=pixels)
     assert asked(view_of(folder=tmp_path), images) == 6
     # The same pixels, normalised otherwise: another view of them.
@@ -149,7 +153,9 @@ def test_processes_that_want_the_same_compute_it_once(tmp_path: Path) -> None:
     assert len(list(counted.iterdir())) == 1
 
 
-@pytest.mark.parametrize("name", ["last_layer_on_train_plus_feedback", "mislas_stage_two", "tau_normalisation"])
+@pytest.mark.parametrize(
+    "name", ["last_layer_on_train_plus_feedback", "mislas_stage_two", "tau_normalisation"]
+)
 def test_a_baseline_is_the_same_with_and_without_it(name: str, tmp_path: Path) -> None:
     task = small_task()
     base = replace(task.base, cache=FeatureCache(tmp_path, state_digest(task.base.state)))

@@ -200,7 +200,9 @@ def test_a_counted_parameter_needs_a_whole_step(kind: str, q: float) -> None:
     assert problem == f"f.yaml:5: parameters.top_k.q: must be a whole number, as top_k is one, got {q}"
 
 
-@pytest.mark.parametrize("start", ["parameters: {start: {value: best_head}}", "compare: {start: [given, best_head]}"])
+@pytest.mark.parametrize(
+    "start", ["parameters: {start: {value: best_head}}", "compare: {start: [given, best_head]}"]
+)
 def test_the_best_head_is_that_of_the_rung_below(start: str) -> None:
     assert checked(f"{HEAD}{start}\n").starts_from_best_head
     assert checked(f"{HEAD}{start}\nrungs: [head, finetune]\n").starts_from_best_head

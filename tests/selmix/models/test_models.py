@@ -25,7 +25,8 @@ def images(count: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("small_cnn", (1, 8, 8)), ("small_cnn", (3, 32, 32)), ("linear_head", (7,))]
+    ("name", "shape"),
+    [("small_cnn", (1, 8, 8)), ("small_cnn", (3, 32, 32)), ("tiny_cnn", (1, 16, 17)), ("linear_head", (7,))],
 )
 def test_models(name: str, shape: tuple[int, ...]) -> None:
     state = torch.get_rng_state()
@@ -185,11 +186,13 @@ def test_a_checkpoint_that_does_not_fit(change: dict[str, Tensor | None], messag
         load_checkpoint_into(small(), state)
 
 
-@pytest.mark.parametrize(("name", "width"), [("small_cnn", 256), ("resnet32", 64), ("wrn_28_2", 128)])
+@pytest.mark.parametrize(
+    ("name", "width"), [("small_cnn", 256), ("tiny_cnn", 256), ("resnet32", 64), ("wrn_28_2", 128)]
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_features_are_the_input_of_the_head(name: str, width: int, channels: int) -> None:
-    model = build_model(name, (channels, 8, 8), 4, torch.Generator().manual_seed(0)).eval()
-    features, logits = ClassifierView(model).features_and_logits(torch.rand(3, channels, 8, 8))
+    model = build_model(name, (channels, 16, 16), 4, torch.Generator().manual_seed(0)).eval()
+    features, logits = ClassifierView(model).features_and_logits(torch.rand(3, channels, 16, 16))
     assert (features.shape, logits.shape) == ((3, width), (3, 4))
     head = dict(model.named_modules())["head"]
     assert torch.allclose(features @ head.weight.T + head.bias, logits, atol=1e-6)
@@ -276,6 +279,7 @@ def test_mixing_names_every_layer_where_it_can_mix() -> None:
     ("name", "shape", "message"),
     [
         ("small_cnn", (1, 1, 8), r"of 2 x 2 or more, got samples of shape \(1, 1, 8\)"),
+        ("tiny_cnn", (1, 15, 28), r"of 16 x 16 or more, got samples of shape \(1, 15, 28\)"),
         ("resnet32", (3, 8, 3), "resnet32 takes images .* of 4 x 4 or more"),
         ("torchvision/zzzzzz", (3, 8, 8), r"no classifier 'zzzzzz'; there are \d+, such as"),
         ("torchvision/resnet18", (3, 8), r"torchvision/resnet18 takes images \(3, height, width\)"),

@@ -272,8 +272,8 @@ print(*used("small.parquet"), *used(sys.argv[2]))
 def test_a_table_of_any_length_takes_the_memory_of_a_batch(ending: str, tmp_path: Path) -> None:
     """410 MB more in one row group, or 80 MB more of text: not half as much more in memory.
 
-    The table itself is nowhere held (its batches take 42 MB at any length); what grows is what the allocators keep, by up
-    to 160 MB, more with more threads.
+    The table itself is nowhere held (its batches take 42 MB at any length); what grows is what the allocators keep, by
+    up to 160 MB, more with more threads.
     """
     wide = 512
     # Not smaller: it takes some batches until the allocator has all that it will keep.
