@@ -217,7 +217,7 @@ class Comparison:
             rule,
             promote=1,
             folds=FOLDS,
-            cross_fit_best=HEADS // 8,
+            cross_fit_best=max(1, HEADS // 8),
         )
         judged = (
             None

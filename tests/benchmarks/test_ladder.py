@@ -1,0 +1,83 @@
+"""What each rung adds over seeds: which row is picked, and that a run is kept part by part."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks import ladder
+from benchmarks.keel import to_parquet
+
+KEEL = """@relation small
+@attribute place {a, b}
+@attribute size integer [0, 9]
+@attribute class {one, two}
+@inputs place, size
+@outputs class
+@data
+a, 1, one
+b, 3, two
+"""
+
+
+def row(method: str, rung: str, rank: float, value: float, seconds: float = 1.0) -> dict[str, Any]:
+    return {
+        "method": method, "rung": rung, "seed": 0, "rank": [0.0, rank], "seconds": seconds,
+        "test": {"min_recall": value},
+    }  # fmt: skip
+
+
+def test_the_best_on_select_is_picked_from_a_rung_and_those_below() -> None:
+    rows = [
+        row("post_hoc_bias_search", "scores", 0.6, 0.1),
+        row("plug_in", "scores", 0.5, 0.9),
+        row("post_hoc_bias_search_both", "scores", 0.9, 0.9),  # fitted on select
+        row("screened_head", "head", 0.6, 0.2),  # no better, and dearer
+        row("selmix input 1", "finetune", 0.7, 0.3),
+        row("uniform_mixup", "finetune", 0.8, 0.9),  # SelMix but for the policy
+    ]
+    picked = {rung: each["method"] for (rung, _), each in ladder.picks(rows).items()}
+    assert picked == {
+        "scores": "post_hoc_bias_search",
+        "head": "post_hoc_bias_search",
+        "finetune": "selmix input 1",
+    }
+    text = "\n".join(ladder.table("min_recall", rows))
+    assert "head       10.0" in text
+    assert "finetune   30.0         adds +20.0" in text
+
+
+def test_a_table_of_the_repository_becomes_features(tmp_path: Path) -> None:
+    (tmp_path / "t.dat").write_text(KEEL)
+    to_parquet(tmp_path / "t.dat", tmp_path / "t.parquet")
+    table = pq.read_table(tmp_path / "t.parquet").to_pydict()
+    assert table == {"f0": [1.0, 0.0], "f1": [0.0, 1.0], "f2": [-1.0, 1.0], "label": ["one", "two"]}
+    (tmp_path / "t.dat").write_text(KEEL + "a, 1\n")
+    with pytest.raises(ValueError, match=r"t\.dat:10: must have 3 values, got 2"):
+        to_parquet(tmp_path / "t.dat", tmp_path / "t.parquet")
+
+
+@pytest.mark.slow
+def test_a_small_run_is_kept_and_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ladder, "HEADS", 4)
+    kept = tmp_path / "kept.jsonl"
+    command = ["ladder.py", "gaussians", "--seeds", "0", "--steps", "20", "--keep", str(kept), "--aims"]
+    monkeypatch.setattr(sys, "argv", [*command, "mean_recall_min_coverage"])
+    ladder.main()
+    text = capsys.readouterr().out
+    assert "screened_head" in text
+    assert "min coverage" in text
+    (part,) = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert {each["rung"] for each in part["rows"]} == {"scores", "head", "finetune"}
+    monkeypatch.setattr(
+        ladder.Comparison, "part", lambda *_: pytest.fail("a part that is kept was run again")
+    )
+    ladder.main()
+    assert capsys.readouterr().out == text

@@ -1,0 +1,16 @@
+"""The measure of what a sweep costs beside its trials, at a small size."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import sweep
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_both_run_and_neither_beats_the_ideal() -> None:
+    found = sweep.measured(trials=4, seconds=0.4)
+    assert found["ideal_s"] == 0.8
+    assert found["ours"] > 1
+    assert found["plain"] > 1
