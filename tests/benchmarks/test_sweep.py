@@ -11,6 +11,6 @@ from benchmarks import sweep
 @pytest.mark.filterwarnings("ignore")
 def test_both_run_and_neither_beats_the_ideal() -> None:
     found = sweep.measured(trials=4, seconds=0.4)
-    assert found["ideal_s"] == 0.8
-    assert found["ours"] > 1
-    assert found["plain"] > 1
+    for each in ("ours", "plain"):
+        assert found[each]["ideal_s"] >= 0.8
+        assert found[each]["ratio"] > 1
