@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selmix.data.feature_cache import FeatureCache
 from selmix.data.images import Inputs, batches
-from selmix.features import FeatureCache
 from selmix.precision import Arithmetic
 
 
@@ -87,7 +87,10 @@ def predict(view: ClassifierView, inputs: Inputs, batch_size: int = 512) -> tupl
         Features, shape (n, d), and logits, shape (n, K).
     """
     if view.cache is not None:
-        return view.cache.predict(view, inputs, batch_size, lambda: _predicted(view, inputs, batch_size))
+        how = (view.head_name, str(view.arithmetic), batch_size)
+        return view.cache.predict(
+            inputs, how, view.head.weight.device, lambda: _predicted(view, inputs, batch_size)
+        )
     return _predicted(view, inputs, batch_size)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from selmix.data.feature_cache import FeatureCache
 from selmix.data.splits import SweepData
-from selmix.features import FeatureCache
 from selmix.models import ModelConfig
 from selmix.run.start_model import Base
 from selmix.statistics.selection import SelectionRule

@@ -202,12 +202,13 @@ class Tracker:
             recorded = run_id or self._runs.get(trial_id)
             # The user may have deleted a recorded run in MLflow: then a new one is made.
             existing = recorded if recorded and self._exists(recorded) else self._find({TRIAL_ID: trial_id})
+            if existing:
+                self._client.update_run(existing, status="RUNNING")
+            # A new one is RUNNING.
             self._runs[trial_id] = existing or self._create(name, {**tags, TRIAL_ID: trial_id}, started_ms)
 
         def fill() -> None:
-            opened = self._runs[trial_id]
-            self._client.update_run(opened, status="RUNNING")
-            self._set(opened, params, tags)
+            self._set(self._runs[trial_id], params, tags)
 
         # Directly where possible, so that the record gets the id at once; the rest is not waited for. A run whose
         # opening is queued must stay in the queue: two openings side by side could both find nothing and create it
@@ -215,7 +216,7 @@ class Tracker:
         if not self._outbox.down and trial_id not in self._queued:
             try:
                 act()
-                self._outbox.put(Action(trial_id, "its settings", fill))
+                self._outbox.put(Action(trial_id, "its description", fill))
                 return self._runs[trial_id]
             # A boundary: whatever MLflow answers, the trial must start.
             except Exception as error:
@@ -224,7 +225,7 @@ class Tracker:
                     return None
         self._queued.add(trial_id)
         self._outbox.put(Action(trial_id, "opening its run", act))
-        self._outbox.put(Action(trial_id, "its settings", fill))
+        self._outbox.put(Action(trial_id, "its description", fill))
         return run_id
 
     def run_id(self, trial_id: str) -> str | None:

@@ -14,8 +14,8 @@ from torch import Tensor
 from selmix.baselines.head_losses import equal_shares, weighted_cross_entropy
 from selmix.baselines.head_path import FittedHead, head_path
 from selmix.baselines.shared_fits import SHARED_FITS
+from selmix.data.feature_cache import FeatureCache
 from selmix.data.splits import Split, SweepData, join
-from selmix.features import FeatureCache
 from selmix.groups import strata_of
 from selmix.metrics import MetricContext, Predictions
 from selmix.model import ClassifierView, predict

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from selmix.features import FeatureCache
+from selmix.data.feature_cache import FeatureCache
 from selmix.models import ModelConfig
 from selmix.pretrain import PretrainSettings
 from selmix.weights import load_checkpoint_into

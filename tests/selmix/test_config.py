@@ -18,7 +18,7 @@ def test_the_defaults_use_the_scale_free_temperature() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"start": "blank"}, "start: must be one of balanced_head, given, got 'blank'"),
+        ({"start": "blank"}, "start: must be one of balanced_head, best_head, given, got 'blank'"),
         ({"draw_from": "test"}, r"draw_from: must be one of train\+feedback, train, got 'test'"),
         (
             {"policy": "hard"},

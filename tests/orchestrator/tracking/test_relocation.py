@@ -102,6 +102,7 @@ def test_a_run_that_was_deleted_in_the_pages_is_opened_anew(tmp_path: Path) -> N
     tracker = Tracker(own_address(tmp_path), "sweep", "1" * 16, tmp_path / "mlartifacts" / "sweep", silent)
     tracker.open_sweep("sweep", {}, {})
     first = tracker.open_trial("min_recall/trial-000", "trial-000", {}, {}, 1, None)
+    tracker.settle(10)
     client = MlflowClient(tracking_uri=own_address(tmp_path))
     client.delete_run(first)
     again = Tracker(own_address(tmp_path), "sweep", "1" * 16, tmp_path / "mlartifacts" / "sweep", silent)

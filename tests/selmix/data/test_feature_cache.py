@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from selmix.baselines import BASELINES
+from selmix.data.feature_cache import FeatureCache
 from selmix.data.images import Images
-from selmix.features import FeatureCache
 from selmix.model import ClassifierView, predict
 from selmix.models import ModelConfig
 from selmix.precision import Arithmetic

@@ -10,10 +10,9 @@ import contextlib
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,9 +21,6 @@ from torch import Tensor
 from selmix.data.content import preprocess_digest, sample_digests
 from selmix.data.images import Inputs
 from selmix.files import written_aside
-
-if TYPE_CHECKING:
-    from selmix.model import ClassifierView
 
 COLUMNS = ("features", "logits")
 
@@ -45,19 +41,24 @@ class FeatureCache:
     weights: str
 
     def predict(
-        self, view: ClassifierView, inputs: Inputs, batch_size: int, compute: Callable[[], tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Features, shape (n, d), and logits, shape (n, K), on the device of the model: read, or computed and written.
+        self,
+        inputs: Inputs,
+        how: Sequence[str | int],
+        device: torch.device,
+        compute: Callable[[], tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor]:
+        """Features, shape (n, d), and logits, shape (n, K), on the device: read, or computed and written.
 
         Args:
-            view: of the model that has the weights.
             inputs: n inputs.
-            batch_size: inputs per forward pass, on which bits depend.
+            how: what the bits depend on beside the weights, the inputs and the stack: which layer's input counts as the
+                features, the arithmetic, inputs per forward pass.
+            device: of the model.
             compute: computes them.
         Raises:
             OSError: a file of an image cannot be read.
         """
-        path = self.folder / f"{self._key(view, inputs, batch_size)}.arrow"
+        path = self.folder / f"{self._key(inputs, how, device)}.arrow"
         with self._locked(path) as usable:
             found = _read(path) if usable else None
             if found is None:
@@ -68,16 +69,13 @@ class FeatureCache:
                         _write(path, made)
                 return made
         features, logits = found
-        return features.to(view.head.weight.device), logits.to(view.head.weight.device)
+        return features.to(device), logits.to(device)
 
-    def _key(self, view: ClassifierView, inputs: Inputs, batch_size: int) -> str:
+    def _key(self, inputs: Inputs, how: Sequence[str | int], device: torch.device) -> str:
         """Digest of all that the bits of features and logits depend on."""
-        device = view.head.weight.device
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.get_num_threads()
-        facts = [
-            self.weights, view.head_name, preprocess_digest(inputs), str(inputs.dtype) if isinstance(inputs, Tensor)
-            else "images", str(view.arithmetic), batch_size, device.type, kind, torch.__version__,
-        ]  # fmt: skip
+        dtype = str(inputs.dtype) if isinstance(inputs, Tensor) else "images"
+        facts = [self.weights, *how, preprocess_digest(inputs), dtype, device.type, kind, torch.__version__]
         digest = hashlib.sha256(json.dumps(facts).encode())
         for sample in sample_digests(inputs):
             digest.update(sample)
