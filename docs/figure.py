@@ -1,6 +1,6 @@
 """Draws the figure of the README: SelMix and every baseline of a sweep on select, with intervals; the winner in colour.
 
-selmix show digits_min_recall --json | python docs/figure.py docs/digits_min_recall.svg
+selmix show fashion_min_recall --json | python docs/figure.py docs/fashion_min_recall.svg
 """
 
 from __future__ import annotations
