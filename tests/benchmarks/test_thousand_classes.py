@@ -78,7 +78,7 @@ def test_a_process_is_stopped_at_its_limit_and_not_before() -> None:
     assert sleeping.poll() is not None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_small_run_prints_every_stage_and_every_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

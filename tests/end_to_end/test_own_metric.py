@@ -229,7 +229,7 @@ def test_evaluate_takes_a_function_of_ones_own(tmp_path: Path) -> None:
         assert any(part in done.err for part in says.split("|")), done.err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_function_travels_to_the_workers_of_ray(tmp_path: Path) -> None:
     """Driven from another folder than the file's: the workers import what the driver does."""

@@ -230,6 +230,7 @@ def test_the_last_screen_answers_a_stranger(smoke_runs: Path) -> None:
     assert "finished" in listed
 
 
+@pytest.mark.slow
 def test_pin_and_reproduce(smoke_runs: Path, tmp_path: Path) -> None:
     runs, pins = tmp_path / "runs", tmp_path / "pins"
     shutil.copytree(smoke_runs, runs)

@@ -54,8 +54,16 @@ def let_win(home: Path, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "name",
     [
-        "selmix", "untouched", "post_hoc_logit_adjustment", "post_hoc_bias_search", "geometric_mean_head",
-        "mislas_stage_two", "uniform_mixup", "selmix_post_hoc",
+        "selmix",
+        "untouched",
+        "mislas_stage_two",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                "post_hoc_logit_adjustment", "post_hoc_bias_search", "geometric_mean_head", "uniform_mixup",
+                "selmix_post_hoc",
+            )
+        ),
     ],
 )  # fmt: skip
 def test_a_row_is_pinned_and_reproduced_to_the_bit(home: Path, name: str) -> None:

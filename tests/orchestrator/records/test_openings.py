@@ -103,6 +103,7 @@ print(record_opening(folder, "sha256:c", "sha256:t", "pin", [sys.argv[2]], []).t
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["local", "synced"])
 def test_of_two_processes_one_is_first(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, address: str
@@ -214,6 +215,7 @@ def test_a_damaged_sweep_could_hide_an_opening(runs: LocalStore) -> None:
     assert not (runs.root / FILE).exists()
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_not_let_go_is_answered_with_its_holder(
     endpoint: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

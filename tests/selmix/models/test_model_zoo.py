@@ -74,7 +74,9 @@ def images(side: int = 32, classes: int = 3, each: int = 4) -> SweepData:
         ("wrn_28_2", "group2", "float32"),
         ("resnet32", "features", "bfloat16"),
         ("torchvision/resnet18", "layer2", "float32"),
-        ("torchvision/vit_b_16", "encoder.layers.encoder_layer_5", "float32"),
+        pytest.param(
+            "torchvision/vit_b_16", "encoder.layers.encoder_layer_5", "float32", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_round_on_models_of_the_field(name: str, layer: str, precision: str) -> None:
