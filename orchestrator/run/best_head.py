@@ -35,7 +35,8 @@ def hand_up(spec: SweepSpec, folder: RunFolder, prepared: Prepared) -> Prepared:
     for objective, base in prepared.bases.items():
         if not folder.store.current(folder.best_head(objective)).is_file():
             _choose(spec, folder, objective, base, prepared)
-        bases[objective] = replace(base, best_head=load_weights(folder.best_head(objective)))
+        found = folder.store.current(folder.best_head(objective))
+        bases[objective] = replace(base, best_head=load_weights(found))
     return replace(prepared, bases=bases)
 
 

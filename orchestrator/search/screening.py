@@ -12,7 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
-from orchestrator.search.space import default_point, distributions, settings
+from orchestrator.search.space import before_the_best_head, default_point, distributions, settings
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import OF_THE_NETWORK
 from selmix.config import FinetuneConfig
@@ -75,9 +75,7 @@ def on_features(spec: SweepSpec, point: Mapping[str, Any]) -> FinetuneConfig:
         spec: of the sweep.
         point: searched parameter -> value.
     """
-    given = settings(spec, point)
-    start = "balanced_head" if given.start == "best_head" else given.start
     return replace(
-        given, start=start, mixup_layer="features", second="labelled", augment="none", precision="float32",
-        channels_last=False, accumulate=1, diagnose=False,
+        before_the_best_head(settings(spec, point)), mixup_layer="features", second="labelled", augment="none",
+        precision="float32", channels_last=False, accumulate=1, diagnose=False,
     )  # fmt: skip

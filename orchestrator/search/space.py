@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from optuna.distributions import (
@@ -62,6 +63,11 @@ def settings(
             value = int(value) if name in WHOLE_NUMBERS else value
         chosen[name] = value
     return FinetuneConfig(**chosen)
+
+
+def before_the_best_head(config: FinetuneConfig) -> FinetuneConfig:
+    """Settings as they can be before a rung has handed up its best head: the balanced one stands for it."""
+    return replace(config, start="balanced_head") if config.start == "best_head" else config
 
 
 def _rounded(value: float, parameter: ParameterSection) -> float:

@@ -17,7 +17,7 @@ from orchestrator.errors import PreflightError, UsageError
 from orchestrator.files import check_writable, writing
 from orchestrator.records.folder import RunFolder
 from orchestrator.run.prepare import Prepared, prepare
-from orchestrator.search.space import default_point, settings
+from orchestrator.search.space import before_the_best_head, default_point, settings
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.table import Column, sentence, table
 
@@ -124,7 +124,7 @@ def diagnose(spec: SweepSpec, objective: str | None, output: Path | None) -> Dia
     data = load_data(spec)
     check_checkpoint(spec, data)
     # Of an ablation the first value: that of trial 0.
-    config = settings(spec, default_point(spec), next(iter(spec.arms.values())))
+    config = before_the_best_head(settings(spec, default_point(spec), next(iter(spec.arms.values()))))
     if not config.pair_policy.targeted:
         raise UsageError(
             f"parameters.policy: must be a policy that uses the gain, got {config.policy}; there is nothing to diagnose"

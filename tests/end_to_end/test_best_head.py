@@ -14,7 +14,7 @@ from selmix.config import FinetuneConfig
 from selmix.models import ModelConfig
 from selmix.run.start_model import Base
 from selmix.weights import load_weights, state_digest
-from tests.command import here
+from tests.command import SMOKE, here
 from tests.conftest import catalogue_of
 from tests.fakes.in_process import launch, show
 
@@ -118,3 +118,10 @@ def test_library_code_says_where_a_best_head_comes_from() -> None:
     given = Base(model, state, head, best_head={"weight": head["weight"] + 1, "bias": head["bias"] + 1})
     assert (given.build("best_head", (3,), 2).state_dict()["head.bias"] == head["bias"] + 1).all()
     assert (given.build("given", (3,), 2).state_dict()["head.bias"] == state["head.bias"]).all()
+
+
+def test_what_looks_before_the_rungs_takes_the_balanced_head(tmp_path: Path) -> None:
+    file = (SMOKE, "parameters.start.value=best_head")
+    assert here("plan", *file, "--runs", tmp_path / "runs").code == 0
+    done = here("diagnose", *file, "--json")
+    assert done.code == 0, done.err
