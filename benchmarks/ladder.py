@@ -247,7 +247,8 @@ def picks(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[st
     found: dict[tuple[str, int], Mapping[str, Any]] = {}
     for row in rows:
         known = BASELINES.get(row["method"].partition(" ")[0])
-        if known is not None and ("select" in known.uses or known.reference or known.by_policy_alone):
+        out_of_fold = row["method"].endswith("_both")
+        if out_of_fold or (known is not None and (known.reference or known.by_policy_alone)):
             continue
         for rung in RUNGS:
             if row["rung"] not in PICKED[rung]:
@@ -316,10 +317,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    case = [Path(options.data).name, options.steps, options.references]
     parts: dict[tuple[str, int, bool], Part] = {}
     if options.keep is not None and options.keep.is_file():
         for line in options.keep.read_text().splitlines():
             kept = json.loads(line)
+            if kept["case"] != case:
+                raise SystemExit(
+                    f"{options.keep}: must be of the same run, {case}, got {kept['case']}; name another file"
+                )
             parts[kept["aim"], kept["seed"], kept["wide"]] = kept["rows"]
     asked = list(product(options.aims, options.seeds, (False, True) if options.wide else (False,)))
     with tempfile.TemporaryDirectory() as folder:
@@ -330,7 +336,10 @@ def main() -> None:
             rows = parts[aim, seed, wide] = comparison.part(AIMS[aim], seed, wide)
             if options.keep is not None:
                 with options.keep.open("a") as file:
-                    file.write(json.dumps({"aim": aim, "seed": seed, "wide": wide, "rows": rows}) + "\n")
+                    file.write(
+                        json.dumps({"case": case, "aim": aim, "seed": seed, "wide": wide, "rows": rows})
+                        + "\n"
+                    )
     if options.json:
         sys.stdout.write(json.dumps([
             {"aim": aim, "seed": seed, "wide": wide, "rows": parts[aim, seed, wide]} for aim, seed, wide in asked

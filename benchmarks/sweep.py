@@ -46,7 +46,7 @@ parameters:
   start: {{value: given}}
   steps: {{value: {steps}}}
   refresh_every: {{value: {every}}}
-search: {{method: tpe, num_trials: {trials}, seed: 0}}
+search: {{method: tpe, num_trials: {trials}, seed: 0, max_concurrent_trials: {workers}}}
 selection: {{metric: min_recall, statistic: bagged, replicates: 1, finalists: 1}}
 resources: {{workers: 1, cpu: 1, gpu: 0}}
 """
@@ -73,7 +73,11 @@ def ours(trials: int, seconds: float, home: Path) -> tuple[float, float]:
     model = Waiting(6, (8,))  # of the data below
     checkpoint, file = home / "base.safetensors", home / "overhead.yaml"
     save_file(dict(model.state_dict()), checkpoint)
-    file.write_text(SWEEP.format(checkpoint=checkpoint, steps=STEPS, every=STEPS // ROUNDS, trials=trials))
+    file.write_text(
+        SWEEP.format(
+            checkpoint=checkpoint, steps=STEPS, every=STEPS // ROUNDS, trials=trials, workers=WORKERS
+        )
+    )
     command = [sys.executable, "-m", "orchestrator.cli", "launch", str(file), "--runs", str(home / "runs")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), WAIT: str(seconds / STEPS), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=home, env=environment, check=True, stdout=subprocess.DEVNULL)

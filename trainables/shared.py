@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from selmix.data.splits import SweepData
 from selmix.models import ModelConfig
 from selmix.run.start_model import Base
 from selmix.statistics.selection import SelectionRule
+from selmix.user_code import is_reference
 from selmix.weights import State, state_digest
 from trainables.failures import NoGpu
 from trainables.staged import StagedData, session_folder
@@ -37,6 +39,7 @@ class Shared:
         gpu: of a worker; with 0 it runs on the CPU, otherwise on the first GPU that it sees, and a share below 1 keeps
             to its memory.
         filesystem: pyarrow's, of checkpoints and baselines; None for that of this machine.
+        launch: random id of this launch.
         features: folder of this machine for the features of the base model; empty for that of a node's Ray session.
         checkpoint_every_s: minimum time between two checkpoints of a trial that has not finished.
     """
@@ -48,6 +51,7 @@ class Shared:
     gpu: float
     filesystem: Any = None
     features: str = ""
+    launch: str = field(default_factory=lambda: secrets.token_hex(8))
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
 
     def features_of(self, model: ModelConfig, state: State) -> FeatureCache | None:
@@ -60,7 +64,9 @@ class Shared:
         if model.name == "linear_head":
             return None
         folder = Path(self.features) if self.features else session_folder() / "selmix-features"
-        return FeatureCache(folder, state_digest(state))
+        # A function of the user's own may be another by the next launch.
+        network = f"{model.name} {self.launch}" if is_reference(model.name) else model.name
+        return FeatureCache(folder, state_digest(state), f"{network} {model.head}")
 
     def base_with_features(self, objective: str) -> Base:
         """Start models of an objective, with the cache of their features."""

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from orchestrator.cluster.address import Cluster, on_loopback_only
 from orchestrator.cluster.code_package import Package
 from orchestrator.errors import PreflightError
 from orchestrator.messages import first_line
+from orchestrator.signals import exit_code_after
 from trainables.node import import_torch
+
+END_S = 15.0
+"""Seconds that a launch waits for the end of its Ray at most."""
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with it and ``verbose=0`` Tune prints nothing of a success
@@ -117,12 +124,38 @@ def connected(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         if cluster.is_private:
-            _without_grace()
+            _with_little_grace()
         ray.shutdown()
 
 
+@dataclass
+class RayStart:
+    """Start of Ray on a thread of its own.
+
+    Attributes:
+        over: set once Ray is there, or has failed to come.
+        problems: what kept it away.
+    """
+
+    over: threading.Event = field(default_factory=threading.Event)
+    problems: list[BaseException] = field(default_factory=list)
+
+    @classmethod
+    def none(cls) -> RayStart:
+        """Start of no Ray, which is over."""
+        start = cls()
+        start.over.set()
+        return start
+
+    def wait(self) -> None:
+        """Wait until Ray is there, and raise what kept it away."""
+        self.over.wait()
+        if self.problems:
+            raise self.problems[0]
+
+
 @contextlib.contextmanager
-def connecting(cluster: Cluster | None, workers: int = 0) -> Iterator[Callable[[], None]]:
+def connecting(cluster: Cluster | None, workers: int = 0) -> Iterator[RayStart]:
     """Start or join Ray as :func:`connected` does, on a thread of its own, for as long as the block lasts.
 
     Starting Ray is waiting for its processes: meanwhile the driver opens MLflow and trains the base model.
@@ -130,43 +163,77 @@ def connecting(cluster: Cluster | None, workers: int = 0) -> Iterator[Callable[[
     Args:
         cluster: to connect to; None for no Ray.
         workers: workers of a private Ray that import torch before there is work for them.
-    Yields:
-        Function that waits until Ray is there, and raises what kept it away.
     """
     if cluster is None:
-        yield lambda: None
+        yield RayStart.none()
         return
-    there, over = threading.Event(), threading.Event()
-    problems: list[BaseException] = []
+    start, ended = RayStart(), threading.Event()
 
     def hold() -> None:
         try:
-            with connected(cluster):
-                if cluster.is_private:
+            with contextlib.ExitStack() as session:
+                with _sigterm_kept():
+                    session.enter_context(connected(cluster))
+                # A signal may have come meanwhile.
+                if cluster.is_private and not ended.is_set():
                     _warm(workers)
-                there.set()
+                start.over.set()
                 # Ray's processes end with the thread that started them, not only with this process.
-                over.wait()
+                ended.wait()
         except BaseException as error:  # raised where it is waited for
-            problems.append(error)
+            start.problems.append(error)
         finally:
-            there.set()
+            start.over.set()
 
     # It would say that it cannot take SIGTERM on this thread, where it must not have it.
     logging.getLogger("ray").setLevel(logging.ERROR)
     thread = threading.Thread(target=hold, name="selmix-ray", daemon=True)
-    thread.start()
+    with _sigterm_is_pythons():
+        thread.start()
+        try:
+            yield start
+        finally:
+            ended.set()
+            # A start that hangs must not keep a launch that was stopped: what it started ends with this process.
+            thread.join(timeout=END_S)
 
-    def ready() -> None:
-        there.wait()
-        if problems:
-            raise problems[0]
 
+@contextlib.contextmanager
+def _sigterm_is_pythons() -> Iterator[None]:
+    """Let Python take SIGTERM from here on, so that this is what :func:`_sigterm_kept` finds: it ends the block.
+
+    The drain sets another handler of Python's later.
+    """
+    default = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    # Handlers are set in the main thread alone; elsewhere, in a notebook's thread, it stays as it is.
+    if not default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(exit_code_after(number))
+
+    signal.signal(signal.SIGTERM, leave)
     try:
-        yield ready
+        yield
     finally:
-        over.set()
-        thread.join()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Put back what happens on SIGTERM at the end of the block, from whatever thread: Ray's library takes it.
+
+    Python's own ``signal.signal`` works in the main thread alone, which does other things meanwhile.
+    """
+    library = ctypes.CDLL(None)
+    # Larger than the structure is anywhere; only the library looks inside.
+    before = ctypes.create_string_buffer(1024)
+    library.sigaction(int(signal.SIGTERM), None, before)
+    try:
+        yield
+    finally:
+        library.sigaction(int(signal.SIGTERM), before, None)
 
 
 def _warm(workers: int) -> None:
@@ -178,18 +245,24 @@ def _warm(workers: int) -> None:
         task.options(num_cpus=1, max_retries=0).remote()
 
 
-def _without_grace() -> None:
-    """Let :func:`ray.shutdown` end the processes of a private cluster at once.
+def _with_little_grace() -> None:
+    """Let :func:`ray.shutdown` end the processes of a private cluster at once, but for the raylet.
 
-    They ignore its SIGTERM (:func:`_no_drain_signal_for_children`), and each would be waited for a second in vain.
+    They ignore its SIGTERM (:func:`_no_drain_signal_for_children`), and each would be waited for a second in vain. The
+    raylet takes the second: by then it has ended its agents, which would outlive it for half a minute.
     """
-    # Not public; where another version has it elsewhere, the end takes these seconds.
     from ray._private import worker
 
+    # Not public; where another version has it elsewhere, the end takes these seconds.
     node = getattr(worker, "_global_node", None)
-    kill = getattr(node, "kill_all_processes", None)
-    if node is not None and kill is not None:
-        node.kill_all_processes = lambda **options: kill(**{**options, "allow_graceful": False})
+    kill = getattr(node, "_kill_process_type", None)
+    if node is None or kill is None:
+        return
+
+    def ended(kind: str, **options: Any) -> None:
+        kill(kind, **{**options, "allow_graceful": kind == "raylet"})
+
+    node._kill_process_type = ended
 
 
 @contextlib.contextmanager

@@ -428,7 +428,9 @@ class Judge:
         ours = self.predictions.over(row.records)
         theirs = {each.name: self.predictions.over(each.records) for each in opponents}
         against = opponents[0]
-        cheaper = RUNGS.index(against.rung) < RUNGS.index(row.rung) or against.cost_s < CHEAPER * row.cost_s
+        above = RUNGS.index(against.rung) - RUNGS.index(row.rung)
+        # Across rungs the order decides, as in the choice: a dear rung's seconds leave out what it starts from.
+        cheaper = above < 0 or (above == 0 and against.cost_s < CHEAPER * row.cost_s)
         return replace(
             self.judged(ours, theirs, against.name), optimistic=True, against_is_cheaper=cheaper, row=row.row,
             more_labels=self.more_labels(row, candidates),

@@ -69,13 +69,16 @@ class Drain:
         lease: of the sweep; losing it drains the sweep too.
         overdue: called on a thread of its own where the sweep has not stopped within 12 s: Ray can block for a minute
             when a signal to the whole process group took its processes away.
+        ray_started: set once Ray is there, or has failed to come.
     Attributes:
         at_once: True to raise :class:`Drained` from the signal's handler; False where runs are alive, which end at
             the next look at :meth:`is_requested`.
     """
 
-    def __init__(self, progress: Progress, lease: Lease, overdue: Callable[[], None]) -> None:
-        self._progress, self._lease, self._overdue = progress, lease, overdue
+    def __init__(
+        self, progress: Progress, lease: Lease, overdue: Callable[[], None], ray_started: threading.Event
+    ) -> None:
+        self._progress, self._lease, self._overdue, self._ray_started = progress, lease, overdue, ray_started
         self._deadline: threading.Timer | None = None
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
@@ -84,7 +87,7 @@ class Drain:
         self.at_once = True
 
     def listen(self) -> None:
-        """Install the signal handlers; call again after Ray has started, which takes SIGTERM for itself."""
+        """Install the signal handlers."""
         for number in STOPPING:
             before = signal.signal(number, self._on_signal)
             # The first call holds: on the second one the handler before is ours or Ray's.
@@ -101,8 +104,7 @@ class Drain:
         # The store says how often it may be looked at: each look at object storage is a request.
         while not self._over.wait(max(LOOK_EVERY_S, store.watch_s)):
             # Not while Ray starts: it takes the signal for itself then, and would not drain.
-            ours = signal.getsignal(signal.SIGTERM) == self._on_signal
-            if ours and self._signal is None and self.request() is not None:
+            if self._ray_started.is_set() and self._signal is None and self.request() is not None:
                 # SIGTERM and not SIGINT, which is blocked in Ray's jobs.
                 os.kill(os.getpid(), signal.SIGTERM)
             # Logs are queued where they are written: that may be a signal handler, which must take no lock.

@@ -12,12 +12,13 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from orchestrator.build.selection import ranking_metric
 from orchestrator.clock import now_ms, utc_now
 from orchestrator.cluster.address import Cluster
+from orchestrator.cluster.ray_session import RayStart
 from orchestrator.errors import NoFeasibleTrial, SelmixError, TooManyFailures
 from orchestrator.http_client import SERVERS
 from orchestrator.progress import Progress
@@ -70,7 +71,7 @@ class Launch:
         progress: shown to the user.
         lease: of the sweep, held by this process.
         cluster: to run on; None to run in this process, without Ray.
-        ray: waits until Ray is there, and raises what kept it away.
+        ray: its start, under way.
         command: that resumes the sweep, as the user would type it.
         further: command that climbs the rungs which this launch leaves out.
         may_exit: True if the driver may end the process where a drain hangs.
@@ -83,7 +84,7 @@ class Launch:
     progress: Progress
     lease: Lease
     cluster: Cluster | None
-    ray: Callable[[], None] = lambda: None
+    ray: RayStart = field(default_factory=RayStart.none)
     command: str = "selmix launch FILE"
     further: str = "selmix launch FILE"
     may_exit: bool = True
@@ -100,7 +101,7 @@ class Driver:
     def __init__(self, launch: Launch, state: SweepState) -> None:
         self.launch, self.state = launch, state
         self.spec, self.folder, self.progress = launch.spec, launch.folder, launch.progress
-        self.drain = Drain(self.progress, launch.lease, self._leave)
+        self.drain = Drain(self.progress, launch.lease, self._leave, launch.ray.over)
         self._ending = threading.Lock()
         metrics = {name: ranking_metric(self.spec, name) for name in self.spec.objectives}
         artifacts = self.folder.store.root / "mlartifacts" / self.spec.name
@@ -233,7 +234,7 @@ class Driver:
         """
         cluster, draining = self.launch.cluster, self.drain.is_requested
         shared = shared_by_runs(self.spec, self.prepared, self.folder, cluster)
-        self.launch.ray()
+        self.launch.ray.wait()
         # Workers are alive from here on; runs stop at the end of a round.
         self.drain.at_once = False
         try:
@@ -487,6 +488,7 @@ def cancel(folder: RunFolder, state: SweepState, recorder: Recorder) -> None:
     state.state, state.problem = "stopped", CANCELLED
     state.cancelled, state.ended = True, utc_now()
     killed = recorder.kill_unfinished()
+    folder.drop("features")
     # A sweep that is cancelled before its search has no journal.
     if folder.journal_path.is_file():
         fail_unfinished(folder.journal_path, killed)

@@ -93,7 +93,8 @@ def prepare_base(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepare
     # Also where the checkpoint is another file by now: its heads would be those of the earlier one.
     if not stored.is_file() or state_digest(load_weights(stored)) != base.digest:
         for objective in spec.objectives:
-            folder.store.discard(folder.base_head(objective))
+            for stale in (folder.base_head, folder.best_head, folder.best_head_record):
+                folder.store.discard(stale(objective))
     if not stored.is_file():
         save_weights(stored, state, facts_of(data))
         folder.store.publish(stored)

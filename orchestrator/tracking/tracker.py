@@ -208,7 +208,9 @@ class Tracker:
             self._runs[trial_id] = existing or self._create(name, {**tags, TRIAL_ID: trial_id}, started_ms)
 
         def fill() -> None:
-            self._set(self._runs[trial_id], params, tags)
+            # Without a run its opening was refused, and said so.
+            if trial_id in self._runs:
+                self._set(self._runs[trial_id], params, tags)
 
         # Directly where possible, so that the record gets the id at once; the rest is not waited for. A run whose
         # opening is queued must stay in the queue: two openings side by side could both find nothing and create it

@@ -35,10 +35,12 @@ class FeatureCache:
     Attributes:
         folder: on a disk of this machine; it is made when the first features are written.
         weights: digest of the model's weights.
+        network: name of what computes with them; with the same name it must be the same code.
     """
 
     folder: Path
     weights: str
+    network: str = ""
 
     def predict(
         self,
@@ -75,7 +77,11 @@ class FeatureCache:
         """Digest of all that the bits of features and logits depend on."""
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.get_num_threads()
         dtype = str(inputs.dtype) if isinstance(inputs, Tensor) else "images"
-        facts = [self.weights, *how, preprocess_digest(inputs), dtype, device.type, kind, torch.__version__]
+        capability = torch.backends.cpu.get_cpu_capability()
+        facts = [
+            self.weights, self.network, *how, preprocess_digest(inputs), dtype, device.type, kind, capability,
+            torch.__version__,
+        ]  # fmt: skip
         digest = hashlib.sha256(json.dumps(facts).encode())
         for sample in sample_digests(inputs):
             digest.update(sample)

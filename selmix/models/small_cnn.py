@@ -52,7 +52,7 @@ def small_cnn(input_shape: tuple[int, ...], num_classes: int, generator: torch.G
 class TinyCNN(nn.Module):
     """Three stages of a convolution with stride 2, batch normalisation and ReLU; a 2 x 2 grid; a linear head.
 
-    Some 27,000 parameters; a pass costs a tenth of that of :class:`SmallCNN`, which convolves at full size and pools.
+    Some 26,000 parameters; a pass costs a tenth of that of :class:`SmallCNN`, which convolves at full size and pools.
     Input (n, C, H, W), features (n, 256), logits (n, K).
     """
 

@@ -38,18 +38,19 @@ def test_the_best_on_select_is_picked_from_a_rung_and_those_below() -> None:
         row("plug_in", "scores", 0.5, 0.9),
         row("post_hoc_bias_search_both", "scores", 0.9, 0.9),  # fitted on select
         row("screened_head", "head", 0.6, 0.2),  # no better, and dearer
+        row("last_layer_post_hoc", "head", 0.65, 0.2),
         row("selmix input 1", "finetune", 0.7, 0.3),
         row("uniform_mixup", "finetune", 0.8, 0.9),  # SelMix but for the policy
     ]
     picked = {rung: each["method"] for (rung, _), each in ladder.picks(rows).items()}
     assert picked == {
         "scores": "post_hoc_bias_search",
-        "head": "post_hoc_bias_search",
+        "head": "last_layer_post_hoc",
         "finetune": "selmix input 1",
     }
     text = "\n".join(ladder.table("min_recall", rows))
-    assert "head       10.0" in text
-    assert "finetune   30.0         adds +20.0" in text
+    assert "head       20.0         adds +10.0" in text
+    assert "finetune   30.0         adds +10.0" in text
 
 
 def test_a_table_of_the_repository_becomes_features(tmp_path: Path) -> None:
@@ -81,3 +82,6 @@ def test_a_small_run_is_kept_and_gone_on_from(
     )
     ladder.main()
     assert capsys.readouterr().out == text
+    monkeypatch.setattr(sys, "argv", [*command[:5], "40", *command[6:], "mean_recall_min_coverage"])
+    with pytest.raises(SystemExit, match="must be of the same run"):
+        ladder.main()

@@ -125,3 +125,18 @@ def test_what_looks_before_the_rungs_takes_the_balanced_head(tmp_path: Path) -> 
     assert here("plan", *file, "--runs", tmp_path / "runs").code == 0
     done = here("diagnose", *file, "--json")
     assert done.code == 0, done.err
+
+
+def test_where_no_head_meets_the_bounds_it_is_the_nearest(tmp_path: Path) -> None:
+    """Fine-tuning may meet what no head meets: the sweep goes on to its end, whatever that is."""
+    runs = tmp_path / "runs"
+    bound = "constraints=[{metric: min_recall, at_least: 0.99, in: [search]}]"
+    done = launch(runs, *FROM_BEST, bound, "objectives=[mean_recall]", "selection.metric=mean_recall")
+    assert done.code == 6, done.err
+    folder = RunFolder.local(runs, "smoke")
+    found = folder.load_best_head("mean_recall")
+    assert found is not None
+    heads = [r for r in folder.load_baselines() if r.rung == "head" and r.note.get("judged") != "out of fold"]
+    best = max(heads, key=lambda record: record.select["min_recall"].value)
+    assert found.approach == best.name
+    assert {record.state for record in folder.load_trials()} == {"FINISHED"}

@@ -23,6 +23,7 @@ from orchestrator.cluster.node_checks import (
     paths_that_trials_read,
 )
 from orchestrator.cluster.nodes import Answer, Node, capacity
+from orchestrator.cluster.ray_session import RayStart
 from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
 from orchestrator.run.drain import Drain
@@ -231,7 +232,7 @@ def test_signals_that_drain(number: signal.Signals, code: int, tmp_path: Path) -
         holder=SimpleNamespace(token="t"),
     )
     before = signal.getsignal(number)
-    drain = Drain(Progress(quiet=True), lease, lambda: None)
+    drain = Drain(Progress(quiet=True), lease, lambda: None, RayStart.none().over)
     drain.listen()
     drain.at_once = False
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cluster.ray_session import RayStart
 from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.lease_on_disk import Holder
@@ -30,7 +31,7 @@ class Driven:
     def __init__(self, runs: Path) -> None:
         self.stream, self.overdue = io.StringIO(), threading.Event()
         self.lease: Any = SimpleNamespace(lost=False, folder=RunFolder.local(runs, "s"), holder=HOLDER)
-        self.drain = Drain(Progress(stream=self.stream), self.lease, self.overdue.set)
+        self.drain = Drain(Progress(stream=self.stream), self.lease, self.overdue.set, RayStart.none().over)
         self.drain.listen()
 
 
