@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -124,7 +125,7 @@ def connected(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         if cluster.is_private:
-            _with_little_grace()
+            _without_grace()
         ray.shutdown()
 
 
@@ -245,11 +246,12 @@ def _warm(workers: int) -> None:
         task.options(num_cpus=1, max_retries=0).remote()
 
 
-def _with_little_grace() -> None:
-    """Let :func:`ray.shutdown` end the processes of a private cluster at once, but for the raylet.
+def _without_grace() -> None:
+    """Let :func:`ray.shutdown` end the processes of a private cluster at once.
 
-    They ignore its SIGTERM (:func:`_no_drain_signal_for_children`), and each would be waited for a second in vain. The
-    raylet takes the second: by then it has ended its agents, which would outlive it for half a minute.
+    They ignore its SIGTERM (:func:`_no_drain_signal_for_children`), and each would be waited for a second in vain. What
+    the raylet has started, its agents and workers, ends with it here: by themselves the agents report to the head first
+    that the raylet is gone, and without a head they try for minutes.
     """
     from ray._private import worker
 
@@ -258,9 +260,21 @@ def _with_little_grace() -> None:
     kill = getattr(node, "_kill_process_type", None)
     if node is None or kill is None:
         return
+    try:
+        psutil: Any = import_module("psutil")  # Ray's own copy, which it puts on the path
+    except ImportError:
+        return
 
     def ended(kind: str, **options: Any) -> None:
-        kill(kind, **{**options, "allow_graceful": kind == "raylet"})
+        raylets = node.all_processes.get(kind, []) if kind == "raylet" else []
+        started: list[Any] = []
+        for each in raylets:
+            with contextlib.suppress(psutil.Error):
+                started += psutil.Process(each.process.pid).children(recursive=True)
+        kill(kind, **{**options, "allow_graceful": False})
+        for process in started:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     node._kill_process_type = ended
 
