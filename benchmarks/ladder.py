@@ -274,12 +274,17 @@ def table(aim: str, rows: Part) -> list[str]:
     """Lines of an aim: every row, then what each rung added."""
     metric, floor = AIMS[aim].objective, AIMS[aim].floor
     seeds = sorted({row["seed"] for row in rows})
-    lines = [f"{aim}: test {metric}, %, mean of {len(seeds)} seeds ± 95 % (t)"]
+    what = f"mean of {len(seeds)} seeds ± 95 % (t); seconds; SelMix minus it, paired by seed [95 %]"
+    lines = [f"{aim}: test {metric}, %, {what}"]
     picked = picks(rows)
     for name in dict.fromkeys(row["method"] for row in rows):
         of = [row for row in rows if row["method"] == name]
         line = f"  {of[0]['rung']:9} {name:36} {interval([row['test'][metric] for row in of])}"
         line += f"  {statistics.mean(row['seconds'] for row in of):7.1f} s"
+        ours = {row["seed"]: row["test"][metric] for row in rows if row["method"] == "selmix"}
+        if name != "selmix" and ours:
+            gap, low, high = mean_gap([ours[row["seed"]] - row["test"][metric] for row in of])
+            line += f"  {100 * gap:+5.1f} [{100 * low:+5.1f}, {100 * high:+5.1f}] {word(low, high)}"
         if floor is not None:
             least = [row["test"]["min_coverage"] for row in of]
             line += f"  min coverage {interval(least)}"
