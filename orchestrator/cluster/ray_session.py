@@ -189,7 +189,7 @@ def connecting(cluster: Cluster | None, workers: int = 0) -> Iterator[RayStart]:
     # It would say that it cannot take SIGTERM on this thread, where it must not have it.
     logging.getLogger("ray").setLevel(logging.ERROR)
     thread = threading.Thread(target=hold, name="selmix-ray", daemon=True)
-    with _sigterm_is_pythons():
+    with sigterm_is_pythons():
         thread.start()
         try:
             yield start
@@ -200,7 +200,7 @@ def connecting(cluster: Cluster | None, workers: int = 0) -> Iterator[RayStart]:
 
 
 @contextlib.contextmanager
-def _sigterm_is_pythons() -> Iterator[None]:
+def sigterm_is_pythons() -> Iterator[None]:
     """Let Python take SIGTERM from here on, so that this is what :func:`_sigterm_kept` finds: it ends the block.
 
     The drain sets another handler of Python's later.

@@ -20,7 +20,7 @@ from orchestrator.clock import utc_now
 from orchestrator.cluster.address import Cluster, check_reachable
 from orchestrator.cluster.code_package import sweep_package
 from orchestrator.cluster.doctor import check_cluster
-from orchestrator.cluster.ray_session import connecting, ray_environment
+from orchestrator.cluster.ray_session import connecting, ray_environment, sigterm_is_pythons
 from orchestrator.errors import TooManyFailures, UsageError
 from orchestrator.progress import Progress
 from orchestrator.provenance import Submission, submission
@@ -118,7 +118,7 @@ def launch_sweep(
         check_cluster(spec, store, cluster)
     roots = roots_of(references_in(spec.resolved()))
     environment = contextlib.nullcontext() if cluster is None else ray_environment(cluster, roots)
-    with acquire(folder) as lease, environment, contextlib.ExitStack() as ready:
+    with acquire(folder) as lease, sigterm_is_pythons(), environment, contextlib.ExitStack() as ready:
         # Another driver may have changed the folder before the lease was taken.
         folder.refresh()
         progress.keep(partial(append_log, folder, folder.log_path))

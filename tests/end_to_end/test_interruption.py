@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from tests.command import SMOKE, Background, no_ray_of, selmix
+from tests.command import SMALL, SMOKE, Background, no_ray_of, selmix
 from tests.fakes.smoke import finished, mlflow_runs, records
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -62,3 +63,17 @@ def test_ctrl_c_drains_and_a_second_launch_waits_its_turn(tmp_path: Path) -> Non
         driver.wait_until(lambda: len(finished(runs)) > len(done))
         driver.signal(signal.SIGTERM)
         assert driver.process.wait(timeout=30) == 143
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["started on this machine", "runs in MLflow"])
+def test_sigterm_while_ray_starts_stops_and_the_next_launch_goes_on(after: str, tmp_path: Path) -> None:
+    runs, log = tmp_path / "runs", tmp_path / "log"
+    with Background("launch", SMOKE, *SMALL, "--runs", runs, log=log) as driver:
+        driver.wait_until(lambda: after in log.read_text())
+        os.kill(driver.process.pid, signal.SIGTERM)
+        assert driver.process.wait(timeout=60) == 143
+        assert no_ray_of(driver.process)
+    assert "Traceback" not in log.read_text()
+    done = selmix("launch", SMOKE, *SMALL, "--until", "head", "--runs", runs)
+    assert done.code == 0, done.err

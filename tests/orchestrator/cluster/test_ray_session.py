@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,9 +16,10 @@ from unittest import mock
 import pytest
 import ray
 
+from orchestrator.cluster import ray_session
 from orchestrator.cluster.address import Cluster
 from orchestrator.cluster.code_package import pack
-from orchestrator.cluster.ray_session import connected, ray_environment
+from orchestrator.cluster.ray_session import connected, connecting, ray_environment
 from orchestrator.errors import PreflightError
 
 TOKEN = "RAY_AUTH_TOKEN_PATH"
@@ -146,3 +150,83 @@ def test_workers_import_from_the_folders_of_the_users_modules(
     for _ in range(2):
         with ray_environment(Cluster(), [tmp_path, tmp_path / "files", Path("/given")]):
             assert os.environ["PYTHONPATH"].split(os.pathsep) == [root, "/given", str(tmp_path / "files")]
+
+
+# -- on a thread of its own -----------------------------------------------------------------------------------
+
+
+def started_by(monkeypatch: pytest.MonkeyPatch, start: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def fake(_: Cluster) -> Iterator[None]:
+        start()
+        yield
+
+    monkeypatch.setattr(ray_session, "connected", fake)
+    monkeypatch.setattr(ray_session, "_warm", lambda _: None)
+
+
+def test_what_keeps_ray_away_is_raised_where_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start() -> None:
+        raise PreflightError("no Ray")
+
+    started_by(monkeypatch, start)
+    with connecting(Cluster()) as ray_start:
+        for _ in range(2):
+            with pytest.raises(PreflightError, match="no Ray"):
+                ray_start.wait()
+
+
+def test_where_there_is_no_cluster_nothing_is_waited_for() -> None:
+    with connecting(None) as ray_start:
+        ray_start.wait()
+        assert ray_start.over.is_set()
+
+
+def test_a_start_that_hangs_does_not_keep_what_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    started_by(monkeypatch, lambda: assert_(goes_on.wait(30)))
+    monkeypatch.setattr(ray_session, "END_S", 0.1)
+    began = time.monotonic()
+    with connecting(Cluster()) as ray_start:
+        assert not ray_start.over.is_set()
+    assert time.monotonic() - began < 10
+    goes_on.set()
+    ray_start.wait()
+
+
+def assert_(true: bool) -> None:
+    assert true
+
+
+def test_sigterm_is_ours_before_and_after_a_library_has_taken_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that a library sets below Python, from another thread, is gone once Ray is there."""
+    libc, taken = ctypes.CDLL(None), threading.Event()
+
+    def start() -> None:
+        libc.signal(int(signal.SIGTERM), ctypes.c_void_p(1))  # SIG_IGN
+        taken.set()
+
+    started_by(monkeypatch, start)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    came: list[int] = []
+    with connecting(Cluster()) as ray_start:
+        # As the drain does it, a moment later.
+        signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+        ray_start.wait()
+        assert taken.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert came == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_sigterm_before_the_drain_listens_ends_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    started_by(monkeypatch, lambda: None)
+
+    def launch() -> None:
+        with connecting(Cluster()) as ray_start:
+            ray_start.wait()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as left:
+        launch()
+    assert left.value.code == 143
