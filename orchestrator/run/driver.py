@@ -34,11 +34,10 @@ from orchestrator.results.pages import Pages, links_of
 from orchestrator.results.rows import SweepResult, load_results, said
 from orchestrator.results.rungs import step_line
 from orchestrator.results.winner_text import further_step, result_text
-from orchestrator.run.best_head import hand_up
 from orchestrator.run.drain import Drain, Drained, kept_text
 from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
-from orchestrator.run.prepare import prepare_base, prepare_heads, shared_by_runs
+from orchestrator.run.prepare import prepare_base, prepare_best_head, prepare_heads, shared_by_runs
 from orchestrator.run.recorder import Recorder
 from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.search.screen import screen_objective, screened_line
@@ -302,7 +301,7 @@ class Driver:
         """Give the trials the best head of the rung below, where they start from it."""
         if self.drain.is_requested() or not self.spec.starts_from_best_head:
             return
-        prepared = hand_up(self.spec, self.folder, self.pending.prepared)
+        prepared = prepare_best_head(self.spec, self.folder, self.pending.prepared)
         self.pending.prepared = prepared
         executor.shared = replace(executor.shared, bases=prepared.bases)
         for objective in prepared.bases:

@@ -20,9 +20,8 @@ from orchestrator.records.types import (
 from orchestrator.results.finalists import finalists
 from orchestrator.results.judge import Judge, decided
 from orchestrator.results.shipped import replicate_weights
-from orchestrator.run.best_head import best_head_digest
 from orchestrator.run.outcome import RunOutcome
-from orchestrator.run.prepare import Prepared
+from orchestrator.run.prepare import Prepared, best_head_digest
 from orchestrator.search.early_stopping import BestSoFar, EarlyStopping, Scheduler, best_so_far
 from orchestrator.search.sources import ListSource, StudySource, prune
 from orchestrator.search.space import default_point, distributions, grid, settings, trials_per_objective
