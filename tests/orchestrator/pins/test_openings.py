@@ -70,6 +70,7 @@ def ledger(home: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (home / "runs" / "openings.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_pins_say_which_opening_of_test_they_were_measured_at(home: Path) -> None:
     refused = here("pin", "smoke", "--name", "both", cwd=home)
     assert (refused.code, refused.out) == (2, "")

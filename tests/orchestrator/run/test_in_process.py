@@ -103,6 +103,7 @@ def test_a_trial_that_raises_fails_with_its_traceback(
     assert launch(runs, *arguments).code == 5  # it stays failed
 
 
+@pytest.mark.slow
 def test_the_failure_budget_outlasts_a_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of four may fail. One fails before the sweep is drained, one after: with that the search ends."""
     runs, arguments = tmp_path / "runs", ("search.max_failed=0.25", *SMALL[1:])

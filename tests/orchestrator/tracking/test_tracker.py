@@ -102,6 +102,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
         yield started
 
 
+@pytest.mark.slow
 def test_a_server_gets_the_same(server: MlflowServer, tmp_path: Path) -> None:
     check_tracking(server.address)
     run_id = write_everything(tracker_of(server.address, tmp_path, sweep_id="served"), tmp_path)
