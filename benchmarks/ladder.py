@@ -1,4 +1,4 @@
-"""What each rung of the ladder adds, and where it is well spent: every row, paired by seed, judged on test.
+"""Measures every row of the ladder, paired by seed and judged on test: what each rung adds, and where it pays.
 
     python benchmarks/ladder.py fashion_mnist --seeds 0 1 2 3 4 --keep FILE [--aims ...] [--wide] [--json]
     python benchmarks/ladder.py kr-vs-k.dat --keep FILE
@@ -70,7 +70,7 @@ Part = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Aim:
-    """What is wanted: an objective, and the floor on the coverage of every class, over K."""
+    """Objective that is wanted, and the floor on the coverage of every class, over K."""
 
     objective: str
     floor: float | None = None

@@ -1,4 +1,4 @@
-"""What a sweep costs beside its trials: 64 trials of one second on two workers, against plain Ray Tune, in one run.
+"""Times a sweep beside its trials: 64 trials of one second on two workers, against plain Ray Tune, in one run.
 
     python benchmarks/sweep.py [--trials 64] [--seconds 1] [--json]
 

@@ -322,24 +322,25 @@ class Driver:
             if replicates is not None:
                 self._dispatch(executor, replicates)
         # After the phase and not in the midst of it: trials that were under way have ended, and are on record.
-        failed = self._failed_trials()
-        if len(failed) > self.spec.search.max_failed * total and not self.drain.is_requested():
+        failed = self._failed_beyond_budget()
+        if failed and not self.drain.is_requested():
             reasons = sorted({str(t.error) for t in failed})
             raise TooManyFailures(
                 f"{self.spec.name}: {len(failed)} of {total} trials failed, search.max_failed allows "
                 f"{100 * self.spec.search.max_failed:g} %: {'; '.join(reasons[:3])}"
             )
 
-    def _failed_trials(self) -> list[TrialRecord]:
-        return [t for t in self.folder.load_trials() if t.kind == "trial" and t.state == "FAILED"]
+    def _failed_beyond_budget(self) -> list[TrialRecord]:
+        """Failed trials, where they are more than the sweep allows; else none."""
+        failed = [t for t in self.folder.load_trials() if t.kind == "trial" and t.state == "FAILED"]
+        return failed if len(failed) > self.pending.max_failed else []
 
     def _finalists(self) -> Source | None:
         """Source of the finalists' runs on fresh seeds; None where there are none, or the sweep ends before them."""
-        trials = self.pending.num_trials
-        if self.drain.is_requested() or len(self._failed_trials()) > self.spec.search.max_failed * trials:
+        if self.drain.is_requested() or self._failed_beyond_budget():
             return None
         source, total, done = self.pending.replicates()
-        self._plan(trials + total)
+        self._plan(self.pending.num_trials + total)
         if done == total:
             return None
         self.progress.phase("finalists on fresh seeds", total, done)

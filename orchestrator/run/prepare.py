@@ -225,7 +225,7 @@ def _choose(spec: SweepSpec, folder: RunFolder, objective: str, base: Base, prep
 
 
 def _nearest(judge: Judge, rule: SelectionRule) -> TrialRecord:
-    """Where no head meets the bounds of the search, the one that misses them by least: fine-tuning may meet them."""
+    """Head that misses the bounds of the search by least, where none meets them: fine-tuning may."""
 
     def rank(record: TrialRecord) -> tuple[float, float]:
         values = {key: figure.value for key, figure in record.select.items()}

@@ -23,7 +23,7 @@ from orchestrator.spec.check_parameters import (
     parameter_problems,
 )
 from orchestrator.spec.schema import SweepSpec, as_tuples
-from orchestrator.spec.sections import OF_THE_NETWORK
+from orchestrator.spec.sections import OF_THE_NETWORK, listed_values
 from orchestrator.spec.typed import Problem, TypedFile, typed_file
 from orchestrator.spec.yaml_file import SweepFile, apply_overrides, read_sweep_file
 from selmix.models import MODELS
@@ -129,14 +129,9 @@ def rung_problems(typed: TypedFile) -> Iterable[Problem]:
         yield ("rungs",), "must name more than retrain, which is a reference and cannot win"
     if "finetune" not in rungs and typed.compare:
         yield ("compare",), "compares trials of the rung finetune, which rungs does not name; add it there"
-    start = typed.parameters.get("start")
-    given = () if start is None else (*(start.values or ()), start.value)
-    if (
-        "finetune" in rungs
-        and "head" not in rungs
-        and "best_head" in (*given, *typed.compare.get("start", ()))
-    ):
-        section = "parameters" if start is not None else "compare"
+    starts = listed_values("start", typed.parameters, typed.compare)
+    if "finetune" in rungs and "head" not in rungs and "best_head" in starts:
+        section = "parameters" if "start" in typed.parameters else "compare"
         yield (
             (section, "start"),
             "best_head is the best of the rung head, which rungs does not name; add it there, or start from "

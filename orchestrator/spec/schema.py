@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, StrictStr
@@ -23,6 +23,7 @@ from orchestrator.spec.sections import (
     SearchSection,
     Section,
     SelectionSection,
+    listed_values,
 )
 from selmix.definitions import DEFAULT_BETA
 from selmix.rungs import RUNGS, Rung
@@ -148,7 +149,7 @@ class SweepSpec(Section):
     @property
     def starts_from_best_head(self) -> bool:
         """True if a trial may start from the best head of the rung below."""
-        return self.searches and "best_head" in _values_of("start", self.parameters, self.compare)
+        return self.searches and "best_head" in listed_values("start", self.parameters, self.compare)
 
     @property
     def recipe(self) -> str | None:
@@ -156,14 +157,6 @@ class SweepSpec(Section):
         if self.pretrain.checkpoint is not None:
             return None
         return self.pretrain.recipe or "erm"
-
-
-def _values_of(
-    name: str, parameters: Mapping[str, ParameterSection], compare: Mapping[str, Sequence[Any]]
-) -> tuple[Any, ...]:
-    """Values that a file gives a parameter that has no range."""
-    section = parameters.get(name)
-    return (*(() if section is None else section.values or (section.value,)), *compare.get(name, ()))
 
 
 def spec_from_resolved(document: Document) -> SweepSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
@@ -196,6 +197,14 @@ class SearchSection(Section):
     seed: Seed = 0
     max_concurrent_trials: Count | None = None
     max_failed: Annotated[Number, Field(ge=0, le=1)] = 0.2
+
+
+def listed_values(
+    name: str, parameters: Mapping[str, ParameterSection | None], compare: Mapping[str, Iterable[Any]]
+) -> tuple[Any, ...]:
+    """Values that a file gives a parameter that has no range, in ``parameters`` or in ``compare``."""
+    section = parameters.get(name)
+    return (*(() if section is None else section.values or (section.value,)), *compare.get(name, ()))
 
 
 OF_THE_NETWORK = frozenset({

@@ -177,7 +177,7 @@ def _setting(document: ShowDocument, width: int | None) -> str:
 
 
 def stopped_early(trials: Sequence[TrialRow]) -> str:
-    """How many of the finished runs were stopped early; empty where none was."""
+    """Count in words the finished runs that were stopped early; empty where none was."""
     pruned = sum(trial.state == "PRUNED" for trial in trials)
     return f", {pruned} of them stopped early" if pruned else ""
 

@@ -1,4 +1,4 @@
-"""What each rung adds over seeds: which row is picked, and that a run is kept part by part."""
+"""Comparison of rungs over seeds: which row is picked, and that a run is kept part by part."""
 
 from __future__ import annotations
 

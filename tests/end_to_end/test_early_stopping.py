@@ -12,7 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from orchestrator.records.folder import RunFolder
 from tests.command import SMOKE, Background, selmix
-from tests.fakes.smoke import mlflow_runs, records
+from tests.fakes.smoke import DECIDED, mlflow_runs, records
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -48,20 +48,9 @@ def shown(runs: Path) -> dict[str, Any]:
 
 
 def table(runs: Path) -> dict[str, Any]:
-    """What no clock decides."""
+    """The result without what a clock decides."""
     document = shown(runs)
-    own = (
-        "trial_id",
-        "state",
-        "seed",
-        "round",
-        "steps",
-        "score",
-        "feasible",
-        "select",
-        "stop_reason",
-        "weights_digest",
-    )
+    own = (*DECIDED, "feasible")
     result = document["objectives"]["min_recall"]
     folder = RunFolder.local(runs, "smoke")
     return {

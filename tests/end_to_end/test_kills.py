@@ -9,7 +9,7 @@ import pytest
 
 from selmix.baselines import BASELINES, baselines_for
 from tests.command import SMOKE, Background, selmix
-from tests.fakes.smoke import finished, mlflow_runs, records
+from tests.fakes.smoke import DECIDED, finished, mlflow_runs, records
 
 LAUNCH = ("launch", SMOKE, "parameters.steps.value=600", "parameters.refresh_every={value: 200}")
 """Runs of a second: long enough to be caught in the midst of one."""
@@ -20,18 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 def table(runs: Path) -> dict[str, Any]:
     """The result without what clocks and random identities decide."""
     document = selmix("show", "smoke", "--runs", runs, "--json").document
-    own = (
-        "trial_id",
-        "state",
-        "seed",
-        "round",
-        "steps",
-        "score",
-        "config",
-        "select",
-        "weights_digest",
-        "stop_reason",
-    )
+    own = (*DECIDED, "config")
     result = document["objectives"]["min_recall"]
     baselines = {
         name: (row["select"], row["score"], row["labels"]) for name, row in result["baselines"].items()

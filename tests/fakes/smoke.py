@@ -8,6 +8,9 @@ from typing import Any
 
 from orchestrator.tracking.client import open_client
 
+DECIDED = ("trial_id", "state", "seed", "round", "steps", "score", "select", "weights_digest", "stop_reason")
+"""Keys of a trial in `show --json` that neither clocks nor random identities decide."""
+
 
 def records(runs: Path) -> dict[str, dict[str, Any]]:
     found = {}

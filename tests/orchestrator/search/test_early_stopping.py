@@ -31,7 +31,7 @@ def trial(number: int, objective: str = "o", kind: Any = "trial", arm: str = "")
 
 
 def came(of: EarlyStopping, record: TrialRecord, score: float, *steps: int) -> list[bool]:
-    """What is decided about a trial that stays at a score."""
+    """Decisions about a trial that stays at a score."""
     return [of.stops(record, BestSoFar(each, score)) for each in steps]
 
 
