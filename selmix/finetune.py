@@ -327,9 +327,19 @@ class Finetuner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.round_number, self.steps_done = state["round_number"], state["steps_done"]
-        self._largest_gain, self._prototypes = state["largest_gain"], state["prototypes"]
-        self._memory.load_state_dict(state["memory"])
+        device = self.pool.labels.device
+        self._largest_gain, self._prototypes = state["largest_gain"], _on_device(state["prototypes"], device)
+        self._memory.load_state_dict(_on_device(state["memory"], device))
         # No labels: the state was saved before the first labelling, which the next round makes.
         if self.second is not None and state["second"]["labels"] is not None:
             self.second.load_state_dict(state["second"])
             self.sampler = self.second.sampler(self.pool.labels, self.num_strata)
+
+
+def _on_device(state: Any, device: torch.device) -> Any:
+    """Tensors of a state on a device, in the dicts that hold them; a stored state lies on the CPU."""
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, dict):
+        return {name: _on_device(value, device) for name, value in state.items()}
+    return state

@@ -376,8 +376,9 @@ class Batch:
             decisions.take(good), [row.round_number for row in rows], [row.steps_done for row in rows]
         )
         better = []
-        for at, row, new in zip(good, rows, judged, strict=True):
-            if judge.is_better(new, row.best):
+        ranks_above = judge.better(judged, [row.best for row in rows])
+        for at, row, new, is_better in zip(good, rows, judged, ranks_above, strict=True):
+            if is_better:
                 row.best, row.since_best = new, 0
                 better.append(places[at])
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,9 +43,10 @@ class Pool:
         """Pool of samples with these strata, shape (n,)."""
         return cls(len(strata), strata, PairSampler(strata, num_strata))
 
-    @property
+    @cached_property
     def drawable(self) -> Tensor:
         """Mask of the pairs that can be drawn, shape (S, S), bool."""
+        # Every row of every round asks for it.
         return self.sampler.drawable
 
     @property

@@ -8,8 +8,8 @@ itself computed, which then decides.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -144,26 +144,36 @@ class Judge:
             judged.known_score = self._scores[key]
         return judged.known_score
 
-    def is_better(self, new: Judged, old: Judged | None) -> bool:
-        """True if a round ranks above an earlier one: feasible ones first, by score; then the least violation."""
-        if old is None:
-            return True
-        if new.feasible != old.feasible:
-            return new.feasible
-        if not new.feasible:
-            return new.violation < old.violation
-        gap = self._gap(new, old)
-        return self.score(new) > self.score(old) if gap is None else gap > 0
+    def better(self, new: Sequence[Judged], old: Sequence[Judged | None]) -> list[bool]:
+        """True where a round ranks above an earlier one: feasible ones first, by score; then the least violation.
 
-    def _gap(self, new: Judged, old: Judged) -> float | None:
-        """Difference of two rounds where their estimates tell it from 0; None where only the score can tell."""
-        if new.fast is None or old.fast is None:
-            return None
-        paired, resamples = new.fast - old.fast, len(new.fast)
-        # Of the estimates, which share their resamples, and of the two scores, which do not.
-        spread = float(paired.var()) / resamples + float(new.fast.var() + old.fast.var()) / RESAMPLES
-        gap = float(paired.mean())
-        return gap if abs(gap) > _APART * math.sqrt(spread) and spread > 0 else None
+        Args:
+            new: a round of each row.
+            old: an earlier one of each; None where there is none, which ranks below all.
+        """
+        found: list[bool | None] = [_without_score(one, other) for one, other in zip(new, old, strict=True)]
+        pairs = [
+            (at, new[at], other) for at, other in enumerate(old) if found[at] is None and other is not None
+        ]
+        close = []
+        for (at, one, other), gap in zip(pairs, _gaps([pair[1:] for pair in pairs]), strict=True):
+            if gap is None:
+                close.append((at, one, other))
+            else:
+                found[at] = gap > 0
+        self._prepare_scores([judged for _, one, other in close for judged in (one, other)])
+        for at, one, other in close:
+            found[at] = self.score(one) > self.score(other)
+        return [bool(each) for each in found]
+
+    def _prepare_scores(self, judged: Sequence[Judged]) -> None:
+        """Compute the scores of these rounds, with as many at a time as torch may use threads."""
+        missing = [each for each in judged if each.known_score is None]
+        workers = min(torch.get_num_threads(), len(missing))
+        # Each score has a generator of its own, so that their order does not matter.
+        if workers > 1:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(self.score, missing))
 
     def rank(self, judged: Judged) -> tuple[bool, float]:
         """Sort key of a row's best round among rows."""
@@ -230,3 +240,33 @@ class Judge:
                 (samples, torch.zeros(_FAST_RESAMPLES, size).scatter_add_(1, drawn, torch.ones(drawn.shape)))
             )
         return found
+
+
+def _without_score(new: Judged, old: Judged | None) -> bool | None:
+    """Whether a round ranks above an earlier one, where bounds or the lack of an earlier one tell; None elsewhere."""
+    if old is None:
+        return True
+    if new.feasible != old.feasible:
+        return new.feasible
+    return None if new.feasible else new.violation < old.violation
+
+
+def _gaps(pairs: Sequence[tuple[Judged, Judged]]) -> list[float | None]:
+    """Difference of the rounds of each pair where their estimates tell it from 0; None where only the scores can."""
+    found: list[float | None] = [None] * len(pairs)
+    estimated = [at for at, pair in enumerate(pairs) if all(each.fast is not None for each in pair)]
+    if not estimated:
+        return found
+    news, olds = (
+        torch.stack([fast for at in estimated if (fast := pairs[at][side].fast) is not None])
+        for side in (0, 1)
+    )
+    paired = news - olds
+    # Of the estimates, which share their resamples, and of the two scores, which do not.
+    spread = paired.var(dim=1) / paired.shape[1] + (news.var(dim=1) + olds.var(dim=1)) / RESAMPLES
+    gap = paired.mean(dim=1)
+    told = (gap.abs() > _APART * spread.sqrt()) & (spread > 0)
+    for at, value, is_told in zip(estimated, gap.tolist(), told.tolist(), strict=True):
+        if is_told:
+            found[at] = value
+    return found

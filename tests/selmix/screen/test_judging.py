@@ -52,12 +52,35 @@ def test_the_best_round_is_that_of_the_scores(metric: str, statistic: str, group
     best: Judged | None = None
     place = 0
     for number, new in enumerate(judged):
-        assert judge.is_better(new, best) == (best is None or exact[number] > exact[place])
-        if judge.is_better(new, best):
+        (better,) = judge.better([new], [best])
+        assert better == (best is None or exact[number] > exact[place])
+        if better:
             best, place = new, number
     computed = sum(each.known_score is not None for each in judged)
     assert statistic != "bagged" or computed < len(judged)
     assert [judge.score(each) for each in judged] == exact
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_rounds_are_compared_as_each_alone(threads: int) -> None:
+    """At once and by several threads: the same answers, and the same scores."""
+    rule = SelectionRule("min_recall", "bagged")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        judge, alone = judge_of(rule), judge_of(rule)
+        predicted = rounds(judge, 12)
+        decisions = Decisions(predicted, torch.ones(len(predicted), dtype=torch.bool))
+        numbers = range(len(predicted))
+        judged, single = (each.judge(decisions, numbers, [0] * len(predicted)) for each in (judge, alone))
+        olds: list[Judged | None] = [None, *judged[:-1]]
+        single_olds: list[Judged | None] = [None, *single[:-1]]
+        found = judge.better(judged, olds)
+        assert found == [alone.better([new], [old])[0] for new, old in zip(single, single_olds, strict=True)]
+        assert 1 < sum(found) < len(found)
+        assert [each.known_score for each in judged] == [each.known_score for each in single]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_bounds_come_first() -> None:
@@ -67,10 +90,12 @@ def test_bounds_come_first() -> None:
     judge = judge_of(rule)
     one = torch.zeros(K, K, dtype=torch.int64)
     missed, missed_by_less, held = (Judged(0, 0, violation, one) for violation in (0.3, 0.1, 0.0))
-    assert judge.is_better(held, missed)
-    assert not judge.is_better(missed, held)
-    assert judge.is_better(missed_by_less, missed)
-    assert not judge.is_better(missed, missed)
+    assert judge.better([held, missed, missed_by_less, missed], [missed, held, missed, missed]) == [
+        True,
+        False,
+        True,
+        False,
+    ]
     labels = judge.split.labels
     decisions = Decisions(labels.unsqueeze(0), torch.ones(1, dtype=torch.bool))
     assert judge.judge(decisions, [0], [0])[0].feasible
