@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from orchestrator.documents import Document
 from orchestrator.errors import PreflightError
 from selmix.files import NOT_ORDINARY, written_aside
 
@@ -38,7 +39,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Document:
     """The JSON object in ``path``.
 
     Raises:

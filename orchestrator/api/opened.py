@@ -11,7 +11,7 @@ from orchestrator.api.shown import Shown
 from orchestrator.api.tables import as_wanted, table_of, with_metrics
 from orchestrator.errors import NoFeasibleTrial, PreflightError, UsageError
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import current_state
+from orchestrator.records.leases.lease import current_state
 from orchestrator.records.store import LocalStore
 from orchestrator.records.synced_folder import open_store
 from orchestrator.results.rows import ObjectiveResult, Verdict, Winner

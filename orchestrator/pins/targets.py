@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.errors import NoFeasibleTrial, PreflightError, UsageError
 from orchestrator.pins.named_rows import named_row, shipped_row
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import current_state
+from orchestrator.records.leases.lease import current_state
 from orchestrator.records.types import TrialRecord
 from orchestrator.results.rows import SELMIX, ObjectiveResult, Verdict, Winner, load_results
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from orchestrator.documents import Document, from_document, to_document
 from orchestrator.errors import NotFound, PreflightError
 from orchestrator.files import drop_torn_line_, read_json, write_atomically, write_json, writing
-from orchestrator.records.lease_on_disk import LeaseBackend
+from orchestrator.records.leases.on_disk import LeaseBackend
 from orchestrator.records.paths import RunPaths
 from orchestrator.records.store import LocalStore, Store, runs_flag
 from orchestrator.records.types import BestHead, SweepState, TrialRecord

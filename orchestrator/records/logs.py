@@ -16,7 +16,7 @@ from orchestrator.clock import utc_now
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import NotFound, PreflightError
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import live_holder
+from orchestrator.records.leases.lease import live_holder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from orchestrator.clock import utc_now
 from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease_on_disk import Holder
+from orchestrator.records.leases.on_disk import Holder
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from orchestrator.errors import PreflightError
 from orchestrator.files import check_writable, writing
-from orchestrator.records.lease_on_disk import DiskLease, LeaseBackend, file_lock
+from orchestrator.records.leases.on_disk import DiskLease, LeaseBackend, file_lock
 from selmix.files import written_aside
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import PreflightError
-from orchestrator.records.lease_in_store import ClaimLease
-from orchestrator.records.lease_on_disk import LeaseBackend, this_process
+from orchestrator.records.leases.in_store import ClaimLease
+from orchestrator.records.leases.on_disk import LeaseBackend, this_process
 from orchestrator.records.object_store import ObjectStore
 from orchestrator.records.store import LocalStore, Store
 

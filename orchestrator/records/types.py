@@ -355,8 +355,8 @@ class ClusterFacts:
 class SweepState:
     """Content of ``sweep.json``: the sweep as a whole, as its driver last wrote it.
 
-    A driver that was killed leaves ``running`` behind: :func:`orchestrator.records.lease.current_state` is the state at
-    this moment.
+    A driver that was killed leaves ``running`` behind: :func:`orchestrator.records.leases.lease.current_state` is the
+    state at this moment.
 
     Attributes:
         name: a label.

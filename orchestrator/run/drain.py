@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.messages import counted
 from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import Lease
+from orchestrator.records.leases.lease import Lease
 from orchestrator.records.stop_request import StopRequest, stop_request
 from orchestrator.records.store import runs_flag
 from orchestrator.records.types import SweepState

@@ -24,7 +24,7 @@ from orchestrator.http_client import SERVERS
 from orchestrator.progress import Progress
 from orchestrator.provenance import environment
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import Lease
+from orchestrator.records.leases.lease import Lease
 from orchestrator.records.logs import append_log
 from orchestrator.records.store import runs_flag
 from orchestrator.records.types import SweepState, TrialRecord

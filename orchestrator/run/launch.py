@@ -25,7 +25,7 @@ from orchestrator.errors import TooManyFailures, UsageError
 from orchestrator.progress import Progress
 from orchestrator.provenance import Submission, submission
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import acquire, check_free
+from orchestrator.records.leases.lease import acquire, check_free
 from orchestrator.records.logs import append_log
 from orchestrator.records.store import Store, runs_flag
 from orchestrator.records.types import ClusterFacts, SweepState, new_sweep_id

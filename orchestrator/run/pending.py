@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import asdict
-from typing import Any
 
 from orchestrator.build.selection import acting_objective
 from orchestrator.records.folder import RunFolder
@@ -12,6 +11,7 @@ from orchestrator.records.screen import ScreenRecord
 from orchestrator.records.types import (
     CrossFittedScore,
     Figure,
+    Settings,
     TrialRecord,
     baseline_id,
     replicate_record,
@@ -104,7 +104,7 @@ class PendingRuns:
         rule = self.prepared.rules[record.objective]
         return best_so_far(self.folder.rounds(record.trial_id), rule.violation)
 
-    def _promoted(self, objective: str) -> list[dict[str, Any]]:
+    def _promoted(self, objective: str) -> list[Settings]:
         """Points that a screen promoted, without the defaults, which are trial 0 anyway."""
         screen, first = self.screen(objective), default_point(self.spec)
         promoted = [] if screen is None else [dict(each.point) for each in screen.promoted]
@@ -149,7 +149,7 @@ class PendingRuns:
         # By number first, as the trials of several studies take turns.
         return sorted(unfinished, key=lambda r: (r.number, r.study))
 
-    def new_trial(self, study: str, number: int, parameters: dict[str, Any]) -> TrialRecord:
+    def new_trial(self, study: str, number: int, parameters: Settings) -> TrialRecord:
         """Build the record of a trial. All trials share one seed: they differ by their settings only.
 
         Args:

@@ -20,6 +20,9 @@ from orchestrator.run.outcome import RunOutcome
 from orchestrator.search.early_stopping import STEPS, VALUE, BestSoFar, Scheduler
 from orchestrator.spec.sections import EarlyStoppingSection
 
+Report = dict[str, Any]
+"""A result as a trainable reports it to Tune."""
+
 
 class InertSearcher(Searcher):
     """Copy of a searcher in Tune's snapshot, which suggests nothing."""
@@ -138,9 +141,7 @@ class RunCallback(Callback):
     def __reduce__(self) -> tuple[Any, ...]:
         return InertCallback, ()
 
-    def on_trial_result(
-        self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Report, **info: Any) -> None:
         """Record a round.
 
         Args:
@@ -222,7 +223,7 @@ class RunScheduler(FIFOScheduler):
     def __reduce__(self) -> tuple[Any, ...]:
         return FIFOScheduler, ()
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Report) -> str:
         """Judge a run by a report.
 
         Args:
@@ -235,7 +236,7 @@ class RunScheduler(FIFOScheduler):
         ends = self._judge(trial, result)
         return TrialScheduler.STOP if ends else TrialScheduler.CONTINUE
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: Report) -> None:
         """Let its peers know the last report of a run, which Tune shows to no other method.
 
         Args:
@@ -247,7 +248,7 @@ class RunScheduler(FIFOScheduler):
         if result.get("finished", False):
             self._judge(trial, result)
 
-    def _judge(self, trial: Any, result: dict[str, Any]) -> bool:
+    def _judge(self, trial: Any, result: Report) -> bool:
         # A value that was not finite ended the run before its evaluation.
         if "row/steps" not in result:
             return False
@@ -258,7 +259,7 @@ class RunScheduler(FIFOScheduler):
 class InertStopper(Stopper):
     """Copy of a stopper in Tune's snapshot, which stops nothing."""
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: Report) -> bool:
         return False
 
     def stop_all(self) -> bool:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.screen import PromotedConfig, ScreenRecord, write_table
-from orchestrator.records.types import CrossFittedScore
+from orchestrator.records.types import CrossFittedScore, Settings
 from orchestrator.search.screening import next_points, on_features, sizes
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.table import Unit, number
@@ -48,7 +47,7 @@ def screen_objective(
     section = spec.screen
     if section is None:
         raise ValueError("screen: the sweep must have one")
-    points: list[dict[str, Any]] = []
+    points: list[Settings] = []
     parts: list[ScreenResult] = []
     rows: list[Screened] = []
     for count in sizes(section.num_configs, section.generations):

@@ -12,6 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
+from orchestrator.records.types import Settings
 from orchestrator.search.space import before_the_best_head, default_point, distributions, settings
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import OF_THE_NETWORK
@@ -35,7 +36,7 @@ def sizes(num_configs: int, generations: int) -> list[int]:
 
 def next_points(
     spec: SweepSpec, count: int, told: Sequence[tuple[Mapping[str, Any], float | None, float]]
-) -> list[dict[str, Any]]:
+) -> list[Settings]:
     """The points of the next generation; the defaults are the first point of the first one.
 
     The first generation is drawn at random, later ones by TPE from all results so far, with the points of the same

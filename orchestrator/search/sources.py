@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from orchestrator.records.types import TrialRecord
+from orchestrator.records.types import Settings, TrialRecord
 from orchestrator.search.early_stopping import BestSoFar
 from orchestrator.search.study import ObjectiveStudy
 
@@ -76,7 +76,7 @@ class StudySource:
         studies: Mapping[str, ObjectiveStudy],
         num_trials: int,
         unfinished: Iterable[TrialRecord],
-        build: Callable[[str, int, dict[str, Any]], TrialRecord],
+        build: Callable[[str, int, Settings], TrialRecord],
         may_begin: Callable[[], bool],
         curve: Callable[[TrialRecord], Sequence[BestSoFar]] = lambda _: (),
     ) -> None:

@@ -15,6 +15,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from orchestrator.records.types import Settings
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ParameterSection
 from selmix.config import (
@@ -79,7 +80,7 @@ def _rounded(value: float, parameter: ParameterSection) -> float:
     return rounded - q if rounded > high else rounded
 
 
-def default_point(spec: SweepSpec) -> dict[str, Any]:
+def default_point(spec: SweepSpec) -> Settings:
     """The defaults in the space: the point of trial 0.
 
     A default outside a searched range is moved to its nearest value; of a list without the default, numbers go to
@@ -114,7 +115,7 @@ def _nearest(default: Any, distribution: BaseDistribution) -> Any:
     return int(value) if isinstance(distribution, IntDistribution) else value
 
 
-def grid(spec: SweepSpec) -> list[dict[str, Any]] | None:
+def grid(spec: SweepSpec) -> list[Settings] | None:
     """The points of ``method: grid`` in order, the defaults' first; None for the other methods."""
     if spec.search.method != "grid":
         return None

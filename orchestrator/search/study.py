@@ -19,6 +19,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from orchestrator.records.types import Settings
+
 
 class ObjectiveStudy:
     """The study of one objective.
@@ -42,7 +44,7 @@ class ObjectiveStudy:
         seed: int,
         distributions: Mapping[str, BaseDistribution],
         first: Mapping[str, Any],
-        grid: list[dict[str, Any]] | None = None,
+        grid: list[Settings] | None = None,
         promoted: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         # Optuna reports every study that it opens on stderr, where the live line is.
@@ -79,7 +81,7 @@ class ObjectiveStudy:
                 continue
             self._add({name: points[number][name] for name in self._distributions})
 
-    def ask(self) -> tuple[int, dict[str, Any]]:
+    def ask(self) -> tuple[int, Settings]:
         """Propose the next point: its number and its parameters.
 
         The point is proposed by a copy in memory and written to the journal at once: Optuna writes a trial parameter
@@ -103,7 +105,7 @@ class ObjectiveStudy:
             )
         )
 
-    def _fixed_point(self, number: int) -> dict[str, Any] | None:
+    def _fixed_point(self, number: int) -> Settings | None:
         if self._grid is not None:
             return self._grid[number]
         return self._first[number] if number < len(self._first) else None

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from orchestrator.documents import Document
 from orchestrator.errors import SpecError, UsageError
 
 KeyPath = tuple[str | int, ...]
@@ -43,7 +44,7 @@ class SweepFile:
     """
 
     name: str
-    values: dict[str, Any]
+    values: Document
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     overridden: dict[KeyPath, str] = field(default_factory=dict)
@@ -146,8 +147,8 @@ def _value(node: yaml.Node, path: KeyPath, file: SweepFile) -> Any:
     return _scalar(node, path, file)
 
 
-def _mapping(node: yaml.MappingNode, path: KeyPath, file: SweepFile) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _mapping(node: yaml.MappingNode, path: KeyPath, file: SweepFile) -> Document:
+    values: Document = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
@@ -212,7 +213,7 @@ def apply_overrides(file: SweepFile, overrides: Sequence[str]) -> None:
         file.overridden[tuple(key.split("."))] = override
 
 
-def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+def _set(values: Document, path: list[str], value: Any, override: str) -> None:
     for depth, part in enumerate(path[:-1]):
         inner = values.setdefault(part, {})
         if not isinstance(inner, dict):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.records.folder import RunFolder, list_sweeps
-from orchestrator.records.lease import current_state
+from orchestrator.records.leases.lease import current_state
 from orchestrator.records.store import Store, runs_flag
 from orchestrator.results.rows import ObjectiveResult, VerdictOutcome, load_results, said
 from orchestrator.table import Column, minute, number, sentence, short, table, unit_of

@@ -9,7 +9,7 @@ from typing import Literal
 from orchestrator.documents import SCHEMA_VERSION, Document, to_document
 from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import current_state
+from orchestrator.records.leases.lease import current_state
 from orchestrator.records.openings import openings_of
 from orchestrator.records.types import Metrics, Settings, SweepState, TrialRecord, TrialState
 from orchestrator.results.pages import links_of
@@ -217,7 +217,7 @@ def run_counts(state: SweepState, records: list[TrialRecord], now: str) -> RunCo
     Args:
         state: record of the sweep.
         records: records of its trials and replicates.
-        now: current state of the sweep, see :func:`orchestrator.records.lease.current_state`.
+        now: current state of the sweep, see :func:`orchestrator.records.leases.lease.current_state`.
     """
     ended = [r for r in records if r.state in ENDED]
     # planned_runs grows with the phases of a sweep: it may lag behind the records for a moment.

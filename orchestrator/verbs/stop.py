@@ -10,7 +10,7 @@ from orchestrator.credentials import masked
 from orchestrator.errors import PreflightError
 from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import acquire, current_state, live_holder
+from orchestrator.records.leases.lease import acquire, current_state, live_holder
 from orchestrator.records.stop_request import request_stop
 from orchestrator.tracking.address import check_tracking, present_address, tracking_of
 

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.errors import NotFound, PreflightError
 from orchestrator.records.folder import RunFolder, list_sweeps
-from orchestrator.records.lease import acquire, check_free, current_state, live_holder
+from orchestrator.records.leases.lease import acquire, check_free, current_state, live_holder
 from orchestrator.records.types import Figure, SweepState, TrialRecord, baseline_id, replicate_record
 from orchestrator.run.preflight import changed_keys
 from orchestrator.verbs.show import show_document
@@ -99,7 +99,7 @@ def test_one_driver_at_a_time(folder: RunFolder) -> None:
 
 def test_a_lease_dies_with_its_process(folder: RunFolder) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from orchestrator.records.lease import acquire; "
+        "import sys, time; from pathlib import Path; from orchestrator.records.leases.lease import acquire; "
         "from orchestrator.records.folder import RunFolder; acquire(RunFolder.local(Path(sys.argv[1]), 's')); "
         "print('held', flush=True); time.sleep(60)"
     )

@@ -14,9 +14,9 @@ import pytest
 
 from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import acquire, check_free, current_state, live_holder
-from orchestrator.records.lease_in_store import ClaimLease
-from orchestrator.records.lease_on_disk import STALE_AFTER_S, DiskLease, Holder, LeaseBackend, process_start
+from orchestrator.records.leases.in_store import ClaimLease
+from orchestrator.records.leases.lease import acquire, check_free, current_state, live_holder
+from orchestrator.records.leases.on_disk import STALE_AFTER_S, DiskLease, Holder, LeaseBackend, process_start
 from orchestrator.records.object_store import ObjectStore
 from tests.fakes.servers import credentials
 
@@ -168,7 +168,7 @@ def test_a_claim_that_was_removed_while_it_settled_is_not_held(
         settled.append(seconds)
         store.delete("s/lease/b.claim")
 
-    monkeypatch.setattr("orchestrator.records.lease_in_store.time.sleep", meanwhile)
+    monkeypatch.setattr("orchestrator.records.leases.in_store.time.sleep", meanwhile)
     assert ClaimLease(store, "s").claim(mine) == mine
     assert settled == [3.0]
 

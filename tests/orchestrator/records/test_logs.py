@@ -13,7 +13,7 @@ from orchestrator.cli.main import main
 from orchestrator.errors import NotFound, PreflightError
 from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import acquire, live_holder
+from orchestrator.records.leases.lease import acquire, live_holder
 from orchestrator.records.logs import append_log, follow, log_of, logs_document
 from orchestrator.records.stop_request import request_stop, stop_request
 from orchestrator.records.types import SweepState, TrialRecord

@@ -17,9 +17,9 @@ from optuna.distributions import FloatDistribution
 from orchestrator.errors import NotFound, PreflightError, UsageError
 from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import acquire, current_state
-from orchestrator.records.lease_in_store import ClaimLease
-from orchestrator.records.lease_on_disk import Holder
+from orchestrator.records.leases.in_store import ClaimLease
+from orchestrator.records.leases.lease import acquire, current_state
+from orchestrator.records.leases.on_disk import Holder
 from orchestrator.records.logs import append_log, follow, log_of, logs_document
 from orchestrator.records.object_store import ObjectStore
 from orchestrator.records.stop_request import stop_request

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import PreflightError, UsageError
-from orchestrator.records.lease_in_store import ClaimLease
-from orchestrator.records.lease_on_disk import DiskLease
+from orchestrator.records.leases.in_store import ClaimLease
+from orchestrator.records.leases.on_disk import DiskLease
 from orchestrator.records.object_store import ObjectStore
 from orchestrator.records.store import LocalStore, Store
 from orchestrator.records.synced_folder import SyncedStore

@@ -15,7 +15,7 @@ import pytest
 from orchestrator.cluster.ray_session import RayStart
 from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease_on_disk import Holder
+from orchestrator.records.leases.on_disk import Holder
 from orchestrator.records.stop_request import request_stop
 from orchestrator.records.types import SweepState, TrialRecord
 from orchestrator.run import drain as module

@@ -18,7 +18,7 @@ import pytest
 from orchestrator.errors import PreflightError, TooManyFailures
 from orchestrator.progress import Progress
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import Lease, acquire
+from orchestrator.records.leases.lease import Lease, acquire
 from orchestrator.records.stop_request import request_stop
 from orchestrator.records.types import BaseFacts, DataFacts, SweepState, TrialRecord
 from orchestrator.results.rows import ObjectiveResult, SweepResult

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.cluster.address import Cluster
 from orchestrator.errors import PreflightError, SelmixError, UsageError
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease import acquire
+from orchestrator.records.leases.lease import acquire
 from orchestrator.records.store import LocalStore
 from orchestrator.records.types import SweepState
 from orchestrator.run import launch as module

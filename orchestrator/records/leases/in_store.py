@@ -20,14 +20,14 @@ import time
 
 from orchestrator.documents import from_document, to_document
 from orchestrator.errors import PreflightError
-from orchestrator.records.lease_on_disk import Holder
+from orchestrator.records.leases.on_disk import Holder
 from orchestrator.records.object_store import ObjectStore
 
 SETTLE_S = 3.0
 
 
 class ClaimLease:
-    """:class:`orchestrator.records.lease_on_disk.LeaseBackend` in an object store.
+    """:class:`orchestrator.records.leases.on_disk.LeaseBackend` in an object store.
 
     Args:
         store: of the runs.

@@ -10,7 +10,7 @@ from types import TracebackType
 from orchestrator.errors import PreflightError
 from orchestrator.files import writing
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.lease_on_disk import Holder, this_process
+from orchestrator.records.leases.on_disk import Holder, this_process
 
 # Six of them within the minute after which a holder counts as dead: single ones may fail.
 HEARTBEAT_EVERY_S = 10.0
