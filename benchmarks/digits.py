@@ -1,7 +1,7 @@
 """SelMix against every baseline on long-tailed digits, paired by seed, judged on test.
 
     python benchmarks/digits.py --setting method  --seeds 0 1 2 3 4
-    python benchmarks/digits.py --setting product --seeds 0 1 2 3 4 5 6 7 8 9 [--json]
+    python benchmarks/digits.py --setting product --seeds 0 1 2 3 4 5 6 7 8 9 [--json] [--keep FILE]
 
 `method`: imbalance 50, from the plain model, drawing from train, fixed settings, the last round counts.
 `product`: the data of sweeps/digits_min_recall.yaml, the product's defaults, the round chosen on select.
@@ -29,10 +29,11 @@ def main() -> None:
     parser.add_argument("--setting", choices=["method", "product"], required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", type=Path, help="file of the seeds that are done, to go on from")
     options = parser.parse_args()
     torch.set_num_threads(1)
     setting = SETTINGS[options.setting]
-    report(setting, compare(setting, options.seeds), options.json)
+    report(setting, compare(setting, options.seeds, options.keep), options.json)
 
 
 if __name__ == "__main__":

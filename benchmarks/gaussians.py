@@ -1,6 +1,6 @@
 """SelMix and every baseline on six Gaussians of unequal spread, beside the best linear head that exists.
 
-    python benchmarks/gaussians.py --seeds 0 1 2 3 4 [--json]
+    python benchmarks/gaussians.py --seeds 0 1 2 3 4 [--json] [--keep FILE]
 
 The model is a linear head over the raw features, so the best value of an objective can be computed: by direct
 optimisation on 20,000 samples a class (selmix/data/optimum.py). The last line of each objective says what share of
@@ -42,9 +42,10 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", type=Path, help="file of the seeds that are done, to go on from")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = compare(GAUSSIANS, options.seeds)
+    rows = compare(GAUSSIANS, options.seeds, options.keep)
     closed = {objective: shares_closed(rows, objective) for objective in GAUSSIANS.objectives}
     report(
         GAUSSIANS,

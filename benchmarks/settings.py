@@ -10,7 +10,6 @@ from benchmarks.harness import Setting
 from benchmarks.optimum import optimum
 from selmix.config import FinetuneConfig
 from selmix.data.digits import DigitsConfig
-from selmix.data.fashion_mnist import FashionMnistConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.models import ModelConfig
 
@@ -31,10 +30,6 @@ def _shipped(seed: int) -> DigitsConfig:
 
 def _gaussians(seed: int) -> GaussiansConfig:
     return GaussiansConfig(seed=seed)
-
-
-def _fashion(seed: int) -> FashionMnistConfig:
-    return FashionMnistConfig(seed=seed)
 
 
 METHOD = Setting(
@@ -63,11 +58,4 @@ GAUSSIANS = Setting(
     objectives=("min_recall", "h_mean"),
     extra=_best_linear_head,
 )
-FASHION = Setting(
-    name="fashion_mnist",
-    data=_fashion,
-    model=ModelConfig("small_cnn"),
-    config=FinetuneConfig(),
-    objectives=("min_recall",),
-)
-SETTINGS = {setting.name: setting for setting in (METHOD, PRODUCT, GAUSSIANS, FASHION)}
+SETTINGS = {setting.name: setting for setting in (METHOD, PRODUCT, GAUSSIANS)}
