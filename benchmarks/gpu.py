@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from argparse import Namespace
@@ -141,9 +142,12 @@ LIKE = {"screen of 16,384 heads": ("screen of 1,024 heads", "screen_s", 16.0)}
 
 
 def expected_s(name: str, found: dict[str, Any]) -> float:
-    """Seconds that a stage should take by those that ran before; 0 where none tells."""
-    like, figure, times = LIKE.get(name, ("", "", 0.0))
-    return times * float(found.get(like, {}).get(figure, 0.0))
+    """Seconds that a stage should take by the one of its kind that ran before; 0 for one that has none of its kind."""
+    if name not in LIKE:
+        return 0.0
+    like, figure, times = LIKE[name]
+    # Without that figure it is not begun: a small stage that failed speaks for no larger one.
+    return times * float(found.get(like, {}).get(figure, math.inf))
 
 
 def run(

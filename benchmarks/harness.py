@@ -103,10 +103,17 @@ def compare(setting: Setting, seeds: Sequence[int], kept: Path | None = None) ->
         setting: of the comparison.
         seeds: one run of everything each.
         kept: file of JSON lines, one a seed: those that are there are not run again, the others are added as they end.
+    Raises:
+        SystemExit: the file is of another setting.
     """
     parts: dict[int, list[Row]] = {}
     if kept is not None and kept.is_file():
-        parts = {part["seed"]: part["rows"] for part in map(json.loads, kept.read_text().splitlines())}
+        for part in map(json.loads, kept.read_text().splitlines()):
+            if part["setting"] != setting.name:
+                raise SystemExit(
+                    f"{kept}: must be of {setting.name}, got {part['setting']}; name another file"
+                )
+            parts[part["seed"]] = part["rows"]
     with ProcessPoolExecutor(max_workers=2) as pool:
         missing = {pool.submit(rows_of_seed, setting, seed): seed for seed in seeds if seed not in parts}
         failed: BaseException | None = None
@@ -118,7 +125,10 @@ def compare(setting: Setting, seeds: Sequence[int], kept: Path | None = None) ->
             parts[missing[done]] = done.result()
             if kept is not None:
                 with kept.open("a") as file:
-                    file.write(json.dumps({"seed": missing[done], "rows": done.result()}) + "\n")
+                    file.write(
+                        json.dumps({"setting": setting.name, "seed": missing[done], "rows": done.result()})
+                        + "\n"
+                    )
     if failed is not None:
         raise failed
     return [row for seed in seeds for row in parts[seed]]

@@ -168,6 +168,8 @@ class Judge:
 
     def _prepare_scores(self, judged: Sequence[Judged]) -> None:
         """Compute the scores of these rounds, with as many at a time as torch may use threads."""
+        if is_own(self.rule.metric):
+            return  # a function of the user's own need not bear it
         missing = [each for each in judged if each.known_score is None]
         workers = min(torch.get_num_threads(), len(missing))
         # Each score has a generator of its own, so that their order does not matter.

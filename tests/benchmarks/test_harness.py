@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import harness
+from benchmarks import harness, settings
 
 
 class Here:
@@ -46,7 +46,7 @@ def test_seeds_that_are_done_are_kept_and_not_run_again(
 
     monkeypatch.setattr(harness, "rows_of_seed", rows)
     monkeypatch.setattr(harness, "ProcessPoolExecutor", Here)
-    kept, setting = tmp_path / "kept.jsonl", harness.Setting.__new__(harness.Setting)
+    kept, setting = tmp_path / "kept.jsonl", settings.PRODUCT
     with pytest.raises(ArithmeticError):
         harness.compare(setting, [0, 1, 2], kept)
     # In whatever order they ended, the two that did are kept.
@@ -55,3 +55,5 @@ def test_seeds_that_are_done_are_kept_and_not_run_again(
     assert [row["seed"] for row in found] == [0, 1, 2]
     assert ran == [0, 1, 2, 2]
     assert harness.compare(setting, [2, 0], kept) == [found[2], found[0]]
+    with pytest.raises(SystemExit, match=r"must be of gaussians, got product"):
+        harness.compare(settings.GAUSSIANS, [0], kept)

@@ -1,4 +1,4 @@
-"""The method on a CUDA GPU against the same on the CPU: draws to the bit, weights within rounding.
+"""The method on a CUDA GPU against the same on the CPU: the same random numbers, weights within rounding.
 
 Needs torch and pytest alone:
 ``python -m pytest --noconftest -o addopts= -o filterwarnings=default tests/selmix/test_cuda.py``.

@@ -14,6 +14,7 @@ from selmix.config import FinetuneConfig
 from selmix.data.digits import DigitsConfig
 from selmix.data.gaussians import GaussiansConfig
 from selmix.data.splits import Split, SweepData, join
+from selmix.finetune import _on_device
 from selmix.model import ClassifierView
 from selmix.models import ModelConfig
 from selmix.pretrain import pretrain
@@ -286,3 +287,16 @@ def test_a_run_stops_where_the_gain_has_levelled_off() -> None:
     run = finetune(data, base, "min_recall", FinetuneConfig(gain_plateau=0.9, steps=2000, lr=0.05), 0, RULE)
     assert run.stop_reason == "gain_plateau"
     assert run.finetuner.steps_done < 2000
+
+
+def test_a_stored_state_is_loaded_where_the_run_is() -> None:
+    """Every tensor of it, however deep: a state is stored on the CPU."""
+    state = {
+        "counts": torch.ones(2),
+        "worst_case": {"multipliers": torch.ones(3)},
+        "bounds": [0.5],
+        "none": None,
+    }
+    moved = _on_device(state, torch.device("meta"))
+    assert moved["counts"].device.type == moved["worst_case"]["multipliers"].device.type == "meta"
+    assert (moved["bounds"], moved["none"]) == ([0.5], None)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+from typing import Any
+
 import pytest
 import torch
 
 from selmix.data.splits import Split
 from selmix.metrics import MetricContext, Predictions
+from selmix.screen import judging
 from selmix.screen.decisions import Decisions, confusions, decide
 from selmix.screen.judging import Judge, Judged
-from selmix.statistics.selection import Constraint, SelectionRule, score
+from selmix.statistics.selection import Constraint, SelectionRule, score, score_of_counts
 
 K, N = 4, 30
 
@@ -62,25 +68,57 @@ def test_the_best_round_is_that_of_the_scores(metric: str, statistic: str, group
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_many_rounds_are_compared_as_each_alone(threads: int) -> None:
-    """At once and by several threads: the same answers, and the same scores."""
-    rule = SelectionRule("min_recall", "bagged")
+def test_many_rounds_are_scored_by_as_many_threads_as_torch_has(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which changes neither scores nor answers."""
+    rule, seen = SelectionRule("min_recall", "bagged"), set()
+
+    def scored(*arguments: Any, **named: Any) -> float:
+        seen.add(threading.get_ident())
+        time.sleep(0.002)  # long enough for another thread to take the next one
+        return score_of_counts(*arguments, **named)
+
+    monkeypatch.setattr(judging, "score_of_counts", scored)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        judge, alone = judge_of(rule), judge_of(rule)
+        judge = judge_of(rule)
         predicted = rounds(judge, 12)
         decisions = Decisions(predicted, torch.ones(len(predicted), dtype=torch.bool))
-        numbers = range(len(predicted))
-        judged, single = (each.judge(decisions, numbers, [0] * len(predicted)) for each in (judge, alone))
-        olds: list[Judged | None] = [None, *judged[:-1]]
-        single_olds: list[Judged | None] = [None, *single[:-1]]
-        found = judge.better(judged, olds)
-        assert found == [alone.better([new], [old])[0] for new, old in zip(single, single_olds, strict=True)]
-        assert 1 < sum(found) < len(found)
-        assert [each.known_score for each in judged] == [each.known_score for each in single]
+        judged = judge.judge(decisions, range(len(predicted)), [0] * len(predicted))
+        found = judge.better(judged, [None, *judged[:-1]])
     finally:
         torch.set_num_threads(before)
+    exact = [
+        score_of_counts("min_recall", each.counts, judge.context, "bagged", seed=rule.seed) for each in judged
+    ]
+    assert found == [True] + [new > old for old, new in itertools.pairwise(exact)]
+    assert [each.known_score for each in judged if each.known_score is not None] == [
+        value for each, value in zip(judged, exact, strict=True) if each.known_score is not None
+    ]
+    assert (len(seen) > 1) == (threads > 1)
+
+
+def own_recall(confusion: torch.Tensor) -> torch.Tensor:
+    return confusion.diagonal(dim1=-2, dim2=-1).sum(-1) / confusion.sum((-2, -1))
+
+
+def test_a_metric_of_ones_own_is_called_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, seen = judge_of(SelectionRule(f"{__name__}:own_recall", "value")), set()
+    original = Judge.score
+
+    def scored(self: Judge, judged: Judged) -> float:
+        seen.add(threading.get_ident())
+        return original(self, judged)
+
+    monkeypatch.setattr(Judge, "score", scored)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    predicted = rounds(judge, 12)
+    decisions = Decisions(predicted, torch.ones(len(predicted), dtype=torch.bool))
+    judged = judge.judge(decisions, range(len(predicted)), [0] * len(predicted))
+    judge.better(judged, [None, *judged[:-1]])
+    assert seen == {threading.get_ident()}
 
 
 def test_bounds_come_first() -> None:
