@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -87,11 +88,27 @@ def _own_token() -> Iterator[None]:
         path = Path(folder) / "token"  # the folder is readable by its owner only
         path.write_text(secrets.token_hex(32))
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+        _read_token_anew()
         try:
             yield
         finally:
             for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
                 os.environ.pop(key, None)
+            _read_token_anew()
+
+
+def _read_token_anew() -> None:
+    """Let Ray read whether there is a token, and which.
+
+    It does so when it is imported, and once: a notebook may have imported it before, or launched another sweep.
+    """
+    library = sys.modules.get("ray._raylet")
+    if library is None:
+        return
+    # Not public; where another version has it elsewhere, only the first launch of a process starts a Ray.
+    with contextlib.suppress(AttributeError):
+        library.Config.initialize("")
+        library.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextlib.contextmanager

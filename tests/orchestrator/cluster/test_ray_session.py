@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -230,3 +232,21 @@ def test_sigterm_before_the_drain_listens_ends_the_launch(monkeypatch: pytest.Mo
     with pytest.raises(SystemExit) as left:
         launch()
     assert left.value.code == 143
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_process_starts_a_private_ray_after_another() -> None:
+    """As a notebook does that launches two sweeps: each has a token of its own, and Ray remembers the first."""
+    script = """
+import ray
+from orchestrator.cluster.address import Cluster
+from orchestrator.cluster.ray_session import connected, ray_environment
+for number in range(2):
+    with ray_environment(Cluster()), connected(Cluster()):
+        print(ray.get(ray.remote(lambda: number).remote()), flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stdout.split() == ["0", "1"], done.stderr[-2000:]
