@@ -49,7 +49,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "asha": {
         "rungs": ["finetune"],
         "search": {"num_trials": ASHA_TRIALS},
-        "early_stopping": {"method": "asha", "grace_steps": 40, "reduction_factor": 2},
+        "early_stopping": {"method": "asha", "reduction_factor": 2},
     },
 }
 
