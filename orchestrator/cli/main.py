@@ -140,6 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parsed = parser().parse_intermixed_args(rest)
     except SystemExit as stop:
         return int(stop.code or 0)
+    except SelmixError as error:
+        err(f"selmix: {error}")
+        return error.exit_code
     return _guarded(verb, parsed)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import re
 import shutil
 import textwrap
 from pathlib import Path
 
+from orchestrator.errors import SpecError
 from selmix.files import expanded_path
 from selmix.rungs import RUNGS
 
@@ -511,9 +513,17 @@ def _sweep_file(text: str) -> Path:
     path = _path(text)
     if path.exists() or path.name != text or path.suffix:
         return path
-    from orchestrator.verbs.recipes import shipped_file
+    from orchestrator.verbs.recipes import recipes, shipped_file
 
-    return shipped_file(text) or path
+    found = shipped_file(text)
+    if found is None:
+        near = difflib.get_close_matches(text, recipes(), 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise SpecError([
+            f"{text}: must be a sweep file, or the name of one that comes with selmix; {hint}`selmix ls --recipes` "
+            "lists them"
+        ])  # fmt: skip
+    return found
 
 
 def _runs(text: str) -> str:

@@ -147,5 +147,12 @@ def test_a_shipped_sweep_file_is_found_by_its_name_and_a_file_of_it_goes_before(
     assert here("validate", "smoke", cwd=tmp_path).code == 0
     (tmp_path / "smoke").write_text("version: 1\n")
     assert here("validate", "smoke", cwd=tmp_path).code == 3
-    for none in ("smok", "smoke.yaml", "./smoky"):
+    for none in ("smoke.yaml", "./smoky"):
         assert "must be a readable sweep file" in here("validate", none, cwd=tmp_path).err
+    (tmp_path / "smoke").unlink()
+    for near, hint in (("smok", "did you mean smoke?"), ("zzz", "`selmix ls")):
+        done = here("launch", near, cwd=tmp_path)
+        assert done.code == 3
+        assert done.err.startswith(
+            f"selmix: {near}: must be a sweep file, or the name of one that comes with selmix; {hint}"
+        )
