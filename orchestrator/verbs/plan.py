@@ -102,9 +102,10 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
     )
     concurrent = _concurrent(spec, cpus, gpus)
     trials_s = (trials + replicates) * (probe.trial_s + RUN_OVERHEAD_S) / concurrent
-    # The other baselines only fit a head or biases.
+    # The other baselines only fit a head or biases; heads are as long as many classes make them.
     again_s = FITTED_AGAIN * probe.one_worker_trial_s if spec.searches else 0.0
     baselines_s = objectives * seeds * (again_s + ("retrain" in spec.rungs) * probe.pretrain_s)
+    baselines_s += objectives * probe.heads_s
     # Baselines run on one worker each, so that several fit in the place of one trial.
     baselines_s /= concurrent * spec.resources.workers
     models = trials + replicates + baselines * seeds
@@ -138,6 +139,7 @@ def plan_text(document: PlanDocument, width: int | None) -> str:
     probe, memory = document.probe, document.probe.memory
     workers = document.resources.workers
     on_workers = f" on {workers} workers each (baselines on one)" if workers > 1 else ""
+    heads = f", heads at least {probe.heads_s:.1f} s of work per objective" if probe.heads_s else ""
     device = "one GPU" if memory.device == "cuda" else "this machine"
     searched = [
         ("trials", f"{document.trials}, {document.at_once} at once{on_workers}, about {probe.trial_s:.1f} s each "
@@ -146,7 +148,7 @@ def plan_text(document: PlanDocument, width: int | None) -> str:
     ]  # fmt: skip
     lines = [
         *(searched if document.trials else [("trials", "none: the rungs have no finetune")]),
-        ("baselines", f"{document.baselines}; base model about {probe.pretrain_s:.1f} s"),
+        ("baselines", f"{document.baselines}; base model about {probe.pretrain_s:.1f} s{heads}"),
         ("memory", f"about {memory.peak_bytes / 1e9:.1f} GB per worker, {memory.fit} would fit in the "
                    f"{memory.device_bytes / 1e9:.1f} GB of {device}"),
         *([] if document.preprocess is None else [("preprocess", preprocess_words(document.preprocess))]),

@@ -5,20 +5,36 @@ from __future__ import annotations
 import dataclasses
 import os
 import resource
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from orchestrator.build.base_model import torch_threads
 from orchestrator.build.selection import selection_rules
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ResourceSection
+from selmix.baselines.head_losses import equal_shares, weighted_cross_entropy
+from selmix.baselines.head_path import head_path
+from selmix.baselines.last_layer import WEIGHT_DECAYS
 from selmix.config import FinetuneConfig
 from selmix.data.splits import SweepData
+from selmix.pretrain import pretrainer
 from selmix.run.local_ranks import RunRequest, seconds_of_rounds
 from selmix.run.start_model import Base
 
 PROBE_ROUNDS = 3
+PROBE_STEPS = 8
+"""Of the pre-training."""
+
+PROBE_NUMBERS = 2**30
+"""Multiplications of the head that is timed, per evaluation."""
+
+HEAD_EVALUATIONS = 2000
+"""Passes over train and feedback of all heads of an objective, fitted out of fold too, with a thousand classes."""
+
 CUDA_CONTEXT_BYTES = 500_000_000
 """GPU memory that a process holds beside torch's allocator, for context and kernels: usually 0.3 to 0.5 GB."""
 
@@ -53,6 +69,7 @@ class Probe:
         weights_bytes: bytes of the weights of a model.
         table_bytes: bytes of the table of rounds of a trial.
         memory: peak memory of a worker.
+        heads_s: seconds of work that the heads of an objective take at least, on one worker; 0.0 without that rung.
     """
 
     rounds_measured: int
@@ -63,6 +80,7 @@ class Probe:
     weights_bytes: int
     table_bytes: int
     memory: Memory
+    heads_s: float = 0.0
 
 
 def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
@@ -94,9 +112,12 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
     rounds = _rounds(config)
     # The fastest round: the first ones also pay for warm-up, and other processes only ever slow one down.
     round_s = min(seconds[1:], default=seconds[0])
-    steps = max(1, len(data.train) // spec.pretrain.batch_size) * spec.pretrain.epochs
-    # A step of pre-training is one of fine-tuning on a batch of another size.
-    step_s = round_s / config.refresh_every * spec.pretrain.batch_size / config.batch_size
+    # After the memory, which is that of a trial.
+    with torch_threads(spec.resources.cpu):
+        pretrain_s = pretrain_seconds(spec, data)
+        heads_s = head_seconds(
+            len(data.train) + len(data.feedback), model_width(spec, model), data.num_classes, device
+        )
     # With groups the matrices are of (class, group) cells.
     strata = data.num_classes * max(1, data.num_groups)
     return Probe(
@@ -104,12 +125,77 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
         rounds=rounds,
         trial_s=together[0] + rounds * min(together[1:], default=together[0]),
         one_worker_trial_s=seconds[0] + rounds * round_s,
-        pretrain_s=steps * step_s if spec.recipe else 0.0,
+        pretrain_s=pretrain_s,
+        heads_s=heads_s if "head" in spec.rungs else 0.0,
         weights_bytes=sum(t.numel() * t.element_size() for t in model.state_dict().values()),
         # Per round C, G and P and two vectors over the strata, in float32.
         table_bytes=rounds * 4 * strata * (3 * strata + 2),
         memory=memory,
     )
+
+
+def pretrain_seconds(
+    spec: SweepSpec, data: SweepData, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of pre-training the base model, from some of its steps; 0.0 where a checkpoint is given.
+
+    Args:
+        spec: specification of the sweep.
+        data: on the device that the base model is trained on.
+        clock: seconds.
+    """
+    if spec.recipe is None:
+        return 0.0
+    settings = spec.pretrain.settings
+    some = torch.arange(min(len(data.train), PROBE_STEPS * settings.batch_size))
+    part = dataclasses.replace(data, train=data.train.take(some.to(data.train.labels.device)))
+    trainer = pretrainer(spec.recipe, spec.model.config, part, spec.pretrain.seed, settings)
+    trainer.run_epoch()  # warms up
+    begun = clock()
+    trainer.run_epoch()
+    step_s = (clock() - begun) / max(1, len(some) // settings.batch_size)
+    return step_s * max(1, len(data.train) // settings.batch_size) * settings.epochs
+
+
+def model_width(spec: SweepSpec, model: nn.Module) -> int:
+    """Number of features that the head of a network reads."""
+    return spec.model.config.view(model).head.weight.shape[1]
+
+
+def head_seconds(
+    samples: int,
+    width: int,
+    classes: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds of work of fitting the heads of an objective, from fits of one head to noise.
+
+    A lower bound: with few classes a head takes several times as many evaluations, each of which costs next to nothing.
+
+    Args:
+        samples: of train and feedback.
+        width: d.
+        classes: K.
+        device: that heads are fitted on.
+        clock: seconds.
+    """
+    some = min(samples, max(2 * classes, PROBE_NUMBERS // (width * classes)))
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(some, width, generator=generator).to(device)
+    labels = torch.arange(some, device=device) % classes
+    shares, evaluations = equal_shares(labels), 0
+    loss = weighted_cross_entropy(labels, shares)
+
+    def counted(logits: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal evaluations
+        evaluations += 1
+        return loss(logits)
+
+    begun = clock()
+    for head in head_path(features, counted, classes, (max(WEIGHT_DECAYS),), shares):
+        float(head.bias.sum())  # read, so that a GPU has finished
+    return HEAD_EVALUATIONS * (clock() - begun) / evaluations * samples / some
 
 
 def memory_of(device: torch.device) -> Memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,15 @@ import pytest
 from orchestrator.records.store import LocalStore
 from orchestrator.spec.schema import spec_from_resolved
 from orchestrator.verbs import plan as module
-from orchestrator.verbs.plan import RUN_OVERHEAD_S, START_S, PlanDocument, duration, megabytes, plan_document
+from orchestrator.verbs.plan import (
+    RUN_OVERHEAD_S,
+    START_S,
+    PlanDocument,
+    duration,
+    megabytes,
+    plan_document,
+    plan_text,
+)
 from orchestrator.verbs.plan_probe import Memory, Probe
 from selmix.baselines import baselines_for
 
@@ -21,14 +30,16 @@ PROBE = Probe(
 BASELINES = len(baselines_for(0))
 
 
-def planned(monkeypatch: pytest.MonkeyPatch, runs: Path, **sections: object) -> PlanDocument:
+def planned(
+    monkeypatch: pytest.MonkeyPatch, runs: Path, probe: Probe = PROBE, **sections: object
+) -> PlanDocument:
     """A plan on a machine of eight cores."""
     spec = spec_from_resolved({
         "version": 1, "name": "x", "data": {"name": "digits"}, "objectives": ["min_recall"],
         "parameters": {"lr": {"min": 0.01, "max": 0.1}}, "selection": {"replicates": 2, "finalists": 3}, **sections,
     })  # fmt: skip
     monkeypatch.setattr(module, "check_all", lambda *_: ("http://u:secret@h", SimpleNamespace(num_groups=0)))
-    monkeypatch.setattr(module, "measure", lambda *_: PROBE)
+    monkeypatch.setattr(module, "measure", lambda *_: probe)
     monkeypatch.setattr(module, "local_resources", lambda: (8.0, 0.0))
     return plan_document(spec, LocalStore(runs))
 
@@ -78,6 +89,15 @@ def test_more_at_once_takes_less_time(monkeypatch: pytest.MonkeyPatch, tmp_path:
     )
     assert one == pytest.approx(2 * two) == pytest.approx(8 * eight)
     assert more == eight
+
+
+def test_heads_count_once_per_objective(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    many = dataclasses.replace(PROBE, heads_s=800.0)
+    plan = planned(monkeypatch, tmp_path, many, objectives=["min_recall", "g_mean"])
+    less = planned(monkeypatch, tmp_path, objectives=["min_recall", "g_mean"])
+    assert plan.estimated_s - less.estimated_s == pytest.approx(2 * 800.0 / 8)
+    assert "heads at least 800.0 s of work per objective" in plan_text(plan, None)
+    assert "heads" not in plan_text(less, None)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""What the probe of a plan says of memory."""
+"""Memory and pre-training, as the probe of a plan has them."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import resource
 from typing import Any
@@ -9,8 +10,20 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator.build.data import load_data
+from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ResourceSection
-from orchestrator.verbs.plan_probe import Memory, memory_of, memory_warnings, share_for
+from orchestrator.verbs.plan_probe import (
+    HEAD_EVALUATIONS,
+    PROBE_NUMBERS,
+    Memory,
+    head_seconds,
+    memory_of,
+    memory_warnings,
+    pretrain_seconds,
+    share_for,
+)
+from selmix.pretrain import Pretrainer, pretrain
 
 GPU = Memory("cuda", peak_bytes=18 * 10**9, device_bytes=80 * 10**9, fit=4)
 SMALL_GPU = Memory("cuda", peak_bytes=10**11, device_bytes=80 * 10**9, fit=0)
@@ -59,3 +72,46 @@ def test_what_is_said_of_memory(
 def test_shares_never_add_up_to_more_than_one_gpu() -> None:
     for fit in range(1, 101):
         assert fit * share_for(fit) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("largest", [10, 60])
+def test_the_pre_training_is_told_from_some_of_its_steps(
+    largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At half a second a step: as many as a whole pre-training takes, however many are timed."""
+    now, original = [0.0], Pretrainer._step
+
+    def step(self: Pretrainer, *arguments: Any) -> Any:
+        now[0] += 0.5
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Pretrainer, "_step", step)
+    spec = SweepSpec.model_validate({
+        "version": 1, "name": "a", "objectives": ("min_recall",), "model": {"name": "linear_head"},
+        "data": {"name": "gaussians", "largest_class": largest, "feedback": 4, "select": 4, "test": 4},
+        "pretrain": {"recipe": "erm", "epochs": 3, "batch_size": 8},
+    })  # fmt: skip
+    data = load_data(spec)
+    found = pretrain_seconds(spec, data, lambda: now[0])
+    now[0] = 0.0
+    pretrain("erm", spec.model.config, data, 0, spec.pretrain.settings)
+    assert found == now[0] > 0
+    checkpoint = spec.model_copy(
+        update={"pretrain": spec.pretrain.model_copy(update={"checkpoint": "base.pt"})}
+    )
+    assert pretrain_seconds(checkpoint, data) == 0.0
+
+
+def test_heads_cost_some_thousand_passes_over_all_samples() -> None:
+    """Told from a part of them: a pass over all takes as many times as long as they are more."""
+    ticks = itertools.count()
+    seconds = {
+        samples: head_seconds(samples, 200, 200, torch.device("cpu"), lambda: float(next(ticks)))
+        for samples in (60_000, 600_000)
+    }
+    # The part is the same, and the clock says that its fit took a second.
+    assert seconds[600_000] == pytest.approx(10 * seconds[60_000])
+    part = PROBE_NUMBERS // (200 * 200)
+    evaluations = HEAD_EVALUATIONS * 60_000 / part / seconds[60_000]
+    assert evaluations == pytest.approx(round(evaluations))
+    assert 2 < evaluations < 100
