@@ -14,7 +14,8 @@ from typing import Any
 from orchestrator.cluster.doctor import DoctorDocument
 from orchestrator.documents import json_schema
 from orchestrator.pins.export import ExportDocument
-from orchestrator.pins.lock_file import Pin, PinsDocument
+from orchestrator.pins.listing import PinsDocument
+from orchestrator.pins.lock_file import Pin
 from orchestrator.pins.predict import PredictDocument
 from orchestrator.pins.reproduce import ReproduceDocument
 from orchestrator.records.logs import LogsDocument

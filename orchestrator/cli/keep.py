@@ -12,7 +12,7 @@ from orchestrator.table import terminal_width
 
 
 def pin(options: argparse.Namespace) -> int:
-    from orchestrator.pins.lock_file import pin_text, pins_flag
+    from orchestrator.pins.listing import pin_text, pins_flag
     from orchestrator.pins.pin import PinRequest, pin_sweep
     from orchestrator.records.store import runs_flag
 
@@ -34,7 +34,7 @@ def pin(options: argparse.Namespace) -> int:
 
 
 def pins(options: argparse.Namespace) -> int:
-    from orchestrator.pins.lock_file import pins_document, pins_flag, pins_text
+    from orchestrator.pins.listing import pins_document, pins_flag, pins_text
 
     emit(options, pins_document(options.pins), partial(pins_text, flag=pins_flag(options.pins)))
     return 0

@@ -21,7 +21,7 @@ from orchestrator.cli.main import VERBS, help_page
 from orchestrator.cluster.doctor import DoctorDocument, doctor_text
 from orchestrator.documents import from_document
 from orchestrator.pins.export import ExportDocument, export_text
-from orchestrator.pins.lock_file import PinsDocument, pins_text
+from orchestrator.pins.listing import PinsDocument, pins_text
 from orchestrator.pins.predict import PredictDocument, predict_text
 from orchestrator.pins.reproduce import ReproduceDocument, reproduction_text
 from orchestrator.progress import Progress

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.documents import Document, to_document
 from orchestrator.errors import NotFound, PreflightError
+from orchestrator.pins.listing import pins_document, pins_text
 from orchestrator.pins.lock_file import (
     OPTIONAL,
     REQUIRED,
@@ -25,8 +26,6 @@ from orchestrator.pins.lock_file import (
     broken_sections,
     digest,
     pin_path,
-    pins_document,
-    pins_text,
     read_pin,
     sealed,
     typed_pin,
