@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selmix.checkpoints import FACTS_KEY, State, read_checkpoint
+from selmix.checkpoint_file import FACTS_KEY, State, read_checkpoint
 from selmix.files import written_aside
 
 __all__ = [

@@ -26,7 +26,7 @@ CONFINED = {
     "mlflow": ("orchestrator/tracking/",),
     "optuna": ("orchestrator/search/",),
     "sklearn": ("selmix/data/digits.py",),
-    "safetensors": ("selmix/weights.py", "selmix/checkpoints.py"),
+    "safetensors": ("selmix/weights.py", "selmix/checkpoint_file.py"),
     "pyarrow": (
         "selmix/data/",
         "selmix/run/",

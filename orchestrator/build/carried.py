@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator.build.selection import preprocess_keys
 from orchestrator.errors import PreflightError
 from orchestrator.spec.schema import SweepSpec
-from selmix.checkpoints import carried_facts, read_checkpoint
+from selmix.checkpoint_file import carried_facts, read_checkpoint
 from selmix.data.wording import listed
 from selmix.files import expanded_path
 

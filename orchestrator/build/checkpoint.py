@@ -10,6 +10,7 @@ from torch import nn
 
 from orchestrator.errors import PreflightError
 from orchestrator.spec.schema import SweepSpec
+from selmix.checkpoint_file import read_checkpoint
 from selmix.checkpoints import (
     Fit,
     Loaded,
@@ -18,7 +19,6 @@ from selmix.checkpoints import (
     load_for_training,
     misfit,
     notes_of,
-    read_checkpoint,
     too_little,
 )
 from selmix.files import expanded_path

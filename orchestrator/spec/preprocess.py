@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from selmix.checkpoints import carried_facts
+from selmix.checkpoint_file import carried_facts
 from selmix.data import DATA, as_fields, preprocess_of
 from selmix.data.preprocess import INPUT_RANGES, Preprocess
 from selmix.files import expanded_path

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from selmix.checkpoints import load_for_model, load_for_training, read_checkpoint
+from selmix.checkpoint_file import read_checkpoint
+from selmix.checkpoints import load_for_model, load_for_training
 from selmix.models import ModelConfig
 from selmix.weights import load_weights
 

@@ -10,7 +10,7 @@ import torch
 from orchestrator.build.carried import carried_notes
 from orchestrator.errors import PreflightError
 from orchestrator.spec.schema import SweepSpec
-from selmix.checkpoints import read_checkpoint
+from selmix.checkpoint_file import read_checkpoint
 from selmix.weights import save_weights
 from tests.orchestrator.spec.test_schema import spec_of
 
