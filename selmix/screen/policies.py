@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from selmix.config import FinetuneConfig
-from selmix.policy import balanced_policy, uniform_policy
+from selmix.policy import NoPositiveGain, balanced_policy, uniform_policy
+from selmix.policy_schedule import policy_of_round
 from selmix.schedules import scheduled
 from selmix.screen.draws import Pool
 
+# Computed for all rows at once; any other policy is computed as the single fine-tuner does, row by row.
+_TOGETHER = frozenset({"softmax", "loss_weight", "greedy", "proportional", "epsilon", "uniform", "balanced"})
 # Stands for the distance of a pair that cannot be drawn below the largest gain; its square is a number too.
 _FAR = -1e150
 _MAX_SOLVER_STEPS = 200
@@ -76,7 +79,9 @@ def policies_of_round(rows: Sequence[PolicyRow], gain: Tensor) -> tuple[Tensor, 
     drawn = torch.ones(len(rows), dtype=torch.bool, device=gain.device)
     by_gain = []
     for place, row in enumerate(rows):
-        if row.targeted and not row.is_warming_up:
+        if row.config.policy not in _TOGETHER:
+            policies[place], drawn[place] = _alone(row, gain[place])
+        elif row.targeted and not row.is_warming_up:
             by_gain.append(place)
         elif not row.config.pair_policy.mixes:
             # The stratum's share of the pool gives every sample the weight 1.
@@ -90,6 +95,18 @@ def policies_of_round(rows: Sequence[PolicyRow], gain: Tensor) -> tuple[Tensor, 
         chosen = [rows[place] for place in by_gain]
         policies[by_gain], drawn[by_gain] = _policies_of_gain(chosen, gain[by_gain])
     return policies, drawn
+
+
+def _alone(row: PolicyRow, gain: Tensor) -> tuple[Tensor, bool]:
+    """P of one row as the single fine-tuner has it, and whether there is a pair to draw; zeros where there is none."""
+    try:
+        policy = policy_of_round(
+            row.config, gain if row.targeted else None, row.drawable, row.pool.counts, row.round_number,
+            row.progress, {},
+        )  # fmt: skip
+    except NoPositiveGain:
+        return torch.zeros_like(gain), False
+    return policy.to(gain), True
 
 
 def _policies_of_gain(rows: Sequence[PolicyRow], gain: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from selmix.config import FinetuneConfig
 from selmix.data.splits import SweepData
 from selmix.objectives import AnyObjective
+from selmix.policy import POLICIES, NoPositiveGain, Policy, PolicyInputs, uniform_policy
 from selmix.run.start_model import Base
 from selmix.screen.batch import Batch, Setting
 from selmix.statistics.selection import Constraint, SelectionRule
@@ -197,3 +198,39 @@ def test_strata_without_samples_are_refused() -> None:
     hollow = SweepData("hollow", data.class_names, data.train, some, data.select, {})
     with pytest.raises(ValueError, match=r"every stratum needs a held-out sample, got none for \[2\]"):
         Setting(hollow, base, "min_recall", SelectionRule("min_recall"))
+
+
+def test_a_policy_of_which_the_batch_knows_nothing_is_that_of_the_single_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As whoever adds one to the table finds it."""
+    data, base = world()
+
+    def squared(inputs: PolicyInputs) -> Tensor:
+        kept = inputs.known_gain.clamp_min(0.0).square() * inputs.drawable
+        if not float(kept.sum()):
+            raise NoPositiveGain("none")
+        return kept / kept.sum()
+
+    monkeypatch.setitem(POLICIES, "squared", Policy(squared))
+    monkeypatch.setitem(
+        POLICIES, "plain", Policy(lambda inputs: uniform_policy(inputs.drawable), targeted=False)
+    )
+    configs = [
+        FinetuneConfig(**SHORT, policy=policy, **more)
+        for policy, more in (
+            ("squared", {}),
+            ("plain", {}),
+            ("softmax", {}),
+            ("squared", {"warmup_rounds": 1}),
+        )
+    ]
+    batch = check(data, base, "min_recall", configs, SelectionRule("min_recall"))
+    first, _, third, _ = batch.heads.weight
+    assert float((first - third).abs().max()) > 100 * CLOSE
+
+    def flat(confusion: Tensor) -> Tensor:
+        return confusion.sum()
+
+    ended = check(data, base, flat, configs[:2], SelectionRule("min_recall"))
+    assert [row.stop_reason for row in ended.rows] == ["no_positive_gain", "steps"]
