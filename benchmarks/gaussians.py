@@ -3,7 +3,7 @@
     python benchmarks/gaussians.py --seeds 0 1 2 3 4 [--json] [--keep FILE]
 
 The model is a linear head over the raw features, so the best value of an objective can be computed: by direct
-optimisation on 20,000 samples a class (selmix/data/optimum.py). The last line of each objective says what share of
+optimisation on 20,000 samples a class (benchmarks/optimum.py). The last line of each objective says what share of
 the distance from last_layer_on_train_plus_feedback to that optimum each method closes, as a ratio of means over the
 seeds. The product's defaults, 100 feedback samples a class, the round chosen on select, judged on 2,000 test samples
 a class.

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the root, where `benchmarks` lies
+
 import torch
 from torch import Tensor
 

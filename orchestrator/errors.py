@@ -42,7 +42,7 @@ class TooManyFailures(SelmixError):
 
 
 class NoFeasibleTrial(SelmixError):
-    """No trial of some objective meets the constraints."""
+    """No row of some objective meets the constraints."""
 
     exit_code = 6
 

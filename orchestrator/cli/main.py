@@ -86,7 +86,7 @@ def help_page(width: int | None) -> str:
         ),
         sentence(
             "exit codes: 0 success, 2 usage, 3 invalid sweep file, 4 preflight check failed, 5 too many failed trials, "
-            "6 no feasible trial, 7 not reproduced, 8 no such sweep or pin, 130/143 stopped by a signal, resumable",
+            "6 no feasible row, 7 not reproduced, 8 no such sweep or pin, 130/143 stopped by a signal, resumable",
             width,
         ),
     ])  # fmt: skip

@@ -155,7 +155,7 @@ def plan_text(document: PlanDocument, width: int | None) -> str:
         ("mlflow", document.tracking_uri),
         *(("warning", warning) for warning in document.warnings),
     ]  # fmt: skip
-    # Corrections and heads are not timed: where there is nothing else, that is most of the time.
+    # Corrections are not timed, and heads by the least that they take: where there is nothing else, that is it.
     beside = "" if document.trials else " and seconds per baseline"
     first = (
         f"{document.sweep}: about {duration(document.estimated_s)}{beside}, {megabytes(document.estimated_bytes)} of "

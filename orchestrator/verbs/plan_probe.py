@@ -33,7 +33,7 @@ PROBE_NUMBERS = 2**30
 """Multiplications of the head that is timed, per evaluation."""
 
 HEAD_EVALUATIONS = 2000
-"""Passes over train and feedback of all heads of an objective, fitted out of fold too, with a thousand classes."""
+"""Passes over train and feedback of all heads of an objective with a thousand classes, measured."""
 
 CUDA_CONTEXT_BYTES = 500_000_000
 """GPU memory that a process holds beside torch's allocator, for context and kernels: usually 0.3 to 0.5 GB."""
