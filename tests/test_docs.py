@@ -14,9 +14,8 @@ import pytest
 from selmix.statistics.constructions import CONSTRUCTIONS
 from tests.command import ROOT
 
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "tests" / "fixtures").glob("*.md")]
-)
+FOLDERS = (ROOT, ROOT / "docs", ROOT / "deploy", ROOT / "tests" / "fixtures")
+PAGES = sorted(page for folder in FOLDERS for page in folder.glob("*.md"))
 
 
 @pytest.mark.slow
@@ -31,8 +30,19 @@ def test_the_walk_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text())
+    assert [target for target, _ in links if not (page.parent / target).exists()] == []
+    for target, anchor in links:
+        if anchor:
+            named = page.parent / target if target else page
+            assert anchor in {anchor_of(line) for line in named.read_text().splitlines()}, (target, anchor)
+
+
+def anchor_of(line: str) -> str:
+    """Anchor that a heading has on a forge; empty for any other line."""
+    found = re.match(r"#+ (.*)", line)
+    words = "" if found is None else re.sub(r"[^\w\- ]", "", found[1].lower())
+    return words.strip().replace(" ", "-")
 
 
 def test_the_table_of_limits_is_that_of_the_package() -> None:
