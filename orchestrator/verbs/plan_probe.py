@@ -149,8 +149,10 @@ def pretrain_seconds(
     settings = spec.pretrain.settings
     some = torch.arange(min(len(data.train), PROBE_STEPS * settings.batch_size))
     part = dataclasses.replace(data, train=data.train.take(some.to(data.train.labels.device)))
-    trainer = pretrainer(spec.recipe, spec.model.config, part, spec.pretrain.seed, settings)
-    trainer.run_epoch()  # warms up
+    # Two epochs, whatever the file says: the first warms up.
+    twice = dataclasses.replace(settings, epochs=2)
+    trainer = pretrainer(spec.recipe, spec.model.config, part, spec.pretrain.seed, twice)
+    trainer.run_epoch()
     begun = clock()
     trainer.run_epoch()
     step_s = (clock() - begun) / max(1, len(some) // settings.batch_size)

@@ -74,9 +74,9 @@ def test_shares_never_add_up_to_more_than_one_gpu() -> None:
         assert fit * share_for(fit) <= 1 + 1e-9
 
 
-@pytest.mark.parametrize("largest", [10, 60])
+@pytest.mark.parametrize(("largest", "epochs"), [(10, 3), (60, 3), (60, 1)])
 def test_the_pre_training_is_told_from_some_of_its_steps(
-    largest: int, monkeypatch: pytest.MonkeyPatch
+    largest: int, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At half a second a step: as many as a whole pre-training takes, however many are timed."""
     now, original = [0.0], Pretrainer._step
@@ -89,7 +89,7 @@ def test_the_pre_training_is_told_from_some_of_its_steps(
     spec = SweepSpec.model_validate({
         "version": 1, "name": "a", "objectives": ("min_recall",), "model": {"name": "linear_head"},
         "data": {"name": "gaussians", "largest_class": largest, "feedback": 4, "select": 4, "test": 4},
-        "pretrain": {"recipe": "erm", "epochs": 3, "batch_size": 8},
+        "pretrain": {"recipe": "erm", "epochs": epochs, "batch_size": 8},
     })  # fmt: skip
     data = load_data(spec)
     found = pretrain_seconds(spec, data, lambda: now[0])
