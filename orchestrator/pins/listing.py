@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.errors import PreflightError
+from orchestrator.messages import counted
 from orchestrator.pins.lock_file import (
     BrokenBound,
     PinnedOpening,
@@ -19,7 +20,7 @@ from orchestrator.pins.lock_file import (
     typed_pin,
 )
 from orchestrator.records.types import Figure
-from orchestrator.results.rows import MoreLabels, beyond, said
+from orchestrator.results.rows import MoreLabels, beyond, rests_on, said
 from orchestrator.table import (
     PERCENT,
     Column,
@@ -166,10 +167,13 @@ def _notes(pin: PinRow, unit: Unit) -> list[str]:
     """Sentences below the row of a pin: verdict, bounds, opening and edits."""
     below = []
     if pin.verdict is not None:
-        gap = f"{difference(pin.verdict.difference, unit)}{unit.difference}"
+        named, found = rests_on(pin.verdict)
+        gap = f"{difference(found, unit)}{unit.difference}"
+        rest = len(pin.verdict.not_told_apart) - 1 if pin.verdict.outcome == "undecided" else 0
+        others = f" and {counted(rest, 'other')}" if rest > 0 else ""
         rule = ", by the earlier rule" if pin.verdict.margin is None else ""
         more = beyond(pin.verdict.more_labels, unit)
-        below.append(f"on test {said(pin.verdict.outcome)} {pin.verdict.against}{rule}, {gap}{more}")
+        below.append(f"on test {said(pin.verdict.outcome)} {named}{others}{rule}, {gap}{more}")
     elif pin.more_labels is not None:
         below.append(f"on test without an opponent of no more labels{beyond(pin.more_labels, unit)}")
     if pin.broken:
@@ -203,5 +207,7 @@ def _caveats(
     corrected = ""
     if verdict is not None and verdict.difference_corrected is not None and verdict.level_corrected:
         gap = f"{difference(verdict.difference_corrected, unit)}{unit.difference}"
-        corrected = f"; corrected {gap} (at {100 * verdict.level_corrected:.4g} %)"
+        # It is of the opponent that was chosen on select.
+        of = "" if rests_on(verdict)[0] == verdict.against else f"{verdict.against} "
+        corrected = f"; corrected {of}{gap} (at {100 * verdict.level_corrected:.4g} %)"
     return [f"{'; '.join(reasons)}{corrected}"]

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.credentials import masked
-from orchestrator.documents import Document
+from orchestrator.documents import Document, from_document
 from orchestrator.errors import PreflightError
-from orchestrator.pins.lock_file import Registered
+from orchestrator.pins.lock_file import PinnedVerdict, Registered
 from orchestrator.records.types import Figure
-from orchestrator.results.rows import said
+from orchestrator.results.rows import rests_on, said
 from orchestrator.table import difference, estimate, unit_of
 from orchestrator.tracking.address import recorded_address
 
@@ -156,9 +156,9 @@ def version_text(document: Document, alias: str) -> str:
         lines.append(f"**{metric} on test {estimate(figure, unit)}{unit.value}** (95 % interval).")
     verdict = document["verdict"]["test"]
     if verdict is not None:
-        gap = verdict["difference"]
-        shown = difference(Figure(gap["value"], gap["low"], gap["high"]), unit)
-        lines.append(f"On test {said(verdict['outcome'])} {verdict['against']}, {shown}{unit.difference}.")
+        pinned = from_document(PinnedVerdict, verdict)
+        named, gap = rests_on(pinned)
+        lines.append(f"On test {said(pinned.outcome)} {named}, {difference(gap, unit)}{unit.difference}.")
     opening = document.get("test_opening")
     if opening is not None and opening.get("note"):
         lines.append(f"{opening['note'].capitalize()}.")

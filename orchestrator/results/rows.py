@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from orchestrator.documents import SCHEMA_VERSION, Document, from_document
 from orchestrator.errors import PreflightError
@@ -42,6 +42,44 @@ _SAID = {
 def said(outcome: VerdictOutcome) -> str:
     """Words that stand between a row and its opponent."""
     return _SAID[outcome]
+
+
+class Judged(Protocol):
+    """The part of a verdict, of a result or of a pin, that says what it rests on."""
+
+    @property
+    def outcome(self) -> VerdictOutcome:
+        """Of all comparisons together."""
+
+    @property
+    def against(self) -> str:
+        """Opponent that was chosen on select."""
+
+    @property
+    def difference(self) -> Figure:
+        """From that one."""
+
+    @property
+    def differences(self) -> dict[str, Figure]:
+        """From each opponent; empty in verdicts of earlier versions."""
+
+    @property
+    def not_told_apart(self) -> list[str]:
+        """Opponents that the row is neither better nor worse than."""
+
+    @property
+    def worse_than(self) -> list[str]:
+        """Opponents that are better."""
+
+
+def rests_on(verdict: Judged) -> tuple[str, Figure]:
+    """Opponent that an outcome rests on, and the difference from it.
+
+    It is the one that was chosen on select, unless that one is beaten where another is not, or is better.
+    """
+    of = {"worse": verdict.worse_than, "undecided": verdict.not_told_apart}.get(verdict.outcome, [])
+    named = verdict.against if verdict.against in of or not of else of[0]
+    return named, verdict.differences.get(named, verdict.difference)
 
 
 SELMIX = "selmix"

@@ -17,6 +17,7 @@ from orchestrator.results.rows import (
     approach_name,
     beyond,
     name_of_row,
+    rests_on,
 )
 from orchestrator.table import difference, estimate, number, paragraph, sentence, short, unit_of
 from selmix.rungs import RUNGS, Rung
@@ -64,9 +65,10 @@ def answer(result: ObjectiveResult) -> str:
             f"TIED: {name} and its best opponent, {against}{cheaper}, differ by less than the margin of "
             f"{number(verdict.margin, unit)}{unit.difference}: {gap}{higher}"
         )
-    if verdict.against not in verdict.not_told_apart:
-        nearest, *rest = verdict.not_told_apart
-        gap, against, cheaper = on_select(verdict.differences[nearest]), approach_name(nearest), ""
+    named, found = rests_on(verdict)
+    if named != verdict.against:
+        rest.remove(named)
+        gap, against, cheaper = on_select(found), approach_name(named), ""
     also = f"{',' if cheaper else ''} and {counted(len(rest), 'other')}" if rest else ""
     needed = ""
     if verdict.samples_needed is not None:

@@ -31,7 +31,7 @@ from orchestrator.records.types import SweepState, TrialRecord
 from orchestrator.results.infeasible import why_nothing_wins
 from orchestrator.results.judge import Judge, climbed, judged
 from orchestrator.results.pages import Pages, links_of
-from orchestrator.results.rows import SweepResult, load_results, said
+from orchestrator.results.rows import SweepResult, load_results, rests_on, said
 from orchestrator.results.rungs import step_line
 from orchestrator.results.winner_text import further_step, result_text
 from orchestrator.run.drain import Drain, Drained, kept_text
@@ -505,6 +505,6 @@ def _winners(results: SweepResult) -> tuple[dict[str, float], dict[str, str]]:
         trial_ids.append(result.winner.trial_id)
         metrics |= Best(result.winner.select, result.metric, result.winner.replicates.score).metrics(prefix)
         if result.verdict is not None:
-            verdicts.append(f"{said(result.verdict.outcome)} {result.verdict.against}")
+            verdicts.append(f"{said(result.verdict.outcome)} {rests_on(result.verdict)[0]}")
     tags = {"selmix.winner": ", ".join(trial_ids), "selmix.verdict": ", ".join(verdicts)}
     return metrics, {key: text for key, text in tags.items() if text}

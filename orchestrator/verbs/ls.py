@@ -8,7 +8,7 @@ from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.records.folder import RunFolder, list_sweeps
 from orchestrator.records.leases.lease import current_state
 from orchestrator.records.store import Store, runs_flag
-from orchestrator.results.rows import ObjectiveResult, VerdictOutcome, load_results, said
+from orchestrator.results.rows import ObjectiveResult, VerdictOutcome, load_results, rests_on, said
 from orchestrator.table import Column, minute, number, sentence, short, table, unit_of
 from orchestrator.verbs.show import RunCounts, run_counts
 
@@ -20,12 +20,14 @@ class BriefVerdict:
     Attributes:
         outcome: of the winner.
         against: its best opponent on select.
+        rests_on: opponent that the outcome rests on: one that it is not told apart from, or that is better.
         by_earlier_rule: True if an earlier version judged: against one baseline, and without a margin.
     """
 
     outcome: VerdictOutcome
     against: str
     by_earlier_rule: bool = False
+    rests_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ def _brief(result: ObjectiveResult) -> BriefResult:
         value = winner.replicates.select[result.metric].value
     return BriefResult(
         result.metric, None if winner is None else winner.row or winner.trial_id, value,
-        None if verdict is None else BriefVerdict(verdict.outcome, verdict.against, verdict.margin is None),
+        None if verdict is None else BriefVerdict(
+            verdict.outcome, verdict.against, verdict.margin is None, rests_on(verdict)[0]
+        ),
     )  # fmt: skip
 
 
@@ -132,5 +136,5 @@ def _summary(objective: str, result: BriefResult) -> str:
     text = f"{objective}{metric} {number(result.value, unit)}{unit.value} on select: {short(result.winner)}"
     if result.verdict is not None:
         rule = ", by the earlier rule" if result.verdict.by_earlier_rule else ""
-        text += f", {said(result.verdict.outcome)} {result.verdict.against}{rule}"
+        text += f", {said(result.verdict.outcome)} {result.verdict.rests_on or result.verdict.against}{rule}"
     return text

@@ -18,6 +18,7 @@ from orchestrator.pins.lock_file import (
     REQUIRED,
     Pin,
     PinnedBaseline,
+    PinnedOpening,
     PinnedSweep,
     PinnedVerdict,
     PinnedVerdicts,
@@ -34,7 +35,7 @@ from orchestrator.pins.lock_file import (
 )
 from orchestrator.provenance import Environment
 from orchestrator.records.types import Figure
-from orchestrator.results.rows import MoreLabels, bounds_of_constraints
+from orchestrator.results.rows import MoreLabels, VerdictOutcome, bounds_of_constraints
 
 METRICS = {"min_recall": Figure(0.8, 0.6, 0.9), "accuracy": Figure(0.9, 0.85, 0.95)}
 PIN = Pin(
@@ -305,3 +306,30 @@ def test_a_pin_that_cannot_be_written_is_answered_with_advice_about_pins(tmp_pat
     (tmp_path / "file").write_text("")
     with pytest.raises(PreflightError, match="choose another --pins folder"):
         written(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "not_told_apart", "worse_than", "says"),
+    [
+        # `best` was chosen on select; the pin beats it, and is told apart neither from `near` nor from `far`.
+        ("undecided", ["near", "far"], [], "cannot be told from near and 1 other, +1.0 [-2.0, +4.0] pp"),
+        ("undecided", ["near"], [], "cannot be told from near, +1.0 [-2.0, +4.0] pp"),
+        ("undecided", ["near", "best"], [], "cannot be told from best and 1 other, +9.0 [+1.0, +14.0] pp"),
+        ("worse", [], ["near"], "worse than near, +1.0 [-2.0, +4.0] pp"),
+        ("better", [], [], "better than best, +9.0 [+1.0, +14.0] pp"),
+    ],
+)
+def test_a_verdict_names_the_opponent_that_it_rests_on(
+    tmp_path: Path, outcome: VerdictOutcome, not_told_apart: list[str], worse_than: list[str], says: str
+) -> None:
+    gap, near = Figure(0.09, 0.01, 0.14), Figure(0.01, -0.02, 0.04)
+    verdict = PinnedVerdict(
+        outcome, "best", gap, margin=0.02, differences={"best": gap, "near": near, "far": near},
+        not_told_apart=not_told_apart, worse_than=worse_than, difference_corrected=gap, level_corrected=0.975,
+    )  # fmt: skip
+    opening = PinnedOpening("sha256:3", 1, False, "the second opening of these samples", ["größe"])
+    verdicts = replace(PIN.verdict, test=verdict)
+    line, caveat = listed(tmp_path, verdict=verdicts, test_opening=opening)
+    assert line == f"on test {says}"
+    of = "" if " best" in says else "best "
+    assert caveat == f"the second opening of these samples; corrected {of}+9.0 [+1.0, +14.0] pp (at 97.5 %)"
