@@ -26,15 +26,22 @@ _QUIET = {
 }
 
 
+def quieten_mlflow() -> None:
+    """Set how MLflow behaves in this process; before it is imported, which is when it reports to its makers.
+
+    A value that the user exported stands.
+    """
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+
+
 def open_client(address: str) -> Any:
     """Open a client of the store at ``address``; making the tables of a new file takes seconds.
 
     Raises:
         PreflightError: the store cannot be opened.
     """
-    # setdefault: a value that the user exported stands.
-    for key, value in _QUIET.items():
-        os.environ.setdefault(key, value)
+    quieten_mlflow()
     # MLflow's HTTP library reads its own variables alone, not that of OpenSSL, by which our check was made.
     named = next((os.environ[key] for key in CERTIFICATES if os.environ.get(key)), None)
     if named is not None:
@@ -75,6 +82,7 @@ def register_model(
     Raises:
         PreflightError: MLflow does not take it.
     """
+    quieten_mlflow()
     from mlflow.exceptions import MlflowException
 
     client = open_client(address)

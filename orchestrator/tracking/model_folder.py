@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.tracking.client import quieten_mlflow
+
 LOADER = "selmix.serving.served"
 """Module that loads the folder for pyfunc: it must be installed where the model is loaded."""
 
@@ -54,6 +56,7 @@ def write_model_folder(path: Path, content: ModelFolder) -> None:
         path: folder to make.
         content: of the folder.
     """
+    quieten_mlflow()
     import pandas as pd
     from mlflow import pyfunc
     from mlflow.models import Model

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -276,6 +277,8 @@ def _write_onnx(
     about: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> Run:
+    # It reports to its makers when it is imported, and leaves its id in the home folder; what a user exported stands.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     traced = exported_program(program, pinned)

@@ -13,7 +13,7 @@ from selmix.pinned import load_pinned
 from selmix.serving import export as module
 from selmix.serving.export import compared, export_model
 from selmix.serving.program import PinnedProgram, examples
-from tests.command import here
+from tests.command import here, selmix
 from tests.selmix.test_pinned import STEPS, pinned
 
 
@@ -117,3 +117,14 @@ def test_an_error_of_the_exporter_is_one_line_and_leaves_nothing(
             loaded, home / "m.pt2", "pt2", {"name": "kept", "protocol": {}, "digests": {"weights": "x"}}
         )
     assert [path.name for path in home.iterdir()] == ["pins"]
+
+
+@pytest.mark.slow
+def test_an_export_leaves_nothing_in_the_home_folder(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """onnxruntime, by which it is checked, would report to its makers and keep its id there."""
+    own = tmp_path_factory.mktemp("own")
+    done = selmix("export", "kept", "--format", "onnx", cwd=home, HOME=str(own))
+    assert done.code == 0, done.err
+    assert [path for path in own.rglob("*") if path.is_file()] == []

@@ -1,0 +1,36 @@
+"""The folder of a model as MLflow has it: what writing it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+def test_mlflow_does_not_report_to_its_makers(tmp_path: Path) -> None:
+    """It would when it is imported, and leave its id in the home folder."""
+    script = """
+import sys
+from pathlib import Path
+from orchestrator.tracking.model_folder import ModelFolder, write_model_folder
+write_model_folder(Path(sys.argv[1]), ModelFolder({}, None, {"x": "number"}, {"y": "number"}, {"x": [1.0]}, [], "2"))
+from mlflow.telemetry.utils import is_telemetry_disabled
+assert is_telemetry_disabled()
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("MLFLOW_", "CI", "PYTEST", "XDG"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "model")], env=kept | {"HOME": str(home)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [path for path in home.rglob("*") if path.is_file()] == []
