@@ -56,7 +56,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Found:
-    """What a way of searching has found.
+    """Outcome of a way of searching.
 
     Attributes:
         way: key of WAYS.
@@ -187,7 +187,7 @@ def on_test(folder: RunFolder, record: TrialRecord, seed: int) -> float:
 
 
 def compared(seed: int, runs: Path, steps: int, num_trials: int | None) -> list[Found]:
-    """What each way finds for the cost of the whole search."""
+    """Run every way, and find what each has for the cost of the whole search."""
     folders = {way: launched(way, seed, runs, steps, num_trials) for way in WAYS}
     budget_s = math.fsum(record.cost_s for record in trials_in_order(folders["whole"]))
     return [found_by(way, seed, folder, budget_s) for way, folder in folders.items()]

@@ -1,4 +1,4 @@
-"""Of the state dicts of a file the one that fits a model, under whatever names wrappers have given its parts."""
+"""The state dict of a file that fits a model, under whatever names wrappers have given its parts."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import re
 import shutil
@@ -513,16 +512,14 @@ def _sweep_file(text: str) -> Path:
     path = _path(text)
     if path.exists() or path.name != text or path.suffix:
         return path
-    from orchestrator.verbs.recipes import recipes, shipped_file
+    from orchestrator.verbs.recipes import recipes, shipped_file, where_listed
 
     found = shipped_file(text)
     if found is None:
-        near = difflib.get_close_matches(text, recipes(), 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise SpecError([
-            f"{text}: must be a sweep file, or the name of one that comes with selmix; {hint}`selmix ls --recipes` "
-            "lists them"
-        ])  # fmt: skip
+        advice = where_listed(text, recipes())
+        raise SpecError(
+            [f"{text}: must be a sweep file, or the name of one that comes with selmix; {advice}"]
+        )
     return found
 
 

@@ -49,7 +49,7 @@ class Judged(Protocol):
 
     @property
     def outcome(self) -> VerdictOutcome:
-        """Of all comparisons together."""
+        """Outcome of all comparisons together."""
 
     @property
     def against(self) -> str:
@@ -57,11 +57,11 @@ class Judged(Protocol):
 
     @property
     def difference(self) -> Figure:
-        """From that one."""
+        """Difference from that one."""
 
     @property
     def differences(self) -> dict[str, Figure]:
-        """From each opponent; empty in verdicts of earlier versions."""
+        """Differences by opponent; empty in verdicts of earlier versions."""
 
     @property
     def not_told_apart(self) -> list[str]:

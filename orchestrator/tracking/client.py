@@ -41,7 +41,6 @@ def open_client(address: str) -> Any:
     Raises:
         PreflightError: the store cannot be opened.
     """
-    quieten_mlflow()
     # MLflow's HTTP library reads its own variables alone, not that of OpenSSL, by which our check was made.
     named = next((os.environ[key] for key in CERTIFICATES if os.environ.get(key)), None)
     if named is not None:

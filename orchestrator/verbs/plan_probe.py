@@ -27,7 +27,7 @@ from selmix.run.start_model import Base
 
 PROBE_ROUNDS = 3
 PROBE_STEPS = 8
-"""Of the pre-training."""
+"""Steps of the pre-training in each of the two epochs of its probe."""
 
 PROBE_NUMBERS = 2**30
 """Multiplications of the head that is timed, per evaluation."""
@@ -115,9 +115,10 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
     # After the memory, which is that of a trial.
     with torch_threads(spec.resources.cpu):
         pretrain_s = pretrain_seconds(spec, data)
-        heads_s = head_seconds(
-            len(data.train) + len(data.feedback), model_width(spec, model), data.num_classes, device
-        )
+        heads_s = 0.0
+        if "head" in spec.rungs:
+            samples, width = len(data.train) + len(data.feedback), model_width(spec, model)
+            heads_s = head_seconds(samples, width, data.num_classes, device)
     # With groups the matrices are of (class, group) cells.
     strata = data.num_classes * max(1, data.num_groups)
     return Probe(
@@ -126,7 +127,7 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
         trial_s=together[0] + rounds * min(together[1:], default=together[0]),
         one_worker_trial_s=seconds[0] + rounds * round_s,
         pretrain_s=pretrain_s,
-        heads_s=heads_s if "head" in spec.rungs else 0.0,
+        heads_s=heads_s,
         weights_bytes=sum(t.numel() * t.element_size() for t in model.state_dict().values()),
         # Per round C, G and P and two vectors over the strata, in float32.
         table_bytes=rounds * 4 * strata * (3 * strata + 2),

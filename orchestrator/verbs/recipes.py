@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -137,6 +138,13 @@ def shipped_file(name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def where_listed(name: str, known: Iterable[str]) -> str:
+    """Advice where no sweep file comes with selmix under a name: the closest of those that do, and where they are."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}`selmix ls --recipes` lists them"
+
+
 def recipes() -> dict[str, Recipe]:
     """Every shipped sweep file by name: small ones to start with, those of the field's data sets, ablations."""
     home = resources.files("sweeps")
@@ -215,9 +223,7 @@ def copy_recipe(name: str, folder: Path, objective: str | None = None) -> Path:
         recipe = max(begun, key=lambda each: len(each.name), default=None)
         short = "" if recipe is None else name.removeprefix(f"{recipe.name}_")
         if recipe is None or short not in recipe.objectives or objective not in (None, short):
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise NotFound(f"no recipe {name!r}; {hint}`selmix ls --recipes` lists them")
+            raise NotFound(f"no recipe {name!r}; {where_listed(name, known)}")
         objective = short
     stem, text = recipe.file_for(objective)
     target = folder / f"{stem}.yaml"

@@ -245,7 +245,7 @@ class Judge:
 
 
 def _without_score(new: Judged, old: Judged | None) -> bool | None:
-    """Whether a round ranks above an earlier one, where bounds or the lack of an earlier one tell; None elsewhere."""
+    """True if a round ranks above an earlier one, by bounds or as the first; None where only scores can tell."""
     if old is None:
         return True
     if new.feasible != old.feasible:

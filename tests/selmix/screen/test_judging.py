@@ -71,7 +71,7 @@ def test_the_best_round_is_that_of_the_scores(metric: str, statistic: str, group
 def test_many_rounds_are_scored_by_as_many_threads_as_torch_has(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which changes neither scores nor answers."""
+    """Threads change neither scores nor answers."""
     rule, seen = SelectionRule("min_recall", "bagged"), set()
 
     def scored(*arguments: Any, **named: Any) -> float:
