@@ -4,12 +4,14 @@
     python benchmarks/ladder.py kr-vs-k.dat --keep FILE
 
 Data: fashion_mnist (imbalance 100, 1,000 training images in the largest class, 100 feedback, 200 select and 1,000 test
-images a class), digits, gaussians, or a file of the KEEL repository (`benchmarks/keel.py`), split at random by class.
+images a class), fashion_mnist_unlabelled (the same with 2,000 images a class whose labels are hidden, and a base by
+FixMatch with the logit-adjusted loss), digits, gaussians, or a file of the KEEL repository (`benchmarks/keel.py`),
+split at random by class.
 Seed s seeds split, pre-training and fine-tuning. Rows are those of the product, each with 400 steps of the product's
 defaults where it takes steps; `screened_head` is the one of 256 configurations on frozen features with the best
 cross-fitted score, and its own score that of the choice out of fold. `--references` adds the network trained anew,
-`--wide` SelMix at three layers and two rates of the backbone, and balanced and logit-adjusted fine-tuning at the second
-rate.
+`--wide` SelMix at three layers and two rates of the backbone, each also with partners from the unlabelled images under
+pseudo-labels where there are any, and balanced and logit-adjusted fine-tuning at the second rate.
 
 Of each rung the row that scores best on select is picked, leaving out those that were fitted on select, and the picks
 are compared on test over the seeds. FILE keeps what is done, part by part, to go on from.
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -62,6 +64,9 @@ HEADS = 256
 FOLDS = 5
 LAYERS = ("features", "stage2", "input")
 RATES = (0.1, 1.0)
+UNLABELLED = 2000  # a class
+FIXMATCH_EPOCHS = 400
+PSEUDO_EVERY = 4  # rounds; labelling 20,000 images takes longer than a round of ten steps
 RUNGS = ("scores", "head", "finetune")
 PICKED = {"scores": RUNGS[:1], "head": RUNGS[:2], "finetune": RUNGS}
 
@@ -89,18 +94,24 @@ AIMS = {
 
 @dataclass(frozen=True)
 class Case:
-    """Data by seed, and the network on it."""
+    """Data by seed, the network on it, its layers for mixing, and how the base model is trained."""
 
     data: Callable[[int], DataConfig]
     model: ModelConfig
     layers: tuple[str, ...] = ("features",)
-    settings: PretrainSettings | None = None
+    recipe: str = "erm"
+    settings: PretrainSettings = field(default_factory=PretrainSettings)
 
 
 def case_of(name: str, folder: Path) -> Case:
     """The case of a name, or of a KEEL file; its table is written to ``folder``."""
     if name == "fashion_mnist":
         return Case(lambda seed: FashionMnistConfig(seed=seed), ModelConfig("small_cnn"), LAYERS)
+    if name == "fashion_mnist_unlabelled":
+        return Case(
+            lambda seed: FashionMnistConfig(seed=seed, unlabelled=UNLABELLED), ModelConfig("small_cnn"), LAYERS,
+            "fixmatch_logit_adjusted", PretrainSettings(epochs=FIXMATCH_EPOCHS),
+        )  # fmt: skip
     if name == "digits":
         return Case(lambda seed: DigitsConfig(seed=seed), ModelConfig("small_cnn"), LAYERS)
     if name == "gaussians":
@@ -130,7 +141,8 @@ class Comparison:
     def _base_of(self, seed: int) -> tuple[SweepData, Split, dict[str, Tensor]]:
         source = self.case.data(seed)
         data = source.load()
-        return data, source.load_test(), pretrain("erm", self.case.model, data, seed)
+        state = pretrain(self.case.recipe, self.case.model, data, seed, self.case.settings)
+        return data, source.load_test(), state
 
     def part(self, aim: Aim, seed: int, wide: bool) -> Part:
         """Every row of an aim and a seed, on select and on test; or the wide ones."""
@@ -150,9 +162,11 @@ class Comparison:
                 "test": evaluate_predictions(task.predictions(weights, test), task.context),
             })  # fmt: skip
 
-        def tuned(layer: str, rate: float, name: str) -> Mapping[str, Tensor]:
+        def tuned(layer: str, rate: float, name: str, second: str = config.second) -> Mapping[str, Tensor]:
             began = time.perf_counter()
             tried = replace(config, mixup_layer=layer, backbone_lr_scale=rate)
+            if second != config.second:
+                tried = replace(tried, second=second, pseudo_every=PSEUDO_EVERY)
             run = finetune(data, base, aim.objective, tried, seed, rule)
             if run.best is None or run.failed:
                 raise FloatingPointError(run.stop_reason)
@@ -170,10 +184,11 @@ class Comparison:
                 sys.stderr.write(f"seed {seed}: {name}: {error}\n")
 
         if wide:
-            for layer, rate in product(self.case.layers, RATES):
-                if (layer, rate) != ("features", config.backbone_lr_scale):
-                    name = f"selmix {layer} {rate:g}"
-                    unless_it_diverges(name, lambda: tuned(layer, rate, name))  # noqa: B023 (called at once)
+            seconds = [config.second] if data.unlabelled is None else [config.second, "pseudo"]
+            for layer, rate, second in product(self.case.layers, RATES, seconds):
+                if (layer, rate, second) != ("features", config.backbone_lr_scale, config.second):
+                    name = f"selmix {layer} {rate:g}" + (f" {second}" if second != config.second else "")
+                    unless_it_diverges(name, lambda: tuned(layer, rate, name, second))  # noqa: B023 (called at once)
             faster = replace(task, winner_config=replace(config, backbone_lr_scale=RATES[1]))
             for name in ("finetune_balanced", "finetune_logit_adjusted"):
                 unless_it_diverges(name, lambda: fitted(name, faster, f" {RATES[1]:g}"))  # noqa: B023

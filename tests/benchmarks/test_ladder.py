@@ -12,6 +12,9 @@ import pytest
 
 from benchmarks import ladder
 from benchmarks.keel import to_parquet
+from selmix.data.digits import DigitsConfig
+from selmix.models import ModelConfig
+from selmix.pretrain import PretrainSettings
 
 KEEL = """@relation small
 @attribute place {a, b}
@@ -85,3 +88,21 @@ def test_a_small_run_is_kept_and_gone_on_from(
     monkeypatch.setattr(sys, "argv", [*command[:5], "40", *command[6:], "mean_recall_min_coverage"])
     with pytest.raises(SystemExit, match="must be of the same run"):
         ladder.main()
+
+
+def test_unlabelled_samples_lend_partners_to_every_wide_row(capsys: pytest.CaptureFixture[str]) -> None:
+    case = ladder.Case(
+        lambda seed: DigitsConfig(seed=seed, unlabelled=4, largest_class=20, imbalance=5),
+        ModelConfig("small_cnn"), ("features", "input"), "fixmatch_logit_adjusted", PretrainSettings(epochs=1),
+    )  # fmt: skip
+    rows = ladder.Comparison(case, references=False, steps=4).part(ladder.AIMS["min_recall"], 0, wide=True)
+    # At the head's rate a backbone may diverge; such a row is said and left out.
+    diverged = [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()]
+    methods = [each["method"] for each in rows]
+    assert not set(methods) & set(diverged)
+    assert sorted(methods + diverged) == [
+        "finetune_balanced 1", "finetune_logit_adjusted 1", "selmix features 0.1 pseudo",
+        "selmix features 1", "selmix features 1 pseudo",
+        "selmix input 0.1", "selmix input 0.1 pseudo", "selmix input 1", "selmix input 1 pseudo",
+    ]  # fmt: skip
+    assert {"selmix features 0.1 pseudo", "selmix input 0.1", "selmix input 0.1 pseudo"} <= set(methods)
