@@ -50,7 +50,7 @@ from orchestrator.tracking.values import Best, parent_tags, sweep_params, trial_
 from selmix.data.splits import SweepData
 from selmix.metrics import MetricContext
 from selmix.rungs import Rung, up_to
-from trainables.heads import FittedHeads, HeadJob
+from trainables.heads import FittedHeads, HeadJob, fit_heads
 
 SHOWN_S = 5.0
 """Seconds that a launch waits until MLflow has taken the view of its runs."""
@@ -212,7 +212,7 @@ class Driver:
 
         def fit(job: HeadJob) -> FittedHeads:
             self.progress.say(f"balanced heads: {', '.join(job.objectives)}")
-            return executor.heads(job)
+            return executor.tasks(fit_heads, [job], "balanced heads of the base model")[0]
 
         # In this process nothing looks for a drain while they are fitted.
         self.drain.at_once = self.launch.cluster is None
@@ -293,7 +293,7 @@ class Driver:
             context = MetricContext(data.train_counts.cpu(), rule.definitions, data.num_groups)
             # In this process nothing looks for a drain meanwhile.
             self.drain.at_once = self.launch.cluster is None
-            record = screen_objective(self.spec, self.folder, objective, rule, context, executor.screen)
+            record = screen_objective(self.spec, self.folder, objective, rule, context, executor)
             self.drain.at_once = False
             self.progress.say(f"{objective}: {screened_line(record, unit_of(rule.metric))}")
 

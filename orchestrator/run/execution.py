@@ -7,18 +7,18 @@ An executor takes assignments and passes reports to the recorder: :mod:`orchestr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, TypeVar
 
 from orchestrator.records.types import TrialRecord
 from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.recorder import Recorder
 from orchestrator.search.early_stopping import BestSoFar, EarlyStopping
 from orchestrator.search.sources import Source
-from selmix.screen import ScreenResult
 from trainables.baseline import BaselineJob, BaselineReport
-from trainables.heads import FittedHeads, HeadJob
-from trainables.screen import ScreenJob
 from trainables.shared import Shared
+
+J = TypeVar("J")
+T = TypeVar("T")
 
 MAX_LOSSES = 3
 """Lost workers in a row, without a checkpoint in between, at which a run has failed."""
@@ -48,7 +48,7 @@ class Assignment(TypedDict):
 
 
 class Executor(Protocol):
-    """Executor of the heads of the base model, of runs and of baselines.
+    """Executor of the heads of the base model, of screens, of runs and of baselines.
 
     Attributes:
         shared: data, models and rules that all runs share; it has start models once the heads are fitted.
@@ -56,16 +56,19 @@ class Executor(Protocol):
 
     shared: Shared
 
-    def heads(self, job: HeadJob) -> FittedHeads:
-        """Fit heads with the resources of one worker.
+    def tasks(self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], what: str) -> list[T]:
+        """Do pieces of work, each with the resources of one worker, side by side where there is room.
 
+        Args:
+            work: function of what all runs share, of a piece, and of the GPUs of its worker or its share of one.
+            jobs: the pieces.
+            what: name of the work in messages.
+        Returns:
+            What it returned of each piece, in their order.
         Raises:
             Drained: the sweep drains.
-            PreflightError: there is too little memory for it, or its worker is lost again and again.
+            PreflightError: there is too little memory for a piece, or its worker is lost again and again.
         """
-
-    def screen(self, job: ScreenJob) -> ScreenResult:
-        """Run a part of a screen with the resources of one worker; raises as :meth:`heads`."""
 
     def exclusive(self) -> WorkerResources | None:
         """Resources of a worker that has no neighbours; None where it has none, or can get no more."""

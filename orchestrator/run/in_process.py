@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from orchestrator.build.base_model import torch_threads
 from orchestrator.records.folder import RunFolder
 from orchestrator.run.execution import Assignment, Dispatcher, WorkerResources
 from orchestrator.run.outcome import RunOutcome
-from selmix.screen import ScreenResult
 from trainables.baseline import BaselineJob, BaselineReport, fit_baseline, write_baseline
-from trainables.heads import FittedHeads, HeadJob, fit_heads
 from trainables.host import RunHost
-from trainables.screen import ScreenJob, screen_part
 from trainables.shared import Shared
+
+J = TypeVar("J")
+T = TypeVar("T")
 
 
 class InProcessExecutor:
@@ -29,15 +30,10 @@ class InProcessExecutor:
     def __init__(self, folder: RunFolder, shared: Shared, draining: Callable[[], bool]) -> None:
         self._folder, self.shared, self._draining = folder, shared, draining
 
-    def heads(self, job: HeadJob) -> FittedHeads:
-        """Fit heads; an error is the launch's own, and a signal ends it at once."""
+    def tasks(self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], what: str) -> list[T]:
+        """Do pieces of work one after the other; an error is the launch's own, and a signal ends them at once."""
         with torch_threads(self.shared.threads):
-            return fit_heads(self.shared, job, self.shared.gpu)
-
-    def screen(self, job: ScreenJob) -> ScreenResult:
-        """Run a part of a screen; likewise."""
-        with torch_threads(self.shared.threads):
-            return screen_part(self.shared, job, self.shared.gpu)
+            return [work(self.shared, job, self.shared.gpu) for job in jobs]
 
     def exclusive(self) -> WorkerResources | None:
         """None: one run at a time has no neighbours."""

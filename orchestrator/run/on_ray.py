@@ -1,4 +1,4 @@
-"""Execution of runs on Ray: trials and replicates by Tune, heads of the base model and baselines as tasks."""
+"""Execution of runs on Ray: trials and replicates by Tune; heads of the base model, screens and baselines as tasks."""
 
 from __future__ import annotations
 
@@ -25,13 +25,10 @@ from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.tune import DrainStopper, RunCallback, RunScheduler, RunSearcher
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ResourceSection
-from selmix.screen import ScreenResult
 from trainables.baseline import BaselineJob, BaselineReport, fit_baseline, write_baseline
 from trainables.failures import NoGpu
 from trainables.finetune import FinetuneTrainable
-from trainables.heads import FittedHeads, HeadJob, fit_heads
 from trainables.ranks import RankPlan
-from trainables.screen import ScreenJob, screen_part
 from trainables.shared import Shared
 
 J = TypeVar("J")
@@ -69,49 +66,63 @@ class RayExecutor:
         # where nothing fits: a node that is lost meanwhile must not end the launch.
         self._baseline_limit = ConcurrencyLimit(self._one_worker, None, cluster, report)
 
-    def heads(self, job: HeadJob) -> FittedHeads:
-        """Fit heads as a task of its own."""
-        return self._task(
-            fit_heads, job, "balanced heads of the base model: one worker must be able to fit them"
-        )
+    def tasks(self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], what: str) -> list[T]:
+        """Do pieces of work, each as a task that takes one worker's resources, whatever a trial takes.
 
-    def screen(self, job: ScreenJob) -> ScreenResult:
-        """Run a part of a screen as a task of its own."""
-        return self._task(screen_part, job, f"screen of {job.objective}: one worker must be able to run it")
-
-    def _task(self, work: Callable[[Shared, J, float], T], job: J, must: str) -> T:
-        """Run something once, as a task that takes one worker's resources, whatever a trial takes.
-
-        As a baseline it is run again elsewhere where its worker or node is lost, and once more, exclusively, where it
-        runs out of memory.
+        As a baseline a piece is done again elsewhere where its worker or node is lost, and once more, exclusively,
+        where it runs out of memory.
         """
         task, stored = ray.remote(work), ray.put(self.shared)
-        takes: WorkerResources | None = {"cpu": self._resources.cpu, "gpu": self._resources.gpu}
-        first, outcome = True, RunOutcome("stopped")
-        while takes is not None:
-            reference = task.options(**_options(takes)).remote(stored, job, takes["gpu"])
-            # With a timeout, so that a drain is seen while the task runs.
-            while not ray.wait([reference], timeout=0.5)[0]:
-                if self._draining():
-                    ray.cancel(reference, force=True)
+        pending = deque((place, self._one_worker_takes) for place in range(len(jobs)))
+        running: dict[Any, tuple[int, WorkerResources]] = {}
+        done: dict[int, T] = {}
+        try:
+            while pending or running:
+                while pending and len(running) < self._baseline_limit():
+                    place, takes = pending.popleft()
+                    reference: Any = task.options(**_options(takes)).remote(stored, jobs[place], takes["gpu"])
+                    running[reference] = (place, takes)
+                # With a timeout, so that a drain is seen while tasks run.
+                for reference in ray.wait(list(running), timeout=0.5)[0]:
+                    place, takes = running.pop(reference)
+                    try:
+                        done[place] = ray.get(reference)
+                    except ray.exceptions.RayError as error:
+                        pending.append((place, self._again(error, takes, what)))
+                if running and self._draining():
                     raise Drained
-            try:
-                done: T = ray.get(reference)
-                return done
-            except ray.exceptions.RayError as error:
-                # A task that dies in a drain was killed with it.
-                if self._draining():
-                    raise Drained from error
-                outcome, cause = RunOutcome.of_error(error), getattr(error, "cause", None)
-                # What the fit itself raised ends the launch, as it does in this process.
-                if outcome.kind == "failed" and cause is not None and not isinstance(cause, NoGpu):
-                    raise cause from error
-            again = first and outcome.kind == "out_of_memory"
-            first, takes = False, _exclusive(self._one_worker) if again else None
-        raise PreflightError(
-            f"{must}, with resources.cpu {self._resources.cpu:g} and resources.gpu {self._resources.gpu:g}, got: "
-            f"{outcome.reason}; change the resources or the nodes, then launch again"
-        )
+        finally:
+            # Where one ends the launch, what still runs would hold its worker.
+            for reference in running:
+                ray.cancel(reference, force=True)
+        return [done[place] for place in range(len(jobs))]
+
+    @property
+    def _one_worker_takes(self) -> WorkerResources:
+        return {"cpu": self._resources.cpu, "gpu": self._resources.gpu}
+
+    def _again(self, error: ray.exceptions.RayError, takes: WorkerResources, what: str) -> WorkerResources:
+        """Resources with which a piece of work that ended with an error is done once more.
+
+        Raises:
+            Drained: it was killed with the sweep.
+            PreflightError: it cannot be done here.
+            Exception: what the work itself raised, which ends the launch, as it does in this process.
+        """
+        # A task that dies in a drain was killed with it.
+        if self._draining():
+            raise Drained from error
+        outcome, cause = RunOutcome.of_error(error), getattr(error, "cause", None)
+        if outcome.kind == "failed" and cause is not None and not isinstance(cause, NoGpu):
+            raise cause from error
+        wider = _exclusive(self._one_worker) if outcome.kind == "out_of_memory" else None
+        if wider is None or takes == wider:
+            raise PreflightError(
+                f"{what}: one worker must be able to do it, with resources.cpu {self._resources.cpu:g} and "
+                f"resources.gpu {self._resources.gpu:g}, got: {outcome.reason}; change the resources or the nodes, "
+                "then launch again"
+            )
+        return wider
 
     def exclusive(self) -> WorkerResources | None:
         """Resources of a worker of an exclusive trial, on the cluster as it is; None where it can get no more."""
@@ -166,7 +177,7 @@ class RayExecutor:
             while (pending or running) and not self._draining():
                 while pending and len(running) < self._baseline_limit():
                     baseline, part = pending.popleft()
-                    takes = baseline.takes or {"cpu": self._resources.cpu, "gpu": self._resources.gpu}
+                    takes = baseline.takes or self._one_worker_takes
                     options = _options(takes)
                     reference: Any
                     if part is None:

@@ -29,7 +29,7 @@ class CrossFit:
 
     Attributes:
         ranks: minus the violation of the search's bounds, then the score, of each configuration; None where a run of a
-            fold had no round to judge.
+            fold had no round to judge; empty where there are no ranks at all.
         reason: why there are no ranks at all; empty where there are.
         predictions: of each configuration on feedback, then on select; likewise.
         fold_of: fold of each of these samples, shape (n,); None where there are no ranks at all.
@@ -41,57 +41,100 @@ class CrossFit:
     fold_of: Tensor | None = None
 
 
-def cross_fit(
-    data: SweepData, base: Base, configs: Sequence[FinetuneConfig], selection: SelectionRule, folds: int, runs: Runs
-) -> CrossFit:  # fmt: skip
-    """Rank configurations by runs of which none saw the fold that judges it.
+@dataclass(frozen=True)
+class FoldFit:
+    """Predictions of configurations on one fold, by runs that did not see it.
 
-    Without each fold in turn the head that runs start from is fitted anew, the runs train and are estimated on the rest
-    of feedback and draw from it, and keep the round that is best on the rest of select; their predictions on the fold
-    are joined over the folds.
+    Attributes:
+        fold_of: fold of each sample of feedback and of select, one tensor each; empty where nothing can be
+            cross-fitted.
+        predictions: of each configuration, on the fold's samples of feedback and of select; None where its run had no
+            round to judge.
+        reason: why nothing can be cross-fitted; empty where it can.
+        seconds: of the fit.
+    """
+
+    fold_of: tuple[Tensor, ...] = ()
+    predictions: tuple[tuple[Predictions, ...] | None, ...] = ()
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def folds_of(samples: SweepData, base: Base, folds: int) -> tuple[Tensor, ...]:
+    """Fold of each sample of feedback and of select, by the content of the samples themselves.
+
+    Not by their features, which another kind of processor computes with other bits.
+
+    Args:
+        samples: splits as they came.
+        base: whose labels have no fold.
+        folds: F, at least 2.
+    Raises:
+        ValueError: the base model was trained on a judging split, or a class has too few samples.
+    """
+    seen = [name for name in ("feedback", "select") if name in base.labels]
+    if seen:
+        raise ValueError(f"the base model was trained on {', '.join(seen)}")
+    return tuple(content_folds((samples.feedback, samples.select), folds))
+
+
+def fit_fold(
+    data: SweepData, base: Base, configs: Sequence[FinetuneConfig], selection: SelectionRule,
+    fold_of: tuple[Tensor, ...], fold: int, runs: Runs,
+) -> FoldFit:  # fmt: skip
+    """Judge configurations on one fold by runs that did not see it.
+
+    The head that runs start from is fitted anew, the runs train and are estimated on the rest of feedback and draw from
+    it, and keep the round that is best on the rest of select.
 
     Args:
         data: splits of features.
         base: of the model ``linear_head``.
         configs: the configurations.
         selection: rule of the score.
-        folds: F, at least 2.
+        fold_of: fold of each sample of feedback and of select.
+        fold: that judges.
         runs: runs all configurations.
     """
-    nothing: tuple[Rank | None, ...] = (None,) * len(configs)
-    seen = [name for name in ("feedback", "select") if name in base.labels]
-    if seen:
-        return CrossFit(nothing, f"the base model was trained on {', '.join(seen)}")
     if unknown := sorted({config.start for config in configs} - {"given", "balanced_head"}):
-        return CrossFit(nothing, f"start: {', '.join(unknown)} has seen the folds")
+        return FoldFit(reason=f"start: {', '.join(unknown)} has seen the folds")
     fits_head = any(config.start == "balanced_head" for config in configs)
     samples = len(data.train) + len(data.feedback)
     if fits_head and samples * data.num_classes * data.input_shape[0] > MAX_SIZE:
-        return CrossFit(
-            nothing, f"heads of {samples:,} samples x {data.num_classes:,} classes are not cross-fitted"
+        return FoldFit(
+            reason=f"heads of {samples:,} samples x {data.num_classes:,} classes are not cross-fitted"
         )
-    try:
-        fold_of = content_folds((data.feedback, data.select), folds)
-    # Too few samples of a class are no failure of the screen.
-    except ValueError as error:
-        return CrossFit(nothing, str(error))
-    predictions: list[list[list[Predictions] | None]] = [[] for _ in configs]
-    for fold in range(folds):
-        held = [each == fold for each in fold_of]
-        rest = replace(data, feedback=data.feedback.take(~held[0]), select=data.select.take(~held[1]))
-        heads = runs(
-            rest, _base_without(rest, base, selection) if fits_head else base, f"fold {fold + 1}/{folds}"
-        )
-        parts = [split.take(mask) for split, mask in zip((data.feedback, data.select), held, strict=True)]
-        for found, head in zip(predictions, heads, strict=True):
-            found.append(None if head is None else [_predictions(head, part) for part in parts])
-    context = MetricContext(data.train_counts.cpu(), selection.definitions, data.num_groups)
+    held = [each == fold for each in fold_of]
+    rest = replace(data, feedback=data.feedback.take(~held[0]), select=data.select.take(~held[1]))
+    folds = int(torch.cat(fold_of).max()) + 1
+    heads = runs(
+        rest, _base_without(rest, base, selection) if fits_head else base, f"fold {fold + 1}/{folds}"
+    )
+    parts = [split.take(mask) for split, mask in zip((data.feedback, data.select), held, strict=True)]
+    return FoldFit(fold_of, tuple(
+        None if head is None else tuple(_predictions(head, part) for part in parts) for head in heads
+    ))  # fmt: skip
+
+
+def cross_fit(fits: Sequence[FoldFit], selection: SelectionRule, context: MetricContext) -> CrossFit:
+    """Rank configurations by their predictions on all folds together.
+
+    Args:
+        fits: of the same configurations, fold by fold.
+        selection: rule of the score.
+        context: of its metric.
+    """
+    if reason := next((fit.reason for fit in fits if fit.reason), ""):
+        return CrossFit((), reason)
+    fold_of = fits[0].fold_of
     judged: list[Predictions | None] = []
-    for found in predictions:
-        whole = [parts for parts in found if parts is not None]
-        judged.append(HeldOut.of_folds(fold_of, whole).joined() if len(whole) == folds else None)
+    for of_config in zip(*(fit.predictions for fit in fits), strict=True):
+        whole = [list(parts) for parts in of_config if parts is not None]
+        judged.append(
+            HeldOut.of_folds(list(fold_of), whole).joined() if len(whole) == len(of_config) else None
+        )
     ranks = tuple(None if each is None else rank(selection, each, context) for each in judged)
-    return CrossFit(ranks, "", tuple(judged), torch.cat(list(fold_of)))
+    return CrossFit(ranks, "", tuple(judged), torch.cat(fold_of))
 
 
 def _base_without(data: SweepData, base: Base, selection: SelectionRule) -> Base:

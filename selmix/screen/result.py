@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -72,6 +72,11 @@ class Screened:
             return None
         return -self.cross_fitted_violation, self.cross_fitted
 
+    def with_cross_fitted(self, rank: Rank | None) -> Screened:
+        """The same row with a cross-fitted rank, or without one."""
+        missed, score = (None, None) if rank is None else (-rank[0], rank[1])
+        return replace(self, cross_fitted=score, cross_fitted_violation=missed)
+
 
 @dataclass(frozen=True)
 class ScreenResult:
@@ -116,15 +121,14 @@ class ScreenResult:
         return pa.table(arrays)
 
 
-def screened(row: Row, seed: int, head: Head | None, judge: Judge, fitted: Rank | None) -> Screened:
-    """Make the result of a row that has ended.
+def screened(row: Row, seed: int, head: Head | None, judge: Judge) -> Screened:
+    """Make the result of a row that has ended, without a cross-fitted rank.
 
     Args:
         row: its state.
         seed: of its draws.
         head: of its best round; None if there is none.
         judge: of its rounds.
-        fitted: its cross-fitted rank; None where there is none.
     """
     best = row.best
     return Screened(
@@ -134,8 +138,8 @@ def screened(row: Row, seed: int, head: Head | None, judge: Judge, fitted: Rank 
         value=None if best is None else judge.value(best),
         score=None if best is None else judge.score(best),
         violation=None if best is None else best.violation,
-        cross_fitted=None if fitted is None else fitted[1],
-        cross_fitted_violation=None if fitted is None else -fitted[0],
+        cross_fitted=None,
+        cross_fitted_violation=None,
         rounds=row.round_number,
         steps=row.steps_done,
         best_round=None if best is None else best.round,

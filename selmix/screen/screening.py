@@ -12,13 +12,13 @@ from torch import Tensor
 from selmix.baselines.frozen import frozen_features
 from selmix.config import FinetuneConfig
 from selmix.data.splits import SweepData
+from selmix.metrics import MetricContext, Predictions
 from selmix.objectives import AnyObjective
 from selmix.run.start_model import Base
 from selmix.screen.batch import HALVED, Batch, Head, Row, Setting
-from selmix.screen.cross_fit import CrossFit, cross_fit
-from selmix.screen.judging import Judge
+from selmix.screen.cross_fit import CrossFit, FoldFit, cross_fit, fit_fold, folds_of
 from selmix.screen.promotion import DISTANCE, promotion
-from selmix.screen.result import ScreenResult, screened
+from selmix.screen.result import Screened, ScreenResult, screened
 from selmix.statistics.selection import SelectionRule
 from selmix.weights import load_checkpoint_into
 
@@ -117,43 +117,158 @@ def screen(
             do not fit, a budget that is too small, or whatever the single run refuses.
     """
     started = time.perf_counter()
-    _check(configs, seeds, folds, promote, cross_fit_best)
-    data, base = _on_features(data, base)
-
-    def runs(
-        data: SweepData, base: Base, numbers: Sequence[int], stage: str, halving: Halving | None
-    ) -> tuple[list[Row], list[Head | None], Judge]:
-        setting = Setting(data, base, objective, selection)
-        rows = [setting.row(number, configs[number], seeds[number]) for number in numbers]
-        return rows, _run(setting, rows, halving, memory, stage, callback), setting.judge
-
-    rows, heads, judge = runs(data, base, range(len(configs)), "screen", halving)
-    failed = [row for row in rows if row.failed and row.best is None]
-    if len(failed) == len(rows):
-        raise ValueError(
-            f"every configuration failed before a round could be judged, the first one by {failed[0].stop_reason}"
-        )
-    standing = [row.number for row in rows if not row.failed and row.stop_reason != HALVED]
+    _check(folds, promote, cross_fit_best)
+    _check_configs(configs, seeds)
+    features = on_features(data, base)
+    rows = ranked(
+        *features, objective, configs, seeds, selection, halving=halving, memory=memory, callback=callback
+    )
+    check_stands(rows)
+    judged = best_on_select(rows, cross_fit_best)
     fitted = CrossFit(())
-    judged = _best(rows, judge, standing, cross_fit_best)
     if folds and judged:
-        fitted = cross_fit(
-            data, base, [configs[number] for number in judged], selection, folds,
-            lambda rest, without, stage: runs(rest, without, judged, stage, None)[1],
-        )  # fmt: skip
-    ranks = dict(zip(judged, fitted.ranks, strict=False))
-    held_out = dict(zip(judged, fitted.predictions, strict=False))
-    rows_of = [
-        screened(row, seeds[row.number], head, judge, ranks.get(row.number))
-        for row, head in zip(rows, heads, strict=True)
-    ]
-    chosen = promotion(rows_of, objective, promote, distance)
+        try:
+            fold_of = folds_of(data, base, folds)
+        # Too few samples of a class are no failure of the screen.
+        except ValueError as error:
+            fitted = CrossFit((), str(error))
+        else:
+            fits = [
+                judged_on_fold(
+                    *features, objective, [configs[number] for number in judged], [seeds[number] for number in judged],
+                    selection, fold_of, fold, memory=memory, callback=callback,
+                )
+                for fold in range(folds)
+            ]  # fmt: skip
+            context = MetricContext(data.train_counts.cpu(), selection.definitions, data.num_groups)
+            fitted = cross_fit(fits, selection, context)
+    rows, held_out = with_cross_fitted(rows, judged, fitted)
+    chosen = promotion(rows, objective, promote, distance)
     places = {number: place for place, number in enumerate(chosen)}
     return ScreenResult(
-        tuple(replace(row, promoted=places.get(number)) for number, row in enumerate(rows_of)), tuple(chosen),
-        fitted.reason, time.perf_counter() - started, tuple(held_out.get(each) for each in range(len(configs))),
-        fitted.fold_of,
+        tuple(replace(row, promoted=places.get(number)) for number, row in enumerate(rows)), tuple(chosen),
+        fitted.reason, time.perf_counter() - started, held_out, fitted.fold_of,
     )  # fmt: skip
+
+
+# -- the stages of a screen, which may be run elsewhere, part by part ---------------------------------------
+
+
+def on_features(data: SweepData, base: Base) -> tuple[SweepData, Base]:
+    """Splits of features and the linear head on them, in the place of samples and a network."""
+    if base.model.name == "linear_head" and isinstance(data.train.inputs, Tensor):
+        flat = {
+            name: replace(getattr(data, name), inputs=getattr(data, name).inputs.flatten(1))
+            for name in ("train", "feedback", "select")
+        }
+        return replace(data, **flat), base
+    model = base.model.build(data.input_shape, data.num_classes)
+    load_checkpoint_into(model, base.state)
+    view = base.model.view(model.to(data.train.inputs.device))
+    view.cache = base.cache
+    return frozen_features(data, base, view)
+
+
+def ranked(
+    data: SweepData,
+    base: Base,
+    objective: AnyObjective,
+    configs: Sequence[FinetuneConfig],
+    seeds: Sequence[int],
+    selection: SelectionRule,
+    *,
+    halving: Halving | None = None,
+    memory: int = MEMORY,
+    callback: Callable[[ScreenProgress], None] | None = None,
+) -> list[Screened]:
+    """Run configurations to their ends, without a cross-fitted score; numbered from 0.
+
+    Args:
+        data: splits of features, and so on as of :func:`screen`.
+    Raises:
+        ValueError: settings that a frozen backbone cannot have, a budget that is too small, or whatever the single run
+            refuses; not where all of them fail.
+    """
+    _check_configs(configs, seeds)
+    setting = Setting(data, base, objective, selection)
+    rows = [
+        setting.row(number, config, seed) for number, (config, seed) in enumerate(zip(configs, seeds, strict=True))
+    ]  # fmt: skip
+    heads = _run(setting, rows, halving, memory, "screen", callback)
+    return [
+        screened(row, seed, head, setting.judge) for row, seed, head in zip(rows, seeds, heads, strict=True)
+    ]
+
+
+def check_stands(rows: Sequence[Screened]) -> None:
+    """Check that some configuration has a round that was judged.
+
+    Raises:
+        ValueError: none has.
+    """
+    if not any(row.stands or row.score is not None for row in rows):
+        raise ValueError(
+            f"every configuration failed before a round could be judged, the first one by {rows[0].stop_reason}"
+        )
+
+
+def best_on_select(rows: Sequence[Screened], count: int | None) -> list[int]:
+    """Places of the best rows on select of those that neither failed nor were halved away, in order; None: of all."""
+    standing = [place for place, row in enumerate(rows) if row.stands]
+    if count is None or count >= len(standing):
+        return standing
+    # Stable: of equal ranks the earlier configuration stays.
+    held = [(rows[place].rank, place) for place in standing if rows[place].rank is not None]
+    return sorted(
+        place for _, place in sorted(held, key=lambda each: each[0] or (0.0, 0.0), reverse=True)[:count]
+    )
+
+
+def judged_on_fold(
+    data: SweepData,
+    base: Base,
+    objective: AnyObjective,
+    configs: Sequence[FinetuneConfig],
+    seeds: Sequence[int],
+    selection: SelectionRule,
+    fold_of: tuple[Tensor, ...],
+    fold: int,
+    *,
+    memory: int = MEMORY,
+    callback: Callable[[ScreenProgress], None] | None = None,
+) -> FoldFit:
+    """Judge configurations on a fold of feedback and select by runs that did not see it.
+
+    Args:
+        data: splits of features, and so on as of :func:`screen`.
+        fold_of: fold of each sample of feedback and of select (:func:`selmix.screen.cross_fit.folds_of`).
+        fold: that judges.
+    """
+    started = time.perf_counter()
+
+    def runs(rest: SweepData, without: Base, stage: str) -> list[Head | None]:
+        setting = Setting(rest, without, objective, selection)
+        rows = [setting.row(number, *each) for number, each in enumerate(zip(configs, seeds, strict=True))]
+        return _run(setting, rows, None, memory, stage, callback)
+
+    found = fit_fold(data, base, configs, selection, fold_of, fold, runs)
+    return replace(found, seconds=time.perf_counter() - started)
+
+
+def with_cross_fitted(
+    rows: Sequence[Screened], judged: Sequence[int], fitted: CrossFit
+) -> tuple[list[Screened], tuple[Predictions | None, ...]]:
+    """Rows with the cross-fitted ranks of some of them, and the predictions of all, None of those without.
+
+    Args:
+        rows: without one.
+        judged: places of the rows that were cross-fitted.
+        fitted: their ranks, none at all where they could not be.
+    """
+    ranks = dict(zip(judged, fitted.ranks, strict=False))
+    held_out = dict(zip(judged, fitted.predictions, strict=False))
+    found = [row.with_cross_fitted(ranks.get(place)) for place, row in enumerate(rows)]
+    return found, tuple(held_out.get(place) for place in range(len(rows)))
 
 
 def refused(config: FinetuneConfig) -> list[str]:
@@ -170,19 +285,20 @@ def refused(config: FinetuneConfig) -> list[str]:
     return problems
 
 
-def _check(
-    configs: Sequence[FinetuneConfig], seeds: Sequence[int], folds: int, promote: int, cross_fit_best: int | None
-) -> None:  # fmt: skip
-    if not configs or len(configs) != len(seeds):
-        raise ValueError(
-            f"a screen needs at least one configuration and a seed for each, got {len(configs)} and {len(seeds)}"
-        )
+def _check(folds: int, promote: int, cross_fit_best: int | None) -> None:
     if folds < 0 or folds == 1:
         raise ValueError(f"folds: must be 0 or at least 2, got {folds}")
     if promote < 0:
         raise ValueError(f"promote: must be >= 0, got {promote}")
     if cross_fit_best is not None and cross_fit_best < 1:
         raise ValueError(f"cross_fit_best: must be >= 1, or None for all, got {cross_fit_best}")
+
+
+def _check_configs(configs: Sequence[FinetuneConfig], seeds: Sequence[int]) -> None:
+    if not configs or len(configs) != len(seeds):
+        raise ValueError(
+            f"a screen needs at least one configuration and a seed for each, got {len(configs)} and {len(seeds)}"
+        )
     problems = [
         f"configuration {number:04d}: {problem}"
         for number, config in enumerate(configs)
@@ -194,20 +310,6 @@ def _check(
             "a screen trains heads on frozen features, where some settings have no meaning; leave them to full runs:\n"
             + "\n".join(shown)
         )
-
-
-def _on_features(data: SweepData, base: Base) -> tuple[SweepData, Base]:
-    if base.model.name == "linear_head" and isinstance(data.train.inputs, Tensor):
-        flat = {
-            name: replace(getattr(data, name), inputs=getattr(data, name).inputs.flatten(1))
-            for name in ("train", "feedback", "select")
-        }
-        return replace(data, **flat), base
-    model = base.model.build(data.input_shape, data.num_classes)
-    load_checkpoint_into(model, base.state)
-    view = base.model.view(model.to(data.train.inputs.device))
-    view.cache = base.cache
-    return frozen_features(data, base, view)
 
 
 # -- running ----------------------------------------------------------------------------------------------
@@ -318,13 +420,3 @@ def _halve(setting: Setting, rows: Sequence[Row], keep: float) -> None:
     )  # fmt: skip
     for row in order[max(1, math.ceil(keep * len(order))) :]:
         row.stop_reason = HALVED
-
-
-def _best(rows: Sequence[Row], judge: Judge, numbers: Sequence[int], count: int | None) -> list[int]:
-    """The best of some rows on select, in their order; all of them where no count is given."""
-    if count is None or count >= len(numbers):
-        return list(numbers)
-    held = {number: best for number in numbers if (best := rows[number].best) is not None}
-    # Stable: of equal ranks the earlier configuration stays.
-    order = sorted(held, key=lambda number: judge.rank(held[number]), reverse=True)
-    return sorted(order[:count])

@@ -91,7 +91,7 @@ class Sweep:
         return [], 0
 
     # As an executor.
-    def heads(self, _: Any) -> None:
+    def tasks(self, *_: Any) -> None:
         pytest.fail("`prepare_heads` is another one here")
 
     def exclusive(self) -> None:

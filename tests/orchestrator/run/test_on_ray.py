@@ -34,7 +34,7 @@ from tests.orchestrator.cluster.fake_ray import HANGS, FakeRay, Task, listed
 from tests.orchestrator.run.test_dispatcher import Sweep
 from trainables.baseline import BaselineJob
 from trainables.failures import NoGpu
-from trainables.heads import HeadJob
+from trainables.heads import HeadJob, fit_heads
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 
@@ -267,11 +267,14 @@ def test_a_drain_ends_baselines_that_run_and_reports_none_that_died_in_it(
     assert ray.fitted(job(SINGLE)) == []
 
 
-# -- heads of the base model as a task ------------------------------------------------------------------------
+# -- other work as tasks: heads of the base model, parts of a screen --------------------------------------------
 
 
-def heads_of(tasks: Tasks) -> Any:
-    return tasks.executor.heads(HeadJob(ModelConfig("linear_head"), {}, ["o"]))
+def heads_of(tasks: Tasks, *objectives: str) -> Any:
+    """What the executor gives of one head, or of the heads of these objectives, one job each."""
+    jobs = [HeadJob(ModelConfig("linear_head"), {}, [name]) for name in objectives or ("o",)]
+    found = tasks.executor.tasks(fit_heads, jobs, "balanced heads of the base model")
+    return found if objectives else found[0]
 
 
 @pytest.mark.parametrize(("workers", "gpu"), [(2, 0), (1, 0.5)])
@@ -284,6 +287,35 @@ def test_heads_are_fitted_with_the_resources_of_one_worker(
     (task,) = ray.tasks
     assert task.options == {"num_cpus": 2, "num_gpus": gpu, "max_retries": MAX_LOSSES - 1}
     assert ray.cancelled == []
+
+
+def test_pieces_of_work_run_side_by_side_and_are_returned_in_order(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = Tasks(sweep, monkeypatch, "resources.cpu=2", "resources.workers=2")
+    ray.ends = lambda task: task.arguments[1].objectives[0].upper()
+    assert heads_of(ray, *"abcde") == list("ABCDE")
+    assert ray.most_at_once == 2  # of two CPUs each, on four
+    assert heads_of(ray, "a") == ["A"]
+    assert ray.executor.tasks(fit_heads, [], "nothing") == []
+
+
+def test_one_piece_out_of_memory_is_done_again_and_the_others_are_not(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = Tasks(sweep, monkeypatch)
+    ray.ends = lambda t: SHORT if t.arguments[1].objectives == ["b"] and t.options["num_cpus"] < 4 else "done"
+    assert heads_of(ray, "a", "b", "c") == ["done"] * 3
+    assert ray.takes("fit_heads") == [(1, 0), (1, 0), (1, 0), (4, 0)]
+
+
+def test_an_error_of_one_piece_ends_the_others(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = Tasks(sweep, monkeypatch)
+    singular = RayTaskError("fit_heads", "Traceback", ValueError("singular"))
+    ray.ends = lambda t: singular if t.arguments[1].objectives == ["a"] else HANGS
+    with pytest.raises(ValueError, match=r"^singular$"):
+        heads_of(ray, "a", "b", "c")
+    assert [task.arguments[1].objectives for task in ray.cancelled] == [["b"], ["c"]]
 
 
 def test_an_error_of_the_fit_is_the_launch_s_own(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
