@@ -170,7 +170,7 @@ def screen_text(metric: str, screen: ScreenSummary) -> str:
     """State what a screen did, and how its order compares with that of full runs."""
     unit = unit_of(metric)
     ids = ", ".join(each.rpartition("/")[2] for each in screen.promoted) or "none"
-    text = f"{screen.num_configs} heads in {screen.cost_s:.0f} s; promoted {ids}"
+    text = f"{screen.num_configs} heads, {screen.cost_s:.0f} s of work; promoted {ids}"
     if screen.choice.score is not None:
         text += f"; the choice scores {number(screen.choice.score, unit)} out of fold"
     elif screen.choice.reason:

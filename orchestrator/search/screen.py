@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from selmix.statistics.selection import SelectionRule, rank
 from trainables.screen import FoldJob, ScreenJob, judge_part, rank_part
 from trainables.shared import Shared
 
+C = TypeVar("C")
 J = TypeVar("J")
 T = TypeVar("T")
 
@@ -131,14 +132,13 @@ def _generation(
 ) -> _Generation:
     """Rank the configurations of a job on select, then cross-fit the best of them, each in parts."""
     what, count = f"screen of {job.objective}", len(job.configs)
-    size = max(LEAST_OF_A_PART, math.ceil(count / PARTS))
     ranked = workers.tasks(
-        rank_part, [replace(job, configs=part) for part in _parts(job.configs, size)], what
+        rank_part, [replace(job, configs=part) for part in parts_of(job.configs, count)], what
     )
     rows = [row for part in ranked for row in part.rows]
     check_stands(rows)
-    judged = best_on_select(rows, max(CROSS_FITTED, count // 8))
-    parts = _parts([job.configs[place] for place in judged], size)
+    judged = best_on_select(rows, cross_fitted(count))
+    parts = parts_of([job.configs[place] for place in judged], count)
     fits = workers.tasks(
         judge_part,
         [FoldJob(job.objective, part, job.seed, fold, folds) for part in parts for fold in range(folds)],
@@ -161,9 +161,14 @@ def _joined(parts: Sequence[CrossFit]) -> CrossFit:
     )  # fmt: skip
 
 
-def _parts(configs: Sequence[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
-    """Configurations in parts of about equal sizes, none above ``size``."""
-    count = math.ceil(len(configs) / size)
+def cross_fitted(count: int) -> int:
+    """Configurations that are cross-fitted of a generation of so many."""
+    return min(count, max(CROSS_FITTED, count // 8))
+
+
+def parts_of(configs: Sequence[C], generation: int) -> list[list[C]]:
+    """Configurations of a generation of a size, in parts of about equal sizes that workers do side by side."""
+    count = math.ceil(len(configs) / max(LEAST_OF_A_PART, math.ceil(generation / PARTS)))
     bounds = [round(len(configs) * part / count) for part in range(count + 1)] if count else []
     return [list(configs[start:end]) for start, end in pairwise(bounds)]
 

@@ -105,7 +105,7 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
     # The other baselines only fit a head or biases; heads are as long as many classes make them.
     again_s = FITTED_AGAIN * probe.one_worker_trial_s if spec.searches else 0.0
     baselines_s = objectives * seeds * (again_s + ("retrain" in spec.rungs) * probe.pretrain_s)
-    baselines_s += objectives * probe.heads_s
+    baselines_s += objectives * (probe.heads_s + probe.screen_s)
     # Baselines run on one worker each, so that several fit in the place of one trial.
     baselines_s /= concurrent * spec.resources.workers
     models = trials + replicates + baselines * seeds
@@ -121,7 +121,9 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
         resources=PlannedResources(cpus, gpus, spec.resources.workers),
         probe=probe,
         estimated_s=START_S * needs_ray(spec, store, None) + probe.pretrain_s + trials_s + baselines_s,
-        estimated_bytes=models * probe.weights_bytes + (trials + replicates) * probe.table_bytes,
+        estimated_bytes=models * probe.weights_bytes
+        + (trials + replicates) * probe.table_bytes
+        + probe.features_bytes,
         free_bytes=shutil.disk_usage(existing).free,
         tracking_uri=masked(address),
         warnings=[*warnings_of(spec), *memory_warnings(probe.memory, spec.resources, concurrent)],
@@ -140,6 +142,7 @@ def plan_text(document: PlanDocument, width: int | None) -> str:
     workers = document.resources.workers
     on_workers = f" on {workers} workers each (baselines on one)" if workers > 1 else ""
     heads = f", heads at least {probe.heads_s:.1f} s of work per objective" if probe.heads_s else ""
+    screen = f", screen about {probe.screen_s:.1f} s of work per objective" if probe.screen_s else ""
     device = "one GPU" if memory.device == "cuda" else "this machine"
     searched = [
         ("trials", f"{document.trials}, {document.at_once} at once{on_workers}, about {probe.trial_s:.1f} s each "
@@ -148,7 +151,7 @@ def plan_text(document: PlanDocument, width: int | None) -> str:
     ]  # fmt: skip
     lines = [
         *(searched if document.trials else [("trials", "none: the rungs have no finetune")]),
-        ("baselines", f"{document.baselines}; base model about {probe.pretrain_s:.1f} s{heads}"),
+        ("baselines", f"{document.baselines}; base model about {probe.pretrain_s:.1f} s{heads}{screen}"),
         ("memory", f"about {memory.peak_bytes / 1e9:.1f} GB per worker, {memory.fit} would fit in the "
                    f"{memory.device_bytes / 1e9:.1f} GB of {device}"),
         *([] if document.preprocess is None else [("preprocess", preprocess_words(document.preprocess))]),

@@ -14,16 +14,20 @@ from torch import Tensor, nn
 
 from orchestrator.build.base_model import torch_threads
 from orchestrator.build.selection import selection_rules
+from orchestrator.search.screen import cross_fitted, parts_of
+from orchestrator.search.screening import next_points, on_features, sizes
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ResourceSection
 from selmix.baselines.head_losses import equal_shares, weighted_cross_entropy
 from selmix.baselines.head_path import head_path
 from selmix.baselines.last_layer import WEIGHT_DECAYS
 from selmix.config import FinetuneConfig
-from selmix.data.splits import SweepData
+from selmix.data.splits import Split, SweepData
+from selmix.models import ModelConfig
 from selmix.pretrain import pretrainer
 from selmix.run.local_ranks import RunRequest, seconds_of_rounds
 from selmix.run.start_model import Base
+from selmix.screen.screening import ranked
 
 PROBE_ROUNDS = 3
 PROBE_STEPS = 8
@@ -34,6 +38,12 @@ PROBE_NUMBERS = 2**30
 
 HEAD_EVALUATIONS = 2000
 """Passes over train and feedback of all heads of an objective with a thousand classes, measured."""
+
+SCREENED_CONFIGS, SCREENED_STEPS = (8, 32), (20, 60)
+"""Configurations and steps of the small screens that are timed."""
+
+SCREENED_NUMBERS, SCREENED_LARGE = 2**27, (1, 4)
+"""Samples x classes x features above which so few configurations are timed."""
 
 CUDA_CONTEXT_BYTES = 500_000_000
 """GPU memory that a process holds beside torch's allocator, for context and kernels: usually 0.3 to 0.5 GB."""
@@ -70,6 +80,9 @@ class Probe:
         table_bytes: bytes of the table of rounds of a trial.
         memory: peak memory of a worker.
         heads_s: seconds of work that the heads of an objective take at least, on one worker; 0.0 without that rung.
+        screen_s: seconds of work of the screen of an objective; 0.0 without one.
+        features_bytes: bytes of the features of a frozen network, which are kept while the sweep runs; 0 where they are
+            the inputs.
     """
 
     rounds_measured: int
@@ -81,6 +94,8 @@ class Probe:
     table_bytes: int
     memory: Memory
     heads_s: float = 0.0
+    screen_s: float = 0.0
+    features_bytes: int = 0
 
 
 def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
@@ -115,10 +130,10 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
     # After the memory, which is that of a trial.
     with torch_threads(spec.resources.cpu):
         pretrain_s = pretrain_seconds(spec, data)
-        heads_s = 0.0
-        if "head" in spec.rungs:
-            samples, width = len(data.train) + len(data.feedback), model_width(spec, model)
-            heads_s = head_seconds(samples, width, data.num_classes, device)
+        samples, width = len(data.train) + len(data.feedback), model_width(spec, model)
+        heads_s = head_seconds(samples, width, data.num_classes, device) if "head" in spec.rungs else 0.0
+        screened = "head" in spec.rungs and spec.screen is not None
+        screen_s = screen_seconds(spec, data, width, device) if screened else 0.0
     # With groups the matrices are of (class, group) cells.
     strata = data.num_classes * max(1, data.num_groups)
     return Probe(
@@ -128,6 +143,12 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
         one_worker_trial_s=seconds[0] + rounds * round_s,
         pretrain_s=pretrain_s,
         heads_s=heads_s,
+        screen_s=screen_s,
+        # Of each sample features and logits, in float32.
+        features_bytes=4
+        * (samples + len(data.select))
+        * (width + data.num_classes)
+        * on_frozen_network(spec),
         weights_bytes=sum(t.numel() * t.element_size() for t in model.state_dict().values()),
         # Per round C, G and P and two vectors over the strata, in float32.
         table_bytes=rounds * 4 * strata * (3 * strata + 2),
@@ -199,6 +220,75 @@ def head_seconds(
     for head in head_path(features, counted, classes, (max(WEIGHT_DECAYS),), shares):
         float(head.bias.sum())  # read, so that a GPU has finished
     return HEAD_EVALUATIONS * (clock() - begun) / evaluations * samples / some
+
+
+def on_frozen_network(spec: SweepSpec) -> bool:
+    """True if features of a network are computed, and kept while the sweep runs."""
+    return spec.model.name != "linear_head" and "head" in spec.rungs
+
+
+def screen_seconds(
+    spec: SweepSpec,
+    data: SweepData,
+    width: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds of work of the screen of an objective, from the beginnings of small ones on noise.
+
+    Two numbers of configurations and two of steps give what a part costs by itself, by its configurations, by its
+    steps, and by both.
+
+    Args:
+        spec: specification of the sweep; it has a screen.
+        data: sizes, classes and groups.
+        width: d.
+        device: that heads are screened on.
+        clock: seconds.
+    """
+    section, objective = spec.screen, spec.objectives[0]
+    if section is None:
+        raise ValueError("screen: the sweep must have one")
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(split: Split) -> Split:
+        return dataclasses.replace(split, inputs=torch.randn(len(split), width, generator=generator))
+
+    noisy = dataclasses.replace(
+        data, train=noise(data.train), feedback=noise(data.feedback), select=noise(data.select)
+    ).to(device)
+    numbers = len(data.train) * data.num_classes * width
+    few, many = SCREENED_CONFIGS if numbers <= SCREENED_NUMBERS else SCREENED_LARGE
+    points = [on_features(spec, point) for point in next_points(spec, many, [])]
+    settings = [dataclasses.replace(config, start="given") for config in points]
+    model = ModelConfig("linear_head")
+    base = Base(model, model.build((width,), data.num_classes, generator).state_dict(), {})
+    rule = selection_rules(spec, data.class_names)[objective]
+
+    def seconds(count: int, steps: int) -> float:
+        some = [dataclasses.replace(config, steps=min(config.steps, steps)) for config in settings[:count]]
+        begun = clock()
+        ranked(noisy, base, objective, some, [spec.search.seed] * count, rule)
+        return clock() - begun
+
+    whole = max(config.steps for config in settings)
+    short, longer = max(1, min(SCREENED_STEPS[0], whole // 4)), max(2, min(SCREENED_STEPS[1], whole))
+    seconds(few, short)  # warms up
+    corners = [[seconds(count, steps) for steps in (short, longer)] for count in (few, many)]
+
+    def of_part(configs: int) -> float:
+        """Seconds of a part, by the surface through the four that were measured; never less than the largest."""
+        along = [low + (high - low) * (whole - short) / (longer - short) for low, high in corners]
+        return max(corners[1][1], along[0] + (along[1] - along[0]) * (configs - few) / (many - few))
+
+    return sum(
+        of_part(len(part))
+        for count in sizes(section.num_configs, section.generations)
+        for part in (
+            *parts_of(range(count), count),
+            *section.folds * parts_of(range(cross_fitted(count)), count),
+        )
+    )
 
 
 def memory_of(device: torch.device) -> Memory:

@@ -100,6 +100,16 @@ def test_heads_count_once_per_objective(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "heads" not in plan_text(less, None)
 
 
+def test_the_screen_and_the_features_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    screened = dataclasses.replace(PROBE, screen_s=40.0, features_bytes=5_000_000)
+    plan = planned(monkeypatch, tmp_path, screened, objectives=["min_recall", "g_mean"])
+    less = planned(monkeypatch, tmp_path, objectives=["min_recall", "g_mean"])
+    assert plan.estimated_s - less.estimated_s == pytest.approx(2 * 40.0 / 8)
+    assert plan.estimated_bytes - less.estimated_bytes == 5_000_000  # once, whatever is fine-tuned for
+    assert "screen about 40.0 s of work per objective" in plan_text(plan, None)
+    assert "screen" not in plan_text(less, None)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")]
 )

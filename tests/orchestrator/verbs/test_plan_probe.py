@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from orchestrator.build.data import load_data
-from orchestrator.spec.schema import SweepSpec
+from orchestrator.spec.schema import SweepSpec, spec_from_resolved
 from orchestrator.spec.sections import ResourceSection
+from orchestrator.verbs import plan_probe
 from orchestrator.verbs.plan_probe import (
     HEAD_EVALUATIONS,
     PROBE_NUMBERS,
@@ -21,6 +22,7 @@ from orchestrator.verbs.plan_probe import (
     memory_of,
     memory_warnings,
     pretrain_seconds,
+    screen_seconds,
     share_for,
 )
 from selmix.pretrain import Pretrainer, pretrain
@@ -115,3 +117,47 @@ def test_heads_cost_some_thousand_passes_over_all_samples() -> None:
     evaluations = HEAD_EVALUATIONS * 60_000 / part / seconds[60_000]
     assert evaluations == pytest.approx(round(evaluations))
     assert 2 < evaluations < 100
+
+
+@pytest.mark.parametrize(
+    ("section", "steps", "parts"),
+    [
+        # The configurations of the parts that are ranked, then of those that are judged on each fold.
+        ({"num_configs": 256, "folds": 5}, 400, [128, 128, *[32] * 5]),
+        ({"num_configs": 20, "folds": 2}, 400, [20, 20, 20]),
+        ({"num_configs": 300, "folds": 3, "generations": 2}, 80, [75, 75, 75, 75, *[32] * 6]),
+        ({"num_configs": 16384, "folds": 2}, 400, [*[1024] * 16, *[1024] * 4]),
+    ],
+)
+def test_the_screen_is_told_from_the_beginnings_of_small_ones(
+    section: dict[str, int], steps: int, parts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a part costs by itself, by its configurations, by its steps and by both."""
+    now, sizes = [0.0], set()
+
+    def cost(configs: int, steps: int) -> float:
+        return 0.5 + 0.01 * configs + 0.02 * steps + 0.001 * configs * steps
+
+    def ranked(data: Any, base: Any, objective: str, configs: Any, *_: Any) -> None:
+        assert data.train.inputs.shape == (len(data.train), 7)
+        (taken,) = {config.steps for config in configs}
+        sizes.add((len(configs), taken))
+        now[0] += cost(len(configs), taken)
+
+    monkeypatch.setattr(plan_probe, "ranked", ranked)
+    spec = spec_from_resolved({
+        "version": 1, "name": "x", "data": {"name": "digits"}, "objectives": ["min_recall"],
+        "parameters": {"lr": {"min": 0.01, "max": 0.1}, "steps": {"value": steps}}, "screen": section,
+    })  # fmt: skip
+    found = screen_seconds(spec, load_data(spec), 7, torch.device("cpu"), lambda: now[0])
+    assert found == pytest.approx(sum(max(cost(size, steps), cost(32, 60)) for size in parts))
+    assert sizes == {(8, 20), (8, 60), (32, 20), (32, 60)}
+
+
+def test_a_real_screen_takes_about_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_probe, "SCREENED_NUMBERS", 0)  # the least that is timed
+    spec = spec_from_resolved({
+        "version": 1, "name": "x", "data": {"name": "digits"}, "objectives": ["min_recall"],
+        "parameters": {"lr": {"min": 0.01, "max": 0.1}, "steps": {"value": 8}}, "screen": {"num_configs": 4},
+    })  # fmt: skip
+    assert screen_seconds(spec, load_data(spec), 7, torch.device("cpu")) > 0
