@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
+from typing import TYPE_CHECKING
 
 from orchestrator.cli.imports import heavy_imports
 from orchestrator.cli.output import emit, err, out
 from orchestrator.table import terminal_width
+
+if TYPE_CHECKING:
+    from orchestrator.pins.pin import PinRequest
 
 
 def pin(options: argparse.Namespace) -> int:
@@ -19,6 +23,8 @@ def pin(options: argparse.Namespace) -> int:
     request = PinRequest(
         options.sweep, options.name, options.objective or (), options.trial, options.row, options.force
     )
+    if options.register:
+        return _register(options, request)
     all_written = pin_sweep(options.runs, options.pins, request)
     for written in all_written:
         out(str(written.path))
@@ -30,6 +36,19 @@ def pin(options: argparse.Namespace) -> int:
     flags = runs_flag(options.runs.shown) + pins_flag(options.pins)
     for written in all_written:
         err("\n" + pin_text(options.pins, written.path.stem, flags, terminal_width(sys.stderr)))
+    return 0
+
+
+def _register(options: argparse.Namespace, request: PinRequest) -> int:
+    from orchestrator.errors import UsageError
+    from orchestrator.pins.registered import register_later
+
+    chosen = {
+        "--objective": request.objectives, "--trial": request.trial_id, "--row": request.row, "--force": request.force,
+    }  # fmt: skip
+    if given := [flag for flag, value in chosen.items() if value]:
+        raise UsageError(f"--register: is of a pin that stands; leave {', '.join(given)} out")
+    out(str(register_later(options.runs, options.pins, request.sweep, request.name)))
     return 0
 
 

@@ -292,6 +292,10 @@ def pin() -> argparse.ArgumentParser:
         help="pin this trial itself, marked as not the winner, also before the sweep is finished",
     )
     parser.add_argument("--force", action="store_true", help="replace a pin of that name")
+    parser.add_argument(
+        "--register", action="store_true",
+        help="register the model of a pin that stands, where MLflow did not take it; opens no test split",
+    )  # fmt: skip
     return parser
 
 

@@ -16,6 +16,7 @@ from orchestrator.documents import SCHEMA_VERSION, Document, to_document
 from orchestrator.errors import PreflightError, UsageError
 from orchestrator.files import check_file_writable, writing
 from orchestrator.messages import counted
+from orchestrator.pins.listing import pins_flag
 from orchestrator.pins.lock_file import (
     ADVICE,
     Pin,
@@ -37,7 +38,7 @@ from orchestrator.pins.portable import portable
 from orchestrator.pins.registered import not_registered, register
 from orchestrator.pins.targets import Target, targets_of, weights_of
 from orchestrator.records.folder import RunFolder
-from orchestrator.records.store import Store
+from orchestrator.records.store import Store, runs_flag
 from orchestrator.records.types import OwnSource, TrialRecord
 from orchestrator.results.rows import (
     SELMIX,
@@ -180,7 +181,10 @@ def pin_sweep(store: Store, pins: Path, request: PinRequest) -> list[WrittenPin]
             registered = register(address, store.root, document, run_id, alias, weights_beside(pick.path))
         # A boundary: whatever MLflow, a disk or the model's own code says, the pin stands.
         except Exception as error:
-            problem = not_registered(error, address)
+            flags = runs_flag(store.shown) + pins_flag(pins)
+            problem = not_registered(
+                error, address, f"selmix pin {test.spec.name} --name {pick.name} --register{flags}"
+            )
         else:
             document["mlflow"] = to_document(registered)
             write_pin(pick.path, sealed(document))

@@ -10,13 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.credentials import masked
-from orchestrator.documents import Document, from_document
-from orchestrator.errors import PreflightError
-from orchestrator.pins.lock_file import PinnedVerdict, Registered
+from orchestrator.documents import Document, from_document, to_document
+from orchestrator.errors import PreflightError, SelmixError, UsageError
+from orchestrator.files import check_file_writable
+from orchestrator.pins.lock_file import (
+    ADVICE,
+    PinnedVerdict,
+    Registered,
+    broken_sections,
+    found_pin,
+    read_pin,
+    sealed,
+    typed_pin,
+    weights_beside,
+    write_pin,
+)
+from orchestrator.records.store import Store
 from orchestrator.records.types import Figure
 from orchestrator.results.rows import rests_on, said
 from orchestrator.table import difference, estimate, unit_of
-from orchestrator.tracking.address import recorded_address
+from orchestrator.tracking.address import check_tracking, recorded_address, tracking_of
 
 if TYPE_CHECKING:
     from orchestrator.tracking.model_folder import Kind, ModelFolder
@@ -170,12 +183,64 @@ def version_text(document: Document, alias: str) -> str:
     return "\n".join(lines)
 
 
-def not_registered(error: Exception, address: str) -> str:
+def register_later(store: Store, pins: Path, sweep: str, name: str) -> Path:
+    """Register the model of a pin that stands, where MLflow did not take it; opens no test split.
+
+    Args:
+        store: the runs folder, whose address of MLflow is asked.
+        pins: folder of the pins.
+        sweep: name of the sweep that it was pinned from.
+        name: of the pin, or its file.
+    Returns:
+        Path of the pin, which names the version now.
+    Raises:
+        NotFound: there is no such pin.
+        UsageError: it is one of another sweep, or is registered.
+        PreflightError: it was edited, or MLflow does not take its model.
+    """
+    path = found_pin(pins, name)
+    document = read_pin(path.parent, path.stem)
+    pin = typed_pin(path, document)
+    if pin.sweep.name != sweep:
+        raise UsageError(f"{path}: must be a pin of the sweep {sweep}, got one of {pin.sweep.name}")
+    if pin.mlflow.version:
+        raise UsageError(
+            f"{path}: its model is registered already, as version {pin.mlflow.version} of {pin.mlflow.model}; leave "
+            "--register out"
+        )
+    if broken := broken_sections(document):
+        raise PreflightError(
+            f"{path}: must be as it was written, got edits in {', '.join(broken)}; pin it again"
+        )
+    address = tracking_of(store)
+    check_tracking(address)
+    check_file_writable(path, ADVICE)
+    try:
+        registered = register(
+            address, store.root, document, pin.mlflow.run_id, pin.mlflow.alias, weights_beside(path)
+        )
+    except SelmixError:
+        raise
+    # A boundary: MLflow and its databases raise what they like.
+    except Exception as error:
+        raise PreflightError(
+            f"{path}: MLflow at {masked(address)} must take its model, got: {error}"
+        ) from error
+    document["mlflow"] = to_document(registered)
+    write_pin(path, sealed(document))
+    return path
+
+
+def not_registered(error: Exception, address: str, command: str) -> str:
     """Words for a registration that failed.
 
     Args:
         error: of the registration.
         address: tracking address of MLflow.
+        command: that registers the model later.
     """
     where = "" if isinstance(error, PreflightError) else f"MLflow at {masked(address)}: "
-    return f"the pin is complete, but its model is not registered in MLflow: {where}{error}"
+    return (
+        f"the pin is complete, but its model is not registered in MLflow: {where}{error}; to register it once MLflow "
+        f"takes it: {command}"
+    )

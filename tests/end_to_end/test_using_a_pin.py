@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from orchestrator.build.selection import data_config
-from orchestrator.pins.lock_file import read_pin
+from orchestrator.pins.lock_file import broken_sections, read_pin
 from orchestrator.pins.test_split import predictions_on
 from orchestrator.records.folder import RunFolder
 from orchestrator.results.judge import judged
@@ -368,6 +368,33 @@ def test_a_pin_outlives_a_registration_that_fails(
     assert (pin["mlflow"]["version"], pin["mlflow"]["alias"]) == ("", "alone")
     assert load_pin(home / "pins" / "alone.yaml").class_names == NAMES
     assert here("reproduce", "alone", cwd=home).code == 0
+    # Later, as the message has it; test is not opened for it.
+    command = "selmix pin mine --name alone --register"
+    assert f"to register it once MLflow takes it: {command}\n" in done.err
+    openings = (home / "runs" / "openings.jsonl").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("orchestrator.tracking.client.register_model", gone)
+        done = here(*command.split()[1:], cwd=home)
+    assert (done.code, done.out) == (4, "")
+    assert "must take its model, got: the server has gone away" in done.err
+    done = here(*command.split()[1:], cwd=home)
+    assert (done.code, done.out, done.err) == (0, "pins/alone.yaml\n", "")
+    assert (home / "runs" / "openings.jsonl").read_bytes() == openings
+    again = read_pin(home / "pins", "alone")
+    assert again["mlflow"]["version"]
+    kept = {key: value for key, value in again.items() if key not in ("mlflow", "digests")}
+    assert kept == {key: pin[key] for key in kept}
+    assert broken_sections(again) == []
+    version = open_client(f"sqlite:///{home}/runs/mlflow.db").get_model_version_by_alias("mine", "alone")
+    assert str(version.version) == again["mlflow"]["version"]
+    assert here("reproduce", "alone", cwd=home).code == 0
+    for extra, says in (
+        ((), "its model is registered already, as version"),
+        (("--force",), "--register: is of a pin that stands; leave --force out"),
+    ):
+        done = here(*command.split()[1:], *extra, cwd=home)
+        assert done.code == 2
+        assert says in done.err
 
 
 def test_a_network_that_cannot_be_traced_is_registered_without_a_program(
