@@ -57,3 +57,8 @@ def preprocess_words(keys: Mapping[str, Any]) -> str:
     white = "" if keys.get("white") is None else f", white {keys['white']:g} beyond 8 bits"
     scaled = f"0 to {keys['input_range']}, mean {mean}, std {std}{white}"
     return f"{size} x {size}, {brought}, {keys['interpolation']}; {scaled}"
+
+
+def unimproved(improved: int | None) -> str:
+    """Words for a screen of which no configuration became better than its start on select; else empty."""
+    return "; NONE IMPROVED ON ITS START" if improved == 0 else ""

@@ -111,6 +111,8 @@ def warnings_of(spec: SweepSpec) -> list[str]:
         warnings.append(
             f"parameters: {', '.join(spec.searched)} is not searched: rungs has no finetune, and there is no screen"
         )
+    if spec.early_stopping is not None and "finetune" not in spec.rungs:
+        warnings.append("early_stopping: stops trials, and rungs has no finetune, which runs them")
     return warnings
 
 

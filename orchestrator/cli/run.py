@@ -68,15 +68,16 @@ def _launch(options: argparse.Namespace) -> int:
             options.runs,
             cluster,
             options.quiet,
-            command=_again(options, options.until),
-            further=_again(options, None),
+            command=_again(options, options.until, options.in_process),
+            # What stops trials early is Ray's, and cannot be had in this process.
+            further=_again(options, None, options.in_process and spec.early_stopping is None),
             until=options.until,
         )
 
 
-def _again(options: argparse.Namespace, until: str | None) -> str:
-    """The command line of a launch, to be given again as it is, but to end with the rung ``until``."""
-    flags = ["--in-process"] if options.in_process else []
+def _again(options: argparse.Namespace, until: str | None, in_process: bool) -> str:
+    """The command line of a launch, to be given again as it is, but for these two flags."""
+    flags = ["--in-process"] if in_process else []
     flags += ["--until", until] if until else []
     flags += ["--address", masked(options.address)] if options.address else []
     words = ["selmix", "launch", str(options.file), *options.overrides, *flags]

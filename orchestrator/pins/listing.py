@@ -20,7 +20,7 @@ from orchestrator.pins.lock_file import (
     typed_pin,
 )
 from orchestrator.records.types import Figure
-from orchestrator.results.rows import MoreLabels, beyond, rests_on, said
+from orchestrator.results.rows import MoreLabels, beyond, corrected_for, rests_on, said
 from orchestrator.table import (
     PERCENT,
     Column,
@@ -173,6 +173,7 @@ def _notes(pin: PinRow, unit: Unit) -> list[str]:
         others = f" and {counted(rest, 'other')}" if rest > 0 else ""
         rule = ", by the earlier rule" if pin.verdict.margin is None else ""
         more = beyond(pin.verdict.more_labels, unit)
+        gap += corrected_for(pin.verdict, found)
         below.append(f"on test {said(pin.verdict.outcome)} {named}{others}{rule}, {gap}{more}")
     elif pin.more_labels is not None:
         below.append(f"on test without an opponent of no more labels{beyond(pin.more_labels, unit)}")

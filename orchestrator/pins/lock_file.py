@@ -465,7 +465,7 @@ class BrokenBound:
             (">=", self.bound.at_least) if self.bound.at_least is not None else ("<=", self.bound.at_most)
         )
         bound = "" if limit is None else f" ({sign} {unit.factor * limit:.6g}{unit.value})"
-        return f"{self.bound.metric} {text}{unit.value}{bound}"
+        return f"{self.bound.name} {text}{unit.value}{bound}"
 
 
 def broken_on_test(pin: Pin) -> list[BrokenBound]:

@@ -288,9 +288,8 @@ class _Evaluated:
         opposing: opponent -> predictions of its shipped file.
         opposing_runs: opponent -> predictions of all its runs.
         against: the opponent that is the best by score on select; None without any.
-        beyond: rows of more labels, which are no opponents, the best by score on select first.
-        beyond_test: predictions of the shipped file of the first of them; empty without any.
-        beyond_runs: predictions of all its runs.
+        beyond_test: row of more labels, which is no opponent -> predictions of its shipped file.
+        beyond_runs: the same, predictions of all its runs.
     """
 
     chosen: _Chosen
@@ -303,9 +302,8 @@ class _Evaluated:
     opposing: dict[str, list[Predictions]]
     opposing_runs: dict[str, list[Predictions]]
     against: str | None
-    beyond: list[str]
-    beyond_test: list[Predictions]
-    beyond_runs: list[Predictions]
+    beyond_test: dict[str, list[Predictions]]
+    beyond_runs: dict[str, list[Predictions]]
 
 
 def _documents(
@@ -359,7 +357,7 @@ def _evaluated(folder: RunFolder, test: OpenedTest, pick: _Chosen) -> _Evaluated
         {key: models(each.trial_id) for key, each in baselines.items()},
         {each.name: shipped(each) for each in opponents}, {each.name: all_runs(each) for each in opponents},
         opponents[0].name if opponents else None,
-        [each.name for each in beyond], shipped(beyond[0]) if beyond else [], all_runs(beyond[0]) if beyond else [],
+        {each.name: shipped(each) for each in beyond}, {each.name: all_runs(each) for each in beyond},
     )  # fmt: skip
 
 
@@ -510,19 +508,21 @@ def _verdicts_on_test(
 
 
 def _more_labels(
-    evaluated: _Evaluated, ours: Sequence[Predictions], theirs: Sequence[Predictions]
+    evaluated: _Evaluated, ours: Sequence[Predictions], theirs: Mapping[str, Sequence[Predictions]]
 ) -> MoreLabels | None:
     """Rows of more labels beside a pinned model, on test; None without any.
 
     Args:
         evaluated: the model.
         ours: its predictions, or those of its procedure.
-        theirs: predictions of the best row of more labels.
+        theirs: row of more labels -> its predictions.
     """
-    if not evaluated.beyond:
+    if not theirs:
         return None
-    gap = evaluated.judge.paired(ours, theirs)
-    return MoreLabels(evaluated.beyond, gap, gap.value < 0.0)
+    gaps = {name: evaluated.judge.paired(ours, each) for name, each in theirs.items()}
+    # The highest on test first: a row may be higher there that was not the best on select.
+    order = sorted(gaps, key=lambda name: gaps[name].value)
+    return MoreLabels(order, gaps[order[0]], gaps[order[0]].value < 0.0)
 
 
 def _pinned(verdict: Verdict) -> PinnedVerdict:

@@ -27,7 +27,7 @@ from orchestrator.pins.lock_file import (
 )
 from orchestrator.records.store import Store
 from orchestrator.records.types import Figure
-from orchestrator.results.rows import rests_on, said
+from orchestrator.results.rows import corrected_for, rests_on, said
 from orchestrator.table import difference, estimate, unit_of
 from orchestrator.tracking.address import check_tracking, recorded_address, tracking_of
 
@@ -171,7 +171,8 @@ def version_text(document: Document, alias: str) -> str:
     if verdict is not None:
         pinned = from_document(PinnedVerdict, verdict)
         named, gap = rests_on(pinned)
-        lines.append(f"On test {said(pinned.outcome)} {named}, {difference(gap, unit)}{unit.difference}.")
+        shown = f"{difference(gap, unit)}{unit.difference}{corrected_for(pinned, gap)}"
+        lines.append(f"On test {said(pinned.outcome)} {named}, {shown}.")
     opening = document.get("test_opening")
     if opening is not None and opening.get("note"):
         lines.append(f"{opening['note'].capitalize()}.")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from selmix.weights import State
 
 
+SPLITS = ("train", "feedback", "select", "test")
 OF_SOURCE = "objective_source: "
 """Beginning of what is said of the source of the user's own functions."""
 
@@ -191,7 +192,7 @@ class _Comparison:
         test = open_test(spec, opener, folder)
         with torch_threads(pin.protocol.threads):
             data = load_data(spec)
-            for split in ("train", "feedback", "select"):
+            for split in SPLITS[:-1]:
                 self._equal(f"digests/{split}", pin.digests[split], data.digests[split])
             self._equal("digests/test", pin.digests["test"], test.digest)
             # Pins of earlier versions lack it.
@@ -366,8 +367,19 @@ def reproduction_text(document: ReproduceDocument, width: int | None) -> str:
             of_source = all(problem.startswith(OF_SOURCE) for problem in document.problems)
             edited = "the source beside the pin is not that of the pin" if of_source else "the pin was edited"
             lines.append(sentence(f"{document.pin}: not reproduced, nothing was trained: {edited}", width))
-        lines.append(sentence(f"{document.pin}: not reproduced; {counted(count, 'difference')}", width))
-        lines += [paragraph("  differs", problem, width) for problem in document.problems]
+        others = [name for name in SPLITS if any(p.startswith(f"digests/{name}:") for p in document.problems)]
+        first, shown = f"{document.pin}: not reproduced; {counted(count, 'difference')}", document.problems
+        if others:
+            first += f", as the data are others than the pin's: {', '.join(others)}"
+            shown = [problem for problem in shown if problem.startswith("digests/")]
+        lines.append(sentence(first, width))
+        lines += [paragraph("  differs", problem, width) for problem in shown]
+        if len(shown) < count:
+            lines.append(
+                paragraph(
+                    "", f"and {counted(count - len(shown), 'number')}, as other data give others", width
+                )
+            )
     for key, both in document.stack_differences.items():
         lines.append(paragraph("  other stack", f"{key}: pinned {both.pinned}, here {both.here}", width))
     drifted = [c.what for c in document.compared if not c.equal and c.passes]

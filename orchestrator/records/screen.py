@@ -43,6 +43,7 @@ class ScreenRecord:
         choice: score over feedback and select of the choice itself: each fold is judged by the configuration that the
             other folds choose.
         cost_s: seconds of work.
+        improved: configurations with a round better than their start; None in records of an earlier version.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -52,6 +53,7 @@ class ScreenRecord:
     promoted: list[PromotedConfig]
     choice: CrossFittedScore
     cost_s: float
+    improved: int | None = None
 
 
 def write_table(folder: RunFolder, objective: str, table: Any) -> None:

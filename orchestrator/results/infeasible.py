@@ -34,9 +34,12 @@ def why_nothing_wins(judge: Judge) -> str:
     }
     beside = f", and none of {counted(len(others), 'other row')}" if others else ""
     head = f"no feasible trial for {judge.objective}{beside}"
+    # Without the rung of the search.
+    if not judge.trials and others:
+        head = f"no feasible row for {judge.objective} among {len(others)}"
     finals = {name: runs for name, runs in judge.finals().items() if runs}
     finished = {name: trial for name, trial in judge.trials.items() if trial.state == "FINISHED"}
-    if not finished:
+    if not finished and (judge.trials or not others):
         errors = sorted({str(trial.error) for trial in judge.trials.values() if trial.error})
         return f"{head}: no trial finished{f': {errors[0]}' if errors else ''}"
     if not finals and any(trial.feasible for trial in finished.values()):
@@ -59,11 +62,11 @@ def why_nothing_wins(judge: Judge) -> str:
     loosened = ", ".join(_loosened(bound, values[nearest]) for bound in missed)
     more = ""
     # A grid ends with its last point, and without a searched parameter every trial is the same.
-    if judge.spec.searched and judge.spec.search.method != "grid":
+    if judge.trials and judge.spec.searched and judge.spec.search.method != "grid":
         more = f" or raise search.num_trials above {judge.spec.search.num_trials}"
     return (
         f"{head}: the nearest, {place}{over}, came to {stands}; under a new name (name=NEW) loosen the bound to "
-        f"{loosened}{more}"
+        f"{loosened}{more}; a bound steers the fits too, so that it may take more than that"
     )
 
 

@@ -186,7 +186,13 @@ class Judge:
     @property
     def bounds(self) -> list[Bound]:
         """Bounds that decide who may win."""
-        return [Bound(c.key, c.at_least, c.at_most) for c in self.rule.constraints if "search" in c.where]
+        return [
+            Bound(c.key, c.at_least, c.at_most)
+            if c.label is None
+            else Bound.on_class(c.key, c.at_least, c.at_most, c.class_name)
+            for c in self.rule.constraints
+            if "search" in c.where
+        ]
 
     def meets_bounds(self, runs: Sequence[TrialRecord]) -> bool:
         """True if the means over these runs meet the constraints of the search."""
@@ -275,8 +281,10 @@ class Judge:
             end, value = low if metric.minimise else high, mean_select(wins.records)[self.rule.metric].value
             room = abs(end - value) if math.isfinite(end) else None
             over = None if below is None else below.row
+            out_of_fold = best.cross_fitted if choices[-1].chosen_by == "cross_fitted" else None
             steps.append(RungStep(
-                rung, best.row, best.name, best.score, spent_s[rung], over, added, wins.row, room
+                rung, best.row, best.name, best.score, spent_s[rung], over, added, wins.row, room,
+                None if out_of_fold is None else out_of_fold.score,
             ))  # fmt: skip
             below = wins
         return steps
@@ -295,7 +303,7 @@ class Judge:
                 pairs.append((each.score if each.cross_fitted is None else each.cross_fitted, trial.score))
         return ScreenSummary(
             record.num_configs, [each.id for each in record.promoted], record.choice, record.cost_s, trials,
-            rank_correlation(pairs),
+            rank_correlation(pairs), record.improved,
         )  # fmt: skip
 
     def _spent_s(self) -> dict[Rung, float]:

@@ -82,6 +82,19 @@ def rests_on(verdict: Judged) -> tuple[str, Figure]:
     return named, verdict.differences.get(named, verdict.difference)
 
 
+def corrected_for(verdict: Judged, gap: Figure) -> str:
+    """Words beside an interval without 0 that a verdict, corrected for its comparisons, does not tell apart; or empty.
+
+    Args:
+        verdict: with the outcome.
+        gap: difference that is shown beside it.
+    """
+    told, count = gap.low > 0.0 or gap.high < 0.0, len(verdict.differences)
+    if verdict.outcome != "undecided" or not told or count < 2:
+        return ""
+    return f" (not after Holm's correction over {count} rows)"
+
+
 SELMIX = "selmix"
 """Approach of trials and replicates; that of a baseline is its name."""
 
@@ -258,7 +271,7 @@ class MoreLabels:
     """Rows that used labels which the judged row did not: finished and feasible, but no opponents of it.
 
     Attributes:
-        rows: their names, the best by score on select first.
+        rows: their names, the best by score on select first; of a verdict on test the highest there.
         difference: judged row minus the first of them, higher is better.
         is_higher: True if that one is higher: by score on select, by value on test.
     """
@@ -439,6 +452,7 @@ class ScreenSummary:
         trials: promoted id -> the trial of the search that began with it, for those that finished.
         rank_correlation: Spearman's, of the screened scores and those of these trials on the whole network; None of
             fewer than three.
+        improved: configurations with a round better than their start; None in results of an earlier version.
     """
 
     num_configs: int
@@ -447,6 +461,7 @@ class ScreenSummary:
     cost_s: float
     trials: dict[str, str] = field(default_factory=dict)
     rank_correlation: float | None = None
+    improved: int | None = None
 
 
 @dataclass(frozen=True)
@@ -464,6 +479,7 @@ class RungStep:
             were chosen on these samples.
         wins: id of the row that wins with the rungs so far.
         room: distance of that row's value from the best value that the metric can take; None where it has no end.
+        cross_fitted: score of the best row over feedback + select, where that one chose it; else None.
     """
 
     rung: Rung
@@ -475,6 +491,7 @@ class RungStep:
     added: Figure | None
     wins: str
     room: float | None
+    cross_fitted: float | None = None
 
 
 @dataclass(frozen=True)
@@ -485,11 +502,23 @@ class Bound:
         metric: its key among the metrics of a row.
         at_least: floor.
         at_most: ceiling.
+        class_name: of a bound on one class whose name is no part of the key; else empty.
     """
 
     metric: str
     at_least: float | None
     at_most: float | None
+    class_name: str = ""
+
+    @classmethod
+    def on_class(cls, key: str, at_least: float | None, at_most: float | None, name: str) -> Bound:
+        """Bound whose key may be of a class, with the class's name where the key has its number only."""
+        return cls(key, at_least, at_most, "" if key.endswith(f"/{name}") else name)
+
+    @property
+    def name(self) -> str:
+        """Metric, with the name of its class."""
+        return f"{self.metric} ({self.class_name})" if self.class_name else self.metric
 
     def is_broken(self, value: float) -> bool:
         """True if a value of the metric lies on the wrong side, by more than the rounding of floats."""
@@ -499,7 +528,7 @@ class Bound:
     def shown(self) -> str:
         """The bound as a formula."""
         sign, bound = (">=", self.at_least) if self.at_least is not None else ("<=", self.at_most)
-        return f"{self.metric} {sign} {bound:g}"
+        return f"{self.name} {sign} {bound:g}"
 
 
 def bounds_of_constraints(constraints: Sequence[Document], class_names: Sequence[str]) -> list[Bound]:
@@ -519,6 +548,7 @@ def bound_of(constraint: Document, class_names: Sequence[str]) -> Bound:
     if of_class is not None:
         name = class_names[of_class] if isinstance(of_class, int) else of_class
         key = class_rate_key(key, list(class_names).index(name), name)
+        return Bound.on_class(key, constraint["at_least"], constraint["at_most"], name)
     return Bound(key, constraint["at_least"], constraint["at_most"])
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from orchestrator.messages import counted
+from orchestrator.messages import counted, unimproved
 from orchestrator.records.types import CrossFittedScore
 from orchestrator.results.candidates import Candidate
 from orchestrator.results.rows import (
@@ -122,7 +122,10 @@ def step_line(objective: str, metric: str, step: RungStep) -> str:
         step: of the rung.
     """
     unit = unit_of(metric)
-    best = f"{objective}: rung {step.rung}: best {approach_name(step.approach)}, score {number(step.score, unit)}"
+    best = f"{objective}: rung {step.rung}: best {approach_name(step.approach)}, "
+    if step.cross_fitted is not None:
+        best += f"cross-fitted {number(step.cross_fitted, unit)}, "
+    best += f"score {number(step.score, unit)}"
     added = ""
     if step.added is not None:
         over = name_of_row(step.over or "")
@@ -170,7 +173,7 @@ def screen_text(metric: str, screen: ScreenSummary) -> str:
     """State what a screen did, and how its order compares with that of full runs."""
     unit = unit_of(metric)
     ids = ", ".join(each.rpartition("/")[2] for each in screen.promoted) or "none"
-    text = f"{screen.num_configs} heads, {screen.cost_s:.0f} s of work; promoted {ids}"
+    text = f"{screen.num_configs} heads, {screen.cost_s:.0f} s of work{unimproved(screen.improved)}; promoted {ids}"
     if screen.choice.score is not None:
         text += f"; the choice scores {number(screen.choice.score, unit)} out of fold"
     elif screen.choice.reason:
@@ -195,4 +198,7 @@ def climb_text(metric: str, climb: Sequence[RungStep]) -> str:
             text += f" for {step.spent_s / spent_s:.1f} x the work so far" if spent_s > 0.0 else ""
         parts.append(text)
         spent_s += step.spent_s
-    return f"{'; '.join(parts)} (scores on select, where they were chosen)"
+    # One chose within the cheap rungs; across rungs, and above them, the other does.
+    within = " and ".join(step.rung for step in climb if step.cross_fitted is not None)
+    chosen = f"where they were chosen{f'; within {within} the cross-fitted score chose' if within else ''}"
+    return f"{'; '.join(parts)} (scores on select, {chosen})"

@@ -16,6 +16,7 @@ from orchestrator.results.rows import (
     Winner,
     approach_name,
     beyond,
+    corrected_for,
     name_of_row,
     rests_on,
 )
@@ -74,6 +75,7 @@ def answer(result: ObjectiveResult) -> str:
     if verdict.samples_needed is not None:
         more = f"about {rounded(verdict.samples_needed):,} samples per class"
         needed = f"; {more} would tell, {verdict.samples} are there"
+    gap += corrected_for(verdict, found)
     return f"CANNOT TELL: {name} is not told apart from {against}{cheaper}{also}: {gap}{needed}{higher}"
 
 

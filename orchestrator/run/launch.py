@@ -29,7 +29,7 @@ from orchestrator.records.leases.lease import acquire, check_free
 from orchestrator.records.logs import append_log
 from orchestrator.records.store import Store, runs_flag
 from orchestrator.records.types import ClusterFacts, SweepState, new_sweep_id
-from orchestrator.run.preflight import check_all, check_unchanged
+from orchestrator.run.preflight import check_all, check_same_data, check_unchanged
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.tracking.address import recorded_address, tracking_of
 from selmix import METHOD
@@ -106,6 +106,11 @@ def launch_sweep(
     if cluster is not None:
         check_reachable(cluster.address)
     tracking, data = check_all(spec, store, on_this_machine=not runs_elsewhere)
+    if is_launched(folder):
+        state = folder.load_state()
+        # Of a sweep that was judged nothing is run any more.
+        if state.exit_code is None or _goes_on(state, spec, until):
+            check_same_data(folder, data)
     # Once: a sweep of before is not stopped in its middle by what it began with.
     told = [] if is_launched(folder) else _data_told(spec, data)
     submitted = submission()

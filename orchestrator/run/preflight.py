@@ -80,6 +80,29 @@ def check_unchanged(folder: RunFolder, spec: SweepSpec, address: str) -> None:
         )
 
 
+def check_same_data(folder: RunFolder, data: SweepData) -> None:
+    """Check that an unfinished sweep resumes with the samples that it began with.
+
+    Args:
+        folder: of the sweep.
+        data: of this launch.
+    Raises:
+        UsageError: a split has other samples, or the classes have other names.
+    """
+    before = folder.load_state().data
+    if before is None:
+        return
+    changed = [name for name, digest in data.digests.items() if before.digests.get(name, digest) != digest]
+    if list(data.class_names) != before.class_names:
+        changed.append("the names of the classes")
+    if changed:
+        raise UsageError(
+            f"{folder.shown}: this sweep was launched with other data; changed: {', '.join(changed)}. Its rows would "
+            "be compared on different samples: put the data back, launch the sweep under a new name (name=NEW), or "
+            f"remove {folder.shown}"
+        )
+
+
 def changed_keys(before: Document, now: Document, prefix: str = "") -> list[str]:
     """Dotted keys that differ, each with both values.
 

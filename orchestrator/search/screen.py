@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from orchestrator.messages import unimproved
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.screen import PromotedConfig, ScreenRecord, write_table
 from orchestrator.records.types import CrossFittedScore, Settings
@@ -96,6 +97,8 @@ def screen_objective(
         # By the scores on select, which all have.
         told = [(point, row.score, row.violation or 0.0) for point, row in zip(points, rows, strict=True)]
         fresh = next_points(spec, count, told)
+        if not fresh:
+            break
         job = ScreenJob(objective, [on_features(spec, point).flat() for point in fresh], spec.search.seed)
         generations.append(_generation(job, section.folds, rule, context, workers))
         # Numbered on over the generations.
@@ -122,6 +125,7 @@ def screen_objective(
         ],
         choice=_choice(generations, section.folds, rule, context),
         cost_s=cost_s,
+        improved=sum(bool(row.best_round) for row in rows),
     )
     folder.save(folder.screen_path(objective), record)
     return record
@@ -196,4 +200,5 @@ def screened_line(record: ScreenRecord, unit: Unit) -> str:
         found = f"not cross-fitted: {choice.reason}"
     else:
         found = f"the choice scores {number(choice.score, unit)} out of fold"
-    return f"screened {record.num_configs} configurations, {record.cost_s:.1f} s of work; promoted {best}; {found}"
+    work = f"{record.cost_s:.1f} s of work{unimproved(record.improved)}"
+    return f"screened {record.num_configs} configurations, {work}; promoted {best}; {found}"

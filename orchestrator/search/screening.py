@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +11,12 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import TrialState
 
 from orchestrator.records.types import Settings
@@ -20,6 +27,8 @@ from selmix.config import FinetuneConfig
 
 # Beside the sweep's seed and a number of a trial, so that no generation repeats the stream of a trial.
 _SCREEN = 0x5C12EE17
+AGAIN = 10
+"""Draws per point, after which a space is taken to have no more points."""
 
 
 def screened(spec: SweepSpec) -> dict[str, BaseDistribution]:
@@ -40,11 +49,11 @@ def next_points(
     """The points of the next generation; the defaults are the first point of the first one.
 
     The first generation is drawn at random, later ones by TPE from all results so far, with the points of the same
-    generation taken for bad meanwhile, so that they keep apart.
+    generation taken for bad meanwhile, so that they keep apart. No point comes twice.
 
     Args:
         spec: of the sweep.
-        count: points.
+        count: points; fewer are returned where the space has no more, or hides them from ten draws each.
         told: points so far, each with its score, None where it failed, and by how much it misses the bounds.
     """
     space, first = screened(spec), default_point(spec)
@@ -63,8 +72,36 @@ def next_points(
                 constraints={"violation": violation},
             ))  # fmt: skip
         asked = [] if told else [dict(first)]
-        asked += [first | study.ask(space).params for _ in range(count - len(asked))]
+        seen = {_key(point) for point in (*asked, *(point for point, _, _ in told))}
+        # Where a few points are all that there are, one that is drawn again is screened once.
+        wanted = min(count, len(asked) + points_of(space) - len(seen))
+        for _ in range(AGAIN * count):
+            if len(asked) >= wanted:
+                break
+            point = first | study.ask(space).params
+            if _key(point) not in seen:
+                asked.append(point)
+                seen.add(_key(point))
     return asked
+
+
+def points_of(space: Mapping[str, BaseDistribution]) -> float:
+    """Number of points of a space; infinite where a parameter has a range of real numbers."""
+    return math.prod(_values_of(each) for each in space.values())
+
+
+def _values_of(distribution: BaseDistribution) -> float:
+    if distribution.single():
+        return 1
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    if isinstance(distribution, IntDistribution | FloatDistribution) and distribution.step is not None:
+        return 1 + round((distribution.high - distribution.low) / distribution.step)
+    return math.inf
+
+
+def _key(point: Mapping[str, Any]) -> str:
+    return json.dumps(point, sort_keys=True, default=str)
 
 
 def on_features(spec: SweepSpec, point: Mapping[str, Any]) -> FinetuneConfig:

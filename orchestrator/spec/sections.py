@@ -204,7 +204,9 @@ def listed_values(
 ) -> tuple[Any, ...]:
     """Values that a file gives a parameter that has no range, in ``parameters`` or in ``compare``."""
     section = parameters.get(name)
-    return (*(() if section is None else section.values or (section.value,)), *compare.get(name, ()))
+    # What is no section, in a file that is still to be refused, has no values.
+    listed = (section.values or (section.value,)) if isinstance(section, ParameterSection) else ()
+    return (*listed, *compare.get(name, ()))
 
 
 OF_THE_NETWORK = frozenset({
@@ -224,7 +226,7 @@ class ScreenSection(Section):
         folds: of the cross-fitted score that ranks them.
     """
 
-    num_configs: Annotated[StrictInt, Field(ge=2)] = 256
+    num_configs: Annotated[StrictInt, Field(ge=2, le=1_000_000)] = 256
     promote: Count = 4
     generations: Count = 1
     folds: Annotated[StrictInt, Field(ge=2)] = 5

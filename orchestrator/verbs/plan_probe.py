@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import resource
 import time
@@ -347,6 +348,8 @@ def share_for(fit: int) -> float:
 
 def _rounds(config: FinetuneConfig) -> int:
     """Rounds of a trial: each is ``refresh_growth`` times as long as the one before."""
+    if config.refresh_growth == 1.0:
+        return math.ceil(config.steps / config.refresh_every)
     steps, length, rounds = 0, float(config.refresh_every), 0
     while steps < config.steps:
         steps, length, rounds = steps + int(length), length * config.refresh_growth, rounds + 1

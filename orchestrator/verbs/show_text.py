@@ -93,7 +93,8 @@ def show_text(document: ShowDocument, width: int | None, colour: bool = False, f
     for objective, result in document.objectives.items():
         if result.winner is None:
             blocks.append(sentence(f"{objective}: {_undecided(document, result)}", width))
-            if result.feasible is False and result.metric is not None:
+            without = result.feasible is False or "finetune" not in document.climbed
+            if without and result.metric is not None:
                 blocks.append(_without_winner(document, objective, result, result.metric, width))
         else:
             blocks.append(_objective(document, objective, result, result.winner, width))
@@ -115,8 +116,8 @@ def _headline(document: ShowDocument, width: int | None, colour: bool) -> str:
     if not lines:
         done = document.progress
         kept = f"{done.finished} of {done.total} runs finished"
-        if "finetune" not in document.climbed:
-            # Its runs are baselines, which are not planned ahead.
+        # Before the search, and without one, the runs are baselines, which are not planned ahead.
+        if "finetune" not in document.climbed or not done.total:
             rows = (row for result in document.objectives.values() for row in result.baselines.values())
             kept = f"{counted(sum(row.state == 'FINISHED' for row in rows), 'baseline')} finished"
         lines.append(f"{document.sweep} is {document.state}: {kept}")
@@ -205,6 +206,8 @@ def _searched(spec: Document) -> list[str]:
 def _undecided(document: ShowDocument, result: ObjectiveResult) -> str:
     if result.feasible is False:
         return "no trial meets the constraints"
+    if document.state == "finished" and "finetune" not in document.climbed:
+        return "no row meets the constraints" if result.bounds else "no row finished"
     if document.state == "finished":
         return "no finalist could be run on its fresh seeds"
     return "no result" if document.state == "failed" else "not decided yet"

@@ -378,8 +378,35 @@ def _input_columns(
         columns = matched_columns(held, named or "features", [group] if group else [], source.path)
     except ValueError as error:
         raise ValueError(f"{error}; name the columns of the features with --input") from error
+    if wanted.inputs is not None:
+        columns = _in_order_of_pin(columns, pinned.columns, source.path)
     source.check([columns] if isinstance(columns, str) else columns)
     return columns
+
+
+def _in_order_of_pin(
+    columns: str | list[str], pinned: str | Sequence[str] | None, where: str
+) -> str | list[str]:
+    """Columns that were named for the inputs: the pin's own in its order, whatever the order of the table.
+
+    Raises:
+        ValueError: some are the pin's own and others are not, so that it cannot be told which stands for which.
+    """
+    if isinstance(columns, str) or pinned is None or isinstance(pinned, str):
+        return columns
+    if set(columns) == set(pinned):
+        return list(pinned)
+    own = [name for name in columns if name in pinned]
+    if not own:
+        return columns
+    strange = [name for name in columns if name not in pinned] or [
+        name for name in pinned if name not in columns
+    ]
+    how = "beside" if strange[0] in columns else "without"
+    raise ValueError(
+        f"{where}: --input must name the columns of the pin, or columns of other names in their order, got {own[0]} of "
+        f"the pin {how} {strange[0]}; leave --input out for the pin's own"
+    )
 
 
 def _stated_width(source: TableSource, columns: str | Sequence[str]) -> int | None:

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.options import launch as launch_options
+from orchestrator.cli.run import _again as again
+from orchestrator.records.store import LocalStore
 from tests.command import here
+
+
+def test_the_command_that_climbs_on_needs_ray_where_trials_are_stopped_early() -> None:
+    options = launch_options().parse_args(["f.yaml", "a.b=1", "--in-process", "--until", "head"])
+    options.runs = LocalStore(Path("runs"))
+    assert again(options, "head", in_process=True) == "selmix launch f.yaml a.b=1 --in-process --until head"
+    assert again(options, None, in_process=False) == "selmix launch f.yaml a.b=1"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,14 +172,19 @@ class Side:
     z: float
     against: str | None = "untouched"
     shipped, opposing, on_test, opposing_runs = "our file", "their file", "our runs", "their runs"
-    beyond, beyond_test, beyond_runs = ("dearer",), "its file", "its runs"
+    # The second is the best on select, the first the highest on test.
+    beyond_test = MappingProxyType({"higher on select": "its file", "dearer": "another file"})
+    beyond_runs = MappingProxyType({"higher on select": "its runs", "dearer": "other runs"})
 
     @property
     def judge(self) -> Any:
         return SimpleNamespace(judged=self.judged, paired=self.paired)
 
     def paired(self, ours: str, theirs: str) -> Figure:
-        value = {(self.shipped, self.beyond_test): -0.5, (self.on_test, self.beyond_runs): 0.25}[ours, theirs]
+        value = {
+            (self.shipped, "its file"): 0.5, (self.shipped, "another file"): -0.5,
+            (self.on_test, "its runs"): 0.75, (self.on_test, "other runs"): 0.25,
+        }[ours, theirs]  # fmt: skip
         return Figure(value, value - 1.0, value + 1.0)
 
     def judged(self, ours: str, theirs: str, against: str, split: str, level: float = 0.95) -> Verdict:
@@ -214,7 +219,10 @@ def verdicts(before: int, **sides: Side) -> dict[str, tuple[str, float | None]]:
         assert (verdict.not_told_apart == []) == (verdict.outcome != "undecided")
         assert (verdict.optimistic, verdict.margin, verdict.samples) == (False, 0.02, 9)
         # Rows of more labels stand beside both, file against file and means against means.
-        assert verdict.more_labels == MoreLabels(("dearer",), Figure(-0.5, -1.5, 0.5), True)  # type: ignore[arg-type]
+        # The highest on test first, whichever was the best on select.
+        assert verdict.more_labels == MoreLabels(
+            ["dearer", "higher on select"], Figure(-0.5, -1.5, 0.5), True
+        )
         assert procedure.more_labels is not None
         assert (procedure.more_labels.difference.value, procedure.more_labels.is_higher) == (0.25, False)
         # The procedure stands beside it, and claims nothing of its own.

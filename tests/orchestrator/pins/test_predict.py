@@ -40,6 +40,37 @@ def test_predictions_are_written_and_said(home: Path) -> None:
     assert pq.read_table(home / "o.parquet").column_names == ["id", *document["columns"]]
 
 
+def test_columns_of_the_pin_stand_in_its_order_however_they_are_named(home: Path) -> None:
+    (home / "turned.csv").write_text("f1,id,f0\n2,007,1\n4,8,3\n")
+    answers = []
+    for arguments in (
+        ("t.csv",),
+        ("turned.csv",),
+        ("turned.csv", "--input", "f*"),
+        ("turned.csv", "--input", "f1,f0"),
+    ):
+        done = here("predict", "kept", *arguments, "-o", "o.csv", "--keep", "id", cwd=home)
+        assert done.code == 0, done.err
+        answers.append((home / "o.csv").read_text())
+    assert len(set(answers)) == 1
+    # Other names stand in the order in which they are named.
+    (home / "other.csv").write_text("b,id,a\n2,007,1\n4,8,3\n")
+    assert (
+        here("predict", "kept", "other.csv", "--input", "a,b", "-o", "o.csv", "--keep", "id", cwd=home).code
+        == 0
+    )
+    assert (home / "o.csv").read_text() == answers[0]
+    (home / "mixed.csv").write_text("f0,id,f2\n1,007,2\n")
+    done = here("predict", "kept", "mixed.csv", "--input", "f*", "-o", "no.csv", cwd=home)
+    assert done.code == 4
+    assert "mixed.csv: --input must name the columns of the pin, or columns of other names" in done.err
+    assert "got f0 of the pin beside f2; leave --input out" in done.err
+    (home / "few.csv").write_text("f0,id\n1,007\n")
+    done = here("predict", "kept", "few.csv", "--input", "f*", "-o", "no.csv", cwd=home)
+    assert "got f0 of the pin without f1;" in done.err
+    assert not (home / "no.csv").exists()
+
+
 def test_rows_without_a_prediction_end_with_exit_code_4_and_the_file_is_whole(home: Path) -> None:
     done = here("predict", "kept", "bad.csv", "--out", "o.csv", cwd=home)
     assert (done.code, done.out) == (4, "o.csv: 1 row predicted by pins/kept.yaml\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +65,36 @@ def test_the_nearest_is_the_trial_that_misses_least_in_all(tmp_path: Path) -> No
         "no feasible trial for min_recall: the nearest, trial-001, came to min_coverage 0.346 (bound >= 0.4, missed by "
         "0.0543), balanced_error 0.21 (bound <= 0.2, missed by 0.01); under a new name (name=NEW) loosen the bound to "
         "{metric: min_coverage, at_least: 0.345}, {metric: balanced_error, at_most: 0.21, in: [search]} or raise "
-        "search.num_trials above 16"
+        "search.num_trials above 16; a bound steers the fits too, so that it may take more than that"
     )
+
+
+def add_row(folder: RunFolder, name: str, coverage: float, **more: Any) -> None:
+    """A baseline that breaks a bound."""
+    values = {"min_coverage": coverage, "balanced_error": 0.1, "accuracy": 0.5}
+    record = TrialRecord(f"min_recall/baseline/{name}", "min_recall", "baseline", 0, 0, state="FINISHED")
+    record.select, record.feasible = {key: Figure(v, v, v) for key, v in values.items()}, False
+    for key, value in more.items():
+        setattr(record, key, value)
+    folder.save_trial(record)
+
+
+def test_without_the_rung_of_the_search_the_nearest_row_is_named(tmp_path: Path) -> None:
+    folder = sweep(tmp_path)
+    add_row(folder, "untouched", 0.1)
+    add_row(folder, "balanced_head", 0.35)
+    text = why(folder)
+    assert text.startswith(
+        "no feasible row for min_recall among 2: the nearest, balanced_head, came to min_coverage 0.35 (bound >= 0.4, "
+        "missed by 0.05)"
+    )
+    assert "search.num_trials" not in text
 
 
 def test_rows_beside_the_trials_are_counted_and_may_be_the_nearest(tmp_path: Path) -> None:
     folder = sweep(tmp_path)
     add(folder, 0, 0.2)
-
-    def row(name: str, coverage: float, **more: Any) -> None:
-        values = {"min_coverage": coverage, "balanced_error": 0.1, "accuracy": 0.5}
-        record = TrialRecord(f"min_recall/baseline/{name}", "min_recall", "baseline", 0, 0, state="FINISHED")
-        record.select, record.feasible = {key: Figure(v, v, v) for key, v in values.items()}, False
-        for key, value in more.items():
-            setattr(record, key, value)
-        folder.save_trial(record)
-
+    row = partial(add_row, folder)
     row("untouched", 0.1)
     assert why(folder).startswith(
         "no feasible trial for min_recall, and none of 1 other row: the nearest, trial-000, came to min_coverage 0.2 "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from orchestrator.errors import PreflightError, SelmixError, UsageError
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.leases.lease import acquire
 from orchestrator.records.store import LocalStore
-from orchestrator.records.types import SweepState
+from orchestrator.records.types import DataFacts, SweepState
 from orchestrator.run import launch as module
 from orchestrator.run.launch import is_launched, launch_sweep, open_folder
 from orchestrator.spec.checks import load_spec
@@ -96,6 +97,20 @@ def test_a_cancelled_sweep_and_another_file_are_refused(folder: RunFolder) -> No
     changed = refused(folder, None, "search.num_trials=2")
     assert isinstance(changed, UsageError)
     assert "changed: search.num_trials (4 -> 2)" in str(changed)
+
+
+@pytest.mark.parametrize("code", [None, 0])
+def test_a_sweep_that_runs_on_does_so_on_the_data_that_it_began_with(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    facts = DataFacts(["a"], [9], {"select": "sha256:2"}, 5)
+    begun(folder, data=facts, exit_code=code, unsent=1)
+    now = SimpleNamespace(digests={"select": "sha256:3"}, class_names=("a",))
+    monkeypatch.setattr(module, "check_all", lambda *_, **__: ("sqlite:///x", now))
+    monkeypatch.setattr(module, "acquire", lambda _: (_ for _ in ()).throw(PreflightError("far enough")))
+    # Of one that was judged, what MLflow did not get is sent: nothing is run.
+    says = "far enough" if code == 0 else "launched with other data; changed: select"
+    assert says in str(refused(folder))
 
 
 def test_a_head_that_does_not_answer_is_known_before_the_data_are_read(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,8 @@ from orchestrator.documents import Document
 from orchestrator.errors import PreflightError, UsageError
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.store import LocalStore
-from orchestrator.records.types import SweepState
-from orchestrator.run.preflight import changed_keys, check_all, check_unchanged
+from orchestrator.records.types import DataFacts, SweepState
+from orchestrator.run.preflight import changed_keys, check_all, check_same_data, check_unchanged
 from orchestrator.spec.checks import load_spec
 from selmix import METHOD
 from tests.command import SMOKE
@@ -74,6 +76,24 @@ def test_another_method_ends_no_sweep_that_it_did_not_begin(folder: RunFolder) -
     assert refused.value.exit_code == 2
     # It has no more runs: any version may send it to MLflow.
     check_unchanged(begun(folder, method=METHOD - 1, exit_code=0), load_spec(SMOKE), ADDRESS)
+
+
+def test_other_data_under_the_same_path_are_refused(folder: RunFolder) -> None:
+    digests = {"train": "sha256:1", "select": "sha256:2", "test": "sha256:3"}
+    data: Any = SimpleNamespace(digests=digests, class_names=("a", "b"))
+    check_same_data(begun(folder), data)  # killed before its data were read
+    facts = DataFacts(["a", "b"], [9, 1], digests, 5)
+    check_same_data(begun(folder, data=facts), data)
+    begun(folder, data=replace(facts, digests=digests | {"select": "sha256:4", "test": "sha256:5"}))
+    with pytest.raises(
+        UsageError, match=r"launched with other data; changed: select, test\. Its rows"
+    ) as refused:
+        check_same_data(folder, data)
+    assert refused.value.exit_code == 2
+    # The same samples with the classes renamed.
+    begun(folder, data=replace(facts, class_names=["b", "a"]))
+    with pytest.raises(UsageError, match="changed: the names of the classes"):
+        check_same_data(folder, data)
 
 
 def test_another_mlflow_would_miss_the_runs_of_earlier_launches(folder: RunFolder) -> None:

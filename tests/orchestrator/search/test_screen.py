@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,11 @@ import pytest
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.screen import ScreenRecord
 from orchestrator.search import screen as module
-from orchestrator.search.screening import next_points, on_features, sizes
+from orchestrator.search.screen import screened_line
+from orchestrator.search.screening import next_points, on_features, points_of, sizes
+from orchestrator.search.screening import screened as screened_space
 from orchestrator.spec.checks import load_spec
+from orchestrator.table import unit_of
 from selmix.config import FinetuneConfig
 from selmix.metrics import MetricContext
 from selmix.screen import screen
@@ -107,3 +111,32 @@ def test_what_cannot_be_cross_fitted_is_ranked_on_select_and_says_why(tmp_path: 
     assert {row["cross_fitted"] for row in rows} == {None}
     best = max(rows, key=lambda row: row["score"])
     assert record.promoted[0].id == f"{OBJECTIVE}/screen/{best['id']}"
+
+
+@pytest.mark.parametrize("generations", [1, 2])
+def test_a_space_of_a_few_points_is_screened_once_over(generations: int) -> None:
+    spec = load_spec(
+        SMOKE,
+        (
+            "parameters={policy: {values: [softmax, uniform]}, refresh_every: {values: [10, 20, 40]}}",
+            "screen.num_configs=32",
+            "screen.promote=2",
+        ),
+    )
+    points: list[dict[str, Any]] = []
+    for count in sizes(32, generations):
+        points += next_points(spec, count, [(point, 0.5, 0.0) for point in points])
+    shown = [(point["policy"], point["refresh_every"]) for point in points]
+    assert sorted(shown) == [(policy, every) for policy in ("softmax", "uniform") for every in (10, 20, 40)]
+    assert points_of(screened_space(spec)) == 6
+    assert points_of(screened_space(SPEC)) == math.inf
+
+
+def test_a_screen_that_found_nothing_says_so(tmp_path: Path) -> None:
+    record, rows = screened(tmp_path, Workers())
+    assert record.improved == sum(row["best_round"] > 0 for row in rows)
+    assert "IMPROVED" not in screened_line(record, unit_of(OBJECTIVE))
+    line = screened_line(replace(record, improved=0), unit_of(OBJECTIVE))
+    assert "s of work; NONE IMPROVED ON ITS START; promoted" in line
+    # Records of an earlier version do not know.
+    assert "IMPROVED" not in screened_line(replace(record, improved=None), unit_of(OBJECTIVE))

@@ -211,6 +211,12 @@ def test_the_best_head_is_that_of_the_rung_below(start: str) -> None:
     assert ".start: best_head is the best of the rung head, which rungs does not name" in problem
 
 
+@pytest.mark.parametrize("value", ["best_head", "3", "[best_head]", "{wrong: best_head}", "null"])
+def test_a_start_that_is_no_section_is_refused_like_any_parameter(value: str) -> None:
+    (problem,) = problems_of(f"{HEAD}parameters: {{start: {value}}}\n")
+    assert problem.startswith("f.yaml:5: parameters.start")
+
+
 def test_rungs_are_named_in_order_and_the_search_needs_its_own() -> None:
     assert checked(HEAD).rungs == RUNGS
     # All of them are what a file of before meant: its digest stays.
