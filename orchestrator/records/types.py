@@ -165,12 +165,11 @@ class TrialRecord:
 
     @property
     def display_name(self) -> str:
-        """``trial-007``, ``trial-007-seed-1`` or ``baseline-NAME``: the name of its run in MLflow."""
+        """``trial-007``, ``policy=uniform-trial-007-seed-1`` or ``baseline-NAME``: the name of its run in MLflow."""
         if self.kind == "baseline":
             return f"baseline-{self.name}"
-        if self.kind == "replicate":
-            return "-".join(self.trial_id.split("/")[1:])
-        return self.name
+        # Of a run without an objective, such as a pre-training, the whole id.
+        return "-".join(self.trial_id.split("/")[1:]) or self.trial_id
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,7 @@ class EvaluateDocument:
         definitions: numbers that define metrics: ``cvar_fraction`` and ``beta``.
         recall_weights: weights of ``weighted_recall``, in the order of the classes; None without them.
         cost_matrix: costs of ``cost``, a row per true class; None without them.
+        groups_left_out: why a column ``group`` that the table has gives no groups; empty where it has none, or does.
         saved: file that the correction was written to; None for none.
     """
 
@@ -181,6 +182,7 @@ class EvaluateDocument:
     saved: str | None = None
     recall_weights: list[float] | None = None
     cost_matrix: list[list[float]] | None = None
+    groups_left_out: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -462,7 +464,7 @@ def _document(request: Request, found: ScoreTable) -> EvaluateDocument:
         samples_needed=None, correction=None, positive=positive,
         definitions={"cvar_fraction": request.definitions.cvar_fraction, "beta": request.definitions.beta},
         recall_weights=None if weights is None else list(weights),
-        cost_matrix=None if costs is None else [list(row) for row in costs],
+        cost_matrix=None if costs is None else [list(row) for row in costs], groups_left_out=found.unfit_groups,
     )  # fmt: skip
 
 
@@ -582,6 +584,7 @@ def evaluation_text(document: EvaluateDocument, width: int | None) -> str:
         *([paragraph("resolved", _resolved(document), width)] if document.value is not None else []),
         weakest,
         *_of_scores_lines(document, width),
+        *([paragraph("groups", f"none: {document.groups_left_out}", width)] if document.groups_left_out else []),
         paragraph("post hoc", _post_hoc(document), width),
     ])  # fmt: skip
 

@@ -170,6 +170,7 @@ def test_ids_name_study_number_and_seed() -> None:
     ("record", "name", "shown"),
     [
         (trial_record("o", 7, 0, {}, {}), "trial-007", "trial-007"),
+        (trial_record("o", 7, 0, {}, {}, arm="policy=uniform"), "trial-007", "policy=uniform-trial-007"),
         (replicate_record(trial_record("o", 7, 0, {}, {}), 1, 1), "seed-1", "trial-007-seed-1"),
         (
             replicate_record(trial_record("o", 7, 0, {}, {}, arm="policy=uniform"), 1, 1),

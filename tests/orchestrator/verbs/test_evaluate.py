@@ -225,8 +225,11 @@ def test_groups_on_the_command_line(tmp_path: Path) -> None:
     done = here("evaluate", one, "--objective", "worst_group_recall")
     assert done.code == 4
     assert "group must name at least two groups" in done.err
-    # Metrics that need no groups do not mind.
-    assert here("evaluate", one, "--objective", "min_recall").code == 0
+    # Metrics that need no groups do not mind, and say it.
+    done = here("evaluate", one, "--objective", "min_recall")
+    assert done.code == 0
+    assert "groups         none: group must name at least two groups, got [0]\n" in done.out
+    assert "groups  " not in here("evaluate", plain, "--objective", "min_recall").out
     assert "for want of groups (group must name at least two groups, got [0])" in here("evaluate", one).out
 
 
