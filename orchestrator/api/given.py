@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import PreflightError, UsageError
+from orchestrator.errors import PreflightError, SpecError, UsageError
 from orchestrator.files import writing
 from orchestrator.records.folder import RunFolder
 
@@ -72,6 +72,28 @@ class GivenData:
                 for home in (path.parent, folder.path):
                     if home.is_dir() and not any(home.iterdir()):
                         home.rmdir()
+
+
+GIVEN = "the data given"
+
+
+@contextmanager
+def naming_the_data(path: Path | None) -> Iterator[None]:
+    """Have errors speak of the data that were given, and not of the table that they are kept in.
+
+    Args:
+        path: of the table; None where the data are not given by Python.
+    """
+    try:
+        yield
+    except SpecError as error:
+        if path is None or str(path) not in str(error):
+            raise
+        raise SpecError([text.replace(str(path), GIVEN) for text in error.problems]) from error
+    except (UsageError, PreflightError) as error:
+        if path is None or str(path) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(path), GIVEN)) from error
 
 
 def data_of_arrays(inputs: Any, labels: Any, keys: Mapping[str, Any]) -> GivenData:

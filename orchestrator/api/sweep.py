@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.api.given import GivenData, data_of_arrays, data_of_frame
+from orchestrator.api.given import GivenData, data_of_arrays, data_of_frame, naming_the_data
 from orchestrator.api.opened import OpenedSweep, open_sweep
 from orchestrator.api.shown import Shown
 from orchestrator.errors import NoFeasibleTrial, PreflightError, SpecError, TooManyFailures, UsageError
@@ -116,7 +116,9 @@ class Sweep:
             SpecError: it is invalid; ``problems`` lists everything at once.
             UsageError: an override that is no KEY=VALUE.
         """
-        return self._read(self._table_for_checks())
+        table = self._table_for_checks()
+        with naming_the_data(table):
+            return self._read(table)
 
     @property
     def name(self) -> str:
@@ -146,7 +148,8 @@ class Sweep:
         from orchestrator.verbs.validate import validate_document
 
         where = self._source if isinstance(self._source, Path) else Path(SPEC)
-        return Shown(validate_document(self.spec, where), _validation_text)
+        with naming_the_data(self._table_for_checks()):
+            return Shown(validate_document(self.spec, where), _validation_text)
 
     def plan(self) -> Shown[PlanDocument]:
         """Estimate trials, time, disk and memory from a short probe; nothing is written.
@@ -157,7 +160,8 @@ class Sweep:
         """
         from orchestrator.verbs.plan import plan_document, plan_text
 
-        return Shown(plan_document(self.spec, open_store(self._runs)), plan_text)
+        with naming_the_data(self._table_for_checks()):
+            return Shown(plan_document(self.spec, open_store(self._runs)), plan_text)
 
     def launch(
         self,
@@ -205,6 +209,7 @@ class Sweep:
         folder = RunFolder.at(store, self.name)
         with contextlib.ExitStack() as stack:
             table = None if self._data is None else stack.enter_context(self._data.kept(folder))
+            stack.enter_context(naming_the_data(table))
             # Ray reads its environment when it is imported.
             if cluster is not None:
                 stack.enter_context(ray_environment(cluster))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,23 @@ def test_a_plan_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "s").exists()
     with pytest.raises(NotFound):
         Sweep.from_dict(spec, runs=tmp_path / "runs").show()
+
+
+@pytest.mark.parametrize("keys", [{"label": "lab"}, {"features": ["p", "zz"]}, {"feedback": 500}])
+def test_errors_speak_of_the_data_that_were_given_and_name_no_file(
+    tmp_path: Path, keys: dict[str, Any]
+) -> None:
+    frame = pd.DataFrame({"p": [float(k) for k in range(90)], "q": 1.0, "y": ["a", "b", "c"] * 30})
+    spec = {"name": "x", "model": {"name": "linear_head"}, "objectives": ["min_recall"], "rungs": ["scores"]}
+    sweep = Sweep.from_frame(
+        spec, frame, runs=tmp_path / "runs", **{"features": ["p", "q"], "label": "y"} | keys
+    )
+    for ask in (sweep.plan, partial(sweep.launch, in_process=True)):
+        with pytest.raises((PreflightError, SpecError), match="the data given: ") as refused:
+            ask()
+        assert ".parquet" not in str(refused.value)
+        assert "/" not in str(refused.value)
+    assert not (tmp_path / "runs" / "x").exists()
 
 
 def test_arrays_that_cannot_be_data() -> None:
