@@ -288,7 +288,8 @@ class _Evaluated:
         opposing: opponent -> predictions of its shipped file.
         opposing_runs: opponent -> predictions of all its runs.
         against: the opponent that is the best by score on select; None without any.
-        beyond_test: row of more labels, which is no opponent -> predictions of its shipped file.
+        beyond_test: row of more labels, which is no opponent -> predictions of its shipped file; the best by score on
+            select first.
         beyond_runs: the same, predictions of all its runs.
     """
 
@@ -520,9 +521,8 @@ def _more_labels(
     if not theirs:
         return None
     gaps = {name: evaluated.judge.paired(ours, each) for name, each in theirs.items()}
-    # The highest on test first: a row may be higher there that was not the best on select.
-    order = sorted(gaps, key=lambda name: gaps[name].value)
-    return MoreLabels(order, gaps[order[0]], gaps[order[0]].value < 0.0)
+    first = next(iter(gaps))
+    return MoreLabels(list(gaps), gaps[first], gaps[first].value < 0.0, gaps)
 
 
 def _pinned(verdict: Verdict) -> PinnedVerdict:

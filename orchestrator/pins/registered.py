@@ -29,7 +29,7 @@ from orchestrator.records.store import Store
 from orchestrator.records.types import Figure
 from orchestrator.results.rows import corrected_for, rests_on, said
 from orchestrator.table import difference, estimate, unit_of
-from orchestrator.tracking.address import check_tracking, recorded_address, tracking_of
+from orchestrator.tracking.address import check_tracking, present_address, recorded_address, tracking_of
 
 if TYPE_CHECKING:
     from orchestrator.tracking.model_folder import Kind, ModelFolder
@@ -214,6 +214,13 @@ def register_later(store: Store, pins: Path, sweep: str, name: str) -> Path:
             f"{path}: must be as it was written, got edits in {', '.join(broken)}; pin it again"
         )
     address = tracking_of(store)
+    # The run that the version belongs to lies there.
+    began_with = present_address(pin.mlflow.tracking_uri, store.root)
+    if began_with != masked(address):
+        raise PreflightError(
+            f"{path}: must be registered in the MLflow store of its sweep, {began_with}, got {masked(address)}; set "
+            "MLFLOW_TRACKING_URI, or --runs, to it"
+        )
     check_tracking(address)
     check_file_writable(path, ADVICE)
     try:
@@ -225,7 +232,7 @@ def register_later(store: Store, pins: Path, sweep: str, name: str) -> Path:
     # A boundary: MLflow and its databases raise what they like.
     except Exception as error:
         raise PreflightError(
-            f"{path}: MLflow at {masked(address)} must take its model, got: {error}"
+            f"{path}: its model must be registered in MLflow at {masked(address)}, got: {error}"
         ) from error
     document["mlflow"] = to_document(registered)
     write_pin(path, sealed(document))

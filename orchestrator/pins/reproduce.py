@@ -368,16 +368,27 @@ def reproduction_text(document: ReproduceDocument, width: int | None) -> str:
             edited = "the source beside the pin is not that of the pin" if of_source else "the pin was edited"
             lines.append(sentence(f"{document.pin}: not reproduced, nothing was trained: {edited}", width))
         others = [name for name in SPLITS if any(p.startswith(f"digests/{name}:") for p in document.problems)]
-        first, shown = f"{document.pin}: not reproduced; {counted(count, 'difference')}", document.problems
-        if others:
-            first += f", as the data are others than the pin's: {', '.join(others)}"
-            shown = [problem for problem in shown if problem.startswith("digests/")]
-        lines.append(sentence(first, width))
+        # What was trained on other samples has other numbers; those on test are others also where test alone is.
+        hidden = (
+            ("select/", "test/", "stored weights/")
+            if set(others) - {"test"}
+            else ("test/", "stored weights/test/")
+        )
+        shown = [p for p in document.problems if not others or not p.startswith(hidden)]
+        cause = f", as the data are others than the pin's: {', '.join(others)}" if others else ""
+        only = all(p.startswith("digests/") for p in shown)
+        lines.append(
+            sentence(
+                f"{document.pin}: not reproduced; {counted(count, 'difference')}{cause if only else ''}",
+                width,
+            )
+        )
         lines += [paragraph("  differs", problem, width) for problem in shown]
         if len(shown) < count:
+            rest = counted(count - len(shown), "number")
             lines.append(
                 paragraph(
-                    "", f"and {counted(count - len(shown), 'number')}, as other data give others", width
+                    "", f"and {rest} of the metrics, as other data give others (--json has them)", width
                 )
             )
     for key, both in document.stack_differences.items():

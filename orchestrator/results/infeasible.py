@@ -59,6 +59,8 @@ def why_nothing_wins(judge: Judge) -> str:
     over = f" (mean over {counted(len(finals[nearest]), 'fresh seed')})" if nearest in finals else ""
     stands = ", ".join(_standing(bound, values[nearest]) for bound in bounds)
     missed = [bound for bound in bounds if bound.violation(values[nearest]) > 0.0]
+    if not missed:
+        return f"{head}: {place}{over} came nearest{f', with {stands}' if stands else ''}"
     loosened = ", ".join(_loosened(bound, values[nearest]) for bound in missed)
     more = ""
     # A grid ends with its last point, and without a searched parameter every trial is the same.

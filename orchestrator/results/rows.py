@@ -89,10 +89,11 @@ def corrected_for(verdict: Judged, gap: Figure) -> str:
         verdict: with the outcome.
         gap: difference that is shown beside it.
     """
-    told, count = gap.low > 0.0 or gap.high < 0.0, len(verdict.differences)
-    if verdict.outcome != "undecided" or not told or count < 2:
-        return ""
-    return f" (not after Holm's correction over {count} rows)"
+    # Corrected over the rows that may be better, and over pins that are declared together; intervals are plain.
+    told = gap.low > 0.0 or gap.high < 0.0
+    return (
+        " (not after correction for several comparisons)" if verdict.outcome == "undecided" and told else ""
+    )
 
 
 SELMIX = "selmix"
@@ -271,14 +272,17 @@ class MoreLabels:
     """Rows that used labels which the judged row did not: finished and feasible, but no opponents of it.
 
     Attributes:
-        rows: their names, the best by score on select first; of a verdict on test the highest there.
+        rows: their names, the best by score on select first.
         difference: judged row minus the first of them, higher is better.
         is_higher: True if that one is higher: by score on select, by value on test.
+        differences: of a verdict on test the judged row minus each of them; empty on select, and in pins of earlier
+            versions.
     """
 
     rows: list[str]
     difference: Figure
     is_higher: bool
+    differences: dict[str, Figure] = field(default_factory=dict)
 
 
 def beyond(more: MoreLabels | None, unit: Unit) -> str:
@@ -290,7 +294,16 @@ def beyond(more: MoreLabels | None, unit: Unit) -> str:
     """
     if more is None:
         return ""
-    if more.is_higher:
+    higher = {name: each for name, each in more.differences.items() if each.value < 0.0}
+    if higher:
+        # The highest on test need not be the one that was the best on select.
+        name = min(higher, key=lambda each: higher[each].value)
+        gap = f"{difference(higher[name], unit)}{unit.difference}"
+        if len(more.rows) == 1:
+            return f"; {approach_name(name)}, of more labels, is higher: {gap}"
+        rows = f"{len(higher)} of the {len(more.rows)} rows of more labels"
+        return f"; {rows} {'is' if len(higher) == 1 else 'are'} higher, {approach_name(name)} most: {gap}"
+    if more.is_higher and not more.differences:
         gap = f"{difference(more.difference, unit)}{unit.difference}"
         # By score a row may be higher whose plain value is not.
         how = "is higher" if more.difference.value < 0.0 else "has the higher score"

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from orchestrator.build.base_model import torch_threads
 from orchestrator.records.folder import RunFolder
+from orchestrator.run.drain import Drained
 from orchestrator.run.execution import Assignment, Dispatcher, WorkerResources
 from orchestrator.run.outcome import RunOutcome
 from trainables.baseline import BaselineJob, BaselineReport, fit_baseline, write_baseline
@@ -32,8 +33,14 @@ class InProcessExecutor:
 
     def tasks(self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], what: str) -> list[T]:
         """Do pieces of work one after the other; an error is the launch's own, and a signal ends them at once."""
+        done = []
         with torch_threads(self.shared.threads):
-            return [work(self.shared, job, self.shared.gpu) for job in jobs]
+            for job in jobs:
+                # A lost lease raises no signal.
+                if self._draining():
+                    raise Drained
+                done.append(work(self.shared, job, self.shared.gpu))
+        return done
 
     def exclusive(self) -> WorkerResources | None:
         """None: one run at a time has no neighbours."""

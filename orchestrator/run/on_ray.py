@@ -65,6 +65,7 @@ class RayExecutor:
         # A baseline is no trial of the search and takes one worker. The limit is made before the search, as it raises
         # where nothing fits: a node that is lost meanwhile must not end the launch.
         self._baseline_limit = ConcurrencyLimit(self._one_worker, None, cluster, report)
+        self._put: tuple[Shared, Any] | None = None
 
     def tasks(self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], what: str) -> list[T]:
         """Do pieces of work, each as a task that takes one worker's resources, whatever a trial takes.
@@ -72,23 +73,24 @@ class RayExecutor:
         As a baseline a piece is done again elsewhere where its worker or node is lost, and once more, exclusively,
         where it runs out of memory.
         """
-        task, stored = ray.remote(work), ray.put(self.shared)
-        pending = deque((place, self._one_worker_takes) for place in range(len(jobs)))
-        running: dict[Any, tuple[int, WorkerResources]] = {}
+        task, stored = ray.remote(work), self._stored()
+        # Of each piece its place, what it takes, and whether it was done before.
+        pending = deque((place, self._one_worker_takes, False) for place in range(len(jobs)))
+        running: dict[Any, tuple[int, WorkerResources, bool]] = {}
         done: dict[int, T] = {}
         try:
             while pending or running:
                 while pending and len(running) < self._baseline_limit():
-                    place, takes = pending.popleft()
+                    place, takes, again = pending.popleft()
                     reference: Any = task.options(**_options(takes)).remote(stored, jobs[place], takes["gpu"])
-                    running[reference] = (place, takes)
+                    running[reference] = (place, takes, again)
                 # With a timeout, so that a drain is seen while tasks run.
                 for reference in ray.wait(list(running), timeout=0.5)[0]:
-                    place, takes = running.pop(reference)
+                    place, takes, again = running.pop(reference)
                     try:
                         done[place] = ray.get(reference)
                     except ray.exceptions.RayError as error:
-                        pending.append((place, self._again(error, takes, what)))
+                        pending.append((place, self._once_more(error, again, what), True))
                 if running and self._draining():
                     raise Drained
         finally:
@@ -101,9 +103,19 @@ class RayExecutor:
     def _one_worker_takes(self) -> WorkerResources:
         return {"cpu": self._resources.cpu, "gpu": self._resources.gpu}
 
-    def _again(self, error: ray.exceptions.RayError, takes: WorkerResources, what: str) -> WorkerResources:
+    def _stored(self) -> Any:
+        """Reference of what all runs share in Ray's object store, where it is put once."""
+        if self._put is None or self._put[0] is not self.shared:
+            self._put = (self.shared, ray.put(self.shared))
+        return self._put[1]
+
+    def _once_more(self, error: ray.exceptions.RayError, again: bool, what: str) -> WorkerResources:
         """Resources with which a piece of work that ended with an error is done once more.
 
+        Args:
+            error: of the piece.
+            again: True if it was done once more before.
+            what: name of the work.
         Raises:
             Drained: it was killed with the sweep.
             PreflightError: it cannot be done here.
@@ -115,8 +127,8 @@ class RayExecutor:
         outcome, cause = RunOutcome.of_error(error), getattr(error, "cause", None)
         if outcome.kind == "failed" and cause is not None and not isinstance(cause, NoGpu):
             raise cause from error
-        wider = _exclusive(self._one_worker) if outcome.kind == "out_of_memory" else None
-        if wider is None or takes == wider:
+        wider = _exclusive(self._one_worker) if outcome.kind == "out_of_memory" and not again else None
+        if wider is None:
             raise PreflightError(
                 f"{what}: one worker must be able to do it, with resources.cpu {self._resources.cpu:g} and "
                 f"resources.gpu {self._resources.gpu:g}, got: {outcome.reason}; change the resources or the nodes, "
@@ -167,7 +179,7 @@ class RayExecutor:
         """
         fit, write = ray.remote(fit_baseline), ray.remote(write_baseline)
         # Once for all tasks: an argument passed by value would be stored anew for each of them.
-        stored = ray.put(self.shared)
+        stored = self._stored()
         # A part to fit, or None where all parts are fitted and the baseline is to be written.
         pending = deque[tuple[_Baseline, BaselineJob | None]](
             part for job in jobs for part in _Baseline(job).parts()

@@ -92,9 +92,12 @@ def check_same_data(folder: RunFolder, data: SweepData) -> None:
     before = folder.load_state().data
     if before is None:
         return
-    changed = [name for name, digest in data.digests.items() if before.digests.get(name, digest) != digest]
+    splits = dict.fromkeys([*before.digests, *data.digests])
+    changed = [name for name in splits if before.digests.get(name) != data.digests.get(name)]
     if list(data.class_names) != before.class_names:
         changed.append("the names of the classes")
+    if list(data.group_names) != before.group_names:
+        changed.append("the names of the groups")
     if changed:
         raise UsageError(
             f"{folder.shown}: this sweep was launched with other data; changed: {', '.join(changed)}. Its rows would "

@@ -172,8 +172,10 @@ def cross_fitted(count: int) -> int:
 
 def parts_of(configs: Sequence[C], generation: int) -> list[list[C]]:
     """Configurations of a generation of a size, in parts of about equal sizes that workers do side by side."""
-    count = math.ceil(len(configs) / max(LEAST_OF_A_PART, math.ceil(generation / PARTS)))
-    bounds = [round(len(configs) * part / count) for part in range(count + 1)] if count else []
+    if not configs:
+        return []
+    count = max(1, len(configs) // max(LEAST_OF_A_PART, math.ceil(generation / PARTS)))
+    bounds = [round(len(configs) * part / count) for part in range(count + 1)]
     return [list(configs[start:end]) for start, end in pairwise(bounds)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from selmix.config import FinetuneConfig
 # Beside the sweep's seed and a number of a trial, so that no generation repeats the stream of a trial.
 _SCREEN = 0x5C12EE17
 AGAIN = 10
-"""Draws per point, after which a space is taken to have no more points."""
+"""Draws per point that is asked for or there, after which a space is taken to have no more."""
 
 
 def screened(spec: SweepSpec) -> dict[str, BaseDistribution]:
@@ -49,7 +48,7 @@ def next_points(
     """The points of the next generation; the defaults are the first point of the first one.
 
     The first generation is drawn at random, later ones by TPE from all results so far, with the points of the same
-    generation taken for bad meanwhile, so that they keep apart. No point comes twice.
+    generation taken for bad meanwhile, so that they keep apart. No configuration comes twice.
 
     Args:
         spec: of the sweep.
@@ -72,16 +71,16 @@ def next_points(
                 constraints={"violation": violation},
             ))  # fmt: skip
         asked = [] if told else [dict(first)]
-        seen = {_key(point) for point in (*asked, *(point for point, _, _ in told))}
+        seen = {_run_of(spec, point) for point in (*asked, *(point for point, _, _ in told))}
         # Where a few points are all that there are, one that is drawn again is screened once.
-        wanted = min(count, len(asked) + points_of(space) - len(seen))
-        for _ in range(AGAIN * count):
-            if len(asked) >= wanted:
+        for _ in range(AGAIN * int(min(count, points_of(space)))):
+            if len(asked) == count:
                 break
             point = first | study.ask(space).params
-            if _key(point) not in seen:
+            run = _run_of(spec, point)
+            if run not in seen:
                 asked.append(point)
-                seen.add(_key(point))
+                seen.add(run)
     return asked
 
 
@@ -100,8 +99,9 @@ def _values_of(distribution: BaseDistribution) -> float:
     return math.inf
 
 
-def _key(point: Mapping[str, Any]) -> str:
-    return json.dumps(point, sort_keys=True, default=str)
+def _run_of(spec: SweepSpec, point: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Settings of a point's run: equal ones are one configuration, however the file writes its numbers."""
+    return tuple(on_features(spec, point).flat().values())
 
 
 def on_features(spec: SweepSpec, point: Mapping[str, Any]) -> FinetuneConfig:

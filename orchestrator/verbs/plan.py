@@ -105,9 +105,11 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
     # The other baselines only fit a head or biases; heads are as long as many classes make them.
     again_s = FITTED_AGAIN * probe.one_worker_trial_s if spec.searches else 0.0
     baselines_s = objectives * seeds * (again_s + ("retrain" in spec.rungs) * probe.pretrain_s)
-    baselines_s += objectives * (probe.heads_s + probe.screen_s)
+    baselines_s += objectives * probe.heads_s
     # Baselines run on one worker each, so that several fit in the place of one trial.
-    baselines_s /= concurrent * spec.resources.workers
+    workers = concurrent * spec.resources.workers
+    # Stages of a screen, and the screens of the objectives, stand one after the other.
+    screens_s = objectives * sum(max(longest, total / workers) for longest, total in probe.screen_stages)
     models = trials + replicates + baselines * seeds
     # The runs folder need not exist yet; the disk is that of its nearest existing parent.
     root = store.root.absolute()
@@ -120,7 +122,11 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
         at_once=concurrent,
         resources=PlannedResources(cpus, gpus, spec.resources.workers),
         probe=probe,
-        estimated_s=START_S * needs_ray(spec, store, None) + probe.pretrain_s + trials_s + baselines_s,
+        estimated_s=START_S * needs_ray(spec, store, None)
+        + probe.pretrain_s
+        + trials_s
+        + screens_s
+        + baselines_s / workers,
         estimated_bytes=models * probe.weights_bytes
         + (trials + replicates) * probe.table_bytes
         + probe.features_bytes,

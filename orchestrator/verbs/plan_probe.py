@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from orchestrator.build.base_model import torch_threads
 from orchestrator.build.selection import selection_rules
 from orchestrator.search.screen import cross_fitted, parts_of
-from orchestrator.search.screening import next_points, on_features, sizes
+from orchestrator.search.screening import next_points, on_features, points_of, screened, sizes
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ResourceSection
 from selmix.baselines.head_losses import equal_shares, weighted_cross_entropy
@@ -82,6 +82,7 @@ class Probe:
         memory: peak memory of a worker.
         heads_s: seconds of work that the heads of an objective take at least, on one worker; 0.0 without that rung.
         screen_s: seconds of work of the screen of an objective; 0.0 without one.
+        screen_stages: stages of that screen, one after the other: seconds of the longest piece, and of all of them.
         features_bytes: bytes of the features of a frozen network, which are kept while the sweep runs; 0 where they are
             the inputs.
     """
@@ -96,6 +97,7 @@ class Probe:
     memory: Memory
     heads_s: float = 0.0
     screen_s: float = 0.0
+    screen_stages: list[list[float]] = field(default_factory=list)
     features_bytes: int = 0
 
 
@@ -133,8 +135,8 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
         pretrain_s = pretrain_seconds(spec, data)
         samples, width = len(data.train) + len(data.feedback), model_width(spec, model)
         heads_s = head_seconds(samples, width, data.num_classes, device) if "head" in spec.rungs else 0.0
-        screened = "head" in spec.rungs and spec.screen is not None
-        screen_s = screen_seconds(spec, data, width, device) if screened else 0.0
+        screens = "head" in spec.rungs and spec.screen is not None
+        stages = screen_stages(spec, data, width, device) if screens else []
     # With groups the matrices are of (class, group) cells.
     strata = data.num_classes * max(1, data.num_groups)
     return Probe(
@@ -144,12 +146,13 @@ def measure(spec: SweepSpec, data: SweepData, config: FinetuneConfig) -> Probe:
         one_worker_trial_s=seconds[0] + rounds * round_s,
         pretrain_s=pretrain_s,
         heads_s=heads_s,
-        screen_s=screen_s,
+        screen_s=sum(total for _, total in stages),
+        screen_stages=stages,
         # Of each sample features and logits, in float32.
         features_bytes=4
         * (samples + len(data.select))
         * (width + data.num_classes)
-        * on_frozen_network(spec),
+        * (spec.model.name != "linear_head"),
         weights_bytes=sum(t.numel() * t.element_size() for t in model.state_dict().values()),
         # Per round C, G and P and two vectors over the strata, in float32.
         table_bytes=rounds * 4 * strata * (3 * strata + 2),
@@ -223,19 +226,14 @@ def head_seconds(
     return HEAD_EVALUATIONS * (clock() - begun) / evaluations * samples / some
 
 
-def on_frozen_network(spec: SweepSpec) -> bool:
-    """True if features of a network are computed, and kept while the sweep runs."""
-    return spec.model.name != "linear_head" and "head" in spec.rungs
-
-
-def screen_seconds(
+def screen_stages(
     spec: SweepSpec,
     data: SweepData,
     width: int,
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """Seconds of work of the screen of an objective, from the beginnings of small ones on noise.
+) -> list[list[float]]:
+    """Seconds of the stages of the screen of an objective, from the beginnings of small ones on noise.
 
     Two numbers of configurations and two of steps give what a part costs by itself, by its configurations, by its
     steps, and by both.
@@ -246,6 +244,9 @@ def screen_seconds(
         width: d.
         device: that heads are screened on.
         clock: seconds.
+    Returns:
+        Of each stage the seconds of its longest piece, and of all its pieces: a generation is ranked, then its best are
+        judged fold by fold.
     """
     section, objective = spec.screen, spec.objectives[0]
     if section is None:
@@ -262,6 +263,8 @@ def screen_seconds(
     few, many = SCREENED_CONFIGS if numbers <= SCREENED_NUMBERS else SCREENED_LARGE
     points = [on_features(spec, point) for point in next_points(spec, many, [])]
     settings = [dataclasses.replace(config, start="given") for config in points]
+    # A space of a few points has no more.
+    few, many = min(few, len(settings)), len(settings)
     model = ModelConfig("linear_head")
     base = Base(model, model.build((width,), data.num_classes, generator).state_dict(), {})
     rule = selection_rules(spec, data.class_names)[objective]
@@ -269,7 +272,7 @@ def screen_seconds(
     def seconds(count: int, steps: int) -> float:
         some = [dataclasses.replace(config, steps=min(config.steps, steps)) for config in settings[:count]]
         begun = clock()
-        ranked(noisy, base, objective, some, [spec.search.seed] * count, rule)
+        ranked(noisy, base, objective, some, [spec.search.seed] * len(some), rule)
         return clock() - begun
 
     whole = max(config.steps for config in settings)
@@ -280,16 +283,17 @@ def screen_seconds(
     def of_part(configs: int) -> float:
         """Seconds of a part, by the surface through the four that were measured; never less than the largest."""
         along = [low + (high - low) * (whole - short) / (longer - short) for low, high in corners]
-        return max(corners[1][1], along[0] + (along[1] - along[0]) * (configs - few) / (many - few))
+        return max(corners[1][1], along[0] + (along[1] - along[0]) * (configs - few) / max(1, many - few))
 
-    return sum(
-        of_part(len(part))
-        for count in sizes(section.num_configs, section.generations)
-        for part in (
-            *parts_of(range(count), count),
-            *section.folds * parts_of(range(cross_fitted(count)), count),
-        )
-    )
+    stages: list[list[float]] = []
+    for count in sizes(int(min(section.num_configs, points_of(screened(spec)))), section.generations):
+        for pieces in (
+            parts_of(range(count), count),
+            section.folds * parts_of(range(cross_fitted(count)), count),
+        ):
+            took = [of_part(len(piece)) for piece in pieces]
+            stages.append([max(took), sum(took)])
+    return stages
 
 
 def memory_of(device: torch.device) -> Memory:

@@ -376,7 +376,13 @@ def test_a_pin_outlives_a_registration_that_fails(
         patched.setattr("orchestrator.tracking.client.register_model", gone)
         done = here(*command.split()[1:], cwd=home)
     assert (done.code, done.out) == (4, "")
-    assert "must take its model, got: the server has gone away" in done.err
+    assert "its model must be registered in MLflow at sqlite:" in done.err
+    assert "got: the server has gone away" in done.err
+    with monkeypatch.context() as patched:
+        patched.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/another.db")
+        done = here(*command.split()[1:], cwd=home)
+    assert (done.code, done.out) == (4, "")
+    assert "must be registered in the MLflow store of its sweep" in done.err
     done = here(*command.split()[1:], cwd=home)
     assert (done.code, done.out, done.err) == (0, "pins/alone.yaml\n", "")
     assert (home / "runs" / "openings.jsonl").read_bytes() == openings

@@ -319,7 +319,7 @@ def test_a_pin_that_cannot_be_written_is_answered_with_advice_about_pins(tmp_pat
             ["near", "best"],
             [],
             "cannot be told from best and 1 other, +9.0 [+1.0, +14.0] pp "
-            "(not after Holm's correction over 3 rows)",
+            "(not after correction for several comparisons)",
         ),
         ("worse", [], ["near"], "worse than near, +1.0 [-2.0, +4.0] pp"),
         ("better", [], [], "better than best, +9.0 [+1.0, +14.0] pp"),

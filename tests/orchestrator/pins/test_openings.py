@@ -16,7 +16,8 @@ from orchestrator.documents import Document
 from orchestrator.pins.lock_file import broken_sections, read_pin
 from orchestrator.pins.pin import _verdicts_on_test
 from orchestrator.records.types import Figure
-from orchestrator.results.rows import MoreLabels, Verdict
+from orchestrator.results.rows import MoreLabels, Verdict, beyond
+from orchestrator.table import PERCENT
 from selmix.statistics.openings import level_of_opening
 from tests.command import Done, here
 from tests.fakes.in_process import launch
@@ -219,12 +220,16 @@ def verdicts(before: int, **sides: Side) -> dict[str, tuple[str, float | None]]:
         assert (verdict.not_told_apart == []) == (verdict.outcome != "undecided")
         assert (verdict.optimistic, verdict.margin, verdict.samples) == (False, 0.02, 9)
         # Rows of more labels stand beside both, file against file and means against means.
-        # The highest on test first, whichever was the best on select.
         assert verdict.more_labels == MoreLabels(
-            ["dearer", "higher on select"], Figure(-0.5, -1.5, 0.5), True
+            ["higher on select", "dearer"], Figure(0.5, -0.5, 1.5), False,
+            {"higher on select": Figure(0.5, -0.5, 1.5), "dearer": Figure(-0.5, -1.5, 0.5)},
+        )  # fmt: skip
+        assert beyond(verdict.more_labels, PERCENT) == (
+            "; 1 of the 2 rows of more labels is higher, dearer most: -50.0 [-150.0, +50.0] pp"
         )
         assert procedure.more_labels is not None
-        assert (procedure.more_labels.difference.value, procedure.more_labels.is_higher) == (0.25, False)
+        assert (procedure.more_labels.difference.value, procedure.more_labels.is_higher) == (0.75, False)
+        assert beyond(procedure.more_labels, PERCENT) == "; none of the 2 rows of more labels is higher"
         # The procedure stands beside it, and claims nothing of its own.
         assert (procedure.outcome, procedure.difference.value, procedure.level_corrected) == (
             "undecided",

@@ -100,7 +100,8 @@ def test_a_row_is_pinned_and_reproduced_to_the_bit(home: Path, name: str) -> Non
             (more is None) == (on_test is None) == (set(winner["labels"]) >= {"train", "feedback", "select"})
         )
         if more is not None:
-            assert set(on_test["rows"]) == set(more["rows"])
+            assert on_test["rows"] == more["rows"] == list(on_test["differences"])
+            assert on_test["differences"][on_test["rows"][0]] == on_test["difference"]
             assert on_test["is_higher"] == (on_test["difference"]["value"] < 0.0)
             assert not set(more["rows"]) & set(verdict["differences"] if verdict else [])
         if verdict is None:

@@ -105,7 +105,7 @@ def test_a_sweep_that_runs_on_does_so_on_the_data_that_it_began_with(
 ) -> None:
     facts = DataFacts(["a"], [9], {"select": "sha256:2"}, 5)
     begun(folder, data=facts, exit_code=code, unsent=1)
-    now = SimpleNamespace(digests={"select": "sha256:3"}, class_names=("a",))
+    now = SimpleNamespace(digests={"select": "sha256:3"}, class_names=("a",), group_names=())
     monkeypatch.setattr(module, "check_all", lambda *_, **__: ("sqlite:///x", now))
     monkeypatch.setattr(module, "acquire", lambda _: (_ for _ in ()).throw(PreflightError("far enough")))
     # Of one that was judged, what MLflow did not get is sent: nothing is run.

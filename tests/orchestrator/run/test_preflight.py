@@ -80,7 +80,7 @@ def test_another_method_ends_no_sweep_that_it_did_not_begin(folder: RunFolder) -
 
 def test_other_data_under_the_same_path_are_refused(folder: RunFolder) -> None:
     digests = {"train": "sha256:1", "select": "sha256:2", "test": "sha256:3"}
-    data: Any = SimpleNamespace(digests=digests, class_names=("a", "b"))
+    data: Any = SimpleNamespace(digests=digests, class_names=("a", "b"), group_names=())
     check_same_data(begun(folder), data)  # killed before its data were read
     facts = DataFacts(["a", "b"], [9, 1], digests, 5)
     check_same_data(begun(folder, data=facts), data)
@@ -93,6 +93,12 @@ def test_other_data_under_the_same_path_are_refused(folder: RunFolder) -> None:
     # The same samples with the classes renamed.
     begun(folder, data=replace(facts, class_names=["b", "a"]))
     with pytest.raises(UsageError, match="changed: the names of the classes"):
+        check_same_data(folder, data)
+    begun(
+        folder,
+        data=replace(facts, group_names=["north", "south"], digests=digests | {"unlabelled": "sha256:6"}),
+    )
+    with pytest.raises(UsageError, match="changed: unlabelled, the names of the groups"):
         check_same_data(folder, data)
 
 

@@ -101,10 +101,13 @@ def test_heads_count_once_per_objective(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_the_screen_and_the_features_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    screened = dataclasses.replace(PROBE, screen_s=40.0, features_bytes=5_000_000)
+    # Ranked in two pieces of ten seconds, judged in five of four.
+    stages = [[10.0, 20.0], [4.0, 20.0]]
+    screened = dataclasses.replace(PROBE, screen_s=40.0, screen_stages=stages, features_bytes=5_000_000)
     plan = planned(monkeypatch, tmp_path, screened, objectives=["min_recall", "g_mean"])
     less = planned(monkeypatch, tmp_path, objectives=["min_recall", "g_mean"])
-    assert plan.estimated_s - less.estimated_s == pytest.approx(2 * 40.0 / 8)
+    # However many workers there are, a stage takes as long as its longest piece.
+    assert plan.estimated_s - less.estimated_s == pytest.approx(2 * (10.0 + 4.0))
     assert plan.estimated_bytes - less.estimated_bytes == 5_000_000  # once, whatever is fine-tuned for
     assert "screen about 40.0 s of work per objective" in plan_text(plan, None)
     assert "screen" not in plan_text(less, None)

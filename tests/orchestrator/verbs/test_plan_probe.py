@@ -22,7 +22,7 @@ from orchestrator.verbs.plan_probe import (
     memory_of,
     memory_warnings,
     pretrain_seconds,
-    screen_seconds,
+    screen_stages,
     share_for,
 )
 from selmix.pretrain import Pretrainer, pretrain
@@ -120,17 +120,17 @@ def test_heads_cost_some_thousand_passes_over_all_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "steps", "parts"),
+    ("section", "steps", "stages"),
     [
-        # The configurations of the parts that are ranked, then of those that are judged on each fold.
-        ({"num_configs": 256, "folds": 5}, 400, [128, 128, *[32] * 5]),
-        ({"num_configs": 20, "folds": 2}, 400, [20, 20, 20]),
-        ({"num_configs": 300, "folds": 3, "generations": 2}, 80, [75, 75, 75, 75, *[32] * 6]),
-        ({"num_configs": 16384, "folds": 2}, 400, [*[1024] * 16, *[1024] * 4]),
+        # Of each generation the sizes of the parts that are ranked, then of those that are judged on each fold.
+        ({"num_configs": 256, "folds": 5}, 400, [[128, 128], [32] * 5]),
+        ({"num_configs": 20, "folds": 2}, 400, [[20], [20, 20]]),
+        ({"num_configs": 300, "folds": 3, "generations": 2}, 80, [[150], [32] * 3, [150], [32] * 3]),
+        ({"num_configs": 16384, "folds": 2}, 400, [[1024] * 16, [1024] * 4]),
     ],
 )
 def test_the_screen_is_told_from_the_beginnings_of_small_ones(
-    section: dict[str, int], steps: int, parts: list[int], monkeypatch: pytest.MonkeyPatch
+    section: dict[str, int], steps: int, stages: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a part costs by itself, by its configurations, by its steps and by both."""
     now, sizes = [0.0], set()
@@ -149,15 +149,22 @@ def test_the_screen_is_told_from_the_beginnings_of_small_ones(
         "version": 1, "name": "x", "data": {"name": "digits"}, "objectives": ["min_recall"],
         "parameters": {"lr": {"min": 0.01, "max": 0.1}, "steps": {"value": steps}}, "screen": section,
     })  # fmt: skip
-    found = screen_seconds(spec, load_data(spec), 7, torch.device("cpu"), lambda: now[0])
-    assert found == pytest.approx(sum(max(cost(size, steps), cost(32, 60)) for size in parts))
+    found = screen_stages(spec, load_data(spec), 7, torch.device("cpu"), lambda: now[0])
+    took = [[max(cost(size, steps), cost(32, 60)) for size in stage] for stage in stages]
+    assert found == [pytest.approx([max(stage), sum(stage)]) for stage in took]
     assert sizes == {(8, 20), (8, 60), (32, 20), (32, 60)}
 
 
-def test_a_real_screen_takes_about_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_probe, "SCREENED_NUMBERS", 0)  # the least that is timed
+@pytest.mark.parametrize("points", [1, 2, 4])
+def test_a_real_screen_of_a_space_of_a_few_points_is_timed_as_it_is(points: int) -> None:
     spec = spec_from_resolved({
         "version": 1, "name": "x", "data": {"name": "digits"}, "objectives": ["min_recall"],
-        "parameters": {"lr": {"min": 0.01, "max": 0.1}, "steps": {"value": 8}}, "screen": {"num_configs": 4},
+        "parameters": {
+            "policy": {"values": ["softmax", "uniform"][:points]},
+            "weight_decay": {"values": [0, 0.001][: max(1, points // 2)]}, "steps": {"value": 8},
+        },
+        "screen": {"num_configs": 64},
     })  # fmt: skip
-    assert screen_seconds(spec, load_data(spec), 7, torch.device("cpu")) > 0
+    stages = screen_stages(spec, load_data(spec), 7, torch.device("cpu"))
+    assert len(stages) == 2
+    assert all(0 < longest <= total for longest, total in stages)
