@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.records.folder import RunFolder
@@ -42,9 +43,11 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 class Launch:
     """The driver, on the host of the head."""
 
-    def __init__(self, hosts: Hosts, runs: Path, log: Path) -> None:
+    def __init__(self, hosts: Hosts, runs: Path, log: Path, *overrides: str) -> None:
         self.runs, self.log = runs, log
-        arguments = command("launch", SLOW_SMOKE, *SWEEP, "--address", hosts.address, "--runs", runs)
+        arguments = command(
+            "launch", SLOW_SMOKE, *(overrides or SWEEP), "--address", hosts.address, "--runs", runs
+        )
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 hosts.on("head", arguments), cwd=ROOT, env=environment(**hosts.variables), stdout=file, stderr=file
@@ -110,3 +113,34 @@ def test_a_node_is_killed_one_cut_off_and_one_late(hosts: Hosts, tmp_path: Path)
         len(ids) == len(set(ids)) == 1 + len(records) + len(document["objectives"]["min_recall"]["baselines"])
     )
     assert {run.info.status for run in tracked} == {"FINISHED"}
+
+
+def test_a_node_is_killed_in_the_midst_of_a_screen(hosts: Hosts, tmp_path: Path) -> None:
+    """Its pieces are done again elsewhere, and the table is that of one process."""
+    screened = (
+        "rungs=[scores, head]", "screen={num_configs: 512, promote: 2, folds: 3}", "search.num_trials=3",
+        "parameters.steps.value=1000", "parameters.refresh_every.value=10",
+    )  # fmt: skip
+    launch = Launch(hosts, tmp_path / "runs", tmp_path / "log", *screened, "resources.gpu=1")
+    launch.until(lambda: "screening 512 configurations" in launch.log.read_text())
+    time.sleep(random.Random().uniform(4, 8))
+    assert "screened 512" not in launch.log.read_text(), "the screen is over before the node is killed"
+    hosts.kill("a")
+    assert launch.process.wait(timeout=600) == 0, launch.log.read_text()
+    # The cluster's GPUs are only counted.
+    alone = selmix("launch", SLOW_SMOKE, *screened, "--in-process", "--runs", tmp_path / "alone", timeout=600)
+    assert alone.code == 0, alone.err
+    tables = [
+        pq.read_table(RunFolder.local(runs, "smoke").screen_table_path("min_recall")).drop_columns(
+            ["seconds"]
+        )
+        for runs in (tmp_path / "runs", tmp_path / "alone")
+    ]
+    assert tables[0].num_rows == 512
+    assert tables[0].equals(tables[1])
+    heads = [
+        selmix("show", "smoke", "--runs", runs, "--json").document["objectives"]["min_recall"]["baselines"]
+        for runs in (tmp_path / "runs", tmp_path / "alone")
+    ]
+    assert heads[0]["selmix_head"]["score"] == heads[1]["selmix_head"]["score"]
+    assert heads[0]["selmix_head"]["cross_fitted"] == heads[1]["selmix_head"]["cross_fitted"]
