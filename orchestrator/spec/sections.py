@@ -204,9 +204,7 @@ def listed_values(
 ) -> tuple[Any, ...]:
     """Values that a file gives a parameter that has no range, in ``parameters`` or in ``compare``."""
     section = parameters.get(name)
-    # What is no section, in a file that is still to be refused, has no values.
-    listed = (section.values or (section.value,)) if isinstance(section, ParameterSection) else ()
-    return (*listed, *compare.get(name, ()))
+    return (*(() if section is None else section.values or (section.value,)), *compare.get(name, ()))
 
 
 OF_THE_NETWORK = frozenset({

@@ -184,8 +184,9 @@ def _entries(typed: TypedFile, name: str, entries: Mapping[Any, Any]) -> None:
     kept = getattr(typed, name)
     for key, value in entries.items():
         # Checks of their own report these in words that fit the file better than pydantic's.
-        plain = (name == "parameters" and not isinstance(value, dict)) or name == "compare"
-        entry = value if plain else _validated(typed, (name, key), kinds[name], value)
+        if name == "parameters" and not isinstance(value, dict):
+            continue
+        entry = value if name == "compare" else _validated(typed, (name, key), kinds[name], value)
         if entry is not None or name == "compare":
             kept[key] = entry
 
@@ -210,6 +211,9 @@ def _data(typed: TypedFile, value: Any) -> DataConfig | None:
         typed.problems.append((("data",), f"must be a mapping of keys, got {as_yaml(value)}"))
         return None
     keys = {str(key): each for key, each in value.items()}
+    if not isinstance(keys.get("name", ""), str):
+        typed.problems.append((("data", "name"), f"must be a text, got {as_yaml(keys['name'])}"))
+        return None
     if "name" not in keys:
         typed.problems.append((("data",), f"name: must be given; {closest('', DATA)}"))
         return None

@@ -211,10 +211,20 @@ def test_the_best_head_is_that_of_the_rung_below(start: str) -> None:
     assert ".start: best_head is the best of the rung head, which rungs does not name" in problem
 
 
-@pytest.mark.parametrize("value", ["best_head", "3", "[best_head]", "{wrong: best_head}", "null"])
-def test_a_start_that_is_no_section_is_refused_like_any_parameter(value: str) -> None:
-    (problem,) = problems_of(f"{HEAD}parameters: {{start: {value}}}\n")
-    assert problem.startswith("f.yaml:5: parameters.start")
+@pytest.mark.parametrize(
+    "beside", ["", "screen: {}\n", "search: {method: grid}\n", "compare: {lr: [0.1, 0.2]}\n"]
+)
+@pytest.mark.parametrize("value", ["best_head", "3", "[1]", "{wrong: 1}", "null"])
+@pytest.mark.parametrize(
+    "name", ["start", "second", "lr", "steps", "mixup_layer", "accumulate", "policy", "precision"]
+)
+def test_a_parameter_that_is_no_section_is_one_problem_whatever_stands_beside_it(
+    name: str, value: str, beside: str
+) -> None:
+    problems = problems_of(f"{HEAD}parameters: {{{name}: {value}}}\n{beside}")
+    assert problems[0].startswith(f"f.yaml:5: parameters.{name}")
+    # A screen lacks the parameter that it would search, for which this one may have been meant.
+    assert len(problems) == 1 + (beside.startswith("screen"))
 
 
 def test_rungs_are_named_in_order_and_the_search_needs_its_own() -> None:
