@@ -217,11 +217,9 @@ def best_on_select(rows: Sequence[Screened], count: int | None) -> list[int]:
     standing = [place for place, row in enumerate(rows) if row.stands]
     if count is None or count >= len(standing):
         return standing
+    held = {place: rank for place in standing if (rank := rows[place].rank) is not None}
     # Stable: of equal ranks the earlier configuration stays.
-    held = [(rows[place].rank, place) for place in standing if rows[place].rank is not None]
-    return sorted(
-        place for _, place in sorted(held, key=lambda each: each[0] or (0.0, 0.0), reverse=True)[:count]
-    )
+    return sorted(sorted(held, key=held.__getitem__, reverse=True)[:count])
 
 
 def judged_on_fold(
