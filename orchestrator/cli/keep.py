@@ -96,7 +96,7 @@ def reproduce(options: argparse.Namespace) -> int:
     path = found_pin(options.pins, options.name)
     document = reproduce_pin(path.parent, path.stem, options.runs, options.overrides)
     emit(options, document, reproduction_text)
-    # With --json, stdout alone would leave a failure in a log unexplained.
-    for problem in document.problems if options.json else ():
+    # Where stdout goes to a file or a program, it alone would leave a failure in a log unexplained.
+    for problem in document.problems if options.json or not sys.stdout.isatty() else ():
         err(f"selmix: {path.stem}: {problem}")
     return document.exit_code
