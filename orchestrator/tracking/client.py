@@ -41,6 +41,7 @@ def open_client(address: str) -> Any:
     Raises:
         PreflightError: the store cannot be opened.
     """
+    quieten_mlflow()
     # MLflow's HTTP library reads its own variables alone, not that of OpenSSL, by which our check was made.
     named = next((os.environ[key] for key in CERTIFICATES if os.environ.get(key)), None)
     if named is not None:
@@ -81,6 +82,7 @@ def register_model(
     Raises:
         PreflightError: MLflow does not take it.
     """
+    # Before MLflow is imported.
     quieten_mlflow()
     from mlflow.exceptions import MlflowException
 
