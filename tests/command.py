@@ -58,6 +58,16 @@ def selmix(*arguments: str | Path, cwd: Path = ROOT, timeout: float = 600, **ext
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+def in_home(script: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with a new home folder as a user's process would, without what the tests set for MLflow."""
+    home.mkdir()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "CI", "PYTEST", "XDG"))}
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], env=kept | {"HOME": str(home)}, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+
+
 def here(*arguments: str | Path, cwd: Path = ROOT) -> Done:
     """``selmix ARGUMENTS`` in this process: one of its own would spend its time on importing torch."""
     out, err, path = io.StringIO(), io.StringIO(), list(sys.path)

@@ -187,9 +187,7 @@ class Judge:
     def bounds(self) -> list[Bound]:
         """Bounds that decide who may win."""
         return [
-            Bound(c.key, c.at_least, c.at_most)
-            if c.label is None
-            else Bound.on_class(c.key, c.at_least, c.at_most, c.class_name)
+            Bound.of(c.key, c.at_least, c.at_most, c.class_name)
             for c in self.rule.constraints
             if "search" in c.where
         ]

@@ -524,8 +524,8 @@ class Bound:
     class_name: str = ""
 
     @classmethod
-    def on_class(cls, key: str, at_least: float | None, at_most: float | None, name: str) -> Bound:
-        """Bound whose key may be of a class, with the class's name where the key has its number only."""
+    def of(cls, key: str, at_least: float | None, at_most: float | None, name: str) -> Bound:
+        """Bound with the name of its class where the key has the class's number only; ``name`` is empty without one."""
         return cls(key, at_least, at_most, "" if key.endswith(f"/{name}") else name)
 
     @property
@@ -557,12 +557,11 @@ def bounds_of_constraints(constraints: Sequence[Document], class_names: Sequence
 def bound_of(constraint: Document, class_names: Sequence[str]) -> Bound:
     """One entry of the section ``constraints``, by the key of its metric."""
     # A sweep of before bounds on single classes has no key for them.
-    of_class, key = constraint.get("class"), constraint["metric"]
+    of_class, key, name = constraint.get("class"), constraint["metric"], ""
     if of_class is not None:
         name = class_names[of_class] if isinstance(of_class, int) else of_class
         key = class_rate_key(key, list(class_names).index(name), name)
-        return Bound.on_class(key, constraint["at_least"], constraint["at_most"], name)
-    return Bound(key, constraint["at_least"], constraint["at_most"])
+    return Bound.of(key, constraint["at_least"], constraint["at_most"], name)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from orchestrator.run.prepare import prepare_base, prepare_best_head, prepare_he
 from orchestrator.run.recorder import Recorder
 from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.search.screen import screen_objective, screened_line
-from orchestrator.search.screening import points_of, screened
+from orchestrator.search.screening import most_configs
 from orchestrator.search.sources import Source
 from orchestrator.search.space import most_steps
 from orchestrator.spec.schema import SweepSpec
@@ -288,8 +288,7 @@ class Driver:
                 or self.pending.screen(objective) is not None
             ):
                 continue
-            most = int(min(self.spec.screen.num_configs, points_of(screened(self.spec))))
-            self.progress.say(f"{objective}: screening {most} configurations of the head")
+            self.progress.say(f"{objective}: screening {most_configs(self.spec)} configurations of the head")
             context = MetricContext(data.train_counts.cpu(), rule.definitions, data.num_groups)
             # In this process nothing looks for a drain meanwhile.
             self.drain.at_once = self.launch.cluster is None

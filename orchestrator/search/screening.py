@@ -84,6 +84,13 @@ def next_points(
     return asked
 
 
+def most_configs(spec: SweepSpec) -> int:
+    """Configurations that a screen has at most: as many as the file asks for, or as its space has points."""
+    if spec.screen is None:
+        raise ValueError("screen: the sweep must have one")
+    return int(min(spec.screen.num_configs, points_of(screened(spec))))
+
+
 def points_of(space: Mapping[str, BaseDistribution]) -> float:
     """Number of points of a space; infinite where a parameter has a range of real numbers."""
     return math.prod(_values_of(each) for each in space.values())

@@ -82,11 +82,10 @@ def register_model(
     Raises:
         PreflightError: MLflow does not take it.
     """
-    # Before MLflow is imported.
-    quieten_mlflow()
+    client = open_client(address)
+    # Imported after the client, which quietens MLflow first.
     from mlflow.exceptions import MlflowException
 
-    client = open_client(address)
     with mlflow_errors(address):
         client.log_artifacts(run_id, str(folder), f"pins/{alias}")
         # The model exists from the sweep's second pin on; looking for it first would race with another pin.

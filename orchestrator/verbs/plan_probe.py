@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from orchestrator.build.base_model import torch_threads
 from orchestrator.build.selection import selection_rules
 from orchestrator.search.screen import cross_fitted, parts_of
-from orchestrator.search.screening import next_points, on_features, points_of, screened, sizes
+from orchestrator.search.screening import most_configs, next_points, on_features, sizes
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.sections import ResourceSection
 from selmix.baselines.head_losses import equal_shares, weighted_cross_entropy
@@ -286,7 +286,7 @@ def screen_stages(
         return max(corners[1][1], along[0] + (along[1] - along[0]) * (configs - few) / max(1, many - few))
 
     stages: list[list[float]] = []
-    for count in sizes(int(min(section.num_configs, points_of(screened(spec)))), section.generations):
+    for count in sizes(most_configs(spec), section.generations):
         for pieces in (
             parts_of(range(count), count),
             section.folds * parts_of(range(cross_fitted(count)), count),

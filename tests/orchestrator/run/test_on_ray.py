@@ -271,7 +271,7 @@ def test_a_drain_ends_baselines_that_run_and_reports_none_that_died_in_it(
 
 
 def heads_of(tasks: Tasks, *objectives: str) -> Any:
-    """What the executor gives of one head, or of the heads of these objectives, one job each."""
+    """The head that the executor gives of one job, or the heads of one job for each of these objectives."""
     jobs = [HeadJob(ModelConfig("linear_head"), {}, [name]) for name in objectives or ("o",)]
     found = tasks.executor.tasks(fit_heads, jobs, "balanced heads of the base model")
     return found if objectives else found[0]

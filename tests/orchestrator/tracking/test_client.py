@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-
-def run(script: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script as a user's process would, without what the tests set for MLflow."""
-    home.mkdir()
-    kept = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("MLFLOW_", "CI", "PYTEST", "XDG"))
-    }
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments], env=kept | {"HOME": str(home)}, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
+from tests.command import in_home
 
 
 @pytest.mark.slow
@@ -34,7 +19,7 @@ open_client(sys.argv[1]).create_experiment("x")
 from mlflow.telemetry.utils import is_telemetry_disabled
 assert is_telemetry_disabled()
 """
-    done = run(script, tmp_path / "home", f"sqlite:///{tmp_path}/mlflow.db")
+    done = in_home(script, tmp_path / "home", f"sqlite:///{tmp_path}/mlflow.db")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
 
@@ -51,6 +36,6 @@ except PreflightError:
     raise SystemExit(4)
 """
     begun = time.monotonic()
-    done = run(script, tmp_path / "home")
+    done = in_home(script, tmp_path / "home")
     assert done.returncode == 4, done.stderr
     assert time.monotonic() - begun < 60

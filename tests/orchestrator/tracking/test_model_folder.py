@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.command import in_home
 
 
 @pytest.mark.slow
@@ -22,15 +21,6 @@ from mlflow.telemetry.utils import is_telemetry_disabled
 assert is_telemetry_disabled()
 """
     home = tmp_path / "home"
-    home.mkdir()
-    kept = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("MLFLOW_", "CI", "PYTEST", "XDG"))
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "model")], env=kept | {"HOME": str(home)},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = in_home(script, home, str(tmp_path / "model"))
     assert done.returncode == 0, done.stderr
     assert [path for path in home.rglob("*") if path.is_file()] == []
