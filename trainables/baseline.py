@@ -169,6 +169,11 @@ def write_baseline(shared: Shared, job: BaselineJob, *fits: Fitted) -> BaselineR
     )
 
 
+def make_baseline(shared: Shared, job: BaselineJob, gpu: float) -> BaselineReport:
+    """Fit a baseline with all its parts, and write it; arguments as of :func:`fit_baseline`."""
+    return write_baseline(shared, job, *(fit_baseline(shared, part, gpu) for part in job.parts()))
+
+
 def _task(shared: Shared, job: BaselineJob) -> BaselineTask:
     # Fetched copies are deleted when the block ends; by then the weights are in memory.
     with contextlib.ExitStack() as stack:

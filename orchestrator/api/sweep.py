@@ -217,8 +217,9 @@ class Sweep:
             if cluster is not None and cluster.is_private and not needs_ray(spec, store, until):
                 cluster = None
             code = launch_sweep(
-                spec, self._file(table), store, cluster, not progress, until=until, may_exit=False
-            )
+                spec, self._file(table), store, cluster, not progress, until=until, may_exit=False,
+                in_process=in_process,
+            )  # fmt: skip
         opened = OpenedSweep(RunFolder.open(store, folder.name))
         _raise_for(code, opened)
         return opened

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
+from orchestrator.cli.main import command
 
-from orchestrator.cli.main import main
-
-sys.exit(main())
+command()

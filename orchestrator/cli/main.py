@@ -6,9 +6,13 @@ stdout carries results only; progress and errors go to stderr. Flags and overrid
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from orchestrator.cli import before, keep, look, options, run
 from orchestrator.cli.output import err, out, prepare_streams
@@ -162,5 +166,20 @@ def _guarded(verb: Verb, parsed: argparse.Namespace) -> int:
         return stop.exit_code if isinstance(stop, Stopped) else 130
 
 
+def command() -> NoReturn:
+    """Run the command line, and leave with its exit code.
+
+    Without taking the interpreter apart, which takes a second once torch and MLflow are there: what must be done at the
+    end is done here.
+    """
+    code = main()
+    # Not public, and what `os._exit` leaves out: logs are closed, folders of this process removed.
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

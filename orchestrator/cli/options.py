@@ -153,8 +153,8 @@ def launch() -> argparse.ArgumentParser:
         "--follow", action="store_true", help="with --submit: print the log until the sweep ends"
     )
     parser.add_argument(
-        "--in-process", action="store_true", help="run without Ray, one run after the other in this process: for a "
-        "debugger, or a machine without Ray",
+        "--in-process", action="store_true", help="run all in this process, one after the other, without Ray: "
+        "for a debugger, or a machine without Ray",
     )  # fmt: skip
     parser.add_argument(
         "--until", choices=RUNGS, metavar="RUNG", help=f"end with this rung ({', '.join(RUNGS)}); launching again "

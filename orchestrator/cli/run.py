@@ -72,6 +72,7 @@ def _launch(options: argparse.Namespace) -> int:
             # What stops trials early is Ray's, and cannot be had in this process.
             further=_again(options, None, options.in_process and spec.early_stopping is None),
             until=options.until,
+            in_process=options.in_process,
         )
 
 

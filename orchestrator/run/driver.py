@@ -18,6 +18,7 @@ from functools import partial
 from orchestrator.build.selection import ranking_metric
 from orchestrator.clock import now_ms, utc_now
 from orchestrator.cluster.address import Cluster
+from orchestrator.cluster.local_pool import LocalPool
 from orchestrator.cluster.ray_session import RayStart
 from orchestrator.errors import NoFeasibleTrial, SelmixError, TooManyFailures
 from orchestrator.http_client import SERVERS
@@ -70,8 +71,9 @@ class Launch:
         tracking: address of MLflow, with its credentials.
         progress: shown to the user.
         lease: of the sweep, held by this process.
-        cluster: to run on; None to run in this process, without Ray.
+        cluster: to run on; None to run without Ray.
         ray: its start, under way.
+        pool: processes of this machine for work without Ray; None to do everything in this process.
         command: that resumes the sweep, as the user would type it.
         further: command that climbs the rungs which this launch leaves out.
         may_exit: True if the driver may end the process where a drain hangs.
@@ -85,6 +87,7 @@ class Launch:
     lease: Lease
     cluster: Cluster | None
     ray: RayStart = field(default_factory=RayStart.none)
+    pool: LocalPool | None = None
     command: str = "selmix launch FILE"
     further: str = "selmix launch FILE"
     may_exit: bool = True
@@ -215,8 +218,7 @@ class Driver:
             self.progress.say(f"balanced heads: {', '.join(job.objectives)}")
             return executor.tasks(fit_heads, [job], "balanced heads of the base model")[0]
 
-        # In this process nothing looks for a drain while they are fitted.
-        self.drain.at_once = self.launch.cluster is None
+        self.drain.at_once = self._is_alone
         prepared = prepare_heads(self.spec, self.prepared, self.folder, fit)
         self.drain.at_once = False
         # Heads that are only read again cost nothing either.
@@ -233,13 +235,18 @@ class Driver:
         Ray and Tune are imported here: a sweep in this process needs neither.
         """
         cluster, draining = self.launch.cluster, self.drain.is_requested
-        shared = shared_by_runs(self.spec, self.prepared, self.folder, cluster)
+        pool = self.launch.pool
+        shared = shared_by_runs(self.spec, self.prepared, self.folder, cluster, pool is not None)
         self.launch.ray.wait()
         # Workers are alive from here on; runs stop at the end of a round.
         self.drain.at_once = False
         try:
-            if cluster is None:
-                from orchestrator.run.in_process import InProcessExecutor
+            if pool is not None:
+                from orchestrator.run.without_ray import PoolExecutor
+
+                yield PoolExecutor(self.folder, shared, draining, pool, self.progress.warn)
+            elif cluster is None:
+                from orchestrator.run.without_ray import InProcessExecutor
 
                 yield InProcessExecutor(self.folder, shared, draining)
             else:
@@ -248,6 +255,11 @@ class Driver:
                 yield RayExecutor(self.spec, self.folder, shared, cluster, draining, self.progress.warn)
         finally:
             self.drain.at_once = True
+
+    @property
+    def _is_alone(self) -> bool:
+        """True if everything is done in this process, where nothing looks for a drain meanwhile."""
+        return self.launch.cluster is None and self.launch.pool is None
 
     @property
     def _rungs(self) -> list[Rung]:
@@ -290,8 +302,7 @@ class Driver:
                 continue
             self.progress.say(f"{objective}: screening {most_configs(self.spec)} configurations of the head")
             context = MetricContext(data.train_counts.cpu(), rule.definitions, data.num_groups)
-            # In this process nothing looks for a drain meanwhile.
-            self.drain.at_once = self.launch.cluster is None
+            self.drain.at_once = self._is_alone
             record = screen_objective(self.spec, self.folder, objective, rule, context, executor)
             self.drain.at_once = False
             self.progress.say(f"{objective}: {screened_line(record, unit_of(rule.metric))}")

@@ -1,7 +1,7 @@
 """Dispatch of runs: hand them out, and decide what becomes of each, whichever executor runs them.
 
 An executor takes assignments and passes reports to the recorder: :mod:`orchestrator.run.on_ray` on Ray,
-:mod:`orchestrator.run.in_process` in this process. All decisions are made here.
+:mod:`orchestrator.run.without_ray` without it. All decisions are made here.
 """
 
 from __future__ import annotations

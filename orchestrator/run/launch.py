@@ -19,7 +19,9 @@ from orchestrator.build.own_source import (
 from orchestrator.clock import utc_now
 from orchestrator.cluster.address import Cluster, check_reachable
 from orchestrator.cluster.code_package import sweep_package
+from orchestrator.cluster.concurrency import local_resources
 from orchestrator.cluster.doctor import check_cluster
+from orchestrator.cluster.local_pool import local_pool, local_processes
 from orchestrator.cluster.ray_session import connecting, ray_environment, sigterm_is_pythons
 from orchestrator.errors import TooManyFailures, UsageError
 from orchestrator.progress import Progress
@@ -53,6 +55,7 @@ def launch_sweep(
     further: str | None = None,
     until: Rung | None = None,
     may_exit: bool = True,
+    in_process: bool = True,
 ) -> int:
     """Run a sweep, or resume it.
 
@@ -60,12 +63,13 @@ def launch_sweep(
         spec: specification of the sweep.
         file: the sweep file, kept beside the result.
         store: the runs folder.
-        cluster: to run on; None to run in this process, without Ray.
+        cluster: to run on; None to run without Ray.
         quiet: True for warnings only.
         command: that resumes the sweep, for messages; None: ``selmix launch FILE``.
         further: that climbs the rungs which ``until`` leaves out, for messages; None: ``selmix launch FILE``.
         until: rung of the sweep to end with; a later launch goes on from there. None to climb all.
         may_exit: False where the process is not ours to end, a notebook's: a drain that hangs raises KeyboardInterrupt.
+        in_process: without a cluster, True to do everything in this process; False to work in processes beside it.
     Returns:
         Exit code: 0 finished; 4 drained because the lease was lost; 5 too many trials failed; 6 an objective has no
         feasible trial; 130 or 143 drained after a signal.
@@ -129,7 +133,11 @@ def launch_sweep(
         progress.keep(partial(append_log, folder, folder.log_path))
         state = open_folder(folder, spec, file, tracking, until)
         state.cluster = _facts(cluster, submitted)
-        where = "in this process" if cluster is None else str(cluster)
+        size = 1
+        if cluster is None and not in_process:
+            size = local_processes(spec.resources, local_resources()[0])
+        alone = "in this process" if size == 1 else f"in {size} processes of this machine"
+        where = alone if cluster is None else str(cluster)
         holder = lease.holder
         # ``launch --submit`` waits for this line.
         progress.say(f"{spec.name}: started {where}, driven by process {holder.pid} on {holder.host}")
@@ -141,6 +149,7 @@ def launch_sweep(
         again = f"selmix launch {file}{runs_flag(store.shown)}"
         # A sweep that was judged is only sent again.
         needed = cluster if state.exit_code is None else None
+        pool = ready.enter_context(local_pool(size if state.exit_code is None else 1))
         ray = ready.enter_context(connecting(needed, WARM if spec.resources.gpu == 0 else 0))
         launch = Launch(
             spec,
@@ -151,6 +160,7 @@ def launch_sweep(
             lease,
             cluster,
             ray,
+            pool,
             command or again,
             further or again,
             may_exit,
@@ -185,7 +195,7 @@ def _check_source(folder: RunFolder, spec: SweepSpec) -> None:
 
 
 def needs_ray(spec: SweepSpec, store: Store, until: Rung | None) -> bool:
-    """False if a launch on this machine alone has nothing to run side by side: a correction or a head takes seconds.
+    """False if a launch on this machine alone does without Ray: what it runs side by side are corrections and heads.
 
     Args:
         spec: specification of the sweep.

@@ -137,17 +137,25 @@ def prepare_heads(spec: SweepSpec, prepared: Prepared, folder: RunFolder, fit: F
     return replace(prepared, bases=bases, base=base)
 
 
-def shared_by_runs(spec: SweepSpec, prepared: Prepared, folder: RunFolder, cluster: Cluster | None) -> Shared:
+def shared_by_runs(
+    spec: SweepSpec,
+    prepared: Prepared,
+    folder: RunFolder,
+    cluster: Cluster | None,
+    side_by_side: bool = False,
+) -> Shared:
     """Bundle what workers read.
 
     Args:
         spec: specification of the sweep.
         prepared: by the driver.
         folder: of the sweep.
-        cluster: that runs the sweep; None for this process.
+        cluster: that runs the sweep; None for this machine without Ray.
+        side_by_side: without a cluster, True where processes of this machine read it, and not this process alone.
     """
     # In this process there is nothing to send the data to.
-    data = prepared.data if cluster is None else staged(spec, prepared.data, folder, cluster)
+    is_sent = cluster is not None or side_by_side
+    data = staged(spec, prepared.data, folder, cluster) if is_sent else prepared.data
     return Shared(
         data, prepared.bases, prepared.rules, threads=spec.resources.cpu, gpu=spec.resources.gpu,
         filesystem=folder.store.filesystem(),
@@ -156,24 +164,26 @@ def shared_by_runs(spec: SweepSpec, prepared: Prepared, folder: RunFolder, clust
     )  # fmt: skip
 
 
-def staged(spec: SweepSpec, data: SweepData, folder: RunFolder, cluster: Cluster) -> SweepData | StagedData:
-    """Data as they are sent to workers: as they are, through Ray's object store, or staged in a file.
+def staged(
+    spec: SweepSpec, data: SweepData, folder: RunFolder, cluster: Cluster | None
+) -> SweepData | StagedData:
+    """Data as they are sent to workers: as they are, or staged in a file.
 
     Above ``resources.stage_above_mb`` they are staged in the run folder. On a cluster each node copies the file to its
-    own disk; a private Ray maps it where it lies.
+    own disk; a process of this machine maps it where it lies.
 
     Args:
         spec: specification of the sweep.
         data: of the sweep.
         folder: of the sweep.
-        cluster: that runs the sweep.
+        cluster: that runs the sweep; None for this machine without Ray.
     """
     if bytes_of(data) <= spec.resources.stage_above_mb * 1e6:
         return data
     digest = save_data(folder.staged_data, data)
     folder.store.publish(folder.staged_data)
     # Only a file on a disk of the machine can be mapped.
-    is_elsewhere = folder.store.filesystem() is not None or not cluster.is_private
+    is_elsewhere = folder.store.filesystem() is not None or (cluster is not None and not cluster.is_private)
     return StagedData(folder.address_of(folder.staged_data), digest, copied=is_elsewhere)
 
 

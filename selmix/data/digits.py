@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from selmix.data.longtail import long_tailed_counts, split_by_class
 from selmix.data.splits import Split, SweepData
@@ -144,14 +148,9 @@ class DigitsConfig:
 
     def _splits(self) -> list[Split]:
         """Load train, feedback, select, test and unlabelled."""
-        # scikit-learn takes long to import, and a check of sizes does without.
-        from sklearn.datasets import load_digits
-
-        images, labels = load_digits(return_X_y=True)
+        table = torch.from_numpy(_table())
         # Ink is stored as 0 to 16.
-        whole = Split(
-            torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16.0, torch.from_numpy(labels).long()
-        )
+        whole = Split(table[:, :-1].float().view(-1, 1, 8, 8) / 16.0, table[:, -1].long())
         # All splits come of one call, so that no sample lies in two of them.
         if self.groups:
             groups = _ink_groups(whole)
@@ -169,6 +168,20 @@ class DigitsConfig:
             splits = [_with_noise(split, share, self.seed + k) for k, (split, share) in
                       enumerate(zip(splits, shares, strict=True))]  # fmt: skip
         return splits
+
+
+def _table() -> NDArray[np.float64]:
+    """Ink of the 64 pixels and the label of each scan, shape (1797, 65)."""
+    package = find_spec("sklearn")
+    for folder in (package.submodule_search_locations if package is not None else None) or ():
+        # The file itself, where it lies as in every version so far: importing scikit-learn takes a second.
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return np.column_stack([images, labels])
 
 
 def _half(count: int, group: int) -> int:

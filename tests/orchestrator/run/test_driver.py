@@ -23,7 +23,7 @@ from orchestrator.records.stop_request import request_stop
 from orchestrator.records.types import BaseFacts, DataFacts, SweepState, TrialRecord
 from orchestrator.results.rows import ObjectiveResult, SweepResult
 from orchestrator.run import driver as module
-from orchestrator.run import in_process
+from orchestrator.run import without_ray
 from orchestrator.run.driver import CANCELLED, Driver, Launch
 from orchestrator.run.execution import Dispatcher
 from orchestrator.run.outcome import RunOutcome
@@ -126,7 +126,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
     with acquire(folder) as lease:
         made = Sweep(folder, lease, tracker)
         monkeypatch.setattr(module, "PendingRuns", lambda *_: made)
-        monkeypatch.setattr(in_process, "InProcessExecutor", lambda *_: made)
+        monkeypatch.setattr(without_ray, "InProcessExecutor", lambda *_: made)
         yield made
 
 

@@ -14,10 +14,27 @@ from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.recorder import Recorder
 from selmix.baselines import BASELINES, BaselineTask
 from selmix.baselines.task import Models
-from tests.command import SMOKE, here
+from tests.command import SMOKE, here, selmix
 from tests.fakes.in_process import SMALL, launch, show, table
 from tests.fakes.smoke import mlflow_runs
 from trainables.host import RunHost
+
+OWN = """\
+def worst(confusion):
+    return (confusion.diagonal() / confusion.sum(1)).min()
+"""
+
+CHEAP = """\
+version: 1
+name: cheap
+data: {name: gaussians, feedback: 30, select: 30, test: 50, largest_class: 100}
+model: {name: linear_head}
+objectives: [mean_recall, "own_of_processes:worst"]
+rungs: [scores, head]
+parameters: {lr: {min: 0.01, max: 0.1}, steps: {value: 20}}
+screen: {num_configs: 12, promote: 2}
+selection: {margin: 0.03}
+"""
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # matters of MLflow's, on a store that begins empty
@@ -148,3 +165,24 @@ def test_what_needs_ray_is_refused(tmp_path: Path) -> None:
         assert done.code == 2
         assert words in done.err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_processes_side_by_side_give_the_bits_of_one(tmp_path: Path) -> None:
+    """Two objectives, an own metric, a screen: nothing but what clocks decide differs."""
+    (tmp_path / "own_of_processes.py").write_text(OWN)
+    (tmp_path / "cheap.yaml").write_text(CHEAP)
+    sides: dict[str, list[str]] = {"one": ["--in-process"], "many": []}
+    # In processes of their own: the module is imported from the folder of each.
+    done = {
+        runs: selmix("launch", "cheap.yaml", "--runs", runs, *flags, cwd=tmp_path)
+        for runs, flags in sides.items()
+    }
+    assert [each.code for each in done.values()] == [0, 0], done["many"].err
+    assert "started in this process" in done["one"].err
+    documents = {
+        runs: selmix("show", "cheap", "--runs", runs, "--json", cwd=tmp_path).document for runs in sides
+    }
+    one, many = (table(documents[runs]) for runs in sides)
+    assert {row["approach"] for row in one["rows"]} >= {"selmix_head", "plug_in", "balanced_head"}
+    assert one == many

@@ -1,0 +1,194 @@
+"""Execution without Ray: all runs in this process, for a breakpoint or a test; or cheap work in processes beside it."""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from orchestrator.build.base_model import torch_threads
+from orchestrator.cluster.local_pool import LocalPool
+from orchestrator.messages import first_line
+from orchestrator.records.folder import RunFolder
+from orchestrator.run.drain import Drained
+from orchestrator.run.execution import Assignment, Dispatcher, WorkerResources
+from orchestrator.run.outcome import RunOutcome
+from trainables.baseline import BaselineJob, BaselineReport, make_baseline
+from trainables.host import RunHost
+from trainables.shared import Shared
+
+LOOK_S = 0.2
+"""Seconds between two looks whether the sweep drains, while processes of a pool work."""
+
+J = TypeVar("J")
+T = TypeVar("T")
+
+
+class InProcessExecutor:
+    """Executor of runs in this process; see :class:`orchestrator.run.execution.Executor`.
+
+    Args:
+        folder: records of the sweep.
+        shared: data, models and rules that all runs share; the driver adds the start models.
+        draining: returns True once the sweep is to stop.
+    """
+
+    def __init__(self, folder: RunFolder, shared: Shared, draining: Callable[[], bool]) -> None:
+        self._folder, self.shared, self._draining = folder, shared, draining
+
+    def tasks(self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], what: str) -> list[T]:
+        """Do pieces of work one after the other; an error is the launch's own, and a signal ends them at once."""
+        done = []
+        with torch_threads(self.shared.threads):
+            for job in jobs:
+                # A lost lease raises no signal.
+                if self._draining():
+                    raise Drained
+                done.append(work(self.shared, job, self.shared.gpu))
+        return done
+
+    def exclusive(self) -> WorkerResources | None:
+        """None: one run at a time has no neighbours."""
+        return None
+
+    def run(self, dispatcher: Dispatcher) -> None:
+        """Run everything that a dispatcher hands out."""
+        host = RunHost(self.shared)
+        # A new folder for each launch, as on Ray: checkpoints of an earlier one are still needed to resume.
+        checkpoints = self._folder.unused_ray_path()
+        # One and two threads give different bits: as many as a worker on Ray has, until the end.
+        with torch_threads(self.shared.threads):
+            while (assignment := dispatcher.next()) is not None:
+                folder = checkpoints / assignment["trial_id"].replace("/", "-")
+                try:
+                    outcome = self._run_one(host, dispatcher, assignment, self._folder.address_of(folder))
+                except Exception as error:  # the run's own: as on Ray it fails, and the sweep continues
+                    outcome = RunOutcome.of_error(error, "".join(traceback.format_exception(error)))
+                dispatcher.end(assignment["trial_id"], outcome)
+
+    def _run_one(
+        self, host: RunHost, dispatcher: Dispatcher, assignment: Assignment, folder: str
+    ) -> RunOutcome:
+        """Step a run to its end, or to the end of a round once the sweep drains.
+
+        Args:
+            host: holds the run.
+            dispatcher: of the run.
+            assignment: the run.
+            folder: address of the folder for its checkpoints.
+        """
+        trial_id, recorder = assignment["trial_id"], dispatcher.recorder
+        host.start({**assignment})
+        number = 0
+        while True:
+            report = host.step()
+            recorder.on_round(trial_id, report)
+            # A drain in the last round changes nothing: the run is finished.
+            stops = self._draining() and not report["finished"]
+            if report["should_checkpoint"] or stops:
+                # Each in a folder of its own: the last one counts until the next is whole.
+                checkpoint, number = f"{folder}/{number:06d}", number + 1
+                host.save(checkpoint)
+                recorder.on_checkpoint(trial_id, checkpoint)
+            if report["finished"] or stops:
+                return RunOutcome.of_report(report)
+
+    def fit(self, jobs: Sequence[BaselineJob]) -> Iterator[tuple[BaselineJob, BaselineReport | RunOutcome]]:
+        """Fit baselines one after the other, and yield each with its report or with its failure."""
+        with torch_threads(self.shared.threads):
+            for job in jobs:
+                if self._draining():
+                    return
+                try:
+                    report = make_baseline(self.shared, job, self.shared.gpu)
+                except Exception as error:  # the baseline's own: its row says so
+                    yield job, RunOutcome.of_error(error, "".join(traceback.format_exception(error)))
+                    continue
+                yield job, report
+
+
+class PoolExecutor(InProcessExecutor):
+    """Executor that does everything but runs side by side, in the processes of a pool.
+
+    A piece of work whose process dies, or that runs out of memory, is done once more in this process, with nothing
+    beside it.
+
+    Args:
+        folder: records of the sweep.
+        shared: data, models and rules that all share; the driver adds the start models.
+        draining: returns True once the sweep is to stop.
+        pool: of processes; the caller closes it.
+        report: called with a line where a process was lost.
+    """
+
+    def __init__(
+        self, folder: RunFolder, shared: Shared, draining: Callable[[], bool], pool: LocalPool,
+        report: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        super().__init__(folder, shared, draining)
+        self._pool, self._report = pool, report
+
+    def tasks(self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], what: str) -> list[T]:
+        """Do pieces of work side by side; an error is the launch's own."""
+        done: dict[int, T] = {}
+        for place, end in self._side_by_side(work, jobs):
+            if isinstance(end, BaseException):
+                raise end
+            done[place] = end
+        if self._draining():
+            raise Drained
+        return [done[place] for place in range(len(jobs))]
+
+    def fit(self, jobs: Sequence[BaselineJob]) -> Iterator[tuple[BaselineJob, BaselineReport | RunOutcome]]:
+        """Fit baselines side by side, and yield each with its report or with its failure."""
+        for place, end in self._side_by_side(make_baseline, jobs):
+            if isinstance(end, Exception):  # the baseline's own: its row says so
+                yield jobs[place], RunOutcome.of_error(end, "".join(traceback.format_exception(end)))
+            else:
+                yield jobs[place], end
+
+    def _side_by_side(
+        self, work: Callable[[Shared, J, float], T], jobs: Sequence[J]
+    ) -> Iterator[tuple[int, T | Exception]]:
+        """Places of the pieces of work as they end, each with what it returned or raised; fewer in a drain."""
+        waiting, running, again = deque(range(len(jobs))), dict[Future[T], int](), list[int]()
+        while (waiting or running) and not self._draining():
+            # Not more than there are processes: one that waits for a long piece could not go elsewhere.
+            while waiting and len(running) < self._pool.size:
+                place = waiting.popleft()
+                running[self._pool.submit(work, self.shared, jobs[place])] = place
+            # With a timeout, so that a drain is seen while they work.
+            for future in futures.wait(running, LOOK_S, futures.FIRST_COMPLETED).done:
+                place = running.pop(future)
+                try:
+                    end: T | Exception = future.result()
+                except BrokenProcessPool as error:
+                    # One that dies in a drain was killed with the sweep.
+                    if self._draining():
+                        return
+                    self._report(
+                        f"a process of this machine was lost: {first_line(error)}; its work is done again"
+                    )
+                    self._pool.restart()
+                    again += [place, *running.values()]
+                    running.clear()
+                    break
+                except Exception as error:
+                    if RunOutcome.of_error(error).kind == "out_of_memory":
+                        again.append(place)
+                        continue
+                    end = error
+                yield place, end
+        for place in again:
+            if self._draining():
+                return
+            with torch_threads(self.shared.threads):
+                try:
+                    end = work(self.shared, jobs[place], self.shared.gpu)
+                except Exception as error:
+                    end = error
+            yield place, end
