@@ -40,9 +40,18 @@ class Candidate:
     cross_fitted: CrossFittedScore | None = None
 
     @property
+    def effort(self) -> tuple[int, int]:
+        """Effort of a run by its rung, then its steps.
+
+        Not by seconds: those of a rung leave out what it starts from, and a clock would have a verdict say one thing
+        today and another tomorrow.
+        """
+        return RUNGS.index(self.rung), self.steps
+
+    @property
     def cheapness(self) -> tuple[int, int, int]:
         """Order from cheap to expensive."""
-        return RUNGS.index(self.rung), self.steps, self.number
+        return *self.effort, self.number
 
     def opposes(self, row: Candidate) -> bool:
         """True if the verdict on ``row`` counts this candidate as an opponent.

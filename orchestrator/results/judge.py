@@ -58,9 +58,6 @@ if TYPE_CHECKING:
     from orchestrator.spec.schema import SweepSpec
     from selmix.metrics import MetricContext, Predictions
 
-CHEAPER = 0.8
-"""Share of the winner's seconds below which a baseline is called cheaper."""
-
 
 def decided(folder: RunFolder, spec: SweepSpec) -> Choices:
     """Winners of a sweep: those that were stored, else decided and stored here."""
@@ -434,11 +431,9 @@ class Judge:
         ours = self.predictions.over(row.records)
         theirs = {each.name: self.predictions.over(each.records) for each in opponents}
         against = opponents[0]
-        above = RUNGS.index(against.rung) - RUNGS.index(row.rung)
-        # Across rungs the order decides, as in the choice: a dear rung's seconds leave out what it starts from.
-        cheaper = above < 0 or (above == 0 and against.cost_s < CHEAPER * row.cost_s)
         return replace(
-            self.judged(ours, theirs, against.name), optimistic=True, against_is_cheaper=cheaper, row=row.row,
+            self.judged(ours, theirs, against.name), optimistic=True,
+            against_is_cheaper=against.effort < row.effort, row=row.row,
             more_labels=self.more_labels(row, candidates),
         )  # fmt: skip
 

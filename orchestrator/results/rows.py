@@ -324,7 +324,7 @@ class Verdict:
         difference: row minus ``against``, higher is better.
         split: split that both were evaluated on.
         optimistic: True if both sides were chosen on these samples.
-        against_is_cheaper: True if ``against`` comes before it by rung or costs clearly less a run.
+        against_is_cheaper: True if ``against`` comes before it by rung, or takes fewer steps a run.
         margin: difference that does not matter; None in a verdict by the earlier rule, against one opponent and without
             a margin.
         within_margin: True if it is better, by less than the margin.

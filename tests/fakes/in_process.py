@@ -21,7 +21,7 @@ def show(runs: Path, sweep: str = "smoke") -> dict[str, Any]:
 
 def table(document: dict[str, Any]) -> dict[str, Any]:
     """A result without clocks, costs and random identities."""
-    clocks = {"cost_s", "spent_s", "lost_s", "started_ms", "ended_ms", "mlflow_run_id", "against_is_cheaper"}
+    clocks = {"cost_s", "spent_s", "lost_s", "started_ms", "ended_ms", "mlflow_run_id"}
 
     def bare(value: Any) -> Any:
         if isinstance(value, dict):

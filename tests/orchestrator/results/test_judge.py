@@ -21,7 +21,7 @@ from orchestrator.records.types import (
     baseline_id,
     replicate_record,
 )
-from orchestrator.results.judge import CHEAPER, Judge, decided, judged
+from orchestrator.results.judge import Judge, decided, judged
 from orchestrator.results.predictions import load_predictions
 from orchestrator.results.rows import Choice, Choices, ObjectiveResult, RungChoice
 from orchestrator.results.shipped import replicate_weights
@@ -637,18 +637,11 @@ def test_without_the_defaults_among_the_finalists_the_search_added_nothing_known
     assert result.search_added is result.verdict is None
 
 
-@pytest.mark.parametrize(
-    ("name", "cost_s", "cheaper"),
-    [
-        # Of the same rung by its seconds a run, of a lower one in any case.
-        ("of_another_version", 2 * 7.9, True), ("of_another_version", 2 * 8.0, False),
-        ("of_another_version", 2 * 10.0, False), ("balanced_head", 2 * 100.0, True),
-    ],
-)  # fmt: skip
-def test_an_opponent_is_cheaper_by_its_rung_or_a_run_of_it(
+@pytest.mark.parametrize(("name", "cheaper"), [("of_another_version", False), ("balanced_head", True)])
+@pytest.mark.parametrize("cost_s", [0.1, 10.0, 1000.0])
+def test_an_opponent_is_cheaper_by_its_rung_whatever_a_clock_says(
     tmp_path: Path, name: str, cost_s: float, cheaper: bool
 ) -> None:
-    assert CHEAPER == 0.8
     folder = sweep(tmp_path)
     winner = add(folder, 0, [10, 10], cost_s=10.0)
     rung = "head" if name in BASELINES else "finetune"
