@@ -16,6 +16,7 @@ from orchestrator.spec.schema import SweepSpec
 from selmix.data.splits import SweepData
 from selmix.pretrain import pretrain, pretrainer
 from selmix.weights import State, load_weights, state_digest
+from trainables.shared import Shared
 
 
 def check_checkpoint(spec: SweepSpec, data: SweepData) -> None:
@@ -79,6 +80,17 @@ def base_model(spec: SweepSpec, data: SweepData, stored: Path | None = None) -> 
     return state, BaseFacts(
         state_digest(state), cost_s, recipe=recipe, seed=spec.pretrain.seed, init=spec.pretrain.init
     )
+
+
+def base_model_aside(shared: Shared, spec: SweepSpec, _gpu: float) -> tuple[State, BaseFacts]:
+    """Train the base model in a process beside the driver, with the bits that the driver would get.
+
+    Args:
+        shared: its data.
+        spec: of the sweep.
+    """
+    with torch_threads(spec.resources.cpu):
+        return base_model(spec, shared.on_device())
 
 
 @contextlib.contextmanager

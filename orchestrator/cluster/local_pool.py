@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing import forkserver
 from pathlib import Path
@@ -77,6 +78,30 @@ class LocalPool:
             job: the piece.
         """
         path = self._path_of(shared)
+        try:
+            return self._submitted(work, path, job)
+        except BrokenProcessPool:
+            # A process was lost that had no work.
+            self.restart()
+            return self._submitted(work, path, job)
+
+    def begin(self, work: Callable[[Shared, J, float], T], shared: Shared, job: J) -> Future[T]:
+        """Submit a piece of work without waiting for the server, which :meth:`submit` does while it imports torch.
+
+        Before anything else is submitted, its end must be waited for.
+        """
+        begun = Future[T]()
+
+        def hold() -> None:
+            try:
+                begun.set_result(self.submit(work, shared, job).result())
+            except BaseException as error:  # raised where it is waited for
+                begun.set_exception(error)
+
+        threading.Thread(target=hold, name="selmix-begin", daemon=True).start()
+        return begun
+
+    def _submitted(self, work: Callable[[Shared, J, float], T], path: str, job: J) -> Future[T]:
         # A process starts where none is idle.
         with _without_main():
             return self._pool.submit(_work, work, path, job)
@@ -123,8 +148,12 @@ def local_pool(size: int) -> Iterator[LocalPool | None]:
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
     """Let processes that start in the block leave the main script alone: a user's would launch the sweep again."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
+    main, alike = sys.modules["__main__"], ModuleType("__main__")
+    # By these a process would find the script. Others may look into the module meanwhile.
+    vars(alike).update(
+        {key: value for key, value in vars(main).items() if key not in ("__file__", "__spec__")}
+    )
+    sys.modules["__main__"] = alike
     try:
         yield
     finally:

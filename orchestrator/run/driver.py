@@ -12,6 +12,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -28,7 +29,7 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.leases.lease import Lease
 from orchestrator.records.logs import append_log
 from orchestrator.records.store import runs_flag
-from orchestrator.records.types import SweepState, TrialRecord
+from orchestrator.records.types import BaseFacts, SweepState, TrialRecord
 from orchestrator.results.infeasible import why_nothing_wins
 from orchestrator.results.judge import Judge, climbed, judged
 from orchestrator.results.pages import Pages, links_of
@@ -52,6 +53,7 @@ from orchestrator.tracking.values import Best, parent_tags, sweep_params, trial_
 from selmix.data.splits import SweepData
 from selmix.metrics import MetricContext
 from selmix.rungs import Rung, up_to
+from selmix.weights import State
 from trainables.heads import FittedHeads, HeadJob, fit_heads
 
 SHOWN_S = 5.0
@@ -74,6 +76,7 @@ class Launch:
         cluster: to run on; None to run without Ray.
         ray: its start, under way.
         pool: processes of this machine for work without Ray; None to do everything in this process.
+        base: the base model, where its training has begun in the pool.
         command: that resumes the sweep, as the user would type it.
         further: command that climbs the rungs which this launch leaves out.
         may_exit: True if the driver may end the process where a drain hangs.
@@ -88,6 +91,7 @@ class Launch:
     cluster: Cluster | None
     ray: RayStart = field(default_factory=RayStart.none)
     pool: LocalPool | None = None
+    base: Future[tuple[State, BaseFacts]] | None = None
     command: str = "selmix launch FILE"
     further: str = "selmix launch FILE"
     may_exit: bool = True
@@ -202,7 +206,7 @@ class Driver:
         if not self.folder.store.current(self.folder.base_weights).is_file():
             source = self.spec.pretrain.checkpoint or f"{self.spec.model.name}, {self.spec.recipe}"
             self.progress.say(f"base model: {source}")
-        self.prepared = prepare_base(self.spec, self.launch.data, self.folder)
+        self.prepared = prepare_base(self.spec, self.launch.data, self.folder, self.launch.base)
         known = self.state.base
         # A base model that is only read again costs nothing: the facts keep the seconds that training it took.
         if known is None or known.digest != self.prepared.base.digest:

@@ -32,6 +32,7 @@ from orchestrator.records.logs import append_log
 from orchestrator.records.store import Store, runs_flag
 from orchestrator.records.types import ClusterFacts, SweepState, new_sweep_id
 from orchestrator.run.preflight import check_all, check_same_data, check_unchanged
+from orchestrator.run.prepare import begin_base
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.tracking.address import recorded_address, tracking_of
 from selmix import METHOD
@@ -143,13 +144,15 @@ def launch_sweep(
         progress.say(f"{spec.name}: started {where}, driven by process {holder.pid} on {holder.host}")
         for line in told:
             progress.say(f"{spec.name}: {line}")
-        # Imported here, because a refusal above needs neither MLflow nor Ray, and Ray reads its environment on import.
-        from orchestrator.run.driver import Driver, Launch
-
         again = f"selmix launch {file}{runs_flag(store.shown)}"
         # A sweep that was judged is only sent again.
         needed = cluster if state.exit_code is None else None
         pool = ready.enter_context(local_pool(size if state.exit_code is None else 1))
+        # Before the driver opens MLflow, which takes as long.
+        base = begin_base(spec, data, folder, pool)
+        # Imported here, because a refusal above needs neither MLflow nor Ray, and Ray reads its environment on import.
+        from orchestrator.run.driver import Driver, Launch
+
         ray = ready.enter_context(connecting(needed, WARM if spec.resources.gpu == 0 else 0))
         launch = Launch(
             spec,
@@ -161,6 +164,7 @@ def launch_sweep(
             cluster,
             ray,
             pool,
+            base,
             command or again,
             further or again,
             may_exit,

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 
-from orchestrator.build.base_model import base_model, initial_state, torch_threads
+from orchestrator.build.base_model import base_model, base_model_aside, initial_state, torch_threads
 from orchestrator.build.selection import selection_rules
 from orchestrator.cluster.address import Cluster
+from orchestrator.cluster.local_pool import LocalPool
 from orchestrator.errors import NoFeasibleTrial
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import BaseFacts, BestHead, DataFacts, TrialRecord
@@ -82,19 +85,50 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
     return prepare_heads(spec, prepared, folder, fit)
 
 
-def prepare_base(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
+def begin_base(
+    spec: SweepSpec, data: SweepData, folder: RunFolder, pool: LocalPool | None
+) -> Future[tuple[State, BaseFacts]] | None:
+    """Begin to train the base model in a process of a pool, so that the driver can do other things.
+
+    Args:
+        spec: specification of the sweep.
+        data: of the sweep.
+        folder: that keeps the base model.
+        pool: of processes; None without any.
+    Returns:
+        The base model to come; None where the driver gets it itself: it has no pool, need not train, or would have to
+        write large data first.
+    """
+    known = folder.store.current(folder.base_weights).is_file()
+    if pool is None or known or spec.recipe is None or _is_large(spec, data):
+        return None
+    shared = Shared(data, {}, {}, threads=spec.resources.cpu, gpu=0.0)
+    return pool.begin(base_model_aside, shared, spec)
+
+
+def prepare_base(
+    spec: SweepSpec, data: SweepData, folder: RunFolder, begun: Future[tuple[State, BaseFacts]] | None = None
+) -> Prepared:
     """Train or load the base model.
 
     Args:
         spec: specification of the sweep.
         data: of the sweep.
         folder: that keeps the base model; one that is there already is read.
+        begun: of :func:`begin_base`.
     Raises:
         PreflightError: a checkpoint cannot be used.
     """
-    # One and two torch threads give different bits, so the driver uses as many as a worker.
-    with torch_threads(spec.resources.cpu):
-        state, base = base_model(spec, data, folder.store.current(folder.base_weights))
+    try:
+        found = None if begun is None else begun.result()
+    except BrokenProcessPool:
+        # The pool says so where it is used next.
+        found = None
+    if found is None:
+        # One and two torch threads give different bits, so the driver uses as many as a worker.
+        with torch_threads(spec.resources.cpu):
+            found = base_model(spec, data, folder.store.current(folder.base_weights))
+    state, base = found
     stored = folder.base_weights
     # Also where the checkpoint is another file by now: its heads would be those of the earlier one.
     if not stored.is_file() or state_digest(load_weights(stored)) != base.digest:
@@ -178,13 +212,17 @@ def staged(
         folder: of the sweep.
         cluster: that runs the sweep; None for this machine without Ray.
     """
-    if bytes_of(data) <= spec.resources.stage_above_mb * 1e6:
+    if not _is_large(spec, data):
         return data
     digest = save_data(folder.staged_data, data)
     folder.store.publish(folder.staged_data)
     # Only a file on a disk of the machine can be mapped.
     is_elsewhere = folder.store.filesystem() is not None or (cluster is not None and not cluster.is_private)
     return StagedData(folder.address_of(folder.staged_data), digest, copied=is_elsewhere)
+
+
+def _is_large(spec: SweepSpec, data: SweepData) -> bool:
+    return bytes_of(data) > spec.resources.stage_above_mb * 1e6
 
 
 # -- the best head, handed up --------------------------------------------------------------------------------

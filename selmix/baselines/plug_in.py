@@ -427,10 +427,8 @@ def _out_of_fold(
     missed = torch.stack([violations(rule.constraints, bounded.counts(each), context) for each in predicted])
     feasible = missed <= missed.min() + 1e-12
     generator = torch.Generator().manual_seed(0)
-    values = torch.empty(RESAMPLES, len(predicted), dtype=torch.float64)
-    for draw in range(RESAMPLES):
-        weights = _resampled(tally.rows, generator)
-        values[draw] = torch.tensor([tally.key(choice, weights).value for choice in predicted])
+    weights = torch.stack([_resampled(tally.rows, generator) for _ in range(RESAMPLES)])
+    values = torch.stack([tally.values(choice, weights) for choice in predicted], dim=1)
     values = values.nan_to_num(nan=-torch.inf)
     bagged = torch.where(feasible, values.mean(dim=0), -torch.inf)
     behind = values[:, [int(bagged.argmax())]] - values

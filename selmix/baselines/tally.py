@@ -16,6 +16,9 @@ from selmix.metric_functions import OF_MARGINS
 from selmix.metrics import Metric, MetricContext, metric_named
 from selmix.statistics.selection import Constraint, counted_bounds
 
+_NUMBERS_AT_ONCE = 2**22
+"""Numbers of many tallies in memory at once, 32 MB."""
+
 
 class Key(NamedTuple):
     """Rank of predictions: more is better, compared number by number in this order.
@@ -154,6 +157,22 @@ class Tally:
         amounts = None if weights is None else weights.double().expand_as(places)[counted]
         numbers = torch.bincount(places[counted], amounts, minlength=self.width).double()
         return Key(*self.keys(numbers.unsqueeze(0)).flatten().tolist())
+
+    def values(self, predicted: Tensor, weights: Tensor) -> Tensor:
+        """Metric of predictions under many weights of the samples, higher is better, shape (r,), float64.
+
+        Args:
+            predicted: class of each sample, shape (n,).
+            weights: of the samples, whole numbers of sum n_s in each stratum, shape (r, n).
+        """
+        places, counted = self.places(predicted)
+        cells, found = places[counted], []
+        size = max(1, _NUMBERS_AT_ONCE // max(self.width, places.numel()))
+        for some in torch.split(weights.double(), size):
+            amounts = some.unsqueeze(1).expand(-1, *places.shape)[:, counted]
+            numbers = torch.zeros(len(some), self.width, dtype=torch.float64)
+            found.append(self.keys(numbers.index_add_(1, cells, amounts))[1])
+        return torch.cat(found)
 
     def counts(self, predicted: Tensor) -> Tensor:
         """Samples of each stratum by predicted class, shape (S, K), float64."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -142,14 +143,18 @@ class Pretrainer:
         # A class without a sample would have an infinite log-prior.
         counts = split.counts(num_classes).double().clamp_min(1.0)
         self._shift = recipe.adjust * (counts / counts.sum()).log().float()
-        self._optimizer = torch.optim.SGD(
+        self.epoch = 0
+
+    @cached_property
+    def _optimizer(self) -> torch.optim.SGD:
+        # Made once something is trained: torch imports its compiler with the first one, which takes a second.
+        return torch.optim.SGD(
             self.model.parameters(),
-            lr=settings.lr,
+            lr=self.settings.lr,
             momentum=MOMENTUM,
-            weight_decay=settings.weight_decay,
+            weight_decay=self.settings.weight_decay,
             nesterov=True,
         )
-        self.epoch = 0
 
     @property
     def finished(self) -> bool:

@@ -146,6 +146,19 @@ def test_the_work_of_a_process_that_dies_is_done_again_here(tmp_path: Path) -> N
     assert "a process of this machine was lost" in said[0]
 
 
+def test_a_process_that_dies_without_work_is_started_anew(tmp_path: Path) -> None:
+    said: list[str] = []
+    with local_pool(2) as pool:
+        assert pool is not None
+        works = executor(pool, tmp_path, said=said)
+        pids = {pid for _, pid, _ in works.tasks(square, [1, 2, 3, 4], "x")}
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(1)
+        assert [value for value, *_ in works.tasks(square, [1, 2, 3], "x")] == [1, 4, 9]
+    assert said == []
+
+
 def test_a_piece_that_runs_out_of_memory_is_done_once_more_alone(tmp_path: Path) -> None:
     with local_pool(2) as pool:
         assert pool is not None
