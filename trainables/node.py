@@ -109,6 +109,9 @@ def node_report(probe: Probe) -> NodeReport:
 
 def import_torch() -> None:
     """Import what a fit needs, so that the first one on this worker does not wait for it."""
+    # Torch imports its compiler with the first optimizer, which takes a second.
+    import torch._dynamo  # noqa: F401
+
     import trainables.baseline  # noqa: F401
 
 

@@ -189,8 +189,10 @@ def test_a_sweep_that_compares(tmp_path: Path) -> None:
     text = selmix("show", "arms", cwd=tmp_path).out
     assert "minus softmax, pp" in text
     assert re.search(r"ablation +policy: softmax, uniform", text)
-    assert f"policy {document['objectives']['min_recall']['winner']['config']['policy']}, lr" in text
+    # Whatever row wins, that of SelMix is a trial of one arm, and can be pinned.
+    assert re.search(r"^  (winner )?SelMix policy=(softmax|uniform)/trial-00[01] ", text, re.MULTILINE)
     assert compare["rows"][1]["tuned"]["outcome"] in ("better", "tied", "worse")
     assert selmix("launch", file, cwd=tmp_path).code == 0  # finished: nothing runs again
-    assert selmix("pin", "arms", "--name", "a", cwd=tmp_path).code == 0
+    assert selmix("pin", "arms", "--row", "selmix", "--name", "a", cwd=tmp_path).code == 0
+    assert re.search(r"^ +policy: (softmax|uniform)$", (tmp_path / "pins" / "a.yaml").read_text(), re.MULTILINE)
     assert selmix("reproduce", "a", cwd=tmp_path).code == 0
