@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -223,6 +224,8 @@ def test_a_launch_ends_with_a_rung_without_ray(tmp_path: Path) -> None:
     assert [step.rung for step in done.result("min_recall").climb] == ["scores"]
     assert done.show().document.left == ["head", "finetune", "retrain"]
     # Nothing of this rung runs side by side: a private cluster would only cost its start.
-    assert "started in this process" in (tmp_path / "runs" / "smoke" / "driver.log").read_text()
+    # In processes of this machine, or in this one where it has a single CPU.
+    log = (tmp_path / "runs" / "smoke" / "driver.log").read_text()
+    assert re.search(r"started in (\d+ processes of this machine|this process), ", log)
     with pytest.raises(UsageError, match=r"--until must be a rung of the sweep, scores, got head"):
         Sweep.from_file(SMOKE, "name=t", "rungs=[scores]", runs=tmp_path / "runs").launch(until="head")
