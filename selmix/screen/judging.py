@@ -91,6 +91,10 @@ class Judge:
         """True if the metric of the rule is one of (class, group) cells."""
         return metric_named(self.rule.metric, self.rule.definitions).of_cells is not None
 
+    @property
+    def _of_recalls(self) -> bool:
+        return metric_named(self.rule.metric, self.rule.definitions).of_recalls is not None
+
     def judge(self, decisions: Decisions, rounds: Sequence[int], steps: Sequence[int]) -> list[Judged]:
         """Judge one round of each of p rows.
 
@@ -135,14 +139,21 @@ class Judge:
     def score(self, judged: Judged) -> float:
         """Score of a round, computed once for equal counts."""
         if judged.known_score is None:
-            # A digest, as a thousand classes have a million counts.
-            key = hashlib.sha256(judged.counts.numpy().tobytes()).digest()
+            key = self._key(judged)
             if key not in self._scores:
                 self._scores[key] = score_of_counts(
                     self.rule.metric, judged.counts, self.context, self.rule.statistic, seed=self.rule.seed
                 )
             judged.known_score = self._scores[key]
         return judged.known_score
+
+    def _key(self, judged: Judged) -> bytes:
+        """Key of what the score depends on."""
+        # The bootstrap mean of a metric of recalls depends on the hits alone.
+        by_hits = self._of_recalls and self.rule.statistic == "bagged"
+        counts = judged.counts.diagonal().contiguous() if by_hits else judged.counts
+        # A digest, as a thousand classes have a million counts.
+        return hashlib.sha256(counts.numpy().tobytes()).digest()
 
     def better(self, new: Sequence[Judged], old: Sequence[Judged | None]) -> list[bool]:
         """True where a round ranks above an earlier one: feasible ones first, by score; then the least violation.
