@@ -173,7 +173,9 @@ class RankGroup:
                 ray.get(reference)
             except ray.exceptions.RayError as other:
                 failures[waiting[reference]] = other
-        died = [r for r, e in failures.items() if isinstance(e, ray.exceptions.ActorDiedError)]
+        # Of a rank whose death is not yet known to the head Ray says that it is unavailable.
+        gone = ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError
+        died = [r for r, e in failures.items() if isinstance(e, gone)]
         rank = died[0] if died else rank
         where = f"worker {rank} of {len(self._actors)}" + (
             f" ({self._places[rank]})" if self._places[rank] else ""

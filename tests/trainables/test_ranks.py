@@ -117,6 +117,20 @@ def test_all_ranks_are_stepped_as_one_and_end_with_the_error_of_one(plan: RankPl
         trainable.step()
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ray.exceptions.ActorDiedError(), RankLost),
+        (ray.exceptions.ActorUnavailableError("it does not answer", None), RankLost),
+        (ray.exceptions.RayTaskError("step", "ValueError: no", ValueError("no")), RankFailed),
+    ],
+)
+def test_a_rank_that_is_gone_or_does_not_answer_is_lost(error: Exception, kind: type[Exception]) -> None:
+    group = object.__new__(RankGroup)
+    group._actors, group._places = [None, None], ["process 1 on here", ""]
+    assert type(group._cause(0, error, {})) is kind
+
+
 def test_the_first_rank_reports_and_one_that_dies_is_lost_by_name(plan: RankPlan) -> None:
     group = RankGroup(plan)
     group.start({"seed": 5})

@@ -194,5 +194,7 @@ def test_a_sweep_that_compares(tmp_path: Path) -> None:
     assert compare["rows"][1]["tuned"]["outcome"] in ("better", "tied", "worse")
     assert selmix("launch", file, cwd=tmp_path).code == 0  # finished: nothing runs again
     assert selmix("pin", "arms", "--row", "selmix", "--name", "a", cwd=tmp_path).code == 0
-    assert re.search(r"^ +policy: (softmax|uniform)$", (tmp_path / "pins" / "a.yaml").read_text(), re.MULTILINE)
+    assert re.search(
+        r"^ +policy: (softmax|uniform)$", (tmp_path / "pins" / "a.yaml").read_text(), re.MULTILINE
+    )
     assert selmix("reproduce", "a", cwd=tmp_path).code == 0
