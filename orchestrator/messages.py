@@ -18,6 +18,8 @@ def as_yaml(value: Any) -> str:
     """A plain value as a sweep file would have it."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(as_yaml(each) for each in value)}]"
     # repr: the text '1' and the number 1 are different problems.
     return "nothing" if value is None else repr(value)
 

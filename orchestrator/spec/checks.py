@@ -25,7 +25,7 @@ from orchestrator.spec.check_parameters import (
 from orchestrator.spec.schema import SweepSpec, as_tuples
 from orchestrator.spec.sections import OF_THE_NETWORK, listed_values
 from orchestrator.spec.typed import Problem, TypedFile, typed_file
-from orchestrator.spec.yaml_file import SweepFile, apply_overrides, read_sweep_file
+from orchestrator.spec.yaml_file import KeyPath, SweepFile, apply_overrides, read_sweep_file
 from selmix.models import MODELS
 from selmix.pretrain import RECIPES
 from selmix.rungs import RUNGS
@@ -60,12 +60,19 @@ def check_spec(file: SweepFile) -> SweepSpec:
     typed = typed_file(file)
     # Form, then types, then meaning: of a key's problems the first one is reported.
     placed = [*typed.problems, *(problem for check in CHECKS for problem in check(typed))]
+    # What else is wrong about a value that was refused, or a parameter that lacks it, follows from that.
+    placed = [(path, text) for path, text in placed if not any(_about(path, each) for each in file.refused)]
     problems = [*file.problems, *(f"{file.where(path)}: {text}" for path, text in placed)]
     if problems:
         raise SpecError(_in_order(problems))
     values = as_tuples(file.values)
     spec = SweepSpec.model_validate(values | {"data": values["data"] | typed.left_to_model})
     return spec.with_defaults(typed.left_to_model)
+
+
+def _about(path: KeyPath, refused: KeyPath) -> bool:
+    """True if a problem at a path is one of a refused value, or of the entry of ``parameters`` that has it."""
+    return path == refused or (len(path) == 2 and path[0] == "parameters" and refused[:2] == path)
 
 
 def _in_order(problems: list[str]) -> list[str]:

@@ -33,7 +33,8 @@ def file_of_values(values: Mapping[str, Any], name: str) -> SweepFile:
     # Through the text: what is kept beside the result means the same.
     file = parse_sweep_text(text_of(plain), name)
     line = re.compile(rf"{re.escape(name)}:\d+: ")
-    return SweepFile(name, file.values, {}, [line.sub(f"{name}: ", each, count=1) for each in file.problems])
+    problems = [line.sub(f"{name}: ", each, count=1) for each in file.problems]
+    return SweepFile(name, file.values, problems=problems, refused=file.refused)
 
 
 def text_of(values: Mapping[str, Any]) -> str:

@@ -41,6 +41,7 @@ class SweepFile:
         lines: key path -> line, from 1; empty where the values are no file's.
         problems: of the form, one line each.
         overridden: key path -> the override that set it.
+        refused: key paths of values that are no values of a sweep file, each with a problem, and None in ``values``.
     """
 
     name: str
@@ -48,6 +49,7 @@ class SweepFile:
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     overridden: dict[KeyPath, str] = field(default_factory=dict)
+    refused: set[KeyPath] = field(default_factory=set)
 
     def where(self, path: KeyPath) -> str:
         """``FILE:LINE: a.b``, with the line of the key or, where it is missing, of the section that should hold it."""
@@ -189,6 +191,7 @@ def _scalar(node: yaml.Node, path: KeyPath, file: SweepFile) -> Any:
     elif not _NOT_FINITE.fullmatch(text):
         return text
     file.problems.append(f"{file.where(path)}: must be a finite number, got {text[:40]}")
+    file.refused.add(path)
     return None
 
 

@@ -98,3 +98,18 @@ def test_the_name_of_the_data_is_a_text(name: Any) -> None:
     error = checked(with_junk(("data", "name"), name))
     assert isinstance(error, SpecError)
     assert error.problems[0].startswith("spec: data.name: must be a text, got ")
+
+
+@pytest.mark.parametrize(
+    "path", [("parameters", "lr", "max"), ("parameters", "lr", "min"), ("search", "seed")]
+)
+def test_a_number_without_an_end_is_one_problem(path: Path) -> None:
+    error = checked(with_junk(path, float("inf")))
+    assert isinstance(error, SpecError)
+    assert error.problems == [f"spec: {'.'.join(path)}: must be a finite number, got .inf"]
+
+
+def test_a_list_is_shown_as_one() -> None:
+    error = checked(with_junk(("parameters",), ["lr", True]))
+    assert isinstance(error, SpecError)
+    assert "spec: parameters: must be a mapping of keys, got ['lr', true]" in error.problems
