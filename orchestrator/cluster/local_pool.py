@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import pickle
-import secrets
 import signal
+import subprocess
 import sys
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
-from multiprocessing import forkserver
-from pathlib import Path
-from types import ModuleType
-from typing import TypeVar
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
 
 from orchestrator.cluster.capacity import Machine, fits
+from orchestrator.cluster.local_worker import Raised
 from orchestrator.signals import STOPPING
 from orchestrator.spec.sections import ResourceSection
 from trainables.shared import Shared
 
 MOST = 16
-"""Processes at most: each has torch of its own, and the cheap rungs have hardly more pieces of work."""
+"""Processes at most: each takes memory of its own, and the cheap rungs have hardly more pieces of work."""
 
-_IMPORTED_ONCE = ("torch._dynamo", "trainables.baseline", "trainables.heads", "trainables.screen")
-"""Modules of the server; torch imports its compiler as soon as there is an optimizer, which takes a second."""
+_PROGRAM = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from orchestrator.cluster.local_worker import main
+main(*json.loads(sys.argv[2]))
+"""
 
 J = TypeVar("J")
 T = TypeVar("T")
+
+Work = Callable[[Shared, J, float], T]
+"""Function of what all share, of a piece of work, and of the GPUs of its worker: 0."""
+
+
+class ProcessLost(RuntimeError):
+    """A process of the pool ended in the midst of its work."""
+
+
+class WorkerTraceback(Exception):
+    """Traceback of an error as a process of the pool had it; the cause of the error here."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
 
 
 def local_processes(resources: ResourceSection, cpus: float) -> int:
@@ -46,90 +61,125 @@ def local_processes(resources: ResourceSection, cpus: float) -> int:
     return 1 if resources.gpu else max(1, min(MOST, fits(one, [Machine(cpus, 0.0)])))
 
 
+@dataclass(eq=False)
+class _Process:
+    """A process as the driver sees it.
+
+    Attributes:
+        connection: to it.
+        piece: number of its piece of work; None while it has none.
+        shared: what it was last sent of what all share.
+    """
+
+    connection: Connection
+    piece: int | None = None
+    shared: Shared | None = None
+
+
 class LocalPool:
     """Processes that wait for work; they end with the pool, and with this process however it ends.
 
-    They are forked off a server that imports torch once, at once, while this process does other things.
+    They are forked off one that imports torch first, meanwhile this process does other things. They are no children of
+    ``multiprocessing`` here, whose state belongs to the user's own processes.
 
     Args:
         size: number of processes.
     """
 
     def __init__(self, size: int) -> None:
-        self.size = size
-        self._scratch = tempfile.TemporaryDirectory(prefix="selmix-")
-        self._stored: tuple[Shared, str] | None = None
-        # Forked off this process, they would have the locks of torch's threads without the threads.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(_IMPORTED_ONCE))
-        with _without_main(), _signals_for_the_driver():
-            forkserver.ensure_running()
-        self._pool = self._new()
+        pairs = [multiprocessing.Pipe() for _ in range(size)]
+        theirs = [their_end.fileno() for _, their_end in pairs]
+        alive, self._alive = os.pipe()
+        arguments = json.dumps(sys.path), json.dumps([alive, theirs])
+        # A signal that a terminal or a batch system sends to all is the driver's, which drains.
+        with _blocked({*STOPPING, signal.SIGHUP}):
+            self._first = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, *arguments], stdin=subprocess.DEVNULL, pass_fds=[alive, *theirs],
+                start_new_session=True,
+            )  # fmt: skip
+        os.close(alive)
+        self._processes = []
+        for our_end, their_end in pairs:
+            their_end.close()
+            self._processes.append(_Process(our_end))
+        self._pieces = 0
 
-    def _new(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.size, self._context, _begin)
+    @property
+    def has_idle(self) -> bool:
+        """True if a process waits for work."""
+        return any(process.piece is None for process in self._processes)
 
-    def submit(self, work: Callable[[Shared, J, float], T], shared: Shared, job: J) -> Future[T]:
-        """Hand a piece of work to a process; with more of them than processes the others wait.
+    def start(self, work: Work[J, T], shared: Shared, job: J) -> int | None:
+        """Hand a piece of work to a process that has none.
 
         Args:
-            work: function of what all share, of a piece, and of the GPUs of its worker: 0.
-            shared: what all share; read by each process once for as long as it stays the same.
+            work: function, importable by its name.
+            shared: what all share; sent to a process once for as long as it stays the same.
             job: the piece.
+        Returns:
+            Number of the piece; None where no process is left to take it.
         """
-        path = self._path_of(shared)
-        try:
-            return self._submitted(work, path, job)
-        except BrokenProcessPool:
-            # A process was lost that had no work.
-            self.restart()
-            return self._submitted(work, path, job)
-
-    def begin(self, work: Callable[[Shared, J, float], T], shared: Shared, job: J) -> Future[T]:
-        """Submit a piece of work without waiting for the server, which :meth:`submit` does while it imports torch.
-
-        Before anything else is submitted, its end must be waited for.
-        """
-        begun = Future[T]()
-
-        def hold() -> None:
+        while (process := next((each for each in self._processes if each.piece is None), None)) is not None:
+            message = pickle.dumps((work, job, None if process.shared is shared else shared))
             try:
-                begun.set_result(self.submit(work, shared, job).result())
-            except BaseException as error:  # raised where it is waited for
-                begun.set_exception(error)
+                process.connection.send_bytes(message)
+            except OSError:
+                # It was lost while it had no work.
+                self._forget(process)
+                continue
+            process.piece, process.shared = self._pieces, shared
+            self._pieces += 1
+            return process.piece
+        return None
 
-        threading.Thread(target=hold, name="selmix-begin", daemon=True).start()
-        return begun
+    def ended(self, timeout_s: float | None) -> list[tuple[int, Any]]:
+        """Pieces of work that have ended, each with what it returned or with the error that it raised.
 
-    def _submitted(self, work: Callable[[Shared, J, float], T], path: str, job: J) -> Future[T]:
-        # A process starts where none is idle.
-        with _without_main():
-            return self._pool.submit(_work, work, path, job)
+        A piece whose process is gone has a :class:`ProcessLost`.
 
-    def _path_of(self, shared: Shared) -> str:
-        if self._stored is None or self._stored[0] is not shared:
-            # Under a new name, since a process keeps what it has read by its name.
-            path = Path(self._scratch.name) / secrets.token_hex(8)
-            path.write_bytes(pickle.dumps(shared))
-            self._stored = (shared, str(path))
-        return self._stored[1]
+        Args:
+            timeout_s: seconds to wait for the first one; None without end.
+        """
+        by_connection = {process.connection: process for process in self._processes}
+        found = []
+        for each in connection.wait(list(by_connection), timeout_s):
+            process = by_connection[each]  # type: ignore[index]  # of those that were waited for
+            piece, process.piece = process.piece, None
+            try:
+                end = pickle.loads(process.connection.recv_bytes())
+            except (EOFError, OSError):
+                self._forget(process)
+                end = ProcessLost("it was killed, or ran out of memory")
+            if piece is not None:
+                found.append((piece, _error_of(end) if isinstance(end, Raised) else end))
+        return found
 
-    def restart(self) -> None:
-        """Begin anew where a process was lost, which ends the work of all."""
-        self._end()
-        self._pool = self._new()
+    def result(self, piece: int) -> Any:
+        """Wait for a piece of work while no other one is under way, and return what it returned.
+
+        Raises:
+            ProcessLost: its process is gone.
+            Exception: what it raised.
+        """
+        while True:
+            for ended, end in self.ended(None):
+                if ended == piece and isinstance(end, Exception):
+                    raise end
+                if ended == piece:
+                    return end
 
     def close(self) -> None:
         """End the processes at once, whatever they do."""
-        self._end()
-        _end_server()
-        self._scratch.cleanup()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._first.pid, signal.SIGKILL)
+        self._first.wait()
+        os.close(self._alive)
+        for process in list(self._processes):
+            self._forget(process)
 
-    def _end(self) -> None:
-        # Emptied by the pool itself where it has ended.
-        for process in list((self._pool._processes or {}).values()):
-            process.kill()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def _forget(self, process: _Process) -> None:
+        process.connection.close()
+        self._processes.remove(process)
 
 
 @contextlib.contextmanager
@@ -146,64 +196,18 @@ def local_pool(size: int) -> Iterator[LocalPool | None]:
 
 
 @contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Let processes that start in the block leave the main script alone: a user's would launch the sweep again."""
-    main, alike = sys.modules["__main__"], ModuleType("__main__")
-    # By these a process would find the script. Others may look into the module meanwhile.
-    vars(alike).update(
-        {key: value for key, value in vars(main).items() if key not in ("__file__", "__spec__")}
-    )
-    sys.modules["__main__"] = alike
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextlib.contextmanager
-def _signals_for_the_driver() -> Iterator[None]:
-    """Let the server get no signal of a terminal or a batch system, which goes to all: the driver drains.
-
-    It takes no SIGINT by itself, and multiprocessing lets it have SIGTERM, after which it is started again.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGHUP})
+def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
+    """Let a process that starts in the block take none of these signals."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_server() -> None:
-    """End the server that processes were forked off, where nothing of ours is to stay, in a notebook."""
-    # Not public; where another version has them elsewhere, the server ends with this process.
-    server = forkserver._forkserver
-    pid, stop = getattr(server, "_forkserver_pid", None), getattr(server, "_stop", None)
-    if pid is not None and stop is not None:
-        # By itself it takes its interpreter apart, while `stop` waits.
-        os.kill(pid, signal.SIGKILL)
-        stop()
-
-
-def _begin() -> None:
-    """Begin a process: signals are for the driver, and without it there is nothing to wait for."""
-    for number in (*STOPPING, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def leave() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(0)
-
-    threading.Thread(target=leave, name="selmix-parent", daemon=True).start()
-
-
-def _work(work: Callable[[Shared, J, float], T], path: str, job: J) -> T:
-    return work(_shared(path), job, 0.0)
-
-
-@lru_cache(maxsize=1)
-def _shared(path: str) -> Shared:
-    # Written by the driver of this very launch, in a folder that its user alone may read.
-    shared: Shared = pickle.loads(Path(path).read_bytes())
-    return shared
+def _error_of(raised: Raised) -> Exception:
+    error = None if raised.error is None else pickle.loads(raised.error)
+    if not isinstance(error, Exception):
+        error = RuntimeError(f"{raised.kind}: {raised.message}")
+    error.__cause__ = WorkerTraceback(raised.details)
+    return error

@@ -12,7 +12,6 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -29,7 +28,7 @@ from orchestrator.records.folder import RunFolder
 from orchestrator.records.leases.lease import Lease
 from orchestrator.records.logs import append_log
 from orchestrator.records.store import runs_flag
-from orchestrator.records.types import BaseFacts, SweepState, TrialRecord
+from orchestrator.records.types import SweepState, TrialRecord
 from orchestrator.results.infeasible import why_nothing_wins
 from orchestrator.results.judge import Judge, climbed, judged
 from orchestrator.results.pages import Pages, links_of
@@ -39,7 +38,13 @@ from orchestrator.results.winner_text import further_step, result_text
 from orchestrator.run.drain import Drain, Drained, kept_text
 from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
-from orchestrator.run.prepare import prepare_base, prepare_best_head, prepare_heads, shared_by_runs
+from orchestrator.run.prepare import (
+    BaseToCome,
+    prepare_base,
+    prepare_best_head,
+    prepare_heads,
+    shared_by_runs,
+)
 from orchestrator.run.recorder import Recorder
 from orchestrator.search.early_stopping import EarlyStopping
 from orchestrator.search.screen import screen_objective, screened_line
@@ -53,8 +58,8 @@ from orchestrator.tracking.values import Best, parent_tags, sweep_params, trial_
 from selmix.data.splits import SweepData
 from selmix.metrics import MetricContext
 from selmix.rungs import Rung, up_to
-from selmix.weights import State
 from trainables.heads import FittedHeads, HeadJob, fit_heads
+from trainables.staged import StagedData
 
 SHOWN_S = 5.0
 """Seconds that a launch waits until MLflow has taken the view of its runs."""
@@ -76,6 +81,7 @@ class Launch:
         cluster: to run on; None to run without Ray.
         ray: its start, under way.
         pool: processes of this machine for work without Ray; None to do everything in this process.
+        mapped: the data for the processes of the pool.
         base: the base model, where its training has begun in the pool.
         command: that resumes the sweep, as the user would type it.
         further: command that climbs the rungs which this launch leaves out.
@@ -91,7 +97,8 @@ class Launch:
     cluster: Cluster | None
     ray: RayStart = field(default_factory=RayStart.none)
     pool: LocalPool | None = None
-    base: Future[tuple[State, BaseFacts]] | None = None
+    mapped: StagedData | None = None
+    base: BaseToCome | None = None
     command: str = "selmix launch FILE"
     further: str = "selmix launch FILE"
     may_exit: bool = True
@@ -240,7 +247,7 @@ class Driver:
         """
         cluster, draining = self.launch.cluster, self.drain.is_requested
         pool = self.launch.pool
-        shared = shared_by_runs(self.spec, self.prepared, self.folder, cluster, pool is not None)
+        shared = shared_by_runs(self.spec, self.prepared, self.folder, cluster, self.launch.mapped)
         self.launch.ray.wait()
         # Workers are alive from here on; runs stop at the end of a round.
         self.drain.at_once = False

@@ -32,7 +32,7 @@ from orchestrator.records.logs import append_log
 from orchestrator.records.store import Store, runs_flag
 from orchestrator.records.types import ClusterFacts, SweepState, new_sweep_id
 from orchestrator.run.preflight import check_all, check_same_data, check_unchanged
-from orchestrator.run.prepare import begin_base
+from orchestrator.run.prepare import begin_base, staged
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.tracking.address import recorded_address, tracking_of
 from selmix import METHOD
@@ -148,8 +148,9 @@ def launch_sweep(
         # A sweep that was judged is only sent again.
         needed = cluster if state.exit_code is None else None
         pool = ready.enter_context(local_pool(size if state.exit_code is None else 1))
+        mapped = None if pool is None else staged(folder, data, copied=False)
         # Before the driver opens MLflow, which takes as long.
-        base = begin_base(spec, data, folder, pool)
+        base = begin_base(spec, mapped, folder, pool)
         # Imported here, because a refusal above needs neither MLflow nor Ray, and Ray reads its environment on import.
         from orchestrator.run.driver import Driver, Launch
 
@@ -164,6 +165,7 @@ def launch_sweep(
             cluster,
             ray,
             pool,
+            mapped,
             base,
             command or again,
             further or again,

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from orchestrator.build.base_model import base_model, base_model_aside, initial_state, torch_threads
 from orchestrator.build.selection import selection_rules
 from orchestrator.cluster.address import Cluster
-from orchestrator.cluster.local_pool import LocalPool
+from orchestrator.cluster.local_pool import LocalPool, ProcessLost
 from orchestrator.errors import NoFeasibleTrial
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import BaseFacts, BestHead, DataFacts, TrialRecord
@@ -35,6 +34,9 @@ from trainables.staged import StagedData
 
 FitHeads = Callable[[HeadJob], FittedHeads]
 """Function that fits heads somewhere: in this process, or on a worker."""
+
+BaseToCome = Callable[[], tuple[State, BaseFacts]]
+"""Function that waits for a base model whose training has begun."""
 
 
 @dataclass(frozen=True)
@@ -86,28 +88,28 @@ def prepare(spec: SweepSpec, data: SweepData, folder: RunFolder) -> Prepared:
 
 
 def begin_base(
-    spec: SweepSpec, data: SweepData, folder: RunFolder, pool: LocalPool | None
-) -> Future[tuple[State, BaseFacts]] | None:
+    spec: SweepSpec, data: StagedData | None, folder: RunFolder, pool: LocalPool | None
+) -> BaseToCome | None:
     """Begin to train the base model in a process of a pool, so that the driver can do other things.
 
     Args:
         spec: specification of the sweep.
-        data: of the sweep.
+        data: of the sweep, for the processes of the pool; None without any.
         folder: that keeps the base model.
         pool: of processes; None without any.
     Returns:
-        The base model to come; None where the driver gets it itself: it has no pool, need not train, or would have to
-        write large data first.
+        Function that waits for it; None where the driver gets it itself: it has no pool, or need not train.
     """
     known = folder.store.current(folder.base_weights).is_file()
-    if pool is None or known or spec.recipe is None or _is_large(spec, data):
+    if pool is None or data is None or spec.recipe is None or known:
         return None
     shared = Shared(data, {}, {}, threads=spec.resources.cpu, gpu=0.0)
-    return pool.begin(base_model_aside, shared, spec)
+    piece = pool.start(base_model_aside, shared, spec)
+    return None if piece is None else partial(pool.result, piece)
 
 
 def prepare_base(
-    spec: SweepSpec, data: SweepData, folder: RunFolder, begun: Future[tuple[State, BaseFacts]] | None = None
+    spec: SweepSpec, data: SweepData, folder: RunFolder, begun: BaseToCome | None = None
 ) -> Prepared:
     """Train or load the base model.
 
@@ -120,9 +122,8 @@ def prepare_base(
         PreflightError: a checkpoint cannot be used.
     """
     try:
-        found = None if begun is None else begun.result()
-    except BrokenProcessPool:
-        # The pool says so where it is used next.
+        found = None if begun is None else begun()
+    except ProcessLost:
         found = None
     if found is None:
         # One and two torch threads give different bits, so the driver uses as many as a worker.
@@ -176,7 +177,7 @@ def shared_by_runs(
     prepared: Prepared,
     folder: RunFolder,
     cluster: Cluster | None,
-    side_by_side: bool = False,
+    mapped: StagedData | None = None,
 ) -> Shared:
     """Bundle what workers read.
 
@@ -185,11 +186,14 @@ def shared_by_runs(
         prepared: by the driver.
         folder: of the sweep.
         cluster: that runs the sweep; None for this machine without Ray.
-        side_by_side: without a cluster, True where processes of this machine read it, and not this process alone.
+        mapped: without a cluster, the data for processes of this machine; None for this process alone.
     """
+    data: SweepData | StagedData = prepared.data if mapped is None else mapped
     # In this process there is nothing to send the data to.
-    is_sent = cluster is not None or side_by_side
-    data = staged(spec, prepared.data, folder, cluster) if is_sent else prepared.data
+    if cluster is not None and bytes_of(prepared.data) > spec.resources.stage_above_mb * 1e6:
+        # Only a file on a disk of the machine can be mapped.
+        is_elsewhere = folder.store.filesystem() is not None or not cluster.is_private
+        data = staged(folder, prepared.data, copied=is_elsewhere)
     return Shared(
         data, prepared.bases, prepared.rules, threads=spec.resources.cpu, gpu=spec.resources.gpu,
         filesystem=folder.store.filesystem(),
@@ -198,31 +202,19 @@ def shared_by_runs(
     )  # fmt: skip
 
 
-def staged(
-    spec: SweepSpec, data: SweepData, folder: RunFolder, cluster: Cluster | None
-) -> SweepData | StagedData:
-    """Data as they are sent to workers: as they are, or staged in a file.
+def staged(folder: RunFolder, data: SweepData, copied: bool) -> StagedData:
+    """Stage data in a file of the run folder, where workers read them.
 
-    Above ``resources.stage_above_mb`` they are staged in the run folder. On a cluster each node copies the file to its
-    own disk; a process of this machine maps it where it lies.
+    On a cluster each node copies the file to its own disk; a process of this machine maps it where it lies.
 
     Args:
-        spec: specification of the sweep.
-        data: of the sweep.
         folder: of the sweep.
-        cluster: that runs the sweep; None for this machine without Ray.
+        data: of the sweep.
+        copied: True if nodes copy it.
     """
-    if not _is_large(spec, data):
-        return data
     digest = save_data(folder.staged_data, data)
     folder.store.publish(folder.staged_data)
-    # Only a file on a disk of the machine can be mapped.
-    is_elsewhere = folder.store.filesystem() is not None or (cluster is not None and not cluster.is_private)
-    return StagedData(folder.address_of(folder.staged_data), digest, copied=is_elsewhere)
-
-
-def _is_large(spec: SweepSpec, data: SweepData) -> bool:
-    return bytes_of(data) > spec.resources.stage_above_mb * 1e6
+    return StagedData(folder.address_of(folder.staged_data), digest, copied)
 
 
 # -- the best head, handed up --------------------------------------------------------------------------------

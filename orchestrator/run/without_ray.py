@@ -5,14 +5,10 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from orchestrator.build.base_model import torch_threads
-from orchestrator.cluster.local_pool import LocalPool
-from orchestrator.messages import first_line
+from orchestrator.cluster.local_pool import LocalPool, ProcessLost
 from orchestrator.records.folder import RunFolder
 from orchestrator.run.drain import Drained
 from orchestrator.run.execution import Assignment, Dispatcher, WorkerResources
@@ -155,40 +151,33 @@ class PoolExecutor(InProcessExecutor):
         self, work: Callable[[Shared, J, float], T], jobs: Sequence[J]
     ) -> Iterator[tuple[int, T | Exception]]:
         """Places of the pieces of work as they end, each with what it returned or raised; fewer in a drain."""
-        waiting, running, again = deque(range(len(jobs))), dict[Future[T], int](), list[int]()
+        waiting, running, again = deque(range(len(jobs))), dict[int, int](), list[int]()
         while (waiting or running) and not self._draining():
             # Not more than there are processes: one that waits for a long piece could not go elsewhere.
-            while waiting and len(running) < self._pool.size:
-                place = waiting.popleft()
-                running[self._pool.submit(work, self.shared, jobs[place])] = place
+            while waiting and self._pool.has_idle:
+                piece = self._pool.start(work, self.shared, jobs[waiting[0]])
+                if piece is not None:
+                    running[piece] = waiting.popleft()
+            if not running:
+                break
             # With a timeout, so that a drain is seen while they work.
-            for future in futures.wait(running, LOOK_S, futures.FIRST_COMPLETED).done:
-                place = running.pop(future)
-                try:
-                    end: T | Exception = future.result()
-                except BrokenProcessPool as error:
-                    # One that dies in a drain was killed with the sweep.
-                    if self._draining():
-                        return
+            for piece, end in self._pool.ended(LOOK_S):
+                place = running.pop(piece)
+                if isinstance(end, ProcessLost):
                     self._report(
-                        f"a process of this machine was lost: {first_line(error)}; its work is done again"
+                        f"a process of this machine was lost: {end}; its work is done again in this one"
                     )
-                    self._pool.restart()
-                    again += [place, *running.values()]
-                    running.clear()
-                    break
-                except Exception as error:
-                    if RunOutcome.of_error(error).kind == "out_of_memory":
-                        again.append(place)
-                        continue
-                    end = error
-                yield place, end
-        for place in again:
+                    again.append(place)
+                elif isinstance(end, Exception) and RunOutcome.of_error(end).kind == "out_of_memory":
+                    again.append(place)
+                else:
+                    yield place, end
+        # With nothing beside it; all of it, where no process is left.
+        for place in [*again, *waiting]:
             if self._draining():
                 return
             with torch_threads(self.shared.threads):
                 try:
-                    end = work(self.shared, jobs[place], self.shared.gpu)
+                    yield place, work(self.shared, jobs[place], self.shared.gpu)
                 except Exception as error:
-                    end = error
-            yield place, end
+                    yield place, error

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -89,13 +93,13 @@ def executor(
 
 
 def processes_of(pid: int) -> list[int]:
-    """The server of a process and those that were forked off it; a zombie has no command line."""
+    """The first process of the pool of a process and those that were forked off it; a zombie has no command line."""
     parents = {}
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             command = (folder / "cmdline").read_text()
             after_name = (folder / "stat").read_text().rpartition(")")[2].split()
-            if "forkserver" in command:
+            if "local_worker" in command:
                 parents[int(folder.name)] = int(after_name[1])
     servers = {child for child, parent in parents.items() if parent == pid}
     return [child for child, parent in parents.items() if child in servers or parent in servers]
@@ -146,16 +150,18 @@ def test_the_work_of_a_process_that_dies_is_done_again_here(tmp_path: Path) -> N
     assert "a process of this machine was lost" in said[0]
 
 
-def test_a_process_that_dies_without_work_is_started_anew(tmp_path: Path) -> None:
+def test_processes_that_die_without_work_leave_it_to_the_others_or_to_this_one(tmp_path: Path) -> None:
     said: list[str] = []
     with local_pool(2) as pool:
         assert pool is not None
         works = executor(pool, tmp_path, said=said)
-        pids = {pid for _, pid, _ in works.tasks(square, [1, 2, 3, 4], "x")}
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(1)
-        assert [value for value, *_ in works.tasks(square, [1, 2, 3], "x")] == [1, 4, 9]
+        one, other = {pid for _, pid, _ in works.tasks(square, [1, 2, 3, 4], "x")}
+        os.kill(one, signal.SIGKILL)
+        time.sleep(0.5)
+        assert works.tasks(square, [1, 2, 3], "x") == [(value, other, 1.0) for value in (1, 4, 9)]
+        os.kill(other, signal.SIGKILL)
+        time.sleep(0.5)
+        assert works.tasks(square, [1, 2, 3], "x") == [(value, os.getpid(), 1.0) for value in (1, 4, 9)]
     assert said == []
 
 
@@ -165,6 +171,52 @@ def test_a_piece_that_runs_out_of_memory_is_done_once_more_alone(tmp_path: Path)
         found = executor(pool, tmp_path).tasks(starve_elsewhere, list(range(3)), "x")
     assert [value for value, _ in found] == [0, 1, 2]
     assert found[1][1] == 1  # with the threads of a worker
+
+
+class Odd(Exception):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def raise_odd(_shared: Shared, _job: int, _gpu: float) -> None:
+    raise Odd("this", "that")
+
+
+def test_an_error_that_cannot_be_read_again_is_told_in_its_words(tmp_path: Path) -> None:
+    """Pickle sends its text alone, with which it cannot be made again."""
+    said: list[str] = []
+    with local_pool(2) as pool:
+        assert pool is not None
+        with pytest.raises(RuntimeError, match=r"^Odd: this and that$") as caught:
+            executor(pool, tmp_path, said=said).tasks(raise_odd, [0], "x")
+    assert said == []
+    assert "in raise_odd" in "".join(traceback.format_exception(caught.value))
+
+
+def many_tensors(_shared: Shared, job: int, _gpu: float) -> list[torch.Tensor]:
+    return [torch.full((3,), float(job)) for _ in range(400)]
+
+
+def test_tensors_take_no_open_files(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 60, before[1]))
+    try:
+        with local_pool(2) as pool:
+            assert pool is not None
+            found = executor(pool, tmp_path).tasks(many_tensors, [1, 2, 3], "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert [len(each) for each in found] == [400] * 3
+    assert all(bool((tensor == 2).all()) for tensor in found[1])
+
+
+def test_processes_of_the_users_own_are_left_alone(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as own:
+        assert own.submit(abs, -1).result() == 1
+        with local_pool(2) as pool:
+            assert pool is not None
+            executor(pool, tmp_path).tasks(square, [1, 2], "x")
+        assert own.submit(abs, -2).result() == 2
 
 
 def test_a_drain_ends_pieces_at_once(tmp_path: Path) -> None:
@@ -184,9 +236,9 @@ SCRIPT = """
 
     print("the script runs", flush=True)  # without `if __name__ == "__main__"`, as users write it
     pool = LocalPool(2)
-    print(pool.submit(square, SHARED, 3).result()[0], flush=True)
+    print(pool.result(pool.start(square, SHARED, 3))[0], flush=True)
     for _ in range(2):
-        pool.submit(wait_long, SHARED, 0)
+        pool.start(wait_long, SHARED, 0)
     time.sleep(600)
 """
 

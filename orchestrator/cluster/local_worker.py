@@ -1,0 +1,100 @@
+"""Program of the processes of :mod:`orchestrator.cluster.local_pool`: one imports torch, and forks the others.
+
+None of them imports the script that started the sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
+from typing import Any
+
+IMPORTED_ONCE = ("torch._dynamo", "trainables.baseline", "trainables.heads", "trainables.screen")
+"""What the work needs; torch imports its compiler as soon as there is an optimizer, which takes a second."""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An exception on its way to the driver.
+
+    Attributes:
+        error: as bytes; None of one that cannot be sent, or not be read again.
+        kind: name of its class.
+        message: its text.
+        details: its traceback.
+    """
+
+    error: bytes | None
+    kind: str
+    message: str
+    details: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Raised:
+        try:
+            sent = pickle.dumps(error)
+            # An exception that takes other arguments than it passes on is written, and cannot be read.
+            pickle.loads(sent)
+        except Exception:
+            sent = None
+        details = "".join(traceback.format_exception(error))
+        return cls(sent, type(error).__name__, str(error), details)
+
+
+def main(alive: int, ends: Sequence[int]) -> None:
+    """Fork a process for each connection, and end with the last of them.
+
+    Args:
+        alive: descriptor of a pipe that ends with the driver.
+        ends: descriptors of the connections.
+    """
+    for name in IMPORTED_ONCE:
+        import_module(name)
+    # What is there now is never freed: the processes share it.
+    gc.freeze()
+    for end in ends:
+        if not os.fork():
+            for other in ends:
+                if other != end:
+                    os.close(other)
+            threading.Thread(target=_end_with_driver, args=(alive,), daemon=True).start()
+            serve(Connection(end))
+            os._exit(0)
+    for end in ends:
+        os.close(end)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def serve(connection: Connection) -> None:
+    """Do pieces of work as they come, until the driver closes its end.
+
+    Args:
+        connection: to the driver.
+    """
+    shared: Any = None
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            work, job, new = pickle.loads(connection.recv_bytes())
+            shared = shared if new is None else new
+            try:
+                # As bytes and not as torch sends tensors to a process, which takes an open file for each.
+                done = pickle.dumps(work(shared, job, 0.0))
+            except BaseException as error:
+                done = pickle.dumps(Raised.of(error))
+            connection.send_bytes(done)
+
+
+def _end_with_driver(alive: int) -> None:
+    """End this process in the midst of its work once the driver is gone, however it ended."""
+    os.read(alive, 1)
+    os._exit(0)
