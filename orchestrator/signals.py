@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Batch systems send SIGUSR1 before the time limit; left alone it would kill the process."""
@@ -22,6 +26,7 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__()
+        self.number = number
         self.exit_code = exit_code_after(number)
 
 
@@ -34,7 +39,44 @@ def stopped_by_signals() -> Iterator[None]:
 
     before = {number: signal.signal(number, stop) for number in STOPPING}
     try:
-        yield
+        with raised_again(Stopped, lambda stopped: signal_soon(stopped.number)):
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+@contextlib.contextmanager
+def raised_again(kind: type[E], again: Callable[[E], None]) -> Iterator[None]:
+    """See to an exception of a signal's handler that nobody sees.
+
+    A handler runs wherever the main thread is: in the midst of a ``__del__``, or of a callback of the garbage
+    collector, what it raises is printed, and forgotten.
+
+    Args:
+        kind: of the exception.
+        again: called with it; must let the handler run again, later.
+    """
+    hook = sys.unraisablehook
+
+    def seen(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, kind):
+            again(unraisable.exc_value)
+        else:
+            hook(unraisable)
+
+    sys.unraisablehook = seen
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+def signal_soon(number: int) -> None:
+    """Send a signal to this process, once what it does now is over."""
+    timer = threading.Timer(0.02, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()

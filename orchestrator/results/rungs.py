@@ -135,7 +135,10 @@ def step_line(objective: str, metric: str, step: RungStep) -> str:
         # What already won below goes on winning; another row takes over because it is the cheapest that is near.
         how = "still wins" if step.wins == step.over else "wins: it is cheaper, and within the margin"
         wins = f"; {name_of_row(step.wins)} {how}"
-    room = "" if step.room is None else f"; room above {number(step.room, unit)}{unit.difference}"
+    room = ""
+    if step.room is not None:
+        # From the value, which the score is not.
+        room = f"; room above its {metric} on select {number(step.room, unit)}{unit.difference}"
     # Where an added gain is known its half-width says what these samples can tell apart.
     if step.room is not None and step.added is not None:
         told = step.added.value - step.added.low

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -16,7 +17,14 @@ from orchestrator.records.leases.lease import Lease
 from orchestrator.records.stop_request import StopRequest, stop_request
 from orchestrator.records.store import runs_flag
 from orchestrator.records.types import SweepState
-from orchestrator.signals import STOPPING, exit_code_after
+from orchestrator.signals import (
+    STOPPING,
+    Stopped,
+    exit_code_after,
+    raised_again,
+    signal_soon,
+    stopped_by_signals,
+)
 from orchestrator.table import paragraph, sentence
 
 OVERDUE_S = 12.0
@@ -26,9 +34,39 @@ LOOK_EVERY_S = 1.0
 """Seconds between two looks for a request to stop, where the store needs no longer."""
 
 
+TERMINAL_GONE = "the terminal is gone, the sweep goes on; `selmix stop` stops it"
+
+
 # A BaseException, so that no ``except Exception`` on the way swallows it.
 class Drained(BaseException):
     """Request to leave at once: the sweep drains, and no run is alive."""
+
+
+@contextlib.contextmanager
+def stopped_at_once(progress: Progress, command: str) -> Iterator[None]:
+    """Let a signal end a launch while its driver does not listen yet, or no more: nothing is under way then.
+
+    A terminal that closes does not end it, as it does not end a driver.
+
+    Args:
+        progress: says how to go on.
+        command: that resumes the sweep.
+    Raises:
+        Stopped: a signal came.
+    """
+    # Handlers are set in the main thread alone.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, lambda *_: progress.say(TERMINAL_GONE))
+    try:
+        with stopped_by_signals():
+            yield
+    except Stopped:
+        progress.say(f"stopped: what is finished is kept; {command}: resume")
+        raise
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def kept_text(folder: RunFolder, state: SweepState, command: str, width: int | None) -> str:
@@ -84,10 +122,14 @@ class Drain:
         self._before: dict[int, Any] = {}
         self._over = threading.Event()
         self._watch: threading.Thread | None = None
+        self._unseen = False
+        self._raised = contextlib.ExitStack()
         self.at_once = True
 
     def listen(self) -> None:
         """Install the signal handlers."""
+        self._raised.close()
+        self._raised.enter_context(raised_again(Drained, self._on_unseen))
         for number in STOPPING:
             before = signal.signal(number, self._on_signal)
             # The first call holds: on the second one the handler before is ours or Ray's.
@@ -121,10 +163,16 @@ class Drain:
             self._watch.join()
         if self._deadline is not None:
             self._deadline.cancel()
+        self._raised.close()
         for number, before in self._before.items():
             signal.signal(number, before)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._unseen:
+            self._unseen = False
+            if self.at_once:
+                raise Drained
+            return
         # The second signal: whoever sends it does not want to wait for the drain.
         if self._signal is not None:
             raise KeyboardInterrupt
@@ -138,8 +186,12 @@ class Drain:
         if self.at_once:
             raise Drained
 
+    def _on_unseen(self, _drained: Drained) -> None:
+        self._unseen = True
+        signal_soon(self._signal or signal.SIGTERM)
+
     def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
-        self._progress.say("the terminal is gone, the sweep goes on; `selmix stop` stops it")
+        self._progress.say(TERMINAL_GONE)
 
     def is_requested(self) -> bool:
         """True once the sweep is to stop."""

@@ -22,7 +22,7 @@ from orchestrator.cluster.code_package import sweep_package
 from orchestrator.cluster.concurrency import local_resources
 from orchestrator.cluster.doctor import check_cluster
 from orchestrator.cluster.local_pool import local_pool, local_processes
-from orchestrator.cluster.ray_session import connecting, ray_environment, sigterm_is_pythons
+from orchestrator.cluster.ray_session import connecting, ray_environment
 from orchestrator.errors import TooManyFailures, UsageError
 from orchestrator.progress import Progress
 from orchestrator.provenance import Submission, submission
@@ -31,6 +31,7 @@ from orchestrator.records.leases.lease import acquire, check_free
 from orchestrator.records.logs import append_log
 from orchestrator.records.store import Store, runs_flag
 from orchestrator.records.types import ClusterFacts, SweepState, new_sweep_id
+from orchestrator.run.drain import stopped_at_once
 from orchestrator.run.preflight import check_all, check_same_data, check_unchanged
 from orchestrator.run.prepare import begin_base, staged
 from orchestrator.spec.schema import SweepSpec
@@ -128,7 +129,9 @@ def launch_sweep(
         check_cluster(spec, store, cluster)
     roots = roots_of(references_in(spec.resolved()))
     environment = contextlib.nullcontext() if cluster is None else ray_environment(cluster, roots)
-    with acquire(folder) as lease, sigterm_is_pythons(), environment, contextlib.ExitStack() as ready:
+    again = f"selmix launch {file}{runs_flag(store.shown)}"
+    stopped = stopped_at_once(progress, command or again)
+    with acquire(folder) as lease, stopped, environment, contextlib.ExitStack() as ready:
         # Another driver may have changed the folder before the lease was taken.
         folder.refresh()
         progress.keep(partial(append_log, folder, folder.log_path))
@@ -144,7 +147,6 @@ def launch_sweep(
         progress.say(f"{spec.name}: started {where}, driven by process {holder.pid} on {holder.host}")
         for line in told:
             progress.say(f"{spec.name}: {line}")
-        again = f"selmix launch {file}{runs_flag(store.shown)}"
         # A sweep that was judged is only sent again.
         needed = cluster if state.exit_code is None else None
         pool = ready.enter_context(local_pool(size if state.exit_code is None else 1))

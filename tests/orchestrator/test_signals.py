@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
+import time
 
 import pytest
 
@@ -33,3 +35,37 @@ def test_handlers_are_restored_whatever_the_block_does() -> None:
         assert signal.getsignal(signal.SIGUSR1) not in before
         raise ZeroDivisionError
     assert [signal.getsignal(number) for number in STOPPING] == before
+
+
+class Collected:
+    """Its end is a place where Python prints exceptions, and forgets them."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def collect_and_wait() -> None:
+    Collected()
+    time.sleep(10)
+
+
+def test_a_stop_that_python_forgets_comes_again(capfd: pytest.CaptureFixture[str]) -> None:
+    hook = sys.unraisablehook
+    with pytest.raises(Stopped) as stopped, stopped_by_signals():
+        collect_and_wait()
+    assert stopped.value.exit_code == 143
+    assert "Exception ignored" not in capfd.readouterr().err
+    assert sys.unraisablehook is hook
+
+
+def test_what_else_python_forgets_is_printed_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+
+    class Wrong:
+        def __del__(self) -> None:
+            raise ValueError("no stop")
+
+    with stopped_by_signals():
+        Wrong()
+    assert [str(each.exc_value) for each in seen] == ["no stop"]

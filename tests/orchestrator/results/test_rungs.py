@@ -234,7 +234,7 @@ def test_the_line_of_a_rung_says_what_it_added_and_whether_the_next_can_show_any
         "scores", "o/baseline/plug_in", "plug_in", 0.5, 1.25, None, None, "o/baseline/plug_in", 0.45
     )
     assert step_line("o", "min_recall", lowest) == (
-        "o: rung scores: best plug_in, score 50.0; 1.2 s of work; room above 45.0 pp"
+        "o: rung scores: best plug_in, score 50.0; 1.2 s of work; room above its min_recall on select 45.0 pp"
     )
     head = replace(
         lowest, rung="head", best="o/baseline/balanced_head", approach="balanced_head", over=lowest.best,
@@ -242,12 +242,13 @@ def test_the_line_of_a_rung_says_what_it_added_and_whether_the_next_can_show_any
     )  # fmt: skip
     assert step_line("o", "min_recall", head) == (
         "o: rung head: best balanced_head, score 50.0; plug_in below it: +4.0 [-6.0, +13.0] pp on select; "
-        "1.2 s of work; room above 45.0 pp, of which less than about 10.0 is not told apart on these samples"
+        "1.2 s of work; room above its min_recall on select 45.0 pp, of which less than about 10.0 "
+        "is not told apart on these samples"
     )
     full = replace(head, wins=lowest.best, room=0.08)
     assert step_line("o", "min_recall", full).endswith(
-        "; plug_in still wins; 1.2 s of work; room above 8.0 pp, less than these samples can tell apart: a dearer rung "
-        "cannot show that it pays"
+        "; plug_in still wins; 1.2 s of work; room above its min_recall on select 8.0 pp, less than these samples "
+        "can tell apart: a dearer rung cannot show that it pays"
     )
     assert step_line("o", "own:gain", replace(lowest, room=None)).endswith("1.2 s of work")
     # A row that did not win before does not win "still".

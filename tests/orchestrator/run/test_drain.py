@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,8 @@ from orchestrator.records.leases.on_disk import Holder
 from orchestrator.records.stop_request import request_stop
 from orchestrator.records.types import SweepState, TrialRecord
 from orchestrator.run import drain as module
-from orchestrator.run.drain import Drain, Drained, kept_text
-from orchestrator.signals import STOPPING
+from orchestrator.run.drain import Drain, Drained, kept_text, stopped_at_once
+from orchestrator.signals import STOPPING, Stopped
 
 HOLDER = Holder("host", 1, "", 0.0, "token")
 
@@ -51,6 +52,35 @@ def test_before_runs_are_alive_a_signal_ends_what_is_under_way(driven: Driven) -
         signal.raise_signal(signal.SIGINT)
     assert driven.drain.is_requested()
     assert not issubclass(Drained, Exception)  # no `except Exception` on the way swallows it
+
+
+def test_a_drain_that_python_forgets_comes_again_and_is_no_second_signal(driven: Driven) -> None:
+    class Collected:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def collect_and_wait() -> None:
+        Collected()  # it ends at once, where Python prints exceptions and forgets them
+        time.sleep(10)
+
+    with pytest.raises(Drained):
+        collect_and_wait()
+    assert driven.drain.exit_code == 130
+
+
+def test_a_signal_before_the_driver_listens_says_how_to_go_on() -> None:
+    def lose_the_terminal_and_the_time() -> None:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGUSR1)
+
+    stream = io.StringIO()
+    with pytest.raises(Stopped) as stopped, stopped_at_once(Progress(stream=stream), "selmix launch f.yaml"):
+        lose_the_terminal_and_the_time()
+    assert stopped.value.exit_code == 143
+    assert stream.getvalue().splitlines() == [
+        "the terminal is gone, the sweep goes on; `selmix stop` stops it",
+        "stopped: what is finished is kept; selmix launch f.yaml: resume",
+    ]
 
 
 def test_the_second_signal_stops_at_once(driven: Driven) -> None:

@@ -10,17 +10,19 @@ import torch
 
 from orchestrator.build.data import load_data
 from orchestrator.cluster.address import Cluster
+from orchestrator.cluster.local_pool import ProcessLost, local_pool
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.object_store import ObjectStore
 from orchestrator.records.store import LocalStore
 from orchestrator.records.synced_folder import SyncedStore
+from orchestrator.records.types import BaseFacts
 from orchestrator.run import prepare as module
-from orchestrator.run.prepare import prepare, shared_by_runs, staged
+from orchestrator.run.prepare import begin_base, prepare, prepare_base, shared_by_runs, staged
 from orchestrator.spec.checks import load_spec
 from orchestrator.spec.schema import SweepSpec
 from selmix.data.splits import SweepData
 from selmix.data.stored import bytes_of
-from selmix.weights import load_weights, save_weights, state_digest
+from selmix.weights import State, load_weights, save_weights, state_digest
 from tests.command import SMOKE
 from tests.fakes.servers import BUCKET, credentials, s3_server
 from trainables.heads import FittedHeads, HeadJob, fit_heads
@@ -154,14 +156,43 @@ def test_what_a_checkpoint_has_seen_is_not_known(data: SweepData, folder: RunFol
 def test_data_above_the_bound_are_staged_and_copied_by_nodes_of_a_cluster(
     data: SweepData, folder: RunFolder, cluster: Cluster
 ) -> None:
-    bound = bytes_of(data) / 1e6
-    assert staged(spec_of(f"resources.stage_above_mb={bound}"), data, folder, cluster) is data
+    bound, prepared = bytes_of(data) / 1e6, prepare(spec_of(), data, folder)
+    known = spec_of(f"resources.stage_above_mb={bound}")
+    assert shared_by_runs(known, prepared, folder, cluster).data is data
     assert not folder.staged_data.exists()
-    made = staged(spec_of(f"resources.stage_above_mb={bound * 0.999}"), data, folder, cluster)
+    above = spec_of(f"resources.stage_above_mb={bound * 0.999}")
+    made = shared_by_runs(above, prepared, folder, cluster).data
     assert isinstance(made, StagedData)
     assert (made.address, made.copied) == (str(folder.staged_data.absolute()), not cluster.is_private)
     opened = made.opened(None, folder.path / "node")
     assert torch.equal(opened.train.whole(), data.train.whole())
+
+
+def test_processes_of_this_machine_map_the_data_and_begin_with_the_base_model(
+    data: SweepData, folder: RunFolder
+) -> None:
+    mapped = staged(folder, data, copied=False)
+    alone = prepare_base(spec_of(), data, folder)
+    folder.base_weights.unlink()
+    with local_pool(2) as pool:
+        begun = begin_base(spec_of(), mapped, folder, pool)
+        assert begun is not None
+        aside = prepare_base(spec_of(), data, folder, begun)
+        # It is there now: nothing is trained again.
+        assert begin_base(spec_of(), mapped, folder, pool) is None
+    assert aside.base.digest == alone.base.digest
+    assert begin_base(spec_of(), None, folder, None) is None
+    assert shared_by_runs(spec_of(), aside, folder, None, mapped).data is mapped
+
+
+def test_a_base_model_whose_process_is_lost_is_trained_here(data: SweepData, folder: RunFolder) -> None:
+    def lost() -> tuple[State, BaseFacts]:
+        raise ProcessLost("it was killed")
+
+    assert (
+        prepare_base(spec_of(), data, folder, lost).base.digest
+        == prepare_base(spec_of(), data, folder).base.digest
+    )
 
 
 def test_in_an_object_store_every_node_copies(
