@@ -6,6 +6,7 @@ The driver trains or reads the base model; the heads are a task of whoever runs 
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +15,8 @@ from orchestrator.build.base_model import base_model, base_model_aside, initial_
 from orchestrator.build.selection import selection_rules
 from orchestrator.cluster.address import Cluster
 from orchestrator.cluster.local_pool import LocalPool, ProcessLost
-from orchestrator.errors import NoFeasibleTrial
+from orchestrator.errors import NoFeasibleTrial, PreflightError
+from orchestrator.messages import first_line
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.types import BaseFacts, BestHead, DataFacts, TrialRecord
 from orchestrator.results.judge import Judge
@@ -211,8 +213,18 @@ def staged(folder: RunFolder, data: SweepData, copied: bool) -> StagedData:
         folder: of the sweep.
         data: of the sweep.
         copied: True if nodes copy it.
+    Raises:
+        PreflightError: the file cannot be written.
     """
-    digest = save_data(folder.staged_data, data)
+    try:
+        digest = save_data(folder.staged_data, data)
+    # On a full disk torch raises a RuntimeError of its own.
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(folder.staged_data.parent).free
+        raise PreflightError(
+            f"{folder.shown}: the data must lie in a file there while the sweep runs, {bytes_of(data) / 1e6:.1f} MB "
+            f"with {free / 1e6:.1f} MB free, got: {first_line(error)}; free space, or choose another folder with --runs"
+        ) from error
     folder.store.publish(folder.staged_data)
     return StagedData(folder.address_of(folder.staged_data), digest, copied)
 

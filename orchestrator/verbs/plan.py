@@ -21,6 +21,8 @@ from orchestrator.table import paragraph, sentence
 from orchestrator.verbs.plan_probe import Probe, measure, memory_warnings
 from selmix.baselines import BASELINES, baselines_for
 from selmix.baselines.catalogue import FINETUNE_FOLDS
+from selmix.data.splits import SweepData
+from selmix.data.stored import bytes_of
 
 START_S = 12.0
 """Start of Ray, its workers and the first imports, on a laptop."""
@@ -129,12 +131,20 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
         + baselines_s / workers,
         estimated_bytes=models * probe.weights_bytes
         + (trials + replicates) * probe.table_bytes
-        + probe.features_bytes,
+        + probe.features_bytes
+        + _staged_bytes(spec, store, data),
         free_bytes=shutil.disk_usage(existing).free,
         tracking_uri=masked(address),
         warnings=[*warnings_of(spec), *memory_warnings(probe.memory, spec.resources, concurrent)],
         preprocess=preprocess_keys(spec),
     )
+
+
+def _staged_bytes(spec: SweepSpec, store: Store, data: SweepData) -> int:
+    """Bytes of the file in which processes of this machine, or nodes, find the data."""
+    size = bytes_of(data)
+    in_processes = not needs_ray(spec, store, None) and not spec.resources.gpu
+    return size if in_processes or size > spec.resources.stage_above_mb * 1e6 else 0
 
 
 def _concurrent(spec: SweepSpec, cpus: float, gpus: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from orchestrator.build.data import load_data
 from orchestrator.cluster.address import Cluster
 from orchestrator.cluster.local_pool import ProcessLost, local_pool
+from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
 from orchestrator.records.object_store import ObjectStore
 from orchestrator.records.store import LocalStore
@@ -183,6 +185,18 @@ def test_processes_of_this_machine_map_the_data_and_begin_with_the_base_model(
     assert aside.base.digest == alone.base.digest
     assert begin_base(spec_of(), None, folder, None) is None
     assert shared_by_runs(spec_of(), aside, folder, None, mapped).data is mapped
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 8")])
+def test_data_that_cannot_be_written_are_one_line(
+    data: SweepData, folder: RunFolder, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "save_data", Mock(side_effect=error))
+    with pytest.raises(
+        PreflightError, match=r"must lie in a file there .* MB free, got: .*; free space"
+    ) as caught:
+        staged(folder, data, copied=False)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_base_model_whose_process_is_lost_is_trained_here(data: SweepData, folder: RunFolder) -> None:

@@ -40,6 +40,7 @@ def planned(
     })  # fmt: skip
     monkeypatch.setattr(module, "check_all", lambda *_: ("http://u:secret@h", SimpleNamespace(num_groups=0)))
     monkeypatch.setattr(module, "measure", lambda *_: probe)
+    monkeypatch.setattr(module, "bytes_of", lambda _: 70_000_000)
     monkeypatch.setattr(module, "local_resources", lambda: (8.0, 0.0))
     return plan_document(spec, LocalStore(runs))
 
@@ -98,6 +99,18 @@ def test_heads_count_once_per_objective(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert plan.estimated_s - less.estimated_s == pytest.approx(2 * 800.0 / 8)
     assert "heads at least 800.0 s of work per objective" in plan_text(plan, None)
     assert "heads" not in plan_text(less, None)
+
+
+def test_the_data_count_where_processes_find_them_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cheap, small = {"rungs": ["scores", "head"]}, {"resources": {"stage_above_mb": 69}}
+    plan = planned(monkeypatch, tmp_path, **cheap)
+    # With a GPU everything is done in one process.
+    alone = planned(monkeypatch, tmp_path, **cheap, resources={"gpu": 1})
+    assert plan.estimated_bytes - alone.estimated_bytes == 70_000_000
+    on_ray, in_memory = planned(monkeypatch, tmp_path, **small), planned(monkeypatch, tmp_path)
+    assert on_ray.estimated_bytes - in_memory.estimated_bytes == 70_000_000
 
 
 def test_the_screen_and_the_features_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
