@@ -17,8 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from orchestrator.cluster.capacity import Machine, fits
-from orchestrator.cluster.local_worker import Raised
-from orchestrator.signals import STOPPING
+from orchestrator.cluster.local_worker import BLOCKED, Raised
 from orchestrator.spec.sections import ResourceSection
 from trainables.shared import Shared
 
@@ -87,22 +86,35 @@ class LocalPool:
     """
 
     def __init__(self, size: int) -> None:
-        pairs = [multiprocessing.Pipe() for _ in range(size)]
-        theirs = [their_end.fileno() for _, their_end in pairs]
-        alive, self._alive = os.pipe()
-        arguments = json.dumps(sys.path), json.dumps([alive, theirs])
-        # A signal that a terminal or a batch system sends to all is the driver's, which drains.
-        with _blocked({*STOPPING, signal.SIGHUP}):
-            self._first = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, *arguments], stdin=subprocess.DEVNULL, pass_fds=[alive, *theirs],
-                start_new_session=True,
-            )  # fmt: skip
+        self.size, self._pieces = size, 0
+        self._packed: tuple[Shared, bytes] | None = None
+        self._begin(size)
+
+    def _begin(self, size: int) -> None:
+        with contextlib.ExitStack() as undone:
+            pairs = [multiprocessing.Pipe() for _ in range(size)]
+            theirs = [their_end.fileno() for _, their_end in pairs]
+            alive, self._alive = os.pipe()
+            for ours, their_end in pairs:
+                undone.callback(ours.close)
+                undone.callback(their_end.close)
+            for end in (alive, self._alive):
+                undone.callback(os.close, end)
+            # Python itself passes over what is no text.
+            paths = json.dumps([path for path in sys.path if isinstance(path, str)])
+            # A signal that comes before the first process can say that it is none of its own.
+            with _blocked(BLOCKED):
+                # -P: what lies in the working folder must not stand for a module of Python's.
+                self._first = subprocess.Popen(
+                    [sys.executable, "-P", "-c", _PROGRAM, paths, json.dumps([alive, theirs])],
+                    stdin=subprocess.DEVNULL, pass_fds=[alive, *theirs], start_new_session=True,
+                )  # fmt: skip
+            undone.pop_all()
         os.close(alive)
         self._processes = []
         for our_end, their_end in pairs:
             their_end.close()
             self._processes.append(_Process(our_end))
-        self._pieces = 0
 
     @property
     def has_idle(self) -> bool:
@@ -119,10 +131,11 @@ class LocalPool:
         Returns:
             Number of the piece; None where no process is left to take it.
         """
+        piece = pickle.dumps((work, job))
         while (process := next((each for each in self._processes if each.piece is None), None)) is not None:
-            message = pickle.dumps((work, job, None if process.shared is shared else shared))
             try:
-                process.connection.send_bytes(message)
+                process.connection.send_bytes(b"" if process.shared is shared else self._bytes_of(shared))
+                process.connection.send_bytes(piece)
             except OSError:
                 # It was lost while it had no work.
                 self._forget(process)
@@ -131,6 +144,11 @@ class LocalPool:
             self._pieces += 1
             return process.piece
         return None
+
+    def _bytes_of(self, shared: Shared) -> bytes:
+        if self._packed is None or self._packed[0] is not shared:
+            self._packed = (shared, pickle.dumps(shared))
+        return self._packed[1]
 
     def ended(self, timeout_s: float | None) -> list[tuple[int, Any]]:
         """Pieces of work that have ended, each with what it returned or with the error that it raised.
@@ -146,12 +164,14 @@ class LocalPool:
             process = by_connection[each]  # type: ignore[index]  # of those that were waited for
             piece, process.piece = process.piece, None
             try:
-                end = pickle.loads(process.connection.recv_bytes())
+                answer = process.connection.recv_bytes()
             except (EOFError, OSError):
                 self._forget(process)
-                end = ProcessLost("it was killed, or ran out of memory")
+                end: Any = ProcessLost("it crashed, was killed, or ran out of memory")
+            else:
+                end = _read(answer)
             if piece is not None:
-                found.append((piece, _error_of(end) if isinstance(end, Raised) else end))
+                found.append((piece, end))
         return found
 
     def result(self, piece: int) -> Any:
@@ -167,6 +187,20 @@ class LocalPool:
                     raise end
                 if ended == piece:
                     return end
+
+    def renew(self, size: int) -> None:
+        """End the processes, whatever they do, and start others.
+
+        Args:
+            size: number of the new ones.
+        """
+        self.close()
+        self._begin(size)
+
+    @property
+    def is_whole(self) -> bool:
+        """True if there are as many processes as the pool began with."""
+        return len(self._processes) == self.size
 
     def close(self) -> None:
         """End the processes at once, whatever they do."""
@@ -205,9 +239,17 @@ def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _error_of(raised: Raised) -> Exception:
-    error = None if raised.error is None else pickle.loads(raised.error)
+def _read(answer: bytes) -> Any:
+    """What a piece of work returned, or the error that it raised, or that keeps its answer from being read."""
+    try:
+        end = pickle.loads(answer)
+        if not isinstance(end, Raised):
+            return end
+        error = None if end.error is None else pickle.loads(end.error)
+    except Exception as unreadable:
+        return unreadable
     if not isinstance(error, Exception):
-        error = RuntimeError(f"{raised.kind}: {raised.message}")
-    error.__cause__ = WorkerTraceback(raised.details)
+        # One that cannot be sent is told by the name that it has.
+        error = type(end.kind, (RuntimeError,), {})(end.message)
+    error.__cause__ = WorkerTraceback(end.details)
     return error

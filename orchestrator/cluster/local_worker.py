@@ -9,6 +9,7 @@ import contextlib
 import gc
 import os
 import pickle
+import signal
 import threading
 import traceback
 from collections.abc import Sequence
@@ -17,8 +18,14 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
+from orchestrator.signals import STOPPING
+
 IMPORTED_ONCE = ("torch._dynamo", "trainables.baseline", "trainables.heads", "trainables.screen")
 """What the work needs; torch imports its compiler as soon as there is an optimizer, which takes a second."""
+
+
+BLOCKED = {*STOPPING, signal.SIGHUP}
+"""Signals of a terminal or a batch system, which go to all processes: they are the driver's, which drains."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,10 @@ def main(alive: int, ends: Sequence[int]) -> None:
         alive: descriptor of a pipe that ends with the driver.
         ends: descriptors of the connections.
     """
+    # Blocked since the driver started this process. Handlers of nothing, since what the work starts has its own again.
+    for number in BLOCKED:
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
     for name in IMPORTED_ONCE:
         import_module(name)
     # What is there now is never freed: the processes share it.
@@ -84,9 +95,10 @@ def serve(connection: Connection) -> None:
     shared: Any = None
     with contextlib.suppress(EOFError, OSError):
         while True:
-            work, job, new = pickle.loads(connection.recv_bytes())
-            shared = shared if new is None else new
+            new, piece = connection.recv_bytes(), connection.recv_bytes()
             try:
+                shared = pickle.loads(new) if new else shared
+                work, job = pickle.loads(piece)
                 # As bytes and not as torch sends tensors to a process, which takes an open file for each.
                 done = pickle.dumps(work(shared, job, 0.0))
             except BaseException as error:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from orchestrator.build.base_model import torch_threads
 from orchestrator.cluster.local_pool import LocalPool, ProcessLost
+from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
 from orchestrator.run.drain import Drained
 from orchestrator.run.execution import Assignment, Dispatcher, WorkerResources
@@ -110,8 +111,8 @@ class InProcessExecutor:
 class PoolExecutor(InProcessExecutor):
     """Executor that does everything but runs side by side, in the processes of a pool.
 
-    A piece of work whose process dies, or that runs out of memory, is done once more in this process, with nothing
-    beside it.
+    A piece of work whose process dies, or that runs out of memory, is done once more in a new process with nothing
+    beside it. One that is lost there too has failed, and takes nothing with it.
 
     Args:
         folder: records of the sweep.
@@ -132,17 +133,24 @@ class PoolExecutor(InProcessExecutor):
         """Do pieces of work side by side; an error is the launch's own."""
         done: dict[int, T] = {}
         for place, end in self._side_by_side(work, jobs):
+            if isinstance(end, ProcessLost):
+                raise PreflightError(
+                    f"{what}: a process of this machine must be able to do it, with nothing beside it, got: {end}; "
+                    "free memory, then launch again"
+                )
             if isinstance(end, BaseException):
                 raise end
             done[place] = end
-        if self._draining():
+        if len(done) < len(jobs):
             raise Drained
         return [done[place] for place in range(len(jobs))]
 
     def fit(self, jobs: Sequence[BaselineJob]) -> Iterator[tuple[BaselineJob, BaselineReport | RunOutcome]]:
         """Fit baselines side by side, and yield each with its report or with its failure."""
         for place, end in self._side_by_side(make_baseline, jobs):
-            if isinstance(end, Exception):  # the baseline's own: its row says so
+            if isinstance(end, ProcessLost):
+                yield jobs[place], RunOutcome.of_error(None)
+            elif isinstance(end, Exception):  # the baseline's own: its row says so
                 yield jobs[place], RunOutcome.of_error(end, "".join(traceback.format_exception(end)))
             else:
                 yield jobs[place], end
@@ -151,6 +159,8 @@ class PoolExecutor(InProcessExecutor):
         self, work: Callable[[Shared, J, float], T], jobs: Sequence[J]
     ) -> Iterator[tuple[int, T | Exception]]:
         """Places of the pieces of work as they end, each with what it returned or raised; fewer in a drain."""
+        if not self._pool.is_whole:
+            self._pool.renew(self._pool.size)
         waiting, running, again = deque(range(len(jobs))), dict[int, int](), list[int]()
         while (waiting or running) and not self._draining():
             # Not more than there are processes: one that waits for a long piece could not go elsewhere.
@@ -159,25 +169,34 @@ class PoolExecutor(InProcessExecutor):
                 if piece is not None:
                     running[piece] = waiting.popleft()
             if not running:
+                # No process is left.
+                again += waiting
                 break
             # With a timeout, so that a drain is seen while they work.
             for piece, end in self._pool.ended(LOOK_S):
                 place = running.pop(piece)
                 if isinstance(end, ProcessLost):
                     self._report(
-                        f"a process of this machine was lost: {end}; its work is done again in this one"
+                        f"a process of this machine was lost: {end}; its work is done once more, alone"
                     )
                     again.append(place)
                 elif isinstance(end, Exception) and RunOutcome.of_error(end).kind == "out_of_memory":
                     again.append(place)
                 else:
                     yield place, end
-        # With nothing beside it; all of it, where no process is left.
-        for place in [*again, *waiting]:
-            if self._draining():
-                return
-            with torch_threads(self.shared.threads):
-                try:
-                    yield place, work(self.shared, jobs[place], self.shared.gpu)
-                except Exception as error:
-                    yield place, error
+        if not self._draining():
+            yield from self._alone(work, jobs, again)
+
+    def _alone(
+        self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], places: Sequence[int]
+    ) -> Iterator[tuple[int, T | Exception]]:
+        """Do pieces of work one after the other, each in a new process and with no other one beside it."""
+        for place in places:
+            self._pool.renew(1)
+            self._pool.start(work, self.shared, jobs[place])
+            ended: list[tuple[int, T | Exception]] = []
+            while not ended:
+                if self._draining():
+                    return
+                ended = self._pool.ended(LOOK_S)
+            yield place, ended[0][1]

@@ -12,14 +12,15 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from orchestrator.cluster.local_pool import MOST, LocalPool, local_pool, local_processes
+from orchestrator.cluster.local_pool import MOST, LocalPool, ProcessLost, local_pool, local_processes
+from orchestrator.errors import PreflightError
 from orchestrator.records.folder import RunFolder
 from orchestrator.run.drain import Drained
 from orchestrator.run.without_ray import PoolExecutor
@@ -64,19 +65,35 @@ def grief(_shared: Shared, job: int, _gpu: float) -> int:
     return job
 
 
-def die_elsewhere(shared: Shared, job: int, _gpu: float) -> int:
-    if job == 1 and os.getpid() != int(shared.features):
+def first_time(shared: Shared, job: int) -> bool:
+    """True once a job: the folder that all share remembers it."""
+    with contextlib.suppress(FileExistsError):
+        Path(shared.features, str(job)).touch(exist_ok=False)
+        return True
+    return False
+
+
+def die_once(shared: Shared, job: int, _gpu: float) -> int:
+    if job == 1 and first_time(shared, job):
         os.kill(os.getpid(), signal.SIGKILL)
     return job
 
 
-def starve_elsewhere(shared: Shared, job: int, _gpu: float) -> tuple[int, int]:
-    if job == 1 and os.getpid() != int(shared.features):
+def die(_shared: Shared, job: int, _gpu: float) -> int:
+    if job == 1:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return job
+
+
+def starve_once(shared: Shared, job: int, _gpu: float) -> tuple[int, int]:
+    if job == 1 and first_time(shared, job):
         raise MemoryError("out of memory")
-    return job, torch.get_num_threads()
+    return job, len(processes_of(os.getppid()))
 
 
-def wait_long(_shared: Shared, _job: int, _gpu: float) -> None:
+def wait_long(shared: Shared, job: int, _gpu: float) -> None:
+    if shared.features:
+        first_time(shared, job)
     time.sleep(600)
 
 
@@ -86,23 +103,29 @@ def executor(
     draining: Callable[[], bool] = lambda: False,
     said: list[str] | None = None,
 ) -> PoolExecutor:
-    shared = Shared(**{**vars(SHARED), "features": str(os.getpid())})
+    shared = Shared(**{**vars(SHARED), "features": str(tmp_path)})
     return PoolExecutor(
         RunFolder.local(tmp_path, "x"), shared, draining, pool, (said if said is not None else []).append
     )
 
 
 def processes_of(pid: int) -> list[int]:
-    """The first process of the pool of a process and those that were forked off it; a zombie has no command line."""
-    parents = {}
+    """Processes of a pool: those whose parent is this one, and has its command line; a zombie has none."""
+    parents, commands = {}, {}
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
-            command = (folder / "cmdline").read_text()
-            after_name = (folder / "stat").read_text().rpartition(")")[2].split()
-            if "local_worker" in command:
-                parents[int(folder.name)] = int(after_name[1])
-    servers = {child for child, parent in parents.items() if parent == pid}
-    return [child for child, parent in parents.items() if child in servers or parent in servers]
+            commands[int(folder.name)] = (folder / "cmdline").read_text()
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    ours = {child for child, command in commands.items() if "local_worker" in command and child in parents}
+    first = {child for child in ours if parents[child] == pid}
+    return [child for child in ours if child in first or parents[child] in first]
+
+
+def ends_soon(pids: Iterable[int]) -> bool:
+    until = time.monotonic() + 10
+    while any(is_alive(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not any(is_alive(pid) for pid in pids)
 
 
 def is_alive(pid: int) -> bool:
@@ -119,13 +142,14 @@ def test_pieces_are_done_side_by_side_and_returned_in_their_order(tmp_path: Path
     with local_pool(2) as pool:
         assert pool is not None
         found = executor(pool, tmp_path).tasks(square, list(range(6)), "squares")
-        assert len(processes_of(os.getpid())) >= 2
+        processes = processes_of(os.getpid())
+        assert len(processes) == 3  # the first one, which imports, and those that work
+    assert ends_soon(processes)
     assert [value for value, _, _ in found] == [0, 1, 4, 9, 16, 25]
     assert {rest for *_, rest in found} == {1.0}  # no GPU, and what all share
     pids = {pid for _, pid, _ in found}
     assert len(pids) == 2
-    assert os.getpid() not in pids
-    assert not processes_of(os.getpid())
+    assert pids < set(processes)
 
 
 def test_an_error_of_a_piece_is_the_launchs_own(tmp_path: Path) -> None:
@@ -135,42 +159,49 @@ def test_an_error_of_a_piece_is_the_launchs_own(tmp_path: Path) -> None:
             executor(pool, tmp_path).tasks(grief, [0, 1, 2], "pieces")
 
 
-def test_the_work_of_a_process_that_dies_is_done_again_here(tmp_path: Path) -> None:
-    said: list[str] = []
-    with local_pool(2) as pool:
-        assert pool is not None
-        assert executor(pool, tmp_path, said=said).tasks(die_elsewhere, list(range(5)), "x") == [
-            0,
-            1,
-            2,
-            3,
-            4,
-        ]
-    assert len(said) == 1
-    assert "a process of this machine was lost" in said[0]
-
-
-def test_processes_that_die_without_work_leave_it_to_the_others_or_to_this_one(tmp_path: Path) -> None:
+def test_the_work_of_a_process_that_dies_is_done_once_more(tmp_path: Path) -> None:
     said: list[str] = []
     with local_pool(2) as pool:
         assert pool is not None
         works = executor(pool, tmp_path, said=said)
-        one, other = {pid for _, pid, _ in works.tasks(square, [1, 2, 3, 4], "x")}
-        os.kill(one, signal.SIGKILL)
+        assert works.tasks(die_once, list(range(5)), "x") == [0, 1, 2, 3, 4]
+        # The next work has all processes again.
+        assert len({pid for _, pid, _ in works.tasks(square, list(range(6)), "x")}) == 2
+    assert len(said) == 1
+    assert "a process of this machine was lost: it crashed, was killed, or ran out of memory" in said[0]
+
+
+@pytest.mark.slow
+def test_work_that_kills_its_process_fails_and_the_driver_lives(tmp_path: Path) -> None:
+    with local_pool(2) as pool:
+        assert pool is not None
+        works = executor(pool, tmp_path)
+        with pytest.raises(PreflightError, match="the work: a process of this machine must be able to do it"):
+            works.tasks(die, [0, 1, 2], "the work")
+        ends = dict(works._side_by_side(die, [0, 1, 2]))
+    assert (ends[0], ends[2]) == (0, 2)
+    assert isinstance(ends[1], ProcessLost)
+
+
+@pytest.mark.slow
+def test_processes_that_die_without_work_leave_it_to_others(tmp_path: Path) -> None:
+    said: list[str] = []
+    with local_pool(2) as pool:
+        assert pool is not None
+        works = executor(pool, tmp_path, said=said)
+        for pid in {pid for _, pid, _ in works.tasks(square, [1, 2, 3, 4], "x")}:
+            os.kill(pid, signal.SIGKILL)
         time.sleep(0.5)
-        assert works.tasks(square, [1, 2, 3], "x") == [(value, other, 1.0) for value in (1, 4, 9)]
-        os.kill(other, signal.SIGKILL)
-        time.sleep(0.5)
-        assert works.tasks(square, [1, 2, 3], "x") == [(value, os.getpid(), 1.0) for value in (1, 4, 9)]
+        assert [value for value, *_ in works.tasks(square, [1, 2, 3], "x")] == [1, 4, 9]
     assert said == []
 
 
 def test_a_piece_that_runs_out_of_memory_is_done_once_more_alone(tmp_path: Path) -> None:
     with local_pool(2) as pool:
         assert pool is not None
-        found = executor(pool, tmp_path).tasks(starve_elsewhere, list(range(3)), "x")
+        found = executor(pool, tmp_path).tasks(starve_once, list(range(3)), "x")
     assert [value for value, _ in found] == [0, 1, 2]
-    assert found[1][1] == 1  # with the threads of a worker
+    assert [processes for _, processes in found] == [2, 1, 2]
 
 
 class Odd(Exception):
@@ -187,9 +218,10 @@ def test_an_error_that_cannot_be_read_again_is_told_in_its_words(tmp_path: Path)
     said: list[str] = []
     with local_pool(2) as pool:
         assert pool is not None
-        with pytest.raises(RuntimeError, match=r"^Odd: this and that$") as caught:
+        with pytest.raises(RuntimeError, match=r"^this and that$") as caught:
             executor(pool, tmp_path, said=said).tasks(raise_odd, [0], "x")
     assert said == []
+    assert type(caught.value).__name__ == "Odd"  # as its row says
     assert "in raise_odd" in "".join(traceback.format_exception(caught.value))
 
 
@@ -210,6 +242,23 @@ def test_tensors_take_no_open_files(tmp_path: Path) -> None:
     assert all(bool((tensor == 2).all()) for tensor in found[1])
 
 
+def run_a_program(_shared: Shared, _job: int, _gpu: float) -> int:
+    program = subprocess.Popen(["sleep", "600"])
+    program.terminate()
+    return program.wait(10)
+
+
+def test_what_the_work_starts_takes_signals_and_what_lies_in_the_folder_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise ImportError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [Path("of a notebook"), *sys.path])
+    with local_pool(2) as pool:
+        assert pool is not None
+        assert executor(pool, tmp_path).tasks(run_a_program, [0], "x") == [-signal.SIGTERM]
+
+
 def test_processes_of_the_users_own_are_left_alone(tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as own:
         assert own.submit(abs, -1).result() == 1
@@ -220,13 +269,16 @@ def test_processes_of_the_users_own_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_drain_ends_pieces_at_once(tmp_path: Path) -> None:
-    began = time.monotonic()
+    def both_have_begun() -> bool:
+        return len(list(tmp_path.iterdir())) == 2
+
     with local_pool(2) as pool:
         assert pool is not None
         with pytest.raises(Drained):
-            executor(pool, tmp_path, lambda: time.monotonic() - began > 8).tasks(wait_long, [0, 1, 2], "x")
-    assert time.monotonic() - began < 30
-    assert not processes_of(os.getpid())
+            executor(pool, tmp_path, both_have_begun).tasks(wait_long, [0, 1, 2], "x")
+        left = processes_of(os.getpid())
+    assert len(left) == 3
+    assert ends_soon(left)
 
 
 SCRIPT = """
@@ -254,7 +306,7 @@ def test_a_script_is_not_run_again_and_processes_end_with_their_parent(tmp_path:
         assert started.stdout.readline() == "the script runs\n"
         assert started.stdout.readline() == "9\n"
         left = processes_of(started.pid)
-        assert len(left) >= 2
+        assert len(left) == 3
         # Ctrl-C in a terminal goes to all processes; the driver decides when they end.
         for each in left:
             os.kill(each, signal.SIGINT)
@@ -264,7 +316,4 @@ def test_a_script_is_not_run_again_and_processes_end_with_their_parent(tmp_path:
         started.kill()
         started.wait()
         started.stdout.close()
-    until = time.monotonic() + 20
-    while any(is_alive(each) for each in left) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert [each for each in left if is_alive(each)] == []
+    assert ends_soon(left)
