@@ -31,17 +31,32 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Raise :class:`Stopped` on a signal inside the block, also where the shell that started us ignores Ctrl-C."""
+def stopped_by_signals(over: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Raise :class:`Stopped` on a signal inside the block, also where the shell that started us ignores Ctrl-C.
+
+    Args:
+        over: returns True once there is nothing left to stop: signals do nothing then.
+    """
+    again: list[tuple[threading.Timer, int]] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        raise Stopped(number)
+        again.clear()
+        if not over():
+            raise Stopped(number)
+
+    def unseen(stopped: Stopped) -> None:
+        again.append((signal_soon(stopped.number), stopped.number))
 
     before = {number: signal.signal(number, stop) for number in STOPPING}
     try:
-        with raised_again(Stopped, lambda stopped: signal_soon(stopped.number)):
+        with raised_again(Stopped, unseen):
             yield
+            # It would come when the handlers are those of before.
+            for _, number in again:
+                raise Stopped(number)
     finally:
+        for timer, _ in again:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -72,11 +87,14 @@ def raised_again(kind: type[E], again: Callable[[E], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.unraisablehook = hook
+        # Another one's, which was set meanwhile, stays.
+        if sys.unraisablehook is seen:
+            sys.unraisablehook = hook
 
 
-def signal_soon(number: int) -> None:
+def signal_soon(number: int) -> threading.Timer:
     """Send a signal to this process, once what it does now is over."""
     timer = threading.Timer(0.02, os.kill, (os.getpid(), number))
     timer.daemon = True
     timer.start()
+    return timer

@@ -102,6 +102,7 @@ class RankGroup:
             ).remote(rank, plan)
             for rank in range(plan.workers)
         ]  # fmt: skip
+        self._ended = False
         # Empty at first, as the first call may fail already.
         self._places = ["" for _ in self._actors]
         self._places = self._all("whereabouts")
@@ -124,6 +125,7 @@ class RankGroup:
 
     def close(self) -> None:
         """End every rank at once, whatever it is doing."""
+        self._ended = True
         for actor in self._actors:
             ray.kill(actor)
 
@@ -143,6 +145,9 @@ class RankGroup:
         Raises:
             RankFailed: as soon as one of them fails; the others are ended.
         """
+        # Ray ends them a moment later: until then they would answer.
+        if self._ended:
+            raise RankLost(f"worker 0 of {len(self._actors)} was ended, with the others")
         results: dict[int, Any] = {}
         while waiting:
             (reference, *_), _ = ray.wait(list(waiting))
@@ -173,15 +178,17 @@ class RankGroup:
                 ray.get(reference)
             except ray.exceptions.RayError as other:
                 failures[waiting[reference]] = other
+        died = [r for r, e in failures.items() if isinstance(e, ray.exceptions.ActorDiedError)]
         # Of a rank whose death is not yet known to the head Ray says that it is unavailable.
-        gone = ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError
-        died = [r for r, e in failures.items() if isinstance(e, gone)]
-        rank = died[0] if died else rank
+        silent = [r for r, e in failures.items() if isinstance(e, ray.exceptions.ActorUnavailableError)]
+        rank = (died or silent or [rank])[0]
         where = f"worker {rank} of {len(self._actors)}" + (
             f" ({self._places[rank]})" if self._places[rank] else ""
         )
         if died:
             return RankLost(f"{where} died: its process crashed or was ended from outside")
+        if silent:
+            return RankLost(f"{where} does not answer: its process or node may be gone")
         cause = getattr(failures[rank], "cause", None) or failures[rank]
         lines = str(cause).strip().splitlines() or [""]
         return RankFailed(f"{where}: {type(cause).__name__}: {lines[0]}")

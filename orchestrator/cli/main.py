@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -170,15 +171,25 @@ def command() -> NoReturn:
     """Run the command line, and leave with its exit code.
 
     Without taking the interpreter apart, which takes a second once torch and MLflow are there: what must be done at the
-    end is done here.
+    end is done here. A debugger or a profiler has its end as ever.
     """
     code = main()
-    # Not public, and what `os._exit` leaves out: logs are closed, folders of this process removed.
+    if _is_watched():
+        sys.exit(code)
+    # Not public, and what `os._exit` leaves out: threads end, logs are closed, folders of this process removed.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
+
+
+def _is_watched() -> bool:
+    """True under a debugger, a profiler, or what measures coverage."""
+    monitoring = getattr(sys, "monitoring", None)  # from Python 3.12 on
+    tools = () if monitoring is None else [monitoring.get_tool(number) for number in range(6)]
+    return sys.gettrace() is not None or sys.getprofile() is not None or any(tools)
 
 
 if __name__ == "__main__":

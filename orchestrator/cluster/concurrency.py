@@ -7,6 +7,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from orchestrator.cluster.address import Cluster
 from orchestrator.cluster.capacity import Capacity, Machine, shortage
@@ -90,5 +91,25 @@ def local_resources() -> tuple[float, float]:
     """Numbers of CPUs and GPUs that Ray will find on this machine."""
     import torch
 
-    # The CPUs of this process's affinity, as under Slurm or taskset, rather than all of the machine.
-    return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
+    # The CPUs of the affinity, as under Slurm or taskset, rather than all of the machine; of a container those
+    # that its quota is worth, without the fraction, as Ray counts them.
+    cpus = float(len(os.sched_getaffinity(0)))
+    quota = cpu_quota()
+    return cpus if quota is None else max(1.0, min(cpus, float(int(quota)))), float(torch.cuda.device_count())
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """CPUs that the kernel lets this container use; None without a limit.
+
+    Args:
+        root: where control groups are mounted; those of version 2 and of version 1 are read.
+    """
+    files = [[root / "cpu.max"], [root / "cpu" / "cpu.cfs_quota_us", root / "cpu" / "cpu.cfs_period_us"]]
+    for names in files:
+        try:
+            quota, period = " ".join(name.read_text() for name in names).split()
+            # Without a limit it is `max`, or -1.
+            return float(quota) / float(period) if quota != "max" and float(quota) > 0 else None
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return None

@@ -82,7 +82,7 @@ class RunPaths:
 
     @property
     def staged_data(self) -> Path:
-        """Data that are too large for Ray's object store, while the sweep runs."""
+        """Data in a file that workers map or copy, while the sweep runs."""
         return self.path / "data.pt"
 
     @property

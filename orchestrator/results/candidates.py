@@ -124,8 +124,10 @@ def baseline_candidate(record: TrialRecord, number: int, steps: int) -> Candidat
         steps: of one run of those that fine-tune.
     """
     rung = record.rung or rung_of(record.name)
+    # A head that SelMix trains takes the steps of its own settings; the others take none, or are solved.
+    taken = steps if rung == "finetune" else int(record.config.get("steps", 0))
     return Candidate(
-        record.trial_id, record.name, rung, steps if rung == "finetune" else 0, 1000 + number,
+        record.trial_id, record.name, rung, taken, 1000 + number,
         tuple(record.labels), score_of(record), baseline_row(record).cost_per_run_s, [record],
         record.cross_fitted,
     )  # fmt: skip

@@ -43,25 +43,24 @@ class Drained(BaseException):
 
 
 @contextlib.contextmanager
-def stopped_at_once(progress: Progress, command: str) -> Iterator[None]:
-    """Let a signal end a launch while its driver does not listen yet, or no more: nothing is under way then.
+def stopped_at_once(progress: Progress, command: str) -> Iterator[threading.Event]:
+    """Let a signal end a launch while its driver does not listen yet: nothing is under way then.
 
     A terminal that closes does not end it, as it does not end a driver.
 
     Args:
         progress: says how to go on.
         command: that resumes the sweep.
+    Yields:
+        An event, to be set once the driver has ended: what is left is to close, whatever signal comes.
     Raises:
         Stopped: a signal came.
     """
-    # Handlers are set in the main thread alone.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    over = threading.Event()
     before = signal.signal(signal.SIGHUP, lambda *_: progress.say(TERMINAL_GONE))
     try:
-        with stopped_by_signals():
-            yield
+        with stopped_by_signals(over.is_set):
+            yield over
     except Stopped:
         progress.say(f"stopped: what is finished is kept; {command}: resume")
         raise
@@ -122,7 +121,7 @@ class Drain:
         self._before: dict[int, Any] = {}
         self._over = threading.Event()
         self._watch: threading.Thread | None = None
-        self._unseen = False
+        self._unseen: threading.Timer | None = None
         self._raised = contextlib.ExitStack()
         self.at_once = True
 
@@ -164,12 +163,15 @@ class Drain:
         if self._deadline is not None:
             self._deadline.cancel()
         self._raised.close()
+        # Its signal would meet the handler of before.
+        if self._unseen is not None:
+            self._unseen.cancel()
         for number, before in self._before.items():
             signal.signal(number, before)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._unseen:
-            self._unseen = False
+        if self._unseen is not None:
+            self._unseen = None
             if self.at_once:
                 raise Drained
             return
@@ -187,8 +189,7 @@ class Drain:
             raise Drained
 
     def _on_unseen(self, _drained: Drained) -> None:
-        self._unseen = True
-        signal_soon(self._signal or signal.SIGTERM)
+        self._unseen = signal_soon(self._signal or signal.SIGTERM)
 
     def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
         self._progress.say(TERMINAL_GONE)

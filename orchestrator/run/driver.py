@@ -213,7 +213,9 @@ class Driver:
         if not self.folder.store.current(self.folder.base_weights).is_file():
             source = self.spec.pretrain.checkpoint or f"{self.spec.model.name}, {self.spec.recipe}"
             self.progress.say(f"base model: {source}")
-        self.prepared = prepare_base(self.spec, self.launch.data, self.folder, self.launch.base)
+        self.prepared = prepare_base(
+            self.spec, self.launch.data, self.folder, self.launch.base, self.progress.warn
+        )
         known = self.state.base
         # A base model that is only read again costs nothing: the facts keep the seconds that training it took.
         if known is None or known.digest != self.prepared.base.digest:
@@ -510,6 +512,7 @@ def cancel(folder: RunFolder, state: SweepState, recorder: Recorder) -> None:
     state.cancelled, state.ended = True, utc_now()
     killed = recorder.kill_unfinished()
     folder.drop("features")
+    folder.store.discard(folder.staged_data)
     # A sweep that is cancelled before its search has no journal.
     if folder.journal_path.is_file():
         fail_unfinished(folder.journal_path, killed)

@@ -23,7 +23,7 @@ from orchestrator.cluster.concurrency import local_resources
 from orchestrator.cluster.doctor import check_cluster
 from orchestrator.cluster.local_pool import local_pool, local_processes
 from orchestrator.cluster.ray_session import connecting, ray_environment
-from orchestrator.errors import TooManyFailures, UsageError
+from orchestrator.errors import PreflightError, TooManyFailures, UsageError
 from orchestrator.progress import Progress
 from orchestrator.provenance import Submission, submission
 from orchestrator.records.folder import RunFolder
@@ -41,6 +41,7 @@ from selmix.rungs import RUNGS, Rung, up_to
 
 if TYPE_CHECKING:
     from selmix.data.splits import SweepData
+    from trainables.staged import StagedData
 
 WARM = 2
 """Workers of a private Ray that import torch while the driver opens MLflow: as many as the cheap rungs use at once."""
@@ -131,14 +132,16 @@ def launch_sweep(
     environment = contextlib.nullcontext() if cluster is None else ray_environment(cluster, roots)
     again = f"selmix launch {file}{runs_flag(store.shown)}"
     stopped = stopped_at_once(progress, command or again)
-    with acquire(folder) as lease, stopped, environment, contextlib.ExitStack() as ready:
+    with acquire(folder) as lease, stopped as over, environment, contextlib.ExitStack() as ready:
         # Another driver may have changed the folder before the lease was taken.
         folder.refresh()
         progress.keep(partial(append_log, folder, folder.log_path))
         state = open_folder(folder, spec, file, tracking, until)
         state.cluster = _facts(cluster, submitted)
+        # A sweep that was judged is only sent again.
+        needed = cluster if state.exit_code is None else None
         size = 1
-        if cluster is None and not in_process:
+        if cluster is None and not in_process and state.exit_code is None:
             size = local_processes(spec.resources, local_resources()[0])
         alone = "in this process" if size == 1 else f"in {size} processes of this machine"
         where = alone if cluster is None else str(cluster)
@@ -147,10 +150,8 @@ def launch_sweep(
         progress.say(f"{spec.name}: started {where}, driven by process {holder.pid} on {holder.host}")
         for line in told:
             progress.say(f"{spec.name}: {line}")
-        # A sweep that was judged is only sent again.
-        needed = cluster if state.exit_code is None else None
-        pool = ready.enter_context(local_pool(size if state.exit_code is None else 1))
-        mapped = None if pool is None else staged(folder, data, copied=False)
+        pool = ready.enter_context(local_pool(size))
+        mapped = None if pool is None else _mapped(folder, state, data)
         # Before the driver opens MLflow, which takes as long.
         base = begin_base(spec, mapped, folder, pool)
         # Imported here, because a refusal above needs neither MLflow nor Ray, and Ray reads its environment on import.
@@ -173,7 +174,25 @@ def launch_sweep(
             further or again,
             may_exit,
         )
-        return Driver(launch, state).run()
+        code = Driver(launch, state).run()
+        over.set()
+        return code
+
+
+def _mapped(folder: RunFolder, state: SweepState, data: SweepData) -> StagedData:
+    """Data in a file that processes of this machine map.
+
+    Raises:
+        PreflightError: the file cannot be written; the sweep says so from then on.
+    """
+    try:
+        return staged(folder, data, copied=False)
+    except PreflightError as error:
+        problem = f"{error}; in one process it is not needed: --in-process"
+        state.state, state.problem = "stopped", problem
+        folder.save_state(state)
+        append_log(folder, folder.log_path, problem)
+        raise PreflightError(problem) from error
 
 
 def _data_told(spec: SweepSpec, data: SweepData) -> list[str]:

@@ -22,6 +22,7 @@ from orchestrator.records.types import BaseFacts, BestHead, DataFacts, TrialReco
 from orchestrator.results.judge import Judge
 from orchestrator.results.rungs import choose_across_rungs
 from orchestrator.results.shipped import shipped_file
+from orchestrator.run.outcome import RunOutcome
 from orchestrator.spec.schema import SweepSpec
 from selmix.baselines.task import head_of
 from selmix.data.content import facts_of
@@ -111,8 +112,9 @@ def begin_base(
 
 
 def prepare_base(
-    spec: SweepSpec, data: SweepData, folder: RunFolder, begun: BaseToCome | None = None
-) -> Prepared:
+    spec: SweepSpec, data: SweepData, folder: RunFolder, begun: BaseToCome | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> Prepared:  # fmt: skip
     """Train or load the base model.
 
     Args:
@@ -120,12 +122,17 @@ def prepare_base(
         data: of the sweep.
         folder: that keeps the base model; one that is there already is read.
         begun: of :func:`begin_base`.
+        report: called with a line where its process was lost.
     Raises:
         PreflightError: a checkpoint cannot be used.
     """
     try:
         found = None if begun is None else begun()
-    except ProcessLost:
+    except (ProcessLost, MemoryError, RuntimeError) as error:
+        # As with all work in processes: where one is lost, or memory is short beside others, it is done once more.
+        if not isinstance(error, ProcessLost) and RunOutcome.of_error(error).kind != "out_of_memory":
+            raise
+        report(f"base model: a process of this machine was lost: {error}; it is trained in this one")
         found = None
     if found is None:
         # One and two torch threads give different bits, so the driver uses as many as a worker.

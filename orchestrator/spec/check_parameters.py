@@ -86,10 +86,13 @@ def _form(path: KeyPath, parameter: ParameterSection) -> Iterable[Problem]:
         yield from _ends(path, parameter)
 
 
+ENDS_MISSING = "must have both min and max"
+
+
 def _ends(path: KeyPath, parameter: ParameterSection) -> Iterable[Problem]:
     low, high, q = parameter.min, parameter.max, parameter.q
     if low is None or high is None:
-        yield path, f"must have both min and max, {'min' if low is None else 'max'} is missing"
+        yield path, f"{ENDS_MISSING}, {'min' if low is None else 'max'} is missing"
         return
     kind = parameter.distribution or "uniform"
     if low >= high:

@@ -17,6 +17,7 @@ from orchestrator.spec.check_objectives import (
     selection_problems,
 )
 from orchestrator.spec.check_parameters import (
+    ENDS_MISSING,
     batch_problems,
     compare_problems,
     counts_of,
@@ -60,8 +61,8 @@ def check_spec(file: SweepFile) -> SweepSpec:
     typed = typed_file(file)
     # Form, then types, then meaning: of a key's problems the first one is reported.
     placed = [*typed.problems, *(problem for check in CHECKS for problem in check(typed))]
-    # What else is wrong about a value that was refused, or a parameter that lacks it, follows from that.
-    placed = [(path, text) for path, text in placed if not any(_about(path, each) for each in file.refused)]
+    # That a value is missing follows where it was refused.
+    placed = [problem for problem in placed if not _follows(problem, file.refused)]
     problems = [*file.problems, *(f"{file.where(path)}: {text}" for path, text in placed)]
     if problems:
         raise SpecError(_in_order(problems))
@@ -70,9 +71,12 @@ def check_spec(file: SweepFile) -> SweepSpec:
     return spec.with_defaults(typed.left_to_model)
 
 
-def _about(path: KeyPath, refused: KeyPath) -> bool:
-    """True if a problem at a path is one of a refused value, or of the entry of ``parameters`` that has it."""
-    return path == refused or (len(path) == 2 and path[0] == "parameters" and refused[:2] == path)
+def _follows(problem: Problem, refused: set[KeyPath]) -> bool:
+    """True for a problem of a value that was refused, and for that of a range which lacks it therefore."""
+    path, text = problem
+    return path in refused or (
+        text.startswith(ENDS_MISSING) and any((*path, end) in refused for end in ("min", "max"))
+    )
 
 
 def _in_order(problems: list[str]) -> list[str]:

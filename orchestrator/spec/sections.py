@@ -292,7 +292,7 @@ class ResourceSection(Section):
         max_cpus: of the sweep; None: no limit.
         max_gpus: of the sweep; None: no limit.
         stage_above_mb: MB from which on data do not travel by Ray's object store: each node copies them to its disk
-            once.
+            once. Without Ray processes of the machine map a file, whatever its size.
     """
 
     workers: Count = 1

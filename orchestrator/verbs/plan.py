@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.build.selection import preprocess_keys, warnings_of
 from orchestrator.cluster.capacity import Machine, fits
 from orchestrator.cluster.concurrency import local_resources
+from orchestrator.cluster.local_pool import local_processes
 from orchestrator.credentials import masked
 from orchestrator.documents import SCHEMA_VERSION
 from orchestrator.messages import preprocess_words
@@ -102,7 +103,8 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
     baselines = objectives * sum(
         BASELINES[n].rung in spec.rungs for n in baselines_for(data.num_groups, spec.screen is not None)
     )
-    concurrent = _concurrent(spec, cpus, gpus)
+    on_ray = needs_ray(spec, store, None)
+    concurrent = _concurrent(spec, cpus, gpus) if on_ray else local_processes(spec.resources, cpus)
     trials_s = (trials + replicates) * (probe.trial_s + RUN_OVERHEAD_S) / concurrent
     # The other baselines only fit a head or biases; heads are as long as many classes make them.
     again_s = FITTED_AGAIN * probe.one_worker_trial_s if spec.searches else 0.0
@@ -124,27 +126,23 @@ def plan_document(spec: SweepSpec, store: Store) -> PlanDocument:
         at_once=concurrent,
         resources=PlannedResources(cpus, gpus, spec.resources.workers),
         probe=probe,
-        estimated_s=START_S * needs_ray(spec, store, None)
-        + probe.pretrain_s
-        + trials_s
-        + screens_s
-        + baselines_s / workers,
+        estimated_s=START_S * on_ray + probe.pretrain_s + trials_s + screens_s + baselines_s / workers,
         estimated_bytes=models * probe.weights_bytes
         + (trials + replicates) * probe.table_bytes
         + probe.features_bytes
-        + _staged_bytes(spec, store, data),
+        + _staged_bytes(spec, data, on_ray, concurrent),
         free_bytes=shutil.disk_usage(existing).free,
         tracking_uri=masked(address),
-        warnings=[*warnings_of(spec), *memory_warnings(probe.memory, spec.resources, concurrent)],
+        warnings=[*warnings_of(spec), *memory_warnings(probe.memory, spec.resources, concurrent, on_ray)],
         preprocess=preprocess_keys(spec),
     )
 
 
-def _staged_bytes(spec: SweepSpec, store: Store, data: SweepData) -> int:
-    """Bytes of the file in which processes of this machine, or nodes, find the data."""
+def _staged_bytes(spec: SweepSpec, data: SweepData, on_ray: bool, concurrent: int) -> int:
+    """Bytes of the file in which processes of this machine, or workers of Ray, find the data."""
     size = bytes_of(data)
-    in_processes = not needs_ray(spec, store, None) and not spec.resources.gpu
-    return size if in_processes or size > spec.resources.stage_above_mb * 1e6 else 0
+    staged = size > spec.resources.stage_above_mb * 1e6 if on_ray else concurrent > 1
+    return size if staged else 0
 
 
 def _concurrent(spec: SweepSpec, cpus: float, gpus: float) -> int:

@@ -311,13 +311,16 @@ def memory_of(device: torch.device) -> Memory:
     return Memory(device.type, peak, total, total // peak)
 
 
-def memory_warnings(memory: Memory, resources: ResourceSection, concurrent: int) -> list[str]:
+def memory_warnings(
+    memory: Memory, resources: ResourceSection, concurrent: int, on_ray: bool = True
+) -> list[str]:
     """Warnings where the resources of a trial do not match the memory that the probe measured.
 
     Args:
         memory: peak memory of a worker.
         resources: resources of a trial.
         concurrent: trials that would run at once.
+        on_ray: False where processes of this machine work, whose number the search does not bound.
     """
     peak, total, fit = memory.peak_bytes / 1e9, memory.device_bytes / 1e9, memory.fit
     if memory.device == "cpu":
@@ -325,9 +328,12 @@ def memory_warnings(memory: Memory, resources: ResourceSection, concurrent: int)
         # Where trials take a GPU that this machine lacks, its own memory says nothing of theirs.
         if resources.gpu or workers <= fit:
             return []
+        bound = f"search.max_concurrent_trials to {max(1, fit // resources.workers)}"
+        if not on_ray:
+            bound = f"resources.max_cpus to {max(1, fit) * resources.cpu:g}"
         return [
             f"memory: {workers} workers at once take about {peak * workers:.1f} GB of {total:.1f}; about {fit} fit: "
-            f"set search.max_concurrent_trials to {max(1, fit // resources.workers)}, or use a smaller batch_size"
+            f"set {bound}, or use a smaller batch_size"
         ]
     # A worker computes on one GPU, also where it reserves several.
     share = min(1.0, resources.gpu)

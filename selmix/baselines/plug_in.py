@@ -33,6 +33,7 @@ ITERATIONS = (1, 3, 10, 30, 100)
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FOLDS = 5
 RESAMPLES = 200  # of the samples, for the bagged metric of the guard
+_WEIGHTS_AT_ONCE = 2**20  # numbers of the resamples in memory at once, 8 MB
 DRAWS = 32  # confusion matrices around the present one that a gradient is averaged over
 DRAWS_OF_HITS = 128  # the same where the diagonal is enough, of which a draw takes next to nothing
 _NUMBERS_AT_ONCE = 2**22  # bounds the memory of draws and probabilities
@@ -427,8 +428,13 @@ def _out_of_fold(
     missed = torch.stack([violations(rule.constraints, bounded.counts(each), context) for each in predicted])
     feasible = missed <= missed.min() + 1e-12
     generator = torch.Generator().manual_seed(0)
-    weights = torch.stack([_resampled(tally.rows, generator) for _ in range(RESAMPLES)])
-    values = torch.stack([tally.values(choice, weights) for choice in predicted], dim=1)
+    values = torch.empty(RESAMPLES, len(predicted), dtype=torch.float64)
+    size = max(1, _WEIGHTS_AT_ONCE // len(labels))
+    for start in range(0, RESAMPLES, size):
+        drawn = range(start, min(start + size, RESAMPLES))
+        weights = torch.stack([_resampled(tally.rows, generator) for _ in drawn]).double()
+        for place, choice in enumerate(predicted):
+            values[start : drawn.stop, place] = tally.values(choice, weights)
     values = values.nan_to_num(nan=-torch.inf)
     bagged = torch.where(feasible, values.mean(dim=0), -torch.inf)
     behind = values[:, [int(bagged.argmax())]] - values

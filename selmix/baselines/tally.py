@@ -16,8 +16,8 @@ from selmix.metric_functions import OF_MARGINS
 from selmix.metrics import Metric, MetricContext, metric_named
 from selmix.statistics.selection import Constraint, counted_bounds
 
-_NUMBERS_AT_ONCE = 2**22
-"""Numbers of many tallies in memory at once, 32 MB."""
+_NUMBERS_AT_ONCE = 2**21
+"""Numbers of many tallies in memory at once, 16 MB."""
 
 
 class Key(NamedTuple):
@@ -163,12 +163,12 @@ class Tally:
 
         Args:
             predicted: class of each sample, shape (n,).
-            weights: of the samples, whole numbers of sum n_s in each stratum, shape (r, n).
+            weights: of the samples, whole numbers of sum n_s in each stratum, shape (r, n), float64.
         """
         places, counted = self.places(predicted)
         cells, found = places[counted], []
         size = max(1, _NUMBERS_AT_ONCE // max(self.width, places.numel()))
-        for some in torch.split(weights.double(), size):
+        for some in torch.split(weights, size):
             amounts = some.unsqueeze(1).expand(-1, *places.shape)[:, counted]
             numbers = torch.zeros(len(some), self.width, dtype=torch.float64)
             found.append(self.keys(numbers.index_add_(1, cells, amounts))[1])

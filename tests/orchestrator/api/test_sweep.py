@@ -223,8 +223,7 @@ def test_a_launch_ends_with_a_rung_without_ray(tmp_path: Path) -> None:
     done = sweep.launch(until="scores")
     assert [step.rung for step in done.result("min_recall").climb] == ["scores"]
     assert done.show().document.left == ["head", "finetune", "retrain"]
-    # Nothing of this rung runs side by side: a private cluster would only cost its start.
-    # In processes of this machine, or in this one where it has a single CPU.
+    # A private cluster would cost its start. In processes of this machine, or in this one where it has a single CPU.
     log = (tmp_path / "runs" / "smoke" / "driver.log").read_text()
     assert re.search(r"started in (\d+ processes of this machine|this process), ", log)
     with pytest.raises(UsageError, match=r"--until must be a rung of the sweep, scores, got head"):

@@ -16,7 +16,7 @@ from orchestrator.cli.main import GROUPS, VERBS, help_page, main
 from orchestrator.errors import NotFound, NotReproduced, PreflightError, SelmixError, SpecError, UsageError
 from orchestrator.signals import Stopped
 from selmix import __version__
-from tests.command import SMOKE, here
+from tests.command import SMOKE, environment, here
 
 
 @pytest.fixture
@@ -110,3 +110,32 @@ def test_the_version_without_scripts() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (f"selmix {__version__}\n", "")
     assert here("--version").out == done.stdout
+
+
+ENDINGS = """
+import atexit, sys, threading, time
+
+def late():
+    time.sleep(0.3)
+    print("the thread")
+
+atexit.register(print, "the handler")
+threading.Thread(target=late).start()
+sys.argv = ["selmix", "--version"]
+from orchestrator.cli.main import command
+command()
+"""
+
+
+@pytest.mark.parametrize("watched", [[], ["-m", "cProfile"]])
+def test_what_must_be_done_at_the_end_is_done(watched: list[str], tmp_path: Path) -> None:
+    """Also where the interpreter is not taken apart; a profiler still has its end."""
+    (tmp_path / "program.py").write_text(ENDINGS)
+    done = subprocess.run(
+        [sys.executable, *watched, "program.py"], cwd=tmp_path, env=environment(), capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("selmix ")
+    assert lines.index("the thread") < lines.index("the handler")
+    assert ("function calls" in done.stdout) == bool(watched)

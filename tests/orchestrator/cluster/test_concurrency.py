@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from orchestrator.cluster import concurrency
@@ -42,3 +44,31 @@ def test_the_limit_grows_with_a_late_node_and_never_ends(monkeypatch: pytest.Mon
     assert [limit(), limit()] == [1, 1]
     (text,) = lines
     assert text.startswith("waiting for a node: a trial must fit on the cluster, requests cpu 1 and gpu 1")
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "250000 100000\n"}, 2.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu.max": "what"}, None),
+        ({}, None),
+    ],
+)
+def test_the_quota_of_a_container(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert concurrency.cpu_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [(None, 8.0), (2.5, 2.0), (0.5, 1.0), (64.0, 8.0)])
+def test_a_machine_has_the_cpus_that_its_quota_is_worth(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, cpus: float
+) -> None:
+    monkeypatch.setattr(concurrency, "cpu_quota", lambda: quota)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    assert concurrency.local_resources()[0] == cpus

@@ -21,6 +21,7 @@ from orchestrator.records.types import (
     baseline_id,
     replicate_record,
 )
+from orchestrator.results.candidates import Candidate, baseline_candidate
 from orchestrator.results.judge import Judge, decided, judged
 from orchestrator.results.predictions import load_predictions
 from orchestrator.results.rows import Choice, Choices, ObjectiveResult, RungChoice
@@ -651,6 +652,20 @@ def test_an_opponent_is_cheaper_by_its_rung_whatever_a_clock_says(
     verdict = judge.verdict(rows[0], rows)
     assert verdict is not None
     assert verdict.against_is_cheaper is cheaper
+
+
+def test_of_heads_those_that_take_no_steps_are_cheaper() -> None:
+    def head(name: str, config: dict[str, Any]) -> Candidate:
+        record = TrialRecord(
+            baseline_id("min_recall", name), "min_recall", "baseline", 0, 0, config=config, score=0.5, labels=["train"],
+            rung="head",
+        )  # fmt: skip
+        return baseline_candidate(record, 0, 400)
+
+    screened, solved = head("selmix_head", {"steps": 200}), head("balanced_head", {})
+    assert (screened.steps, solved.steps) == (200, 0)
+    assert solved.effort < screened.effort
+    assert not screened.effort < solved.effort
 
 
 def test_a_sweep_is_judged_after_its_data_were_prepared_only(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from orchestrator.run.outcome import RunOutcome
 from orchestrator.run.recorder import Recorder
 from selmix.baselines import BASELINES, BaselineTask
 from selmix.baselines.task import Models
-from tests.command import SMOKE, here, selmix
+from tests.command import ROOT, SMOKE, Background, here, selmix
 from tests.fakes.in_process import SMALL, launch, show, table
 from tests.fakes.smoke import mlflow_runs
 from trainables.host import RunHost
@@ -167,22 +167,49 @@ def test_what_needs_ray_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.fixture(scope="module")
+def cheap_in_one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Result of the sweep of the cheap rungs, made in one process of its own."""
+    folder = tmp_path_factory.mktemp("cheap")
+    (folder / "own_of_processes.py").write_text(OWN)
+    (folder / "cheap.yaml").write_text(CHEAP)
+    done = selmix("launch", "cheap.yaml", "--in-process", cwd=folder)
+    assert done.code == 0, done.err
+    assert "started in this process" in done.err
+    return selmix("show", "cheap", "--json", cwd=folder).document
+
+
 @pytest.mark.slow
-def test_processes_side_by_side_give_the_bits_of_one(tmp_path: Path) -> None:
+def test_processes_side_by_side_give_the_bits_of_one(
+    tmp_path: Path, cheap_in_one_process: dict[str, Any]
+) -> None:
     """Two objectives, an own metric, a screen: nothing but what clocks decide differs."""
     (tmp_path / "own_of_processes.py").write_text(OWN)
     (tmp_path / "cheap.yaml").write_text(CHEAP)
-    sides: dict[str, list[str]] = {"one": ["--in-process"], "many": []}
-    # In processes of their own: the module is imported from the folder of each.
-    done = {
-        runs: selmix("launch", "cheap.yaml", "--runs", runs, *flags, cwd=tmp_path)
-        for runs, flags in sides.items()
-    }
-    assert [each.code for each in done.values()] == [0, 0], done["many"].err
-    assert "started in this process" in done["one"].err
-    documents = {
-        runs: selmix("show", "cheap", "--runs", runs, "--json", cwd=tmp_path).document for runs in sides
-    }
-    one, many = (table(documents[runs]) for runs in sides)
+    # In a process of its own: the module is imported from its folder.
+    done = selmix("launch", "cheap.yaml", cwd=tmp_path)
+    assert done.code == 0, done.err
+    one = table(cheap_in_one_process)
     assert {row["approach"] for row in one["rows"]} >= {"selmix_head", "plug_in", "balanced_head"}
-    assert one == many
+    assert table(selmix("show", "cheap", "--json", cwd=tmp_path).document) == one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["started in", "screening", "baselines of head"])
+def test_a_sweep_in_processes_that_is_stopped_resumes_to_the_same_result(
+    tmp_path: Path, stage: str, cheap_in_one_process: dict[str, Any]
+) -> None:
+    (tmp_path / "own_of_processes.py").write_text(OWN)
+    (tmp_path / "cheap.yaml").write_text(CHEAP)
+    flags = ("launch", tmp_path / "cheap.yaml", "--runs", tmp_path / "runs")
+    with Background(*flags, log=tmp_path / "log", PYTHONPATH=f"{ROOT}:{tmp_path}") as launched:
+        launched.wait_until(lambda: stage in launched.log.read_text())
+        launched.signal(signal.SIGTERM)
+        assert launched.process.wait(20) == 143
+        assert "Traceback" not in launched.log.read_text()
+        assert f"selmix launch {tmp_path}/cheap.yaml" in launched.log.read_text()  # how to go on
+    again = selmix(*flags, cwd=tmp_path)
+    assert again.code == 0, again.err
+    assert not RunFolder.local(tmp_path / "runs", "cheap").staged_data.exists()
+    shown = selmix("show", "cheap", "--runs", tmp_path / "runs", "--json", cwd=tmp_path)
+    assert table(shown.document) == table(cheap_in_one_process)

@@ -113,6 +113,23 @@ def test_the_data_count_where_processes_find_them_in_a_file(
     assert on_ray.estimated_bytes - in_memory.estimated_bytes == 70_000_000
 
 
+def test_cheap_rungs_are_planned_as_they_are_launched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cheap = {"rungs": ["scores", "head"]}
+    monkeypatch.setattr("orchestrator.cluster.local_pool.MOST", 3)
+    assert planned(monkeypatch, tmp_path, **cheap).at_once == 3
+    # The search bounds its own trials, and a GPU is used by one process.
+    assert planned(monkeypatch, tmp_path, **cheap, search={"max_concurrent_trials": 2}).at_once == 3
+    assert planned(monkeypatch, tmp_path, **cheap, resources={"gpu": 0.25}).at_once == 1
+    assert planned(monkeypatch, tmp_path, **cheap, resources={"max_cpus": 2}).at_once == 2
+    large = dataclasses.replace(PROBE, memory=Memory("cpu", 5 * 10**9, 12 * 10**9, 2))
+    (warning,) = (
+        each for each in planned(monkeypatch, tmp_path, large, **cheap).warnings if "memory" in each
+    )
+    assert "about 2 fit: set resources.max_cpus to 2, or" in warning
+
+
 def test_the_screen_and_the_features_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Ranked in two pieces of ten seconds, judged in five of four.
     stages = [[10.0, 20.0], [4.0, 20.0]]
