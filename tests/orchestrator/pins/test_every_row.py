@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return launched(tmp_path_factory.mktemp("every"))
+    return launched(tmp_path_factory.mktemp("every"), "screen={num_configs: 4, promote: 1}")
 
 
 @pytest.fixture(scope="module")

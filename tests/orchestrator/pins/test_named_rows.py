@@ -64,11 +64,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield launched(tmp_path_factory.mktemp("named"))
 
 
-def launched(home: Path) -> Path:
-    """The folder, with a sweep that has a row of every approach that there is."""
+def launched(home: Path, *overrides: str) -> Path:
+    """The folder, with a sweep that has a row of every approach that there is; of a screen's with a screen."""
     write_rows(home / "table.parquet")
     (home / "rows.yaml").write_text(SWEEP)
-    assert launch(home / "runs", file=home / "rows.yaml", cwd=home).code == 0
+    assert launch(home / "runs", *overrides, file=home / "rows.yaml", cwd=home).code == 0
     return home
 
 
