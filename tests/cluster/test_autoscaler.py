@@ -71,7 +71,7 @@ def test_nodes_come_for_a_sweep(tmp_path: Path) -> None:
                 "resources.gpu=1",
                 "search.num_trials=4",
                 "selection.replicates=1",
-                "parameters.steps.value=400",
+                "parameters.steps.value=1600",  # longer than a node takes to come
             )
             launch = ("launch", SLOW_SMOKE, *sweep, "--address", nodes.address, "--runs", runs)
             most = 1
