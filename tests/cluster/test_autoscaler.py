@@ -1,8 +1,8 @@
 """A sweep on a cluster that begins without a GPU and whose autoscaler starts a node.
 
-That it is taken away again, or a second one comes, is not shown: Ray's fake provider names nodes otherwise than the load
-metrics of a cluster on loopback do, so its autoscaler never learns that one is there. A trial that waits for a node of
-its own is to be met by the one that "comes" for ever.
+That it is taken away again, or a second one comes, is not shown: Ray's fake provider names nodes otherwise than the
+load metrics of a cluster on loopback do, so its autoscaler never learns that one is there. A trial that waits for a
+node of its own is to be met by the one that "comes" for ever.
 """
 
 from __future__ import annotations
