@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
@@ -59,6 +59,20 @@ def stopped_by_signals(over: Callable[[], bool] = lambda: False) -> Iterator[Non
             timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def blocked_for_children(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Let processes that start inside the block take none of these signals; they come here once it is over.
+
+    A terminal, `timeout` or Slurm sends a signal to the whole process group. Children inherit the mask of this thread,
+    which is restored.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 E = TypeVar("E", bound=BaseException)

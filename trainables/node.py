@@ -108,11 +108,13 @@ def node_report(probe: Probe) -> NodeReport:
 
 
 def import_torch() -> None:
-    """Import what a fit needs, so that the first one on this worker does not wait for it."""
+    """Import what work on a worker needs, so that the first piece does not wait for it."""
     # Torch imports its compiler with the first optimizer, which takes a second.
     import torch._dynamo  # noqa: F401
 
-    import trainables.baseline  # noqa: F401
+    import trainables.baseline
+    import trainables.heads
+    import trainables.screen  # noqa: F401
 
 
 def versions() -> dict[str, str | None]:

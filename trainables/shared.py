@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,6 +21,9 @@ from selmix.user_code import is_reference
 from selmix.weights import State, state_digest
 from trainables.failures import NoGpu
 from trainables.staged import StagedData, session_folder
+
+J = TypeVar("J")
+T = TypeVar("T")
 
 CHECKPOINT_EVERY_S = 10.0
 FAKE_GPUS = "SELMIX_FAKE_GPUS"
@@ -81,6 +84,10 @@ class Shared:
         """
         data = self.data.opened(self.filesystem) if isinstance(self.data, StagedData) else self.data
         return data.to(device_of(self.gpu))
+
+
+Work = Callable[[Shared, J, float], T]
+"""Function of what all share, of a piece of work, and of the GPUs of its worker or its share of one."""
 
 
 def device_of(gpu: float) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -18,8 +19,9 @@ from typing import Any, TypeVar
 
 from orchestrator.cluster.capacity import Machine, fits
 from orchestrator.cluster.local_worker import BLOCKED, Raised
+from orchestrator.signals import blocked_for_children
 from orchestrator.spec.sections import ResourceSection
-from trainables.shared import Shared
+from trainables.shared import Shared, Work
 
 MOST = 16
 """Processes at most: each takes memory of its own, and the cheap rungs have hardly more pieces of work."""
@@ -33,9 +35,6 @@ main(*json.loads(sys.argv[2]))
 
 J = TypeVar("J")
 T = TypeVar("T")
-
-Work = Callable[[Shared, J, float], T]
-"""Function of what all share, of a piece of work, and of the GPUs of its worker: 0."""
 
 
 class ProcessLost(RuntimeError):
@@ -93,24 +92,21 @@ class LocalPool:
     def _begin(self, size: int) -> None:
         with contextlib.ExitStack() as undone:
             pairs = [multiprocessing.Pipe() for _ in range(size)]
+            alive, self._alive = multiprocessing.Pipe(duplex=False)
+            for end in (alive, self._alive, *itertools.chain(*pairs)):
+                undone.callback(end.close)
             theirs = [their_end.fileno() for _, their_end in pairs]
-            alive, self._alive = os.pipe()
-            for ours, their_end in pairs:
-                undone.callback(ours.close)
-                undone.callback(their_end.close)
-            for end in (alive, self._alive):
-                undone.callback(os.close, end)
             # Python itself passes over what is no text.
             paths = json.dumps([path for path in sys.path if isinstance(path, str)])
             # A signal that comes before the first process can say that it is none of its own.
-            with _blocked(BLOCKED):
+            with blocked_for_children(BLOCKED):
                 # -P: what lies in the working folder must not stand for a module of Python's.
                 self._first = subprocess.Popen(
-                    [sys.executable, "-P", "-c", _PROGRAM, paths, json.dumps([alive, theirs])],
-                    stdin=subprocess.DEVNULL, pass_fds=[alive, *theirs], start_new_session=True,
+                    [sys.executable, "-P", "-c", _PROGRAM, paths, json.dumps([alive.fileno(), theirs])],
+                    stdin=subprocess.DEVNULL, pass_fds=[alive.fileno(), *theirs], start_new_session=True,
                 )  # fmt: skip
             undone.pop_all()
-        os.close(alive)
+        alive.close()
         self._processes = []
         for our_end, their_end in pairs:
             their_end.close()
@@ -204,10 +200,12 @@ class LocalPool:
 
     def close(self) -> None:
         """End the processes at once, whatever they do."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._first.pid, signal.SIGKILL)
-        self._first.wait()
-        os.close(self._alive)
+        # Once waited for, its number may be another process's.
+        if self._first.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._first.pid, signal.SIGKILL)
+            self._first.wait()
+        self._alive.close()
         for process in list(self._processes):
             self._forget(process)
 
@@ -229,18 +227,8 @@ def local_pool(size: int) -> Iterator[LocalPool | None]:
         pool.close()
 
 
-@contextlib.contextmanager
-def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
-    """Let a process that starts in the block take none of these signals."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _read(answer: bytes) -> Any:
-    """What a piece of work returned, or the error that it raised, or that keeps its answer from being read."""
+    """Read an answer: the result of a piece of work, its error, or the one that keeps it from being read."""
     try:
         end = pickle.loads(answer)
         if not isinstance(end, Raised):

@@ -14,15 +14,11 @@ import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
 from orchestrator.signals import STOPPING
-
-IMPORTED_ONCE = ("torch._dynamo", "trainables.baseline", "trainables.heads", "trainables.screen")
-"""What the work needs; torch imports its compiler as soon as there is an optimizer, which takes a second."""
-
+from trainables.node import import_torch
 
 BLOCKED = {*STOPPING, signal.SIGHUP}
 """Signals of a terminal or a batch system, which go to all processes: they are the driver's, which drains."""
@@ -50,7 +46,7 @@ class Raised:
             sent = pickle.dumps(error)
             # An exception that takes other arguments than it passes on is written, and cannot be read.
             pickle.loads(sent)
-        except Exception:
+        except Exception:  # whatever keeps it from travelling: its words do
             sent = None
         details = "".join(traceback.format_exception(error))
         return cls(sent, type(error).__name__, str(error), details)
@@ -67,8 +63,7 @@ def main(alive: int, ends: Sequence[int]) -> None:
     for number in BLOCKED:
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
-    for name in IMPORTED_ONCE:
-        import_module(name)
+    import_torch()
     # What is there now is never freed: the processes share it.
     gc.freeze()
     for end in ends:

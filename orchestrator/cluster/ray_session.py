@@ -22,7 +22,7 @@ from orchestrator.cluster.address import Cluster, on_loopback_only
 from orchestrator.cluster.code_package import Package
 from orchestrator.errors import PreflightError
 from orchestrator.messages import first_line
-from orchestrator.signals import exit_code_after
+from orchestrator.signals import blocked_for_children, exit_code_after
 from trainables.node import import_torch
 
 END_S = 15.0
@@ -126,7 +126,8 @@ def connected(cluster: Cluster) -> Iterator[None]:
     try:
         if cluster.is_private:
             # A plain ray.init would try to join any other cluster of this machine that is alive.
-            with _no_drain_signal_for_children():
+            # Without its cluster Ray ends a driver at once, before it could drain. Of SIGINT Ray sees to it itself.
+            with blocked_for_children({signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP}):
                 ray.init(address="local", include_dashboard=False, **quiet)
         else:
             with _shipped(cluster.package) as environment:
@@ -266,7 +267,7 @@ def _warm(workers: int) -> None:
 def _without_grace() -> None:
     """Let :func:`ray.shutdown` end the processes of a private cluster at once.
 
-    They ignore its SIGTERM (:func:`_no_drain_signal_for_children`), and each would be waited for a second in vain. What
+    They ignore its SIGTERM (:func:`connected`), and each would be waited for a second in vain. What
     the raylet has started, its agents and workers, ends with it here: by themselves the agents report to the head first
     that the raylet is gone, and without a head they try for minutes.
     """
@@ -307,21 +308,6 @@ def _shipped(package: Package | None) -> Iterator[dict[str, str] | None]:
         path = Path(folder) / package.file_name
         path.write_bytes(package.content)
         yield {"working_dir": str(path)}
-
-
-@contextlib.contextmanager
-def _no_drain_signal_for_children() -> Iterator[None]:
-    """Let processes that are started inside the block ignore SIGTERM, SIGUSR1 and SIGHUP, as Ray does for SIGINT.
-
-    A signal to the whole process group (Slurm's, `timeout`'s, that of a terminal which closes) would end the cluster
-    under the driver, and Ray ends a driver whose cluster is gone at once, before it could drain. Children inherit the
-    mask; the driver's is restored.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _let_workers_import(roots: Sequence[Path]) -> None:

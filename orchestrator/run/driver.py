@@ -35,6 +35,7 @@ from orchestrator.results.pages import Pages, links_of
 from orchestrator.results.rows import SweepResult, load_results, rests_on, said
 from orchestrator.results.rungs import step_line
 from orchestrator.results.winner_text import further_step, result_text
+from orchestrator.run import without_ray
 from orchestrator.run.drain import Drain, Drained, kept_text
 from orchestrator.run.execution import Dispatcher, Executor
 from orchestrator.run.pending import PendingRuns
@@ -254,18 +255,14 @@ class Driver:
         # Workers are alive from here on; runs stop at the end of a round.
         self.drain.at_once = False
         try:
-            if pool is not None:
-                from orchestrator.run.without_ray import PoolExecutor
-
-                yield PoolExecutor(self.folder, shared, draining, pool, self.progress.warn)
-            elif cluster is None:
-                from orchestrator.run.without_ray import InProcessExecutor
-
-                yield InProcessExecutor(self.folder, shared, draining)
-            else:
+            if cluster is not None:
                 from orchestrator.run.on_ray import RayExecutor
 
                 yield RayExecutor(self.spec, self.folder, shared, cluster, draining, self.progress.warn)
+            elif pool is not None:
+                yield without_ray.PoolExecutor(self.folder, shared, draining, pool, self.progress.warn)
+            else:
+                yield without_ray.InProcessExecutor(self.folder, shared, draining)
         finally:
             self.drain.at_once = True
 

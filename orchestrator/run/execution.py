@@ -15,7 +15,7 @@ from orchestrator.run.recorder import Recorder
 from orchestrator.search.early_stopping import BestSoFar, EarlyStopping
 from orchestrator.search.sources import Source
 from trainables.baseline import BaselineJob, BaselineReport
-from trainables.shared import Shared
+from trainables.shared import Shared, Work
 
 J = TypeVar("J")
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Executor(Protocol):
 
     shared: Shared
 
-    def tasks(self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], what: str) -> list[T]:
+    def tasks(self, work: Work[J, T], jobs: Sequence[J], what: str) -> list[T]:
         """Do pieces of work, each with the resources of one worker, side by side where there is room.
 
         Args:

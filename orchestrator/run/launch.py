@@ -138,10 +138,9 @@ def launch_sweep(
         progress.keep(partial(append_log, folder, folder.log_path))
         state = open_folder(folder, spec, file, tracking, until)
         state.cluster = _facts(cluster, submitted)
-        # A sweep that was judged is only sent again.
-        needed = cluster if state.exit_code is None else None
-        size = 1
-        if cluster is None and not in_process and state.exit_code is None:
+        # One that was judged is only sent again.
+        runs, size = state.exit_code is None, 1
+        if runs and cluster is None and not in_process:
             size = local_processes(spec.resources, local_resources()[0])
         alone = "in this process" if size == 1 else f"in {size} processes of this machine"
         where = alone if cluster is None else str(cluster)
@@ -157,7 +156,9 @@ def launch_sweep(
         # Imported here, because a refusal above needs neither MLflow nor Ray, and Ray reads its environment on import.
         from orchestrator.run.driver import Driver, Launch
 
-        ray = ready.enter_context(connecting(needed, WARM if spec.resources.gpu == 0 else 0))
+        ray = ready.enter_context(
+            connecting(cluster if runs else None, WARM if spec.resources.gpu == 0 else 0)
+        )
         launch = Launch(
             spec,
             folder,

@@ -29,7 +29,7 @@ from trainables.baseline import BaselineJob, BaselineReport, fit_baseline, write
 from trainables.failures import NoGpu
 from trainables.finetune import FinetuneTrainable
 from trainables.ranks import RankPlan
-from trainables.shared import Shared
+from trainables.shared import Shared, Work
 
 J = TypeVar("J")
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class RayExecutor:
         self._baseline_limit = ConcurrencyLimit(self._one_worker, None, cluster, report)
         self._put: tuple[Shared, Any] | None = None
 
-    def tasks(self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], what: str) -> list[T]:
+    def tasks(self, work: Work[J, T], jobs: Sequence[J], what: str) -> list[T]:
         """Do pieces of work, each as a task that takes one worker's resources, whatever a trial takes.
 
         As a baseline a piece is done again elsewhere where its worker or node is lost, and once more, exclusively,

@@ -16,7 +16,7 @@ from orchestrator.run.execution import Assignment, Dispatcher, WorkerResources
 from orchestrator.run.outcome import RunOutcome
 from trainables.baseline import BaselineJob, BaselineReport, make_baseline
 from trainables.host import RunHost
-from trainables.shared import Shared
+from trainables.shared import Shared, Work
 
 LOOK_S = 0.2
 """Seconds between two looks whether the sweep drains, while processes of a pool work."""
@@ -37,7 +37,7 @@ class InProcessExecutor:
     def __init__(self, folder: RunFolder, shared: Shared, draining: Callable[[], bool]) -> None:
         self._folder, self.shared, self._draining = folder, shared, draining
 
-    def tasks(self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], what: str) -> list[T]:
+    def tasks(self, work: Work[J, T], jobs: Sequence[J], what: str) -> list[T]:
         """Do pieces of work one after the other; an error is the launch's own, and a signal ends them at once."""
         done = []
         with torch_threads(self.shared.threads):
@@ -129,7 +129,7 @@ class PoolExecutor(InProcessExecutor):
         super().__init__(folder, shared, draining)
         self._pool, self._report = pool, report
 
-    def tasks(self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], what: str) -> list[T]:
+    def tasks(self, work: Work[J, T], jobs: Sequence[J], what: str) -> list[T]:
         """Do pieces of work side by side; an error is the launch's own."""
         done: dict[int, T] = {}
         for place, end in self._side_by_side(work, jobs):
@@ -155,9 +155,7 @@ class PoolExecutor(InProcessExecutor):
             else:
                 yield jobs[place], end
 
-    def _side_by_side(
-        self, work: Callable[[Shared, J, float], T], jobs: Sequence[J]
-    ) -> Iterator[tuple[int, T | Exception]]:
+    def _side_by_side(self, work: Work[J, T], jobs: Sequence[J]) -> Iterator[tuple[int, T | Exception]]:
         """Places of the pieces of work as they end, each with what it returned or raised; fewer in a drain."""
         if not self._pool.is_whole:
             self._pool.renew(self._pool.size)
@@ -188,12 +186,14 @@ class PoolExecutor(InProcessExecutor):
             yield from self._alone(work, jobs, again)
 
     def _alone(
-        self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], places: Sequence[int]
+        self, work: Work[J, T], jobs: Sequence[J], places: Sequence[int]
     ) -> Iterator[tuple[int, T | Exception]]:
         """Do pieces of work one after the other, each in a new process and with no other one beside it."""
         for place in places:
             self._pool.renew(1)
-            self._pool.start(work, self.shared, jobs[place])
+            if self._pool.start(work, self.shared, jobs[place]) is None:
+                yield place, ProcessLost("it ended before it had any work")
+                continue
             ended: list[tuple[int, T | Exception]] = []
             while not ended:
                 if self._draining():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol, TypeVar
@@ -26,7 +26,7 @@ from selmix.screen.promotion import promotion
 from selmix.screen.screening import best_on_select, check_stands, with_cross_fitted
 from selmix.statistics.selection import SelectionRule, rank
 from trainables.screen import FoldJob, ScreenJob, judge_part, rank_part
-from trainables.shared import Shared
+from trainables.shared import Work
 
 C = TypeVar("C")
 J = TypeVar("J")
@@ -49,7 +49,7 @@ Smaller parts cost more together: half of 256 by a ninth. Whatever the number of
 class Workers(Protocol):
     """Whoever does pieces of work, as :class:`orchestrator.run.execution.Executor`."""
 
-    def tasks(self, work: Callable[[Shared, J, float], T], jobs: Sequence[J], what: str) -> list[T]:
+    def tasks(self, work: Work[J, T], jobs: Sequence[J], what: str) -> list[T]:
         """Do pieces of work side by side where there is room, and return what it returned of each, in order."""
 
 

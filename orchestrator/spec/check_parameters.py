@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 from orchestrator.messages import as_yaml, closest, is_number
@@ -32,7 +32,7 @@ def parameter_problems(typed: TypedFile) -> Iterable[Problem]:
             )
         # Ends and values are looked at only where the form says which of them count.
         elif isinstance(parameter, ParameterSection):
-            problems = [*_form(path, parameter)] or [*_range(typed, name, parameter)]
+            problems = [*_form(path, parameter, typed.file.refused)] or [*_range(typed, name, parameter)]
             yield from problems
     for one, other in EXCLUSIVE:
         if {one, other} <= {*typed.parameters, *typed.compare}:
@@ -61,7 +61,7 @@ def compare_problems(typed: TypedFile) -> Iterable[Problem]:
             yield (*path, index), text
 
 
-def _form(path: KeyPath, parameter: ParameterSection) -> Iterable[Problem]:
+def _form(path: KeyPath, parameter: ParameterSection, refused: Set[KeyPath]) -> Iterable[Problem]:
     """A parameter is fixed, a list or a range, and only one of them."""
     # The keys that the file has: a value of null is a value, too.
     given, kind = parameter.model_fields_set, parameter.distribution
@@ -83,16 +83,16 @@ def _form(path: KeyPath, parameter: ParameterSection) -> Iterable[Problem]:
         elif any(values.count(value) > 1 for value in values):
             yield (*path, "values"), f"must be different values, got {list(values)}"
     elif form == "min and max":
-        yield from _ends(path, parameter)
+        yield from _ends(path, parameter, refused)
 
 
-ENDS_MISSING = "must have both min and max"
-
-
-def _ends(path: KeyPath, parameter: ParameterSection) -> Iterable[Problem]:
+def _ends(path: KeyPath, parameter: ParameterSection, refused: Set[KeyPath]) -> Iterable[Problem]:
     low, high, q = parameter.min, parameter.max, parameter.q
     if low is None or high is None:
-        yield path, f"{ENDS_MISSING}, {'min' if low is None else 'max'} is missing"
+        missing = "min" if low is None else "max"
+        # One that was refused has its problem.
+        if (*path, missing) not in refused:
+            yield path, f"must have both min and max, {missing} is missing"
         return
     kind = parameter.distribution or "uniform"
     if low >= high:

@@ -17,7 +17,6 @@ from orchestrator.spec.check_objectives import (
     selection_problems,
 )
 from orchestrator.spec.check_parameters import (
-    ENDS_MISSING,
     batch_problems,
     compare_problems,
     counts_of,
@@ -26,7 +25,7 @@ from orchestrator.spec.check_parameters import (
 from orchestrator.spec.schema import SweepSpec, as_tuples
 from orchestrator.spec.sections import OF_THE_NETWORK, listed_values
 from orchestrator.spec.typed import Problem, TypedFile, typed_file
-from orchestrator.spec.yaml_file import KeyPath, SweepFile, apply_overrides, read_sweep_file
+from orchestrator.spec.yaml_file import SweepFile, apply_overrides, read_sweep_file
 from selmix.models import MODELS
 from selmix.pretrain import RECIPES
 from selmix.rungs import RUNGS
@@ -61,22 +60,12 @@ def check_spec(file: SweepFile) -> SweepSpec:
     typed = typed_file(file)
     # Form, then types, then meaning: of a key's problems the first one is reported.
     placed = [*typed.problems, *(problem for check in CHECKS for problem in check(typed))]
-    # That a value is missing follows where it was refused.
-    placed = [problem for problem in placed if not _follows(problem, file.refused)]
     problems = [*file.problems, *(f"{file.where(path)}: {text}" for path, text in placed)]
     if problems:
         raise SpecError(_in_order(problems))
     values = as_tuples(file.values)
     spec = SweepSpec.model_validate(values | {"data": values["data"] | typed.left_to_model})
     return spec.with_defaults(typed.left_to_model)
-
-
-def _follows(problem: Problem, refused: set[KeyPath]) -> bool:
-    """True for a problem of a value that was refused, and for that of a range which lacks it therefore."""
-    path, text = problem
-    return path in refused or (
-        text.startswith(ENDS_MISSING) and any((*path, end) in refused for end in ("min", "max"))
-    )
 
 
 def _in_order(problems: list[str]) -> list[str]:

@@ -183,6 +183,29 @@ def test_work_that_kills_its_process_fails_and_the_driver_lives(tmp_path: Path) 
     assert isinstance(ends[1], ProcessLost)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("gone_before", [True, False])
+def test_processes_that_do_not_start_are_an_error(
+    tmp_path: Path, gone_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they are gone before they are sent any work or after."""
+    program, begin = tmp_path / "python", LocalPool._begin
+    program.write_text(f"#!/bin/sh\nsleep {0 if gone_before else 0.5}\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    def begin_and_wait(pool: LocalPool, size: int) -> None:
+        begin(pool, size)
+        if gone_before:
+            pool._first.wait()
+
+    monkeypatch.setattr(LocalPool, "_begin", begin_and_wait)
+    with local_pool(2) as pool:
+        assert pool is not None
+        with pytest.raises(PreflightError, match="the work: a process of this machine must be able to do it"):
+            executor(pool, tmp_path).tasks(square, [1, 2, 3], "the work")
+
+
 @pytest.mark.slow
 def test_processes_that_die_without_work_leave_it_to_others(tmp_path: Path) -> None:
     said: list[str] = []

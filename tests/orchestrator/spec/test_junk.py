@@ -109,6 +109,12 @@ def test_a_number_without_an_end_is_one_problem(path: Path) -> None:
     assert error.problems == [f"spec: {'.'.join(path)}: must be a finite number, got .inf"]
 
 
+def test_a_number_without_an_end_hides_nothing_else() -> None:
+    error = checked(WHOLE | {"parameters": {"lrr": {"min": float("inf"), "max": 1}}})
+    assert isinstance(error, SpecError)
+    assert [each.split(":")[1] for each in error.problems] == [" parameters.lrr.min", " parameters.lrr"]
+
+
 def test_a_list_is_shown_as_one() -> None:
     error = checked(with_junk(("parameters",), ["lr", True]))
     assert isinstance(error, SpecError)
